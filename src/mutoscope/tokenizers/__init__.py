@@ -1,0 +1,1 @@
+"""Video tokenizers: pixels to tokens or latents and back."""

@@ -1,0 +1,59 @@
+"""What every tokenizer promises: pixels in, tokens or latents out, and back."""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """The shape law of a tokenizer.
+
+    Exactly one of `vocab_size` (discrete tokens) and `latent_channels` (continuous latents) is set.
+    `causal_in_time`: the first frame is encoded alone and later frames never change earlier latents.
+    """
+
+    temporal_stride: int
+    spatial_stride: int
+    vocab_size: int | None = None
+    latent_channels: int | None = None
+    causal_in_time: bool = False
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """(latent_frames, latent_height, latent_width) of a clip; sizes are padded up to the strides.
+
+        A causal tokenizer keeps its first frame alone: 17 frames at temporal stride 4 give 5 latent frames.
+        """
+        alone = 1 if self.causal_in_time else 0
+        latent_frames = alone + -(-(num_frames - alone) // self.temporal_stride)
+        return latent_frames, -(-height // self.spatial_stride), -(-width // self.spatial_stride)
+
+
+class VideoTokenizer(nn.Module):
+    """Base of all tokenizers. Sub-classes define `spec`, `encode` and `decode`."""
+
+    @property
+    def spec(self) -> TokenizerSpec:
+        raise AttributeError(f"{type(self).__name__} does not define its spec.")
+
+    def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]:
+        """Pixels in [-1, 1], sizes divisible by the strides, to tokens (or latents)."""
+        raise AttributeError(f"{type(self).__name__} does not define encode.")
+
+    def decode(
+        self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]
+    ) -> Float[Tensor, "b 3 t h w"]:
+        """Tokens (or latents) to pixels, nominally in [-1, 1] but not clipped."""
+        raise AttributeError(f"{type(self).__name__} does not define decode.")
+
+    def from_uint8(self, frames: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
+        """0…255 to [-1, 1]: black is -1."""
+        return rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1.0
+
+    def to_uint8(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
+        """[-1, 1] to 0…255: clip, then round to nearest. A tokenizer whose paper truncates overrides this."""
+        scaled = ((video.float() + 1.0) * 127.5).clamp(0.0, 255.0).round()
+        return rearrange(scaled.to(torch.uint8), "b c t h w -> b t h w c")

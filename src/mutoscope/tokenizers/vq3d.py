@@ -1,0 +1,256 @@
+"""MAGVIT's 3D-VQ tokenizer (arXiv 2212.05199, §3.1 and appendix A.1).
+
+Read downward: configuration, building blocks, encoder, decoder, tokenizer.
+Inside, pixels are in [0, 1] as in the paper; the boundary is [-1, 1] like everywhere in this package.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mutoscope.errors import UserError
+from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
+from mutoscope.tokenizers.quantizers import EntropyKind, VectorQuantizer, VectorQuantizerConfig
+
+Padding = Literal["reflect", "zero", "replicate"]
+
+
+@dataclass(frozen=True)
+class VQ3DConfig:
+    """Sizes of the network. Defaults are MAGVIT-B at 128×128: 40,579,843 parameters.
+
+    `temporal_downsample` has one flag per transition between stages: True halves time as well as space.
+    `padding`: the paper pads by reflection; the released configurations pad with zeros.
+    """
+
+    filters: int = 64
+    channel_multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    num_res_blocks: int = 2
+    temporal_downsample: tuple[bool, ...] = (True, True, False)
+    embedding_dim: int = 256
+    codebook_size: int = 1024
+    num_groups: int = 32
+    padding: Padding = "reflect"
+    commitment_cost: float = 0.25
+    codebook_cost: float = 1.0
+    entropy_cost: float = 0.1
+    entropy_temperature: float = 0.01
+    entropy_kind: EntropyKind = "softmax"
+
+    def __post_init__(self) -> None:
+        stages = len(self.channel_multipliers)
+        if len(self.temporal_downsample) != stages - 1:
+            raise UserError(
+                f"temporal_downsample needs one flag per stage transition: {stages} stages have {stages - 1}, "
+                f"found {len(self.temporal_downsample)}."
+            )
+        for width in self.widths:
+            if width % self.num_groups:
+                raise UserError(
+                    f"Every stage width must be a multiple of num_groups: {width} is not a multiple of "
+                    f"{self.num_groups}. Change filters, channel_multipliers or num_groups."
+                )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each stage, from the pixels to the latents."""
+        return tuple(self.filters * multiplier for multiplier in self.channel_multipliers)
+
+    @classmethod
+    def paper(cls, size: Literal["B", "L"] = "B", resolution: Literal[64, 128] = 128) -> "VQ3DConfig":
+        """The published sizes: B or L, for 128×128 clips or the 64×64 layout of BAIR."""
+        if size not in ("B", "L") or resolution not in (64, 128):
+            raise UserError(f"3D-VQ is published as B or L at 64 or 128 pixels, found {size!r} at {resolution!r}.")
+        filters = {"B": 64, "L": 128}[size]
+        if resolution == 64:
+            return cls(filters=filters, channel_multipliers=(1, 2, 4), temporal_downsample=(True, True))
+        return cls(filters=filters)
+
+
+class Conv3d(nn.Conv3d):
+    """Stride 1 and unchanged size; the padding mode holds for time as well as space."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, padding: Padding, bias: bool) -> None:
+        inside = kernel // 2 if padding == "zero" else 0
+        super().__init__(channels_in, channels_out, kernel, padding=inside, bias=bias)
+        self.outside = (kernel // 2,) * 6 if padding != "zero" and kernel > 1 else None
+        self.mode = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.outside is not None:
+            x = F.pad(x, self.outside, mode=self.mode)
+        return super().forward(x)
+
+
+def group_norm(channels: int, config: VQ3DConfig) -> nn.GroupNorm:
+    return nn.GroupNorm(config.num_groups, channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    """Pre-activation residual block: (norm, swish, 3×3×3 convolution) twice."""
+
+    def __init__(self, channels_in: int, channels_out: int, config: VQ3DConfig) -> None:
+        super().__init__()
+        self.norm1 = group_norm(channels_in, config)
+        self.conv1 = Conv3d(channels_in, channels_out, 3, config.padding, bias=False)
+        self.norm2 = group_norm(channels_out, config)
+        self.conv2 = Conv3d(channels_out, channels_out, 3, config.padding, bias=False)
+        same = channels_in == channels_out
+        self.shortcut = nn.Identity() if same else Conv3d(channels_in, channels_out, 1, config.padding, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + self.shortcut(x)
+
+
+class Down(nn.Module):
+    """Average pooling by 2 in space and, if asked, in time; odd ends average over real cells only."""
+
+    def __init__(self, temporal: bool) -> None:
+        super().__init__()
+        self.window = (2 if temporal else 1, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool3d(x, self.window, ceil_mode=True, count_include_pad=False)
+
+
+class Up(nn.Module):
+    """Nearest-neighbour repetition by 2 followed by a convolution."""
+
+    def __init__(self, channels: int, temporal: bool, config: VQ3DConfig) -> None:
+        super().__init__()
+        self.factor = (2.0 if temporal else 1.0, 2.0, 2.0)
+        self.conv = Conv3d(channels, channels, 3, config.padding, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=self.factor, mode="nearest"))
+
+
+def res_blocks(channels_in: int, channels_out: int, config: VQ3DConfig) -> list[nn.Module]:
+    widths = [channels_in] + [channels_out] * config.num_res_blocks
+    return [ResBlock(a, b, config) for a, b in zip(widths, widths[1:], strict=False)]
+
+
+class Encoder(nn.Sequential):
+    """Pixels to latents: stages of residual blocks with pooling between them, then a bottleneck."""
+
+    def __init__(self, config: VQ3DConfig) -> None:
+        widths = config.widths
+        layers: list[nn.Module] = [Conv3d(3, config.filters, 3, config.padding, bias=False)]
+        channels = config.filters
+        for i, width in enumerate(widths):
+            layers += res_blocks(channels, width, config)
+            channels = width
+            if i < len(widths) - 1:
+                layers.append(Down(config.temporal_downsample[i]))
+        layers += res_blocks(channels, channels, config)
+        layers += [group_norm(channels, config), nn.SiLU()]
+        layers.append(Conv3d(channels, config.embedding_dim, 1, config.padding, bias=True))
+        super().__init__(*layers)
+
+
+class Decoder(nn.Sequential):
+    """Latents to pixels: the encoder mirrored, up-sampling by repetition and convolution."""
+
+    def __init__(self, config: VQ3DConfig) -> None:
+        widths = config.widths
+        channels = widths[-1]
+        layers: list[nn.Module] = [Conv3d(config.embedding_dim, channels, 3, config.padding, bias=True)]
+        layers += res_blocks(channels, channels, config)
+        for i in reversed(range(len(widths))):
+            layers += res_blocks(channels, widths[i], config)
+            channels = widths[i]
+            if i > 0:
+                layers.append(Up(channels, config.temporal_downsample[i - 1], config))
+        layers += [group_norm(channels, config), nn.SiLU()]
+        layers.append(Conv3d(channels, 3, 3, config.padding, bias=True))
+        super().__init__(*layers)
+
+
+@dataclass(frozen=True)
+class VQ3DOutput:
+    """A training pass: reconstruction in [-1, 1], tokens, and the weighted terms whose sum is `loss`."""
+
+    reconstruction: Float[Tensor, "b 3 t h w"]
+    tokens: Int[Tensor, "b lt lh lw"]
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> Tensor:
+        """Sum of the weighted terms "reconstruction", "commitment", "codebook" and "entropy"."""
+        return torch.stack([term.float() for term in self.losses.values()]).sum()
+
+
+class VQ3D(VideoTokenizer):
+    """3D convolutional encoder, vector quantizer, decoder.
+
+    GroupNorm statistics run over all of time and space of the clip it is given, so a long video encoded
+    in chunks differs slightly from the same video encoded at once (see docs/tokenizers.md for how much).
+    """
+
+    def __init__(self, config: VQ3DConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantizer = VectorQuantizer(
+            VectorQuantizerConfig(
+                config.codebook_size,
+                config.embedding_dim,
+                config.commitment_cost,
+                config.codebook_cost,
+                config.entropy_cost,
+                config.entropy_temperature,
+                config.entropy_kind,
+            )
+        )
+        self.initialize_weights()
+
+    def initialize_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                # LeCun normal: truncated at two standard deviations, variance 1 / fan_in after truncation.
+                fan_in = module.in_channels * math.prod(module.kernel_size)
+                std = fan_in**-0.5 / 0.87962566103423978
+                nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    @property
+    def spec(self) -> TokenizerSpec:
+        config = self.config
+        return TokenizerSpec(
+            temporal_stride=2 ** sum(config.temporal_downsample),
+            spatial_stride=2 ** len(config.temporal_downsample),
+            vocab_size=config.codebook_size,
+        )
+
+    def encode_to_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d lt lh lw"]:
+        """Pixels in [-1, 1] to latents before quantization. Sizes must be multiples of the strides."""
+        stride_t, stride_s = self.spec.temporal_stride, self.spec.spatial_stride
+        t, h, w = video.shape[-3:]
+        if t % stride_t or h % stride_s or w % stride_s:
+            raise UserError(
+                f"The tokenizer needs frames in multiples of {stride_t} and sizes in multiples of {stride_s}, "
+                f"found {t} frames of {h}×{w}. Pad the clip, or use the tiled encoder of tokenizers/tiling.py."
+            )
+        return self.encoder((video + 1.0) / 2.0)
+
+    def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b lt lh lw"]:
+        return self.quantizer.tokens(self.encode_to_latents(video))
+
+    def decode(self, tokens: Int[Tensor, "b lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
+        return self.decoder(self.quantizer.lookup(tokens)) * 2.0 - 1.0
+
+    def forward_train(self, video: Float[Tensor, "b 3 t h w"]) -> VQ3DOutput:
+        """Reconstruction and losses of stage 1: squared error in [0, 1] plus the three quantizer terms."""
+        quantized, tokens, losses = self.quantizer(self.encode_to_latents(video))
+        reconstruction = self.decoder(quantized)  # [0, 1]
+        squared_error = (reconstruction.float() - (video + 1.0) / 2.0).square().mean()
+        return VQ3DOutput(reconstruction * 2.0 - 1.0, tokens, {"reconstruction": squared_error, **losses})
