@@ -1,0 +1,1 @@
+"""Figures with their protocol: Fréchet distance, PSNR, and the judge of the built-in world."""

@@ -1,0 +1,245 @@
+"""The judge of the built-in world: one small 3D convolutional network that names what it sees.
+
+It is trained on the world's own labels and attributes and then frozen. Its 64 numbers per clip are the
+features of shapes-FVD; its heads give attribute accuracy. It is not I3D, and none of its figures compares with a
+Kinetics FVD: every figure carries the name `shapes` and the SHA-256 of the weights file.
+
+    video (b, 3, t, h, w) in [-1, 1]
+      -> stem, stride (1, 2, 2)           edges and colours, with coordinates so that paths can be told apart
+      -> three stages of factorised residual blocks, each halves time and space
+      -> mean and attention pooling       any frame size, any length from 8 frames
+      -> embedding (b, 64) -> seven linear heads
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mutoscope.errors import UserError
+
+MIN_FRAMES = 8
+BUNDLED_FOLDER = Path(__file__).parent.parent / "zoo" / "shapes-features"
+WEIGHTS_NAME = "model.safetensors"
+# Heads with one right answer, and heads that answer yes or no for every entry.
+CHOICE_HEADS = ("class", "shape", "color", "motion", "num_objects")
+PRESENCE_HEADS = ("colors_present", "shapes_present")
+
+
+@dataclass(frozen=True)
+class ShapesFeaturesConfig:
+    """Widths of the network and the sizes of the world's vocabulary. About 465 thousand parameters."""
+
+    stem_channels: int = 24
+    stage_channels: tuple[int, ...] = (48, 80, 104)
+    embedding_size: int = 64
+    num_classes: int = 23
+    num_shapes: int = 4
+    num_colors: int = 8
+    num_motions: int = 6
+    max_objects: int = 3
+    # Augmentation while training; the judge must read soft or slightly noisy clips as well as clean ones.
+    noise: float = 0.08  # largest standard deviation of added noise, on the [-1, 1] scale
+    brightness: float = 0.15  # largest offset
+    contrast: float = 0.15  # largest relative change
+    soften_share: float = 0.5  # share of clips that are blurred or resampled down and up
+
+    def head_sizes(self) -> dict[str, int]:
+        """Outputs of every head, in the order the heads stand in one linear layer."""
+        return {
+            "class": self.num_classes,
+            "shape": self.num_shapes,
+            "color": self.num_colors,
+            "motion": self.num_motions,
+            "num_objects": self.max_objects,
+            "colors_present": self.num_colors,
+            "shapes_present": self.num_shapes,
+        }
+
+
+class FactorisedBlock(nn.Module):
+    """Residual block, space then time: a 1x3x3 convolution followed by a 3x1x1 one, each behind a norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, in_channels)
+        self.space = nn.Conv3d(
+            in_channels, out_channels, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False
+        )
+        self.norm2 = nn.GroupNorm(8, out_channels)
+        self.time = nn.Conv3d(out_channels, out_channels, (3, 1, 1), stride=(stride, 1, 1), padding=(1, 0, 0))
+        self.shortcut = nn.Conv3d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.space(F.silu(self.norm1(x)))
+        hidden = self.time(F.silu(self.norm2(hidden)))
+        if self.stride > 1:
+            x = F.avg_pool3d(x, self.stride, ceil_mode=True)
+        return self.shortcut(x) + hidden
+
+
+class ShapesFeatures(nn.Module):
+    """Embedding and attribute heads of a clip of the built-in world."""
+
+    def __init__(self, config: ShapesFeaturesConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = nn.Conv3d(6, config.stem_channels, 3, stride=(1, 2, 2), padding=1)
+        widths = (config.stem_channels, *config.stage_channels)
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(FactorisedBlock(narrow, wide, stride=2), FactorisedBlock(wide, wide, stride=1))
+                for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
+            )
+        )
+        self.norm = nn.GroupNorm(8, widths[-1])
+        self.attention = nn.Conv3d(widths[-1], 4, 1)
+        self.embedding = nn.Linear(5 * widths[-1], config.embedding_size)
+        self.heads = nn.Linear(config.embedding_size, sum(config.head_sizes().values()))
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
+        """Embedding of each clip; `video` is in [-1, 1] with at least 8 frames of any size."""
+        if video.shape[2] < MIN_FRAMES:
+            raise UserError(f"The shapes features need clips of at least {MIN_FRAMES} frames, found {video.shape[2]}.")
+        x = torch.cat([video, _coordinates(video)], dim=1)  # (b, 6, t, h, w)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))  # (b, c, t, h/2, w/2)
+        x = F.silu(self.norm(self.stages(x)))  # (b, c, t/8, h/16, w/16)
+        # Four learned queries pick out the main object; the mean keeps what is small and spread.
+        weights = self.attention(x).flatten(2).softmax(dim=-1)  # (b, 4, n)
+        values = x.flatten(2)  # (b, c, n)
+        picked = torch.einsum("bqn,bcn->bqc", weights, values).flatten(1)  # (b, 4c)
+        return self.embedding(torch.cat([values.mean(dim=-1), picked], dim=-1))
+
+    def predict(self, embedding: Float[Tensor, "b d"]) -> dict[str, Tensor]:
+        """Logits of every head from embeddings: choices (b, options), presences (b, entries)."""
+        sizes = self.config.head_sizes()
+        return dict(zip(sizes, self.heads(embedding).split(list(sizes.values()), dim=-1), strict=True))
+
+    def loss(self, batch: Mapping[str, object], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of the heads' cross entropies on an augmented batch, and its named parts.
+
+        `batch` holds "video" uint8 (b, t, h, w, 3) and "attributes", a dict of int64 tensors with the world's keys.
+        """
+        video = augment(to_float(batch["video"]), self.config, generator)
+        logits, truth = self.predict(self(video)), batch["attributes"]
+        device = video.device
+        parts = {}
+        for head in CHOICE_HEADS:
+            parts[head] = F.cross_entropy(logits[head], choice_target(truth, head).to(device))
+        for head in PRESENCE_HEADS:
+            target = truth[head].to(device, logits[head].dtype)
+            parts[head] = F.binary_cross_entropy_with_logits(logits[head], target)
+        total = torch.stack(list(parts.values())).sum()
+        correct = logits["class"].argmax(dim=-1) == truth["class"].to(device)
+        return total, {name: part.detach() for name, part in parts.items()} | {"class_accuracy": correct.float().mean()}
+
+
+def choice_target(attributes: Mapping[str, Tensor], head: str) -> Tensor:
+    """Index of the right answer (b,) of a choice head; objects are counted from one, indices from zero."""
+    return attributes[head] - 1 if head == "num_objects" else attributes[head]
+
+
+def to_float(video: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
+    """Frames as the network wants them: 0..255 to [-1, 1], channels first."""
+    return rearrange(video, "b t h w c -> b c t h w").float() / 127.5 - 1.0
+
+
+def augment(
+    video: Float[Tensor, "b 3 t h w"], config: ShapesFeaturesConfig, generator: torch.Generator
+) -> Float[Tensor, "b 3 t h w"]:
+    """Brightness, contrast, softness and noise, one strength per clip.
+
+    A tokenizer's reconstruction is softer and flatter than the clip it was made from. A judge that has only seen clean clips
+    would count that as a lost shape or colour, and would be as easily fooled into the opposite by noise.
+    """
+    b = video.shape[0]
+
+    def strength(low: float, high: float) -> Tensor:
+        draw = torch.rand(b, 1, 1, 1, 1, generator=generator, device=generator.device)
+        return low + (high - low) * draw.to(video.device)
+
+    softened = strength(0, 1) < config.soften_share
+    blend = strength(0.2, 1.0)
+    coarse = strength(0, 1) < 0.5
+    soft = torch.where(coarse, _down_and_up(video, _resample_factor(generator)), _box_blur(video))
+    video = torch.where(softened, torch.lerp(video, soft, blend), video)
+    video = video * (1 + strength(-config.contrast, config.contrast)) + strength(-config.brightness, config.brightness)
+    noise = torch.randn(video.shape, generator=generator, device=generator.device).to(video.device)
+    return (video + noise * strength(0, config.noise)).clamp(-1, 1)
+
+
+def _resample_factor(generator: torch.Generator) -> float:
+    return 0.5 + 0.4 * torch.rand((), generator=generator, device=generator.device).item()
+
+
+def _down_and_up(video: Tensor, factor: float) -> Tensor:
+    frames = rearrange(video, "b c t h w -> (b t) c h w")
+    size = frames.shape[-2:]
+    small = [max(1, round(side * factor)) for side in size]
+    frames = F.interpolate(frames, size=small, mode="bilinear", align_corners=False)
+    frames = F.interpolate(frames, size=size, mode="bilinear", align_corners=False)
+    return rearrange(frames, "(b t) c h w -> b c t h w", b=video.shape[0])
+
+
+def _box_blur(video: Tensor) -> Tensor:
+    frames = F.pad(rearrange(video, "b c t h w -> (b t) c h w"), (1, 1, 1, 1), mode="replicate")
+    return rearrange(F.avg_pool2d(frames, 3, stride=1), "(b t) c h w -> b c t h w", b=video.shape[0])
+
+
+def _coordinates(video: Tensor) -> Tensor:
+    """Time, height and width in [-1, 1] as three more channels (b, 3, t, h, w)."""
+    b, _, *lengths = video.shape
+    axes = [torch.linspace(-1, 1, n, device=video.device, dtype=video.dtype) for n in lengths]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(b, 3, *lengths)
+
+
+def save_shapes_features(network: ShapesFeatures, folder: Path | str) -> str:
+    """Write `config.json` and `model.safetensors` (half precision) into `folder`; returns the weights' SHA-256."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"class": "ShapesFeatures"} | asdict(network.config)
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    weights = {name: tensor.detach().cpu().half().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(weights, folder / WEIGHTS_NAME)
+    return weights_sha256(folder)
+
+
+def load_shapes_features(
+    folder: Path | str | None = None, device: torch.device | str = "cpu"
+) -> tuple[ShapesFeatures, str]:
+    """The frozen judge (float32, evaluation mode) and the SHA-256 of its weights file. Default: the bundled one."""
+    folder = Path(folder) if folder is not None else BUNDLED_FOLDER
+    for name in ("config.json", WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise UserError(f"No shapes features: {folder / name} does not exist. Train them with `shapes-features`.")
+    network = ShapesFeatures(_read_config(folder / "config.json"))
+    weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_NAME).items()}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{folder / WEIGHTS_NAME} does not fit its config.json: {str(error).splitlines()[1]}") from error
+    return network.to(device).eval().requires_grad_(False), weights_sha256(folder)
+
+
+def weights_sha256(folder: Path | str) -> str:
+    """SHA-256 of the weights file, printed beside every figure made with it."""
+    return hashlib.sha256((Path(folder) / WEIGHTS_NAME).read_bytes()).hexdigest()
+
+
+def _read_config(path: Path) -> ShapesFeaturesConfig:
+    values = json.loads(path.read_text())
+    if values.pop("class", None) != "ShapesFeatures":
+        raise UserError(f"{path} does not describe shapes features: its `class` is not ShapesFeatures.")
+    unknown = set(values) - {field.name for field in fields(ShapesFeaturesConfig)}
+    if unknown:
+        raise UserError(f"{path} has keys this version does not know: {', '.join(sorted(unknown))}.")
+    return ShapesFeaturesConfig(**values | {"stage_channels": tuple(values.get("stage_channels", (48, 80, 104)))})
