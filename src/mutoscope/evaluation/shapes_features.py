@@ -12,6 +12,7 @@ Kinetics FVD: every figure carries the name `shapes` and the SHA-256 of the weig
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -98,7 +99,7 @@ class ShapesFeatures(nn.Module):
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(FactorisedBlock(narrow, wide, stride=2), FactorisedBlock(wide, wide, stride=1))
-                for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
+                for narrow, wide in itertools.pairwise(widths)
             )
         )
         self.norm = nn.GroupNorm(8, widths[-1])
@@ -158,8 +159,8 @@ def augment(
 ) -> Float[Tensor, "b 3 t h w"]:
     """Brightness, contrast, softness and noise, one strength per clip.
 
-    A tokenizer's reconstruction is softer and flatter than the clip it was made from. A judge that has only seen clean clips
-    would count that as a lost shape or colour, and would be as easily fooled into the opposite by noise.
+    A tokenizer's reconstruction is softer and flatter than the clip it was made from. A judge that has only seen
+    clean clips would count that as a lost shape or colour, and would be as easily fooled into the opposite by noise.
     """
     b = video.shape[0]
 
@@ -226,7 +227,8 @@ def load_shapes_features(
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{folder / WEIGHTS_NAME} does not fit its config.json: {str(error).splitlines()[1]}") from error
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{folder / WEIGHTS_NAME} does not fit its config.json: {reason}") from error
     return network.to(device).eval().requires_grad_(False), weights_sha256(folder)
 
 
