@@ -1,0 +1,33 @@
+"""Mutoscope: four families of autoregressive and masked video generation, trained, sampled and compared alike.
+
+The names below are imported when they are first used, so that `import mutoscope` stays cheap.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "ClipDataset": "mutoscope.data.clips",
+    "ShapesConfig": "mutoscope.data.shapes",
+    "ShapesWorld": "mutoscope.data.shapes",
+    "UserError": "mutoscope.errors",
+    "VideoClip": "mutoscope.data.video_io",
+    "VideoPipeline": "mutoscope.pipeline",
+    "load_model": "mutoscope.hub",
+    "load_tokenizer": "mutoscope.hub",
+    "read_video": "mutoscope.data.video_io",
+    "write_video": "mutoscope.data.video_io",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'mutoscope' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

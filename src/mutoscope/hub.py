@@ -1,0 +1,353 @@
+"""The folder format: where a model lies, how it is read and written.
+
+    model_index.json            ModelIndex: what the folder holds and how it is used
+    tokenizer/config.json       {"class": "VQ3D", ...fields of its configuration}
+    tokenizer/model.safetensors half precision on disk, float32 in memory
+    model/config.json, model/model.safetensors
+    recipe.json, MODEL_CARD.md  the resolved training configuration and a page for people
+
+`model_index.json` may name another folder or a bundled model as its tokenizer, so several models share one.
+Reading a folder never runs anything found in it: JSON and safetensors hold data only, and the classes a
+configuration may name are the ones listed in `CLASSES`.
+"""
+
+import difflib
+import json
+import os
+import shutil
+import tempfile
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mutoscope.errors import UserError
+
+FORMAT = "mutoscope-1"
+INDEX = "model_index.json"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+ZOO = Path(__file__).parent / "zoo"
+
+# name in config.json -> (module, class, configuration class)
+CLASSES = {
+    "VQ3D": ("mutoscope.tokenizers.vq3d", "VQ3D", "VQ3DConfig"),
+    "Magvit": ("mutoscope.models.magvit", "Magvit", "MagvitConfig"),
+}
+
+
+@dataclass(frozen=True)
+class ModelIndex:
+    """The content of `model_index.json`.
+
+    `tokenizer` is a bundled name, or a path relative to the folder ("./tokenizer", "../other").
+    `num_frames`, `height`, `width` (pixels) and `fps` are those of the clips the model was trained on.
+    `sampling` holds defaults of the sampler's configuration, `data` what the model was trained on.
+    """
+
+    family: str  # "magvit", or "tokenizer" for a tokenizer alone
+    num_frames: int
+    height: int
+    width: int
+    fps: float = 8
+    tokenizer: str = "./tokenizer"
+    model: str | None = "./model"
+    class_names: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] = ()
+    sampling: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    format: str = FORMAT
+
+
+# ---------------------------------------------------------------------------------------------- name -> folder
+
+
+def bundled() -> dict[str, Path]:
+    """Names of the models shipped in the package, and their folders."""
+    if not ZOO.is_dir():
+        return {}
+    return {folder.name: folder for folder in sorted(ZOO.iterdir()) if (folder / INDEX).is_file()}
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """A half-sentence that names the known word closest to the one given, or all of them if none is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {next(name for name in names if name.lower() == close[0])!r}?"
+    listed = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+    return f"known: {listed}." if names else "none are installed."
+
+
+def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
+    """The folder of a bundled model, or of a model folder on disk. A folder wins over a name."""
+    given = os.fspath(name_or_folder)
+    path = Path(given).expanduser()
+    if (path / INDEX).is_file():
+        return path
+    if given in bundled():
+        return bundled()[given]
+    if path.is_dir():
+        raise UserError(f"{given!r} is a folder without {INDEX}: it is not a model. Train one with --out {given}.")
+    if path.exists():
+        raise UserError(f"{given!r} is a file; a model is a bundled name or a folder with {INDEX}.")
+    if os.sep in given or given.startswith("."):
+        raise UserError(f"There is no folder {given!r}. Give a folder with {INDEX} or a bundled name.")
+    raise UserError(f"Unknown model {given!r}: {nearest(given, bundled())} A folder with {INDEX} works too.")
+
+
+# ------------------------------------------------------------------------------------------------------ reading
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file that must exist."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the folder is incomplete. Copy or train the model again.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not readable JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold one JSON object, found {type(value).__name__}.")
+    return value
+
+
+def dataclass_from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """Build a configuration from plain JSON values; unknown and missing keys are errors that name the key.
+
+    Lists become tuples and objects nested dataclasses where the field says so. `where` begins the message.
+    """
+    known = {f.name: f for f in fields(cls)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}: {nearest(key, known)}")
+    for name, f in known.items():
+        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise UserError(f"{where}: key {name!r} is missing.")
+    hints = typing.get_type_hints(cls)
+    try:
+        return cls(**{key: _from_json(hints[key], value, f"{where}, {key}") for key, value in values.items()})
+    except UserError as error:
+        raise UserError(f"{where}: {error}" if where not in str(error) else str(error)) from None
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise UserError(f"{where}: the values do not make a {cls.__name__}: {error}.") from None
+
+
+def _from_json(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        choices = [a for a in arguments if a is not type(None)]
+        for choice in choices:
+            if _fits(choice, value):
+                return _from_json(choice, value, where)
+        raise UserError(f"{where}: found {value!r}, which is none of {', '.join(map(_name, choices))}.")
+    if not _fits(hint, value):
+        raise UserError(f"{where}: expected {_name(hint)}, found {value!r}.")
+    if is_dataclass(hint):
+        return dataclass_from_dict(typing.cast(type, hint), value, where)
+    if origin is tuple:
+        inner = arguments[0] if arguments else Any
+        each = [inner] * len(value) if len(arguments) == 2 and arguments[1] is Ellipsis else list(arguments)
+        if arguments and len(each) != len(value):
+            raise UserError(f"{where}: expected {len(each)} values, found {len(value)}.")
+        return tuple(_from_json(h, v, where) for h, v in zip(each or [Any] * len(value), value, strict=True))
+    return float(value) if hint is float else value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a JSON value can stand for this annotation. Only the annotations configurations use are judged."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if is_dataclass(hint) or hint is dict or origin is dict:
+        return isinstance(value, Mapping)
+    if hint is tuple or origin is tuple:
+        return isinstance(value, list | tuple)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    return True
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def load_index(name_or_folder: str | os.PathLike[str]) -> ModelIndex:
+    """Read and check `model_index.json`."""
+    path = resolve(name_or_folder) / INDEX
+    index = dataclass_from_dict(ModelIndex, read_json(path), str(path))
+    if index.format != FORMAT:
+        raise UserError(f"{path} has format {index.format!r}, this version reads {FORMAT!r}.")
+    if min(index.num_frames, index.height, index.width) < 1 or not 0 < index.fps < float("inf"):
+        raise UserError(f"{path}: num_frames, height, width and fps must be positive.")
+    return index
+
+
+def load_tokenizer(name_or_folder: str | os.PathLike[str]) -> nn.Module:
+    """The tokenizer of a model folder, float32 on the CPU, in evaluation mode."""
+    folder = resolve(name_or_folder)
+    for _ in range(4):  # a model may borrow its tokenizer from a folder that borrows it in turn
+        named = load_index(folder).tokenizer
+        if not named.startswith("."):
+            folder = resolve(named)
+        elif (folder / named / INDEX).is_file():
+            folder = folder / named
+        else:
+            return load_component(folder / named)
+    raise UserError(f"{folder / INDEX}: the tokenizer is named in a circle. Point it at a folder that holds one.")
+
+
+def load_model(name_or_folder: str | os.PathLike[str]) -> nn.Module:
+    """The generating network of a model folder, float32 on the CPU, in evaluation mode."""
+    folder = resolve(name_or_folder)
+    named = load_index(folder).model
+    if named is None:
+        raise UserError(f"{os.fspath(name_or_folder)!r} is a tokenizer only; it can reconstruct but not generate.")
+    return load_component(folder / named)
+
+
+def load_component(folder: Path) -> nn.Module:
+    """One part: `config.json` and `model.safetensors`. Shapes are compared before memory is spent."""
+    path = folder / CONFIG
+    values = read_json(path)
+    name = values.pop("class", None)
+    if not isinstance(name, str) or name not in CLASSES:
+        hint = nearest(str(name), CLASSES) if name is not None else f"known: {', '.join(CLASSES)}."
+        raise UserError(f"{path}: unknown class {name!r}: {hint}")
+    module_name, class_name, config_name = CLASSES[name]
+    module = import_module(module_name)
+    config = dataclass_from_dict(getattr(module, config_name), values, str(path))
+    weights = read_weights(folder / WEIGHTS)
+    try:
+        with torch.device("meta"):
+            empty = getattr(module, class_name)(config)
+    except UserError:
+        raise
+    except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise UserError(f"{path}: no {name} can be built from this configuration: {error}.") from None
+    _check_weights(empty.state_dict(), weights, folder)
+    network = empty
+    network.load_state_dict(weights, assign=True)
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        # Tables that are computed at construction and not stored: build once more with real memory.
+        with torch.random.fork_rng(devices=[]):
+            network = getattr(module, class_name)(config)
+        network.load_state_dict(weights)
+    return network.eval()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; floating ones as float32."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the folder is incomplete. Copy or train the model again.")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged or not a safetensors file: {error}. Copy the model again.") from None
+    return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+
+
+def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], folder: Path) -> None:
+    path = folder / WEIGHTS
+    for key, value in expected.items():
+        if key not in found:
+            raise UserError(f"{path}: tensor {key!r} is missing. The file does not belong to {folder / CONFIG}.")
+        if value.shape != found[key].shape:
+            raise UserError(
+                f"{path}: tensor {key!r} is {tuple(found[key].shape)}, {folder / CONFIG} asks for {tuple(value.shape)}."
+            )
+    for key, value in found.items():
+        if key not in expected:
+            raise UserError(f"{path}: tensor {key!r} is not part of the network {folder / CONFIG} describes.")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise UserError(f"{path}: tensor {key!r} holds NaN or infinity: the file is damaged or training diverged.")
+
+
+# ------------------------------------------------------------------------------------------------------ writing
+
+
+def save_component(folder: Path, module: nn.Module) -> None:
+    """Write `config.json` and `model.safetensors` of a tokenizer or model into a folder."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONFIG, {"class": type(module).__name__, **asdict(typing.cast(Any, module).config)})
+    save_file({key: _to_disk(value) for key, value in module.state_dict().items()}, folder / WEIGHTS)
+
+
+def _to_disk(value: Tensor) -> Tensor:
+    value = value.detach().cpu()
+    half = value.half() if value.is_floating_point() else value
+    kept = half if bool(half.isfinite().all()) else value  # beyond 65504 half precision has no number
+    return kept.clone().contiguous()
+
+
+def save_pretrained(
+    folder: str | os.PathLike[str],
+    index: ModelIndex,
+    tokenizer: nn.Module | None = None,
+    model: nn.Module | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    card: str | None = None,
+) -> Path:
+    """Write a model folder so that no reader ever sees half of it.
+
+    Everything goes to a temporary folder beside the target first. An existing folder keeps its other files
+    (checkpoints, logs); the parts written here replace their older versions, the index last.
+    """
+    target = Path(folder)
+    check_writable_folder(target.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        if tokenizer is not None:
+            save_component(temporary / "tokenizer", tokenizer)
+        if model is not None:
+            save_component(temporary / "model", model)
+        if recipe is not None:
+            write_json(temporary / "recipe.json", recipe)
+        if card is not None:
+            (temporary / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        write_json(temporary / INDEX, asdict(index))
+        target.mkdir(exist_ok=True)
+        for entry in sorted(temporary.iterdir(), key=lambda entry: entry.name == INDEX):
+            _replace(entry, target / entry.name, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _replace(source: Path, target: Path, temporary: Path) -> None:
+    if target.is_dir():  # a folder cannot be renamed over another one: move the old one out of the way
+        target.rename(temporary / f"{target.name}.old")
+    os.replace(source, target)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def check_writable_folder(folder: Path) -> None:
+    """Create a folder if need be and prove that a file can be made in it, before any work starts."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"Cannot write into {str(folder)!r}: {error.strerror or error}. Choose another place."
+        ) from None
