@@ -1,0 +1,48 @@
+# make venv           a virtual environment in .venv with everything the tests use
+# make demo [VIDEO=…] a few films into outputs/ (VIDEO: round trip of your own file through the tokenizer)
+# make test           all tests, slow ones included       make lint   ruff and pyright
+#
+# PyTorch comes from whatever index pip is configured with. To choose another build, say so once:
+#   make venv PIP_ARGS="--index-url ADDRESS-OF-THE-BUILD-YOU-WANT"      (PIP_ARGS goes to the torch install only)
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_ARGS ?=
+VIDEO ?=
+EXTRAS := dev,metrics
+TORCH := $(shell grep '^torch==' constraints.txt)
+# The first Python of at least 3.11 that really starts.
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: venv demo test lint clean
+
+venv: $(VENV)/.installed
+
+# torch goes first and alone, so that nothing installed later gets to choose another build of it; the build is
+# noted down and tests/test_environment.py compares.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make venv needs Python 3.11 or newer; pass PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(PIP_ARGS) $(TORCH)
+	$(BIN)/python -c "from importlib.metadata import version; print(version('torch'))" > $(VENV)/torch-build
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(EXTRAS)]' tensorboard
+	touch $@
+
+demo: venv
+	$(BIN)/python scripts/demo.py --out outputs $(if $(VIDEO),--video "$(VIDEO)")
+
+# One thread a worker: two workers on two cores, and the same numbers on every machine.
+test: venv
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf outputs build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis

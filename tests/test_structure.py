@@ -1,0 +1,197 @@
+"""Dependencies between the parts go in one direction; parsed from the imports, so that nothing has to be loaded."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "mutoscope"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+_MODELS = {"layers", "tokenizers", "models"}
+_SAMPLING = _MODELS | {"sampling"}
+_PIPELINE = _SAMPLING | {"data", "hub", "pipeline"}
+_TRAINING = _MODELS | {"data", "training"}
+_TOP = _PIPELINE | _TRAINING | {"evaluation", "recipes", "benchmark"}
+
+# part -> the parts it may import (`errors` is open to all)
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "layers": {"layers"},
+    "data": {"data"},
+    "tokenizers": {"layers", "tokenizers"},
+    "models": {"layers", "models"},
+    "sampling": _SAMPLING,
+    "interop": _MODELS | {"interop"},
+    "hub": _MODELS | {"interop", "hub"},
+    "pipeline": _PIPELINE,
+    "evaluation": _PIPELINE | {"evaluation"},
+    "playground": _PIPELINE | {"playground"},
+    "training": _TRAINING,
+    "recipes": _TOP - {"benchmark"},
+    "benchmark": _TOP,
+    "cli": _TOP | {"interop", "playground", "cli"},
+    "__main__": {"cli"},
+    "__init__": _PIPELINE,
+}
+
+# What a module may import when it is itself imported; everything else waits inside the function that needs it.
+CORE_LIBRARIES = {"torch", "numpy", "einops", "safetensors", "jaxtyping", "tyro", "tqdm", "PIL"}
+
+GLOBAL_DRAWS = {
+    "bernoulli", "multinomial", "normal", "poisson", "rand", "rand_like", "randint", "randint_like", "randn",
+    "randn_like", "randperm",
+}  # fmt: skip
+IN_PLACE_DRAWS = {
+    "bernoulli_",
+    "cauchy_",
+    "exponential_",
+    "geometric_",
+    "log_normal_",
+    "normal_",
+    "random_",
+    "uniform_",
+}
+INITIALISERS = re.compile(r"__init__$|reset_parameters$|_?init(ialize)?_")
+EXPLICIT_NUMPY_GENERATORS = {"Generator", "PCG64", "Philox", "SeedSequence", "default_rng"}
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def module_name(path: Path) -> str:
+    parts = ("mutoscope", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_names(node: ast.AST, path: Path) -> list[str]:
+    """Absolute dotted names that one import statement may bind: `from a import b` yields `a` and `a.b`."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    base = node.module or ""
+    if node.level:
+        package = module_name(path).split(".")
+        drop = node.level - (path.name == "__init__.py")
+        base = ".".join([*package[: len(package) - drop], *([node.module] if node.module else [])])
+    return [base, *(f"{base}.{alias.name}" for alias in node.names)]
+
+
+def own_imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of everything of this package that a file imports anywhere, lazily or not."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        for name in imported_names(node, path):
+            if name.startswith("mutoscope."):
+                yield node.lineno, name
+
+
+def test_parsing_understands_every_form_of_import():
+    source = "import mutoscope.hub\nfrom mutoscope import cli\nfrom ..layers import masks\nfrom . import base\n"
+    path = PACKAGE / "models" / "magvit.py"
+    names = [imported_names(node, path) for node in ast.parse(source).body]
+    assert names == [
+        ["mutoscope.hub"],
+        ["mutoscope", "mutoscope.cli"],
+        ["mutoscope.layers", "mutoscope.layers.masks"],
+        ["mutoscope.models", "mutoscope.models.base"],
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_follow_the_arrows(path: Path):
+    part = part_of(path)
+    assert part in MAY_IMPORT, f"say in MAY_IMPORT what the new part {part!r} may import"
+    parts = {p for p in MAY_IMPORT if p != "__init__"}
+    for line, name in own_imports(path):
+        target = name.split(".")[1]
+        if target in parts:
+            allowed = MAY_IMPORT[part] | {"errors"}
+            assert target in allowed, f"{path}:{line}: {part} must not import {target}"
+
+
+def test_every_part_on_disk_has_a_rule():
+    on_disk = {part_of(path) for path in FILES}
+    assert on_disk <= set(MAY_IMPORT), on_disk - set(MAY_IMPORT)
+
+
+def test_models_never_import_each_other():
+    """`base` holds the contract and may be imported; `__init__` may list the models."""
+    for path in PACKAGE.glob("models/*.py"):
+        for line, name in own_imports(path) if path.name != "__init__.py" else ():
+            module = name.split(".")[1:3]
+            assert module[0] != "models" or module[1:] in ([], ["base"]), f"{path}:{line} imports {name}"
+
+
+def module_level_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements run on import: through `if`, `try` and class bodies, not into functions or TYPE_CHECKING."""
+    for statement in body:
+        if isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test):
+            yield from module_level_statements(statement.orelse)
+            continue
+        yield statement
+        if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            for field in ("body", "orelse", "finalbody"):
+                yield from module_level_statements(getattr(statement, field, []))
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_only_core_libraries_are_imported_at_module_level(path: Path):
+    for statement in module_level_statements(ast.parse(path.read_text()).body):
+        for name in imported_names(statement, path):
+            top = name.split(".")[0]
+            known = top in sys.stdlib_module_names or top in CORE_LIBRARIES or top == "mutoscope"
+            assert known, f"{path}:{statement.lineno}: import {name} inside the function that needs it"
+            assert not name.startswith("torch.utils.tensorboard"), f"{path}:{statement.lineno}: needs an extra"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_nothing_needs_torchvision(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not any(name.split(".")[0] == "torchvision" for name in imported_names(node, path)), path
+
+
+def walk_outside_initialisation(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those of constructors and `initialize…`: weights start from the generator the trainer seeds."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        name = getattr(child, "name", None)
+        if not (isinstance(child, ast.FunctionDef) and INITIALISERS.match(str(name))):
+            yield from walk_outside_initialisation(child)
+
+
+def hidden_draws(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Calls that take random numbers from a global generator, and `.cuda()` calls."""
+    for node in walk_outside_initialisation(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        owner, name = ast.unparse(node.func.value), node.func.attr
+        has_generator = any(keyword.arg in ("generator", None) for keyword in node.keywords)
+        if owner == "torch" and name in GLOBAL_DRAWS and not has_generator:
+            yield node.lineno, f"torch.{name} without generator="
+        if name in IN_PLACE_DRAWS and not has_generator and not owner.endswith("init"):
+            yield node.lineno, f".{name} without generator="
+        if owner in ("np.random", "numpy.random") and name not in EXPLICIT_NUMPY_GENERATORS:
+            yield node.lineno, f"{owner}.{name} uses NumPy's global state"
+        if owner == "random" and name not in ("Random",):
+            yield node.lineno, f"random.{name} uses the global state"
+        if name == "cuda" and owner != "torch":
+            yield node.lineno, ".cuda()"
+
+
+def test_hidden_draws_are_recognised():
+    bad = "torch.randn(3)\nx.uniform_(0, 1)\nnp.random.rand(2)\nrandom.random()\nx.cuda()"
+    good = "def __init__(): torch.randn(3)\ntorch.randn(3, generator=g)\nnn.init.normal_(w)\nnp.random.default_rng(0)\nx.exponential_(generator=g)"
+    assert [line for line, _ in hidden_draws(ast.parse(bad))] == [1, 2, 3, 4, 5]
+    assert not list(hidden_draws(ast.parse(good)))
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_every_random_draw_takes_a_generator_and_no_device_is_hidden(path: Path):
+    found = list(hidden_draws(ast.parse(path.read_text())))
+    assert not found, f"{path}: {found}"
