@@ -1,0 +1,1 @@
+"""Published checkpoints, renamed and laid out for our modules."""

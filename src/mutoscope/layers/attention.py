@@ -1,0 +1,21 @@
+"""The one attention call every model makes."""
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def attention(
+    q: Float[Tensor, "b heads n d"],
+    k: Float[Tensor, "b heads m d"],
+    v: Float[Tensor, "b heads m d"],
+    mask: Bool[Tensor, "*#b n m"] | None,
+    dropout_p: float = 0.0,
+) -> Float[Tensor, "b heads n d"]:
+    """softmax(q k^T / sqrt(d)) v.
+
+    `mask` is True where a query may look at a key. It has no default: leaving it out by accident would mean
+    attention in both directions, so a model that wants that says None. `dropout_p` drops attention weights (global
+    generator) and is meant for training only.
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)

@@ -1,0 +1,36 @@
+"""Which tokens are hidden: arithmetic that masked training and masked decoding must do identically."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+MASK_TOKEN = -1
+"""Stands for [MASK] in every token grid. Negative ids count rows of the vocabulary from its end."""
+
+SMALLEST_RATIO = 1e-6
+
+
+def cosine_mask_ratio(progress: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """Share of hidden tokens cos(pi r / 2) at progress r in [0, 1], clipped to [1e-6, 1] (arXiv 2212.05199 §3.2)."""
+    return torch.cos(progress * (math.pi / 2)).clamp(SMALLEST_RATIO, 1.0)
+
+
+def num_masked_tokens(ratio: Float[Tensor, "*s"], num_tokens: int | Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
+    """floor(ratio * num_tokens), at least 1.
+
+    The product is taken in float32 on purpose: with float64 some counts come out one larger (48 tokens at ratio
+    1 - 4/12 give 31 here, not 32), and published results used float32. The paper writes a ceiling; its code, and this,
+    take the floor.
+    """
+    product = ratio.float() * torch.as_tensor(num_tokens, dtype=torch.float32, device=ratio.device)
+    return product.floor().long().clamp(min=1)
+
+
+def select_lowest(scores: Float[Tensor, "b n"], count: Int[Tensor, " b"]) -> Bool[Tensor, "b n"]:
+    """True for the `count[i]` smallest scores of row i; ties with the last of them are selected too; count 0: none."""
+    ordered = scores.sort(dim=-1).values  # (b, n)
+    last = (count - 1).clamp(0, scores.shape[-1] - 1)  # (b,)
+    threshold = ordered.gather(-1, last[:, None])  # (b, 1)
+    return (scores <= threshold) & (count > 0)[:, None]

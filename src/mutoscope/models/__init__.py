@@ -1,0 +1,1 @@
+"""One file per paper, each readable alone from configuration to loss."""

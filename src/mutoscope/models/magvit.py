@@ -1,0 +1,366 @@
+"""MAGVIT: a bidirectional transformer over all tokens of a clip, trained by conditional masked modelling (COMMIT).
+
+arXiv 2212.05199: §3.2 (COMMIT), appendix B (architecture, training). Where the paper and the released code differ, the
+code is followed (floor for the number of masked tokens, task tokens shared by related tasks).
+
+Read from top to bottom: configuration, one training example (`mask_tokens`), the loss, the network.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mutoscope.errors import UserError
+from mutoscope.layers.attention import attention
+from mutoscope.layers.condition_regions import TASKS, check_task, condition_region
+from mutoscope.layers.token_masking import MASK_TOKEN, cosine_mask_ratio, num_masked_tokens, select_lowest
+from mutoscope.models.base import VideoModel
+
+ConditionMode = Literal["cond->input", "input->input", "cond->cond"]
+LossGroup = Literal["mask", "refine", "recons"]
+
+TASK_TOKENS = {
+    "class-conditional": -3,
+    "frame-prediction": -4,
+    "class-conditional-frame-prediction": -4,
+    "frame-interpolation": -5,
+    "outpaint-central": -6,
+    "outpaint-vertical": -6,
+    "outpaint-horizontal": -6,
+    "outpaint-dynamic": -6,
+    "inpaint-central": -6,
+    "inpaint-dynamic": -6,
+}
+"""Special token that opens the sequence, counted from the end of the vocabulary (-1 is [MASK])."""
+
+SEPARATE_INPAINTING_TOKEN = -7
+
+# layers, hidden, MLP, heads
+PAPER_SIZES = {
+    "Ti": (12, 192, 768, 3),
+    "S": (12, 384, 1536, 6),
+    "B": (12, 768, 3072, 12),
+    "L": (24, 1024, 4096, 16),
+    "H": (32, 1280, 5120, 16),
+}
+
+
+@dataclass(frozen=True)
+class MagvitConfig:
+    """Size, vocabulary and objective.
+
+    Vocabulary rows: `codebook_size` codes, `num_classes` labels, one row "no class", then `num_special_tokens`. Single
+    task models of the paper have 1 special token and no task token, multi-task models 16 and a task token.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    mlp_size: int
+    codebook_size: int = 1024
+    num_classes: int = 0
+    num_special_tokens: int = 1
+    latent_shape: tuple[int, int, int] = (4, 16, 16)  # frames, rows, columns
+    task_token: bool = False
+    tasks: tuple[str, ...] = TASKS
+    separate_inpainting_token: bool = False
+    dropout: float = 0.1
+    layer_norm_eps: float = 1e-12
+    label_smoothing: float = 1e-4
+    loss_groups: tuple[LossGroup, ...] = ("mask", "refine", "recons")
+    condition_mode: ConditionMode = "cond->input"
+
+    def __post_init__(self) -> None:
+        # JSON has no tuples.
+        for name in ("latent_shape", "tasks", "loss_groups"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.hidden_size % self.num_heads:
+            raise UserError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}.")
+        for task in self.tasks:
+            check_task(task)
+        needed = max((-self.task_token_id(task) for task in self.tasks), default=1) if self.task_token else 1
+        if self.num_special_tokens < needed:
+            raise UserError(f"num_special_tokens is {self.num_special_tokens}, but these tasks need {needed}.")
+        unknown = set(self.loss_groups) - {"mask", "refine", "recons"}
+        if unknown or not self.loss_groups:
+            raise UserError(f"loss_groups must name some of mask, refine, recons; found {self.loss_groups}.")
+        if self.condition_mode not in ("cond->input", "input->input", "cond->cond"):
+            raise UserError(f"condition_mode {self.condition_mode!r} is none of cond->input, input->input, cond->cond.")
+
+    @classmethod
+    def paper(cls, size: Literal["Ti", "S", "B", "L", "H"], **overrides: Any) -> "MagvitConfig":
+        """The published size, by default for one task, no classes and a 4x16x16 latent grid."""
+        if size not in PAPER_SIZES:
+            raise UserError(f"There is no MAGVIT size {size!r}; sizes: {', '.join(PAPER_SIZES)}.")
+        layers, hidden, mlp, heads = PAPER_SIZES[size]
+        return cls(num_layers=layers, hidden_size=hidden, num_heads=heads, mlp_size=mlp, **overrides)
+
+    @property
+    def num_tokens(self) -> int:
+        return math.prod(self.latent_shape)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.codebook_size + self.num_classes + 1 + self.num_special_tokens
+
+    @property
+    def prefix_length(self) -> int:
+        return 1 + int(self.task_token)
+
+    @property
+    def unconditional_class_id(self) -> int:
+        return self.codebook_size + self.num_classes
+
+    def task_token_id(self, task: str) -> int:
+        if self.separate_inpainting_token and task.startswith("inpaint"):
+            return SEPARATE_INPAINTING_TOKEN
+        return TASK_TOKENS[task]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One training example
+
+
+@dataclass(frozen=True)
+class MaskedTokens:
+    """Input of one training step. The three groups are disjoint; positions in none of them carry no loss."""
+
+    inputs: Int[Tensor, "b t h w"]
+    """Codes, or MASK_TOKEN."""
+    is_masked: Bool[Tensor, "b t h w"]
+    """Input is [MASK]."""
+    is_refined: Bool[Tensor, "b t h w"]
+    """Input is the token of the condition video."""
+    is_reconstructed: Bool[Tensor, "b t h w"]
+    """Input is the target token itself."""
+
+    def group(self, name: LossGroup) -> Bool[Tensor, "b t h w"]:
+        return {"mask": self.is_masked, "refine": self.is_refined, "recons": self.is_reconstructed}[name]
+
+
+def mask_tokens(
+    tokens: Int[Tensor, "b t h w"],
+    scores: Float[Tensor, "b t h w"],
+    mask_ratio: Float[Tensor, ""],
+    condition_tokens: Int[Tensor, "b t h w"] | None = None,
+    condition_mask: Bool[Tensor, "*b t h w"] | None = None,
+    condition_mode: ConditionMode = "cond->input",
+) -> MaskedTokens:
+    """Corrupt a batch (arXiv 2212.05199 eq. 3): the tokens with the lowest scores are selected.
+
+    "cond->input", the method of the paper: selected positions inside the condition region show the condition token,
+    the other selected ones [MASK], the rest the clean token. Being in the condition region does not protect a position
+    from being selected. The two baselines never select condition positions: "input->input" shows the clean token
+    there, "cond->cond" the condition token, and neither puts a loss on them.
+    """
+    b = tokens.shape[0]
+    if condition_mask is None:
+        in_condition = torch.zeros_like(tokens, dtype=torch.bool)
+    else:
+        in_condition = condition_mask.to(tokens.device).expand_as(tokens)
+    protected = torch.zeros_like(in_condition) if condition_mode == "cond->input" else in_condition
+    scores = scores.masked_fill(protected, math.inf)
+    num_candidates = (~protected).flatten(1).sum(-1)  # (b,)
+    count = num_masked_tokens(mask_ratio.expand(b), num_candidates).minimum(num_candidates)
+    selected = select_lowest(scores.flatten(1), count).view_as(tokens) & ~protected
+    is_refined = selected & in_condition
+    is_masked = selected & ~in_condition
+    inputs = tokens.masked_fill(is_masked, MASK_TOKEN)
+    shows_condition = protected if condition_mode == "cond->cond" else is_refined
+    if condition_tokens is not None:
+        inputs = torch.where(shows_condition, condition_tokens, inputs)
+    return MaskedTokens(inputs, is_masked, is_refined, ~selected & ~protected)
+
+
+def masked_cross_entropy(
+    logits: Float[Tensor, "b n k"],
+    targets: Int[Tensor, "b n"],
+    weights: Float[Tensor, "b n"],
+    label_smoothing: float,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "b n"]]:
+    """Weighted mean per sample, then mean over samples (a sample without any weight counts 0); and the terms."""
+    terms = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none",
+                            label_smoothing=label_smoothing).view_as(weights)  # (b, n)
+    per_sample = (terms * weights).sum(-1) / (weights.sum(-1) + 1e-8)  # (b,)
+    return per_sample.mean(), terms
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The network
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention in both directions; every position attends to every position."""
+
+    def __init__(self, config: MagvitConfig):
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.dropout = config.dropout
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.num_heads)
+        a = attention(q, k, v, mask=None, dropout_p=self.dropout if self.training else 0.0)
+        return self.output(rearrange(a, "b heads n d -> b n (heads d)"))
+
+
+class Block(nn.Module):
+    """BERT block: the norm comes after the residual sum (post-norm)."""
+
+    def __init__(self, config: MagvitConfig):
+        super().__init__()
+        d, eps = config.hidden_size, config.layer_norm_eps
+        self.attention = SelfAttention(config)
+        self.attention_norm = nn.LayerNorm(d, eps=eps)
+        self.mlp_in = nn.Linear(d, config.mlp_size)
+        self.mlp_out = nn.Linear(config.mlp_size, d)
+        self.mlp_norm = nn.LayerNorm(d, eps=eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        x = self.attention_norm(x + self.dropout(self.attention(x)))
+        h = F.gelu(self.mlp_in(x), approximate="tanh")  # (b, n, mlp)
+        return self.mlp_norm(x + self.dropout(self.mlp_out(h)))
+
+
+class Head(nn.Module):
+    """Dense, GELU, norm; then the product with the word embeddings (tied) plus a bias per vocabulary row."""
+
+    def __init__(self, config: MagvitConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], embeddings: Float[Tensor, "vocab d"], num_rows: int
+    ) -> Float[Tensor, "b n rows"]:
+        x = self.norm(F.gelu(self.dense(x), approximate="tanh"))
+        return F.linear(x, embeddings[:num_rows], self.bias[:num_rows])
+
+
+class Magvit(VideoModel):
+    """Sequence [task?, class, tokens in (time, row, column) order] in, logits for every position out."""
+
+    def __init__(self, config: MagvitConfig):
+        super().__init__()
+        self.config = config
+        d = config.hidden_size
+        self.token_embedding = nn.Embedding(config.vocab_size, d)
+        self.position_embedding = nn.Embedding(config.prefix_length + config.num_tokens, d)
+        self.embedding_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.head = Head(config)
+        self.initialize_weights()
+
+    def initialize_weights(self, generator: torch.Generator | None = None) -> None:
+        """Appendix B.2: every matrix and embedding from one truncated normal; the network starts near zero logits."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                # 0.02 times a normal cut at two sigma; the loss of variance by the cut is not corrected for.
+                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04, generator=generator)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.LayerNorm):
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.config.latent_shape
+
+    def prefix(
+        self, task: str, label: Int[Tensor, " b"] | None, batch_size: int, unconditional: bool = False
+    ) -> Int[Tensor, "b p"]:
+        """[task?, class]. The class slot holds "no class" unless the task is class-conditional and a label is given.
+
+        `unconditional` asks for the prefix of the unconditional pass of guidance: no class, and the task token of full
+        generation if that task is part of the model's mix.
+        """
+        check_task(task, self.config.tasks)
+        class_ids = torch.full((batch_size, 1), self.config.unconditional_class_id, device=self.device)
+        if label is not None and task.startswith("class-conditional") and not unconditional:
+            class_ids = self.config.codebook_size + label.to(self.device).long()[:, None]
+        if not self.config.task_token:
+            return class_ids  # (b, 1)
+        if unconditional and "class-conditional" in self.config.tasks:
+            task = "class-conditional"
+        task_ids = torch.full_like(class_ids, self.config.task_token_id(task))
+        return torch.cat([task_ids, class_ids], dim=1)  # (b, 2)
+
+    def hidden(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        ids = torch.where(ids < 0, ids + self.config.vocab_size, ids)
+        positions = self.position_embedding.weight[: ids.shape[1]]  # (n, d)
+        x = self.dropout(self.embedding_norm(self.token_embedding(ids) + positions))  # (b, n, d)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n vocab"]:
+        """Logits over the whole vocabulary for a sequence of ids; negative ids count from the vocabulary's end."""
+        return self.head(self.hidden(ids), self.token_embedding.weight, self.config.vocab_size)
+
+    def logits(
+        self,
+        tokens: Int[Tensor, "b t h w"],
+        task: str,
+        label: Int[Tensor, " b"] | None = None,
+        unconditional: bool = False,
+    ) -> Float[Tensor, "b t h w k"]:
+        """Logits over the codes for every token position. `tokens` holds codes, or MASK_TOKEN where hidden."""
+        b, t, h, w = tokens.shape
+        if (t, h, w) != self.config.latent_shape:
+            raise UserError(f"The model expects tokens of shape {self.config.latent_shape}, found {(t, h, w)}.")
+        prefix = self.prefix(task, label, b, unconditional)  # (b, p)
+        x = self.hidden(torch.cat([prefix, tokens.flatten(1)], dim=1))  # (b, p + n, d)
+        # Softmax and loss see the codes only, so the other vocabulary rows are never multiplied.
+        logits = self.head(x[:, prefix.shape[1] :], self.token_embedding.weight, self.config.codebook_size)
+        return logits.view(b, t, h, w, -1)
+
+    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """COMMIT objective (arXiv 2212.05199 eq. 4).
+
+        Batch: `tokens` (b, t, h, w); `task`, one name for the whole batch; `label` (b,), used by class-conditional
+        tasks; `condition_tokens` (b, t, h, w), tokens of the condition video, for every task but class-conditional;
+        `condition_mask` (t, h, w) or (b, t, h, w), by default the region of the task with one latent frame given at
+        each end. Raises UserError for an unknown task or missing condition tokens.
+        """
+        task = check_task(batch["task"], self.config.tasks)
+        tokens = batch["tokens"].to(self.device)
+        condition_tokens, condition_mask = batch.get("condition_tokens"), batch.get("condition_mask")
+        if task == "class-conditional":
+            condition_tokens = condition_mask = None
+        elif condition_tokens is None:
+            raise UserError(f"The task {task!r} needs condition_tokens in the batch; found keys {sorted(batch)}.")
+        else:
+            condition_tokens = condition_tokens.to(self.device)
+            if condition_mask is None:
+                condition_mask = condition_region(task, self.config.latent_shape)
+        progress = torch.rand((), generator=generator, device=generator.device).to(self.device)  # one for the batch
+        scores = torch.rand(tokens.shape, generator=generator, device=generator.device).to(self.device)
+        masked = mask_tokens(tokens, scores, cosine_mask_ratio(progress), condition_tokens, condition_mask,
+                             self.config.condition_mode)
+        return self.loss_of(tokens, masked, task, batch.get("label"))
+
+    def loss_of(
+        self, tokens: Int[Tensor, "b t h w"], masked: MaskedTokens, task: str, label: Int[Tensor, " b"] | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of masked tokens, its mean over each group (0 where empty), and accuracy on [MASK] positions."""
+        logits = self.logits(masked.inputs, task, label).flatten(1, 3)  # (b, n, k)
+        targets = tokens.flatten(1)
+        groups = {name: masked.group(name).flatten(1).float() for name in ("mask", "refine", "recons")}
+        weights = torch.stack([groups[name] for name in self.config.loss_groups]).sum(0)  # (b, n)
+        loss, terms = masked_cross_entropy(logits, targets, weights, self.config.label_smoothing)
+        terms, hits = terms.detach(), (logits.detach().argmax(-1) == targets).float()
+        parts = {f"{name}_loss": (terms * group).sum() / group.sum().clamp(min=1) for name, group in groups.items()}
+        parts["accuracy"] = (hits * groups["mask"]).sum() / groups["mask"].sum().clamp(min=1)
+        return loss, parts

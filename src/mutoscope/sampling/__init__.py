@@ -1,0 +1,1 @@
+"""Procedures that turn predictions into tokens. None of them knows an architecture."""

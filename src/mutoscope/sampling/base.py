@@ -1,0 +1,36 @@
+"""What every sampler yields."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SampleEvent:
+    """State after one decoding step.
+
+    The same events drive a whole generation (drain them), a stream (take `frames` as they finish), the progress bar,
+    the page and the benchmark's clock.
+    """
+
+    step: int
+    """0-based index of the step just done."""
+    num_steps: int
+    """Steps planned; a sampler may finish earlier."""
+    decided: Bool[Tensor, "b t h w"]
+    """Positions fixed for good in this step."""
+    tokens: Int[Tensor, "b t h w"]
+    """Input of the next step: codes, condition tokens where they are still shown, or MASK_TOKEN where undecided."""
+    proposal: Int[Tensor, "b t h w"]
+    """The best complete guess so far, without any mask: what a preview decodes. In the last event the result."""
+    confidence: Float[Tensor, "b t h w"]
+    """Confidence that ranked the positions in this step; +inf where decided before."""
+    frames: slice | None
+    """Latent frames finished by this step, or None."""
+    seconds: float
+    """Seconds since sampling began."""
+
+    @property
+    def is_last(self) -> bool:
+        return self.frames is not None and self.frames.stop == self.tokens.shape[1]

@@ -1,0 +1,97 @@
+"""The ten tasks: what a model is shown of a clip (arXiv 2212.05199 §3.3 and appendix Tab. 12).
+
+`condition_video` and `pixel_mask` describe the pixels, `latent_mask` the token positions. A model learns its tasks from
+tokens of the *condition video*: the clip with everything not given padded over.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mutoscope.errors import UserError
+from mutoscope.layers.condition_regions import TASKS, check_task, condition_region
+
+__all__ = ["TASKS", "balanced_task_order", "check_task", "condition_video", "latent_context_frames", "latent_mask",
+           "needs_video", "pixel_mask"]
+
+BLACK = -1.0
+
+
+def needs_video(task: str) -> bool:
+    """Whether the task is given any pixels."""
+    return check_task(task) != "class-conditional"
+
+
+def latent_context_frames(context_frames: int, temporal_stride: int) -> int:
+    """Latent frames that hold at least one given frame: ceil(frames / stride)."""
+    return math.ceil(context_frames / temporal_stride)
+
+
+def pixel_mask(
+    task: str, num_frames: int, height: int, width: int, context_frames: int = 1
+) -> Bool[Tensor, "t h w"]:
+    """True where a pixel is given. `context_frames` counts at the start, and for interpolation at either end."""
+    if not 1 <= context_frames <= num_frames:
+        raise UserError(f"{context_frames} context frames of a clip of {num_frames}; choose 1 to {num_frames}.")
+    return condition_region(task, (num_frames, height, width), context_frames, context_frames)
+
+
+def latent_mask(
+    task: str, latent_shape: tuple[int, int, int], latent_context_frames: int = 1
+) -> Bool[Tensor, "t h w"]:
+    """True where a token position belongs to the condition."""
+    return condition_region(task, latent_shape, latent_context_frames, latent_context_frames)
+
+
+def condition_video(
+    task: str, video: Float[Tensor, "b 3 t h w"], context_frames: int = 1
+) -> Float[Tensor, "b 3 t h w"]:
+    """The clip with everything not given padded over; values in [-1, 1].
+
+    Frame prediction repeats the last given frame, interpolation blends the two inner given frames linearly, the static
+    outpainting tasks repeat the nearest given pixel; the dynamic tasks and inpainting are black where nothing is given.
+    Full generation gives an entirely black clip.
+    """
+    t, h, w = video.shape[-3:]
+    given = pixel_mask(task, t, h, w, context_frames).to(video.device)
+    if task in ("frame-prediction", "class-conditional-frame-prediction"):
+        return video[:, :, [min(frame, context_frames - 1) for frame in range(t)]]
+    if task == "frame-interpolation":
+        return _interpolate(video, context_frames)
+    if task in ("outpaint-central", "outpaint-vertical", "outpaint-horizontal"):
+        rows = _nearest(given.any(dim=2).any(dim=0))  # (h,)
+        columns = _nearest(given.any(dim=1).any(dim=0))  # (w,)
+        return video[:, :, :, rows][..., columns]
+    return torch.where(given, video, BLACK)
+
+
+def balanced_task_order(weights: dict[str, float], generator: torch.Generator) -> list[str]:
+    """One period of the training mix: step s uses entry s modulo the length, the whole batch one task.
+
+    Each task appears round(100 * weight / min(1, smallest weight)) times, shuffled once, so the mix is exactly
+    balanced over one period (800 steps for eight equal tasks).
+    """
+    if not weights or min(weights.values()) <= 0:
+        raise UserError("The task mix needs at least one task, and every weight must be positive.")
+    unit = 100 / min(1.0, *weights.values())
+    entries = [check_task(task) for task, weight in weights.items() for _ in range(round(weight * unit))]
+    return [entries[i] for i in torch.randperm(len(entries), generator=generator).tolist()]
+
+
+def _interpolate(video: Tensor, context_frames: int) -> Tensor:
+    """Missing frame j of m is start + (end - start) * j / (m + 1), j = 1 ... m."""
+    missing = video.shape[2] - 2 * context_frames
+    if missing < 0:
+        raise UserError(f"{context_frames} context frames at both ends do not fit a clip of {video.shape[2]} frames.")
+    start, end = video[:, :, context_frames - 1, None], video[:, :, -context_frames, None]  # (b, 3, 1, h, w)
+    position = torch.arange(1, missing + 1, device=video.device, dtype=video.dtype) / (missing + 1)
+    blend = start + (end - start) * position[:, None, None]  # (b, 3, missing, h, w)
+    return torch.cat([video[:, :, :context_frames], blend, video[:, :, video.shape[2] - context_frames :]], dim=2)
+
+
+def _nearest(given: Bool[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Index of the nearest given row or column, for one contiguous run of them."""
+    indices = given.nonzero().flatten()
+    return torch.arange(len(given), device=given.device).clamp(int(indices.min()), int(indices.max()))
