@@ -33,7 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": _TRAINING,
     "recipes": _TOP - {"benchmark"},
     "benchmark": _TOP,
-    "cli": _TOP | {"interop", "playground", "cli"},
+    "commands": _TOP | {"interop", "playground", "commands"},
+    "cli": {"commands", "cli"},
     "__main__": {"cli"},
     "__init__": _PIPELINE,
 }
