@@ -1,0 +1,106 @@
+"""Batches whose contents depend only on (seed, step): not on workers, ranks, or where a run was interrupted."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler, default_collate
+
+from mutoscope.data.shapes import ShapesWorld, shapes_batch
+
+
+class BatchSource(Protocol):
+    """Something that makes a batch from clip indices. `num_clips` is None when it never ends."""
+
+    num_clips: int | None
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]: ...
+
+
+class ShapesSource:
+    """The built-in world as an endless batch source: "video" uint8 (b, t, h, w, 3), "label", "attributes"."""
+
+    num_clips = None
+
+    def __init__(self, world: ShapesWorld):
+        self.world = world
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
+        return shapes_batch(self.world, list(indices))
+
+
+class ItemSource:
+    """Any map-style dataset of dicts as a batch source; items are stacked with torch's default rule."""
+
+    def __init__(self, dataset: Any):
+        self.dataset, self.num_clips = dataset, len(dataset)
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
+        return default_collate([self.dataset[int(index)] for index in indices])
+
+
+@dataclass(frozen=True)
+class StepSampler(Sampler[list[int]]):
+    """Yields the clip indices of updates start_step ... num_steps-1, the share of one rank.
+
+    Update s uses stream positions s·batch_size ... (s+1)·batch_size - 1. In an endless source position p is clip p.
+    In a source of n clips position p is entry p mod n of the permutation of epoch p div n, drawn from (seed, epoch);
+    epochs follow each other without dropping the remainder. Its saveable position is the step alone.
+    """
+
+    num_clips: int | None
+    batch_size: int
+    num_steps: int
+    seed: int = 0
+    start_step: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        return max(0, self.num_steps - self.start_step)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start_step, self.num_steps):
+            yield self.indices(step)
+
+    def indices(self, step: int) -> list[int]:
+        """Clip indices of this rank at `step`."""
+        share = self.batch_size // self.world_size
+        first = step * self.batch_size + self.rank * share
+        return [stream_index(position, self.num_clips, self.seed) for position in range(first, first + share)]
+
+
+def stream_index(position: int, num_clips: int | None, seed: int) -> int:
+    """The clip at one position of the endless stream (see StepSampler)."""
+    if num_clips is None:
+        return position
+    epoch, offset = divmod(position, num_clips)
+    return int(_permutation(num_clips, seed, epoch)[offset])
+
+
+@lru_cache(maxsize=4)
+def _permutation(num_clips: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_clips)
+
+
+def make_loader(source: BatchSource, sampler: StepSampler, num_workers: int = 0) -> DataLoader:
+    """A DataLoader that hands whole batches of `source` to `num_workers` processes, in the sampler's order."""
+    return DataLoader(
+        source,  # type: ignore[arg-type]
+        sampler=sampler,
+        batch_size=None,
+        num_workers=num_workers,
+        worker_init_fn=_leave_signals_to_parent,
+        generator=torch.Generator().manual_seed(sampler.seed),
+        prefetch_factor=2 if num_workers else None,
+    )
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; the parent needs its workers until it has stopped cleanly."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,175 @@
+"""What a loop tells the outside while it runs: progress, log lines, sample sheets; and when to stop early."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mutoscope.errors import UserError
+from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.training.config import LoopConfig
+from mutoscope.training.distributed import Process, mean_over_ranks
+from mutoscope.training.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class TrainEvent:
+    """Handed to every callback after each `sample_every` updates and after the last one, on the main process.
+
+    network: the weights that would be exported now (averaged ones where the recipe keeps them), in evaluation mode.
+    batch: the clips of the latest update on this rank, on the training device.
+    save_image: writes a picture below the run's `samples` folder and hands it to the trackers.
+    """
+
+    step: int
+    num_steps: int
+    network: nn.Module
+    batch: dict[str, Any]
+    save_image: Callable[[str, UInt8[np.ndarray, "h w 3"]], None]
+
+
+Callback = Callable[[TrainEvent], None]
+
+
+class ReconstructionSheet:
+    """Sample sheet of a tokenizer: for each clip a row of real frames above a row of decoded ones.
+
+    clips: the same ones every time, so that sheets of different steps compare; uint8 (b, t, h, w, 3).
+    """
+
+    def __init__(self, clips: UInt8[Tensor, "b t h w 3"], every_nth_frame: int = 2):
+        self.clips, self.every_nth_frame = clips, every_nth_frame
+
+    def __call__(self, event: TrainEvent) -> None:
+        tokenizer = event.network
+        if not isinstance(tokenizer, VideoTokenizer):
+            raise UserError(f"A reconstruction sheet needs a tokenizer, found {type(tokenizer).__name__}.")
+        device = next(tokenizer.parameters()).device
+        with torch.no_grad():
+            decoded = tokenizer.to_uint8(tokenizer.decode(tokenizer.encode(tokenizer.from_uint8(self.clips.to(device)))))
+        event.save_image("reconstruction", paired_rows(self.clips, decoded.cpu(), self.every_nth_frame))
+
+
+def paired_rows(
+    real: UInt8[Tensor, "b t h w 3"], decoded: UInt8[Tensor, "b t h w 3"], every_nth_frame: int = 1
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """One picture: time runs to the right, each real clip stands directly above its counterpart."""
+    pairs = torch.stack([real, decoded], dim=1)[:, :, ::every_nth_frame]  # (b, 2, t, h, w, 3)
+    b, two, t, h, w, c = pairs.shape
+    return pairs.permute(0, 1, 3, 2, 4, 5).reshape(b * two * h, t * w, c).numpy()
+
+
+class Recorder:
+    """Progress bar, trackers and the `samples` folder of one run; only the main process shows or writes anything."""
+
+    def __init__(self, out: Path, loop: LoopConfig, start_step: int, process: Process, trackers: Sequence[Tracker]):
+        self.out, self.loop, self.process, self.trackers = out, loop, process, list(trackers)
+        self._last_time, self._last_step = time.perf_counter(), start_step - 1
+        self._bar = tqdm(
+            total=loop.num_steps,
+            initial=start_step,
+            unit="step",
+            dynamic_ncols=True,
+            smoothing=0.05,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file gets a line now and then
+            disable=not process.is_main,
+        )
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+        for tracker in self.trackers:
+            tracker.close()
+
+    def record(self, step: int, losses: dict[str, Tensor], learning_rate: float, grad_norm: Tensor) -> None:
+        """Counts update `step`; on every `log_every`-th one, and the last, reads the numbers off the device and logs.
+
+        Raises UserError when the loss is not finite: what follows would be wasted time.
+        """
+        self._bar.update()
+        if step % self.loop.log_every and step + 1 != self.loop.num_steps:
+            return
+        values = mean_over_ranks(losses | {"grad_norm": grad_norm}, self.process)
+        check_finite(step, values)
+        now = time.perf_counter()
+        clips_per_second = (step - self._last_step) * self.loop.batch_size / max(now - self._last_time, 1e-9)
+        self._last_time, self._last_step = now, step
+        values |= {"learning_rate": learning_rate, "clips_per_second": round(clips_per_second, 2)}
+        if self.process.is_main:
+            self._bar.set_postfix_str(f"loss {values['loss']:.4g}, {clips_per_second:.1f} clips/s", refresh=False)
+            for tracker in self.trackers:
+                tracker.log(step, values)
+
+    def notify(
+        self, callbacks: Sequence[Callback], steps_done: int, network: nn.Module, batch: dict[str, Any]
+    ) -> None:
+        """Calls every callback with `network` in evaluation mode, then puts its mode back."""
+        if not self.process.is_main:
+            return
+        started, was_training = time.perf_counter(), network.training
+        network.eval()
+        event = TrainEvent(
+            steps_done, self.loop.num_steps, network, batch, lambda name, image: self._save(steps_done, name, image)
+        )
+        for callback in callbacks:
+            callback(event)
+        network.train(was_training)
+        self._last_time += time.perf_counter() - started  # sheets do not count against clips_per_second
+
+    def _save(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        folder = self.out / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(image)).save(folder / f"{name}-{step:08d}.png")
+        for tracker in self.trackers:
+            tracker.image(step, name, image)
+
+
+def check_finite(step: int, values: dict[str, float]) -> None:
+    """Raises UserError naming the first quantity that is infinite or not a number."""
+    for name, value in values.items():
+        if not np.isfinite(value):
+            raise UserError(
+                f"Training diverged: {name} is {value} at step {step}. Lower the learning rate, lengthen the warm-up "
+                "or clip gradients; the last checkpoint is from before."
+            )
+
+
+def due(step: int, every: int, num_steps: int) -> bool:
+    """True after update `step` when something done every `every` updates, and after the last one, is to happen."""
+    return (step + 1) % every == 0 or step + 1 == num_steps
+
+
+class StopSignals:
+    """While entered, SIGTERM and the first Ctrl-C ask the loop to finish its update, save and return."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers
+            self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True

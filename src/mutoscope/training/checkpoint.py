@@ -1,0 +1,162 @@
+"""Checkpoints: written whole or not at all, checked when read, only continued under the recipe that made them."""
+
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from mutoscope.errors import UserError
+
+# Fields that may differ on resume: they change what is written or how fast, or (num_steps) where the cosine ends.
+FREE_FIELDS = (
+    "loop.num_steps",
+    "loop.log_every",
+    "loop.sample_every",
+    "loop.checkpoint_every",
+    "loop.num_workers",
+    "loop.threads",
+)
+
+
+class Stateful(Protocol):
+    """Anything a checkpoint can hold: modules, optimisers, schedulers."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    return sorted(folder.glob("step-*.pt"))
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    parts: Mapping[str, Stateful],
+    generator: torch.Generator,
+    recipe: dict[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Writes the state after `step` updates under a temporary name, then renames it; keeps the newest `keep`.
+
+    Raises UserError when the file cannot be written (full disk); earlier checkpoints stay as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:08d}.pt"
+    temporary = path.with_suffix(".tmp")
+    state = {
+        "step": step,
+        "recipe": recipe,
+        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "torch_rng": torch.get_rng_state(),
+        "generator": generator.get_state(),
+    }
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        temporary.unlink(missing_ok=True)
+        kept = checkpoint_paths(folder)
+        advice = f"the last good one is {kept[-1]}" if kept else "there is no earlier one"
+        reason = str(error).splitlines()[0]
+        raise UserError(f"Could not write checkpoint {path} ({reason}); {advice}. Free disk space and resume.") from error
+    for old in checkpoint_paths(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_latest_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """The newest checkpoint that reads back whole, or None when there is none.
+
+    A damaged one is passed over with a warning; when all are damaged, UserError.
+    """
+    paths = checkpoint_paths(folder)
+    for path in reversed(paths):
+        try:
+            return _load(path, device)
+        except Exception as error:  # every kind of damage raises its own kind of exception
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"Checkpoint {path} is damaged ({reason}); trying the one before it.", stacklevel=2)
+    if paths:
+        raise UserError(f"No checkpoint in {folder} can be read, all are damaged; train again into another folder.")
+    return None
+
+
+def _load(path: Path, device: torch.device | str) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"wrong checksum of {damaged}")
+    state = torch.load(path, map_location=device, weights_only=True)
+    if missing := {"step", "recipe", "parts", "torch_rng", "generator"} - state.keys():
+        raise ValueError(f"{', '.join(sorted(missing))} missing")
+    return state
+
+
+def restore(state: dict[str, Any], parts: Mapping[str, Stateful], generator: torch.Generator) -> int:
+    """Puts a loaded checkpoint into the objects of this run; returns the number of updates done."""
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+    torch.set_rng_state(state["torch_rng"].cpu())
+    generator.set_state(state["generator"].cpu())
+    return state["step"]
+
+
+def start_or_resume(
+    folder: Path,
+    recipe: dict[str, Any],
+    parts: Mapping[str, Stateful],
+    generator: torch.Generator,
+    resume: bool,
+    device: torch.device | str = "cpu",
+) -> int:
+    """The step to go on with: 0 for a new run, the last good checkpoint's when resuming.
+
+    Refuses (UserError) to start over existing checkpoints and to continue under a recipe that differs in anything
+    but FREE_FIELDS. A changed num_steps moves the end of the cosine; the updates already made stay as they were.
+    """
+    if not resume:
+        if checkpoint_paths(folder):
+            raise UserError(f"{folder} already holds checkpoints; resume that run or choose another output folder.")
+        return 0
+    state = load_latest_checkpoint(folder, device)
+    if state is None:
+        warnings.warn(f"No checkpoint in {folder} yet; starting at step 0.", stacklevel=2)
+        return 0
+    if changed := [name for name in changed_fields(state["recipe"], recipe) if name not in FREE_FIELDS]:
+        raise UserError(
+            f"The run in {folder} was started with other settings: {', '.join(changed)} differ. "
+            "Resume with the recipe.json beside it or choose another output folder."
+        )
+    return restore(state, parts, generator)
+
+
+def write_recipe(out: Path, recipe: dict[str, Any]) -> None:
+    """Puts recipe.json into the run's folder, whole or not at all; it can be loaded and trained again."""
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = out / "recipe.json.tmp"
+    temporary.write_text(json.dumps(recipe, indent=2) + "\n")
+    temporary.replace(out / "recipe.json")
+
+
+def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Dotted names of the fields in which two recipes differ."""
+    before, after = _flatten(old), _flatten(new)
+    missing = object()
+    return sorted(n for n in before.keys() | after.keys() if before.get(n, missing) != after.get(n, missing))
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

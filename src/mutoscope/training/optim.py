@@ -1,0 +1,86 @@
+"""Optimiser, learning-rate schedule, gradient clipping and averaged weights."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mutoscope.errors import UserError
+from mutoscope.training.config import OptimConfig
+
+DECAYED_LAYERS = (nn.Linear, nn.MultiheadAttention)
+
+
+def decayed_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The matrices of dense and attention layers: what the papers' code calls kernels.
+
+    A matrix that is also an embedding (tied output layer) counts as an embedding and is left out.
+    """
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    found: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        if isinstance(module, DECAYED_LAYERS):
+            for parameter in module.parameters(recurse=False):
+                if parameter.ndim >= 2 and id(parameter) not in embeddings:
+                    found[id(parameter)] = parameter
+    return list(found.values())
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW with decoupled decay on `decayed_parameters`; with weight_decay 0 it is plain Adam."""
+    decayed = decayed_parameters(model) if config.weight_decay else []
+    ids = {id(p) for p in decayed}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
+    groups = [{"params": rest, "weight_decay": 0.0}]
+    if decayed:
+        groups.append({"params": decayed, "weight_decay": config.weight_decay})
+    return torch.optim.AdamW(
+        groups, lr=config.peak_learning_rate, betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=0.0
+    )
+
+
+def learning_rate_factor(step: int, warmup_steps: int, num_steps: int) -> float:
+    """lr(s) / peak = min(1, s/W) · max(0, ½(1 + cos(π · frac(max(0, s−W)/(S−W))))), with s counted from 0.
+
+    The first update therefore has learning rate 0 whenever W > 0 (arXiv 2212.05199, released code).
+    """
+    warmup = min(1.0, step / warmup_steps) if warmup_steps else 1.0
+    progress = max(0, step - warmup_steps) / (num_steps - warmup_steps)
+    return warmup * max(0.0, 0.5 * (1.0 + math.cos(math.pi * math.fmod(progress, 1.0))))
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, config: OptimConfig, num_steps: int) -> LambdaLR:
+    """One `step()` per update. Raises UserError when the warm-up does not fit into the run."""
+    if not 0 <= config.warmup_steps < num_steps:
+        raise UserError(f"warmup_steps is {config.warmup_steps}; it must be at least 0 and below num_steps, {num_steps}.")
+    return LambdaLR(optimizer, schedule(config, num_steps))
+
+
+def schedule(config: OptimConfig, num_steps: int) -> Callable[[int], float]:
+    """`learning_rate_factor` with the run's numbers filled in."""
+    return lambda step: learning_rate_factor(step, config.warmup_steps, num_steps)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, scheduler: LambdaLR, step: int) -> None:
+    """Applies the schedule of this run at `step`, whatever schedule the restored optimiser was saved under."""
+    for group, base, factor in zip(optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+        group["lr"] = base * factor(step)
+
+
+def make_ema(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    """Averaged copy of the weights, already updated once so that it starts from the initial weights."""
+    if decay is None:
+        return None
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    ema.update_parameters(model)
+    return ema
+
+
+def clip_gradients(model: nn.Module, clip_norm: float | None) -> torch.Tensor:
+    """Scales all gradients to a global norm of at most `clip_norm`; returns the norm before clipping."""
+    if clip_norm is not None:
+        return nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

@@ -1,0 +1,99 @@
+"""Where numbers and sample sheets go: a JSONL file always, TensorBoard or Weights & Biases on request."""
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mutoscope.errors import UserError
+
+
+class Tracker(Protocol):
+    """The three things a training loop tells its trackers."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Named numbers of one update; steps count from 0."""
+
+    def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        """A sample sheet drawn after `step` updates."""
+
+    def close(self) -> None:
+        """Everything is on disk or sent after this."""
+
+
+class JsonlTracker:
+    """One JSON object per line: step and values. The file stays valid whenever the process dies."""
+
+    def __init__(self, path: str | Path, start_step: int = 0):
+        """Continues the file at `path`, dropping what an interrupted run wrote at or after `start_step`."""
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_log(self.path) if line["step"] < start_step]
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        temporary.replace(self.path)
+        self._file = self.path.open("a")
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._file.flush()
+
+    def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Sheets are image files beside the log; a line-per-object file does not hold them."""
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_log(path: str | Path) -> list[dict[str, float]]:
+    """The lines of a JSONL log; a last line torn by a crash is left out, a missing file is empty."""
+    lines = []
+    for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class TensorBoardTracker:
+    """Scalars and images for `tensorboard --logdir FOLDER`; needs the `tracking` extra."""
+
+    def __init__(self, folder: str | Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError("TensorBoard is not installed; install mutoscope[tracking].") from error
+        self._writer = SummaryWriter(str(folder))
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbTracker:
+    """Scalars and images in a Weights & Biases run; needs the `tracking` extra and its own login."""
+
+    def __init__(self, project: str, name: str, config: dict | None = None):
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError("Weights & Biases is not installed; install mutoscope[tracking].") from error
+        self._wandb, self._run = wandb, wandb.init(project=project, name=name, config=config)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        self._run.log({name: self._wandb.Image(image)}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()

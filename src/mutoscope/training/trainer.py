@@ -1,0 +1,166 @@
+"""Stage 2: the loop that trains a video model, or any module with `.loss(batch, generator)`.
+
+The few functions below the loop are shared with the tokenizer's loop.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mutoscope.data.loader import BatchSource, StepSampler, make_loader
+from mutoscope.errors import UserError
+from mutoscope.training.callbacks import Callback, Recorder, StopSignals, due
+from mutoscope.training.checkpoint import save_checkpoint, start_or_resume, write_recipe
+from mutoscope.training.config import FeaturesRecipe, LoopConfig, to_json
+from mutoscope.training.distributed import Process, any_rank, no_sync, process_group, wrap
+from mutoscope.training.optim import clip_gradients, make_ema, make_optimizer, make_scheduler, set_learning_rate
+from mutoscope.training.tracking import JsonlTracker, Tracker
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """network: the weights to export, averaged ones where the recipe keeps them. finished: False after a signal."""
+
+    network: nn.Module
+    steps_done: int
+    finished: bool
+
+
+class ModelLoss(nn.Module):
+    """`model.loss` as a forward pass, which is what data parallelism can wrap."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.model.loss(batch, generator)
+
+
+def train_model(
+    model: nn.Module,
+    recipe: FeaturesRecipe,
+    source: BatchSource,
+    out: str | Path,
+    *,
+    prepare_batch: Callable[[Batch, int], Batch] = lambda batch, step: batch,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    trackers: Sequence[Tracker] = (),
+    device: str | torch.device | None = None,
+) -> TrainResult:
+    """Trains `model` in place on its `.loss(batch, generator)`; returns what to export.
+
+    The loss must be a mean over the clips of a batch: then micro-batches and ranks average to the same gradient as
+    one large batch. `prepare_batch(batch, step)` may add to a batch what depends on the step, such as its task.
+    Writes `log.jsonl`, `checkpoints/` and `samples/` below `out`. With `resume`, continues the newest good checkpoint
+    there; on CPU the continued run equals an uninterrupted one bit for bit.
+    Raises UserError for a changed recipe, a full disk, damaged checkpoints or a diverging loss.
+    """
+    loop, out = recipe.loop, Path(out)
+    with process_group(device) as process, StopSignals() as stop:
+        check_batch(loop, process)
+        model.to(process.device).train()
+        optimizer = make_optimizer(model, recipe.optim)
+        scheduler = make_scheduler(optimizer, recipe.optim, loop.num_steps)
+        ema = make_ema(model, loop.ema_decay)
+        generator = torch.Generator(process.device)
+        parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler} | ({"ema": ema} if ema else {})
+        start = start_or_resume(out / "checkpoints", to_json(recipe), parts, generator, resume, process.device)
+        set_learning_rate(optimizer, scheduler, start)
+        exported = ema.module if ema else model
+        objective = wrap(ModelLoss(model), process)
+        sampler = StepSampler(
+            source.num_clips, loop.batch_size, loop.num_steps, loop.seed, start, process.rank, process.world_size
+        )
+        if process.is_main:
+            write_recipe(out, to_json(recipe))
+            trackers = [JsonlTracker(out / "log.jsonl", start), *trackers]
+        with Recorder(out, loop, start, process, trackers) as recorder:
+            for step, batch in enumerate(make_loader(source, sampler, loop.num_workers), start=start):
+                batch = prepare_batch(to_device(batch, process.device), step)
+                seed_step(generator, loop.seed, step, process.rank)
+                losses: dict[str, Tensor] = {}
+                for i, micro_batch in enumerate(split_batch(batch, loop.accumulation)):
+                    with no_sync(objective, last=i + 1 == loop.accumulation):
+                        with autocast(loop, process.device):
+                            loss, named = objective(micro_batch, generator)
+                        (loss / loop.accumulation).backward()
+                    add_losses(losses, {"loss": loss} | named, loop.accumulation)
+                grad_norm = clip_gradients(model, loop.clip_norm)
+                learning_rate = optimizer.param_groups[0]["lr"]
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad(set_to_none=True)
+                if ema:
+                    ema.update_parameters(model)
+
+                recorder.record(step, losses, learning_rate, grad_norm)
+                if due(step, loop.sample_every, loop.num_steps):
+                    recorder.notify(callbacks, step + 1, exported, batch)
+                stopping = any_rank(stop.requested, process)
+                if process.is_main and (stopping or due(step, loop.checkpoint_every, loop.num_steps)):
+                    save_checkpoint(out / "checkpoints", step + 1, parts, generator, to_json(recipe))
+                if stopping:
+                    return TrainResult(exported, step + 1, finished=step + 1 == loop.num_steps)
+    return TrainResult(exported, loop.num_steps, finished=True)
+
+
+def check_batch(loop: LoopConfig, process: Process) -> None:
+    """Raises UserError unless the batch splits evenly; unequal parts would weigh clips unequally."""
+    parts = process.world_size * loop.accumulation
+    if loop.batch_size % parts:
+        raise UserError(
+            f"batch_size {loop.batch_size} does not split into {process.world_size} ranks x {loop.accumulation} "
+            f"micro-batches; use a multiple of {parts}."
+        )
+
+
+def seed_step(generator: torch.Generator, seed: int, step: int, rank: int) -> None:
+    """Sets `generator` and torch's global one (dropout) to a pure function of (seed, step, rank).
+
+    Whatever a callback, an earlier rank layout or an interruption drew before can then not reach this update.
+    """
+    own, dropout = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint64)
+    generator.manual_seed(int(own >> 1))
+    torch.manual_seed(int(dropout >> 1))
+
+
+def autocast(loop: LoopConfig, device: torch.device) -> AbstractContextManager:
+    """bfloat16 matrix products and convolutions where the recipe asks for them."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=loop.autocast == "bf16")
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Every tensor of a (nested) batch on `device`."""
+    return _map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def split_batch(batch: Batch, parts: int) -> Iterator[Batch]:
+    """Consecutive equal slices of every tensor; what is no tensor (the task) goes into each slice."""
+    for i in range(parts):
+        yield _map_tensors(batch, lambda tensor, i=i: tensor.chunk(parts)[i])
+
+
+def _map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
+    def convert(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return function(value)
+        return _map_tensors(value, function) if isinstance(value, dict) else value
+
+    return {name: convert(value) for name, value in batch.items()}
+
+
+def add_losses(total: dict[str, Tensor], named: dict[str, Tensor], parts: int) -> None:
+    """Adds this micro-batch's share to the named losses of the update; nothing is read off the device."""
+    for name, value in named.items():
+        share = value.detach() / parts
+        total[name] = total[name] + share if name in total else share
