@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Before the first import of the package: from here on a tensor of the wrong shape or dtype is an error in tests.
+install_import_hook("mutoscope", "shape_checks.beartype_arrays")
 
 # One thread makes sums come out in the same order on every machine.
 torch.set_num_threads(1)

@@ -1,0 +1,38 @@
+"""Run-time checks of the array annotations in the package: dtype, rank, and equal letters meaning equal sizes.
+
+Only annotations of arrays are checked. All others are left alone, so that a test may hand a sampler a fake model
+that shares no class with the real one.
+"""
+
+import builtins
+import types
+import typing
+from collections.abc import Callable
+
+from beartype import beartype
+from jaxtyping import AbstractArray
+
+PLAIN = {value for value in vars(builtins).values() if isinstance(value, type)} | {types.NoneType, Ellipsis}
+
+
+def leaves(annotation: object) -> list[object]:
+    """`tuple[A, B] | None` -> [A, B, NoneType]."""
+    arguments = typing.get_args(annotation)
+    return [leaf for argument in arguments for leaf in leaves(argument)] if arguments else [annotation]
+
+
+def is_array(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, AbstractArray)
+
+
+def is_checked(annotation: object) -> bool:
+    """Made of arrays, or of arrays and built-in types."""
+    found = leaves(annotation)
+    return any(map(is_array, found)) and all(is_array(leaf) or leaf in PLAIN for leaf in found)
+
+
+def beartype_arrays(function: Callable) -> Callable:
+    """beartype with every annotation dropped that does not speak of arrays."""
+    annotations = getattr(function, "__annotations__", {})
+    function.__annotations__ = {name: value for name, value in annotations.items() if is_checked(value)}
+    return beartype(function)
