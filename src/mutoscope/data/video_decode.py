@@ -1,0 +1,298 @@
+"""From a file to decoded frames: opening, choosing a stream, decoding in order, seeking, noticing damage.
+
+`video_io.py` is the public face; this file holds the parts that know how containers and decoders misbehave.
+PyAV is imported inside the functions so that the package works without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mutoscope.errors import UserError
+
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .gif .mpg .mpeg .wmv .flv .ts .m2ts .mts .3gp .ogv .y4m .hevc .h264".split()
+)
+IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .tif .tiff".split())
+
+# Formats FFmpeg opens although nobody means a video by them: text drawn as a screen, play lists that open other files.
+NOT_VIDEO_FORMATS = frozenset("tty hls concat dash sdp rtsp lavfi ffmetadata".split())
+# Containers whose packet times are known to be reliable enough to seek by.
+SEEKABLE_FORMATS = frozenset("mov mp4 matroska webm".split())
+DEFAULT_FPS = 25.0
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """Presentation times of all packets of one stream, in stream time units, from reading packets without decoding.
+
+    pts: sorted, one per packet; keyframe_pts: sorted. `reliable` says whether frame i is the i-th time, which is what
+    seeking needs; where it is false only `num_packets` means something.
+    """
+
+    num_packets: int
+    pts: np.ndarray
+    keyframe_pts: np.ndarray
+    reliable: bool
+
+
+@dataclass
+class DecodeState:
+    """What one pass over a stream has found so far."""
+
+    num_decoded: int = 0  # frames from the start of the stream to the last decoded one
+    num_discarded: int = 0  # packets the container marks as not to be shown
+    end_seconds: float = 0.0  # end of the last decoded frame, from the start of the stream
+    error: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def check_file(path: str | Path) -> Path:
+    """The path as a Path; UserError where it is missing, a folder or empty."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"there is no file {path}; check the path")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a video file; name one file in it")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty (0 bytes), so it holds no video; replace the file")
+    return path
+
+
+def open_container(path: str | Path) -> Any:
+    """Open with FFmpeg. The `file:` prefix keeps a colon in a name from being taken for a protocol."""
+    import av
+
+    path = check_file(path)
+    try:
+        container = av.open(f"file:{path}")
+    except OSError as error:  # some of PyAV's errors are OSErrors too
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except av.FFmpegError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"{path} is not a video that can be opened ({reason}); it may be cut off or another kind of file"
+        ) from None
+    if NOT_VIDEO_FORMATS & set(container.format.name.split(",")):
+        container.close()
+        raise UserError(f"{path} is not a video (FFmpeg takes it for {container.format.name}); name a video file")
+    return container
+
+
+def video_streams(container: Any) -> list[Any]:
+    """Video streams without cover pictures, which containers also keep as video."""
+    from av.stream import Disposition
+
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+
+
+def choose_stream(container: Any, path: str | Path, stream: int | None, notes: list[str]) -> Any:
+    """The first video stream, or the one whose container index is `stream`; a note where there was a choice."""
+    candidates = video_streams(container)
+    indices = [s.index for s in candidates]
+    if not candidates:
+        kinds = sorted({s.type for s in container.streams}) or ["nothing"]
+        raise UserError(f"{path} holds no video stream (found: {', '.join(kinds)}); name a file with pictures in it")
+    if stream is None:
+        if len(candidates) > 1:
+            others = ", ".join(map(str, indices[1:]))
+            notes.append(f"{path} holds {len(candidates)} video streams; using stream {indices[0]} (others: {others})")
+        return candidates[0]
+    if stream not in indices:
+        raise UserError(f"{path} has no video stream {stream}; its video streams are {', '.join(map(str, indices))}")
+    return candidates[indices.index(stream)]
+
+
+def average_fps(stream: Any) -> float:
+    """Average rate by the header in frames per second; 25 where the header says nothing usable.
+
+    GIF has no rate, only delays, of which FFmpeg reports the shortest: there the packets are counted.
+    """
+    if stream.codec_context.name == "gif" and stream.container.format.name == "gif":
+        return _gif_fps(stream.container.name) or DEFAULT_FPS
+    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
+        if rate and 0 < rate <= 1000:
+            return float(rate)
+    return DEFAULT_FPS
+
+
+def _gif_fps(url: str) -> float | None:
+    import av
+
+    count, seconds = 0, 0.0
+    with suppress(av.FFmpegError), av.open(url) as container:
+        for packet in container.demux(video=0):
+            if packet.size and packet.duration:
+                count, seconds = count + 1, seconds + float(packet.duration * packet.time_base)
+    return count / seconds if seconds else None
+
+
+def stream_seconds(container: Any, stream: Any) -> float | None:
+    """Length of the stream the header promises, in seconds; None where it promises nothing."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    tag = stream.metadata.get("DURATION", "")
+    if tag.count(":") == 2:
+        hours, minutes, seconds = tag.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    return container.duration / 1_000_000 if container.duration else None
+
+
+def index_frames(path: str | Path, stream: int | None = None) -> FrameIndex:
+    """Read all packets without decoding them. Raises UserError where the file cannot be opened or holds no video."""
+    import av
+
+    with open_container(path) as container:
+        chosen = choose_stream(container, path, stream, [])
+        seekable = bool(SEEKABLE_FORMATS & set(container.format.name.split(",")))
+        times, keys, count = [], [], 0
+        try:
+            for packet in container.demux(chosen):
+                if not packet.size:
+                    continue
+                count += 1
+                seekable = seekable and packet.pts is not None and not packet.is_discard
+                if seekable:
+                    times.append(packet.pts)
+                    keys += [packet.pts] if packet.is_keyframe else []
+        except av.FFmpegError:
+            seekable = False
+    pts = np.unique(np.array(times, dtype=np.int64))
+    reliable = seekable and bool(keys) and len(pts) == count
+    return FrameIndex(count, pts, np.sort(np.array(keys, dtype=np.int64)), reliable)
+
+
+def decode_stream(
+    container: Any, stream: Any, fps: float, state: DecodeState, start: int = 0, index: FrameIndex | None = None
+) -> Iterator[tuple[int, float, Any]]:
+    """(number, seconds after the first frame, frame) from frame `start` on, in decoding order.
+
+    Presentation times may go backwards in damaged or old files, so frames are numbered by counting. A decoder error
+    ends the stream and is kept in `state.error`: what follows a damaged packet has lost its place in the count.
+    """
+    if index is not None and index.reliable and 0 < start < len(index.pts):
+        decoded = _decode_after_seek(container, stream, fps, state, start, index)
+        if decoded is not None:
+            yield from decoded
+            return
+        container.seek(0)
+    yield from _numbered(_decode_packets(container, stream, state), 0, start, None, fps, state)
+
+
+def _decode_packets(container: Any, stream: Any, state: DecodeState) -> Iterator[Any]:
+    import av
+
+    try:
+        for packet in container.demux(stream):
+            state.num_discarded += bool(packet.size and packet.is_discard)
+            yield from packet.decode()
+    except av.FFmpegError as error:
+        state.error = error.strerror or type(error).__name__
+
+
+def _numbered(
+    frames: Iterator[Any], first: int, start: int, origin: int | None, fps: float, state: DecodeState
+) -> Iterator[tuple[int, float, Any]]:
+    """Count frames from `first` and give those from `start` on. origin: time stamp of the stream's first frame."""
+    seconds = None
+    for number, frame in enumerate(frames, first):
+        state.num_decoded = number + 1
+        origin = frame.pts if origin is None else origin
+        seconds = _seconds(frame, origin, seconds, number, fps)
+        length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / fps
+        state.end_seconds = seconds + length
+        if number >= start:
+            yield number, seconds, frame
+
+
+def _seconds(frame: Any, origin: int | None, previous: float | None, number: int, fps: float) -> float:
+    """Seconds after the first frame. A stamp that is missing or goes backwards becomes one frame after the previous."""
+    if frame.pts is None or origin is None or not frame.time_base:
+        return number / fps if previous is None else previous + 1 / fps
+    seconds = float((frame.pts - origin) * frame.time_base)
+    return seconds if previous is None or seconds > previous else previous + 1 / fps
+
+
+def _decode_after_seek(
+    container: Any, stream: Any, fps: float, state: DecodeState, start: int, index: FrameIndex
+) -> Iterator[tuple[int, float, Any]] | None:
+    """Decode from the last keyframe before frame `start`; None where the first frame shows that the seek failed."""
+    import av
+
+    target = index.pts[start]
+    before = index.keyframe_pts[index.keyframe_pts <= target]
+    if not len(before) or before[-1] == index.pts[0]:
+        return None  # nothing to gain
+    try:
+        container.seek(int(before[-1]), stream=stream)
+    except av.FFmpegError:
+        return None
+    frames = _decode_packets(container, stream, state)
+    # Pictures that lead the keyframe of an open group may have lost their references; they come before `target`.
+    first = next(frames, None)
+    if first is None or first.pts is None or first.pts > target or first.pts not in index.pts:
+        state.error = None
+        return None
+    number = int(np.searchsorted(index.pts, first.pts))
+
+    def rest() -> Iterator[Any]:
+        yield first
+        yield from frames
+
+    return _numbered(rest(), number, start, int(index.pts[0]), fps, state)
+
+
+def damage_note(container: Any, stream: Any, path: str | Path, state: DecodeState) -> str | None:
+    """One sentence where a stream read to its end holds clearly less than its header promises, else None."""
+    count, promised = state.num_decoded, (stream.frames or 0) - state.num_discarded
+    of_promised = f" of the {promised} in its header" if promised > count else ""
+    if state.error:
+        return f"{path} is damaged: {count} frames{of_promised} decode, then: {state.error}"
+    if promised - count > max(1, 0.02 * promised):
+        return f"{path} is damaged or cut off: only {count} frames{of_promised} decode"
+    seconds = stream_seconds(container, stream)
+    if seconds and state.end_seconds and seconds - state.end_seconds > max(0.5, 0.1 * seconds):
+        end = f"{state.end_seconds:.2f} s of the {seconds:.2f} s in its header"
+        return f"{path} may be cut off: its {count} frames end at {end}"
+    return None
+
+
+def picture_notes(stream: Any, frame: Any, path: str | Path) -> list[str]:
+    """What a viewer would show differently from the array: non-square pixels, high dynamic range, odd rotation."""
+    notes = []
+    aspect: Fraction | None = stream.codec_context.sample_aspect_ratio
+    if aspect and aspect != 1:
+        ratio = f"{aspect.numerator}:{aspect.denominator}"
+        notes.append(f"{path} has non-square pixels ({ratio}); frames are kept as stored, as data sets do")
+    if frame.color_trc in HDR_TRANSFERS:
+        notes.append(f"{path} is high dynamic range ({HDR_TRANSFERS[frame.color_trc]}); converted without tone mapping")
+    if frame.rotation % 90:
+        notes.append(f"{path} asks for a rotation of {frame.rotation} degrees; the nearest quarter turn is applied")
+    return notes
+
+
+def rgb_array(frame: Any, stored_size: tuple[int, int], size: tuple[int, int] | None, keep_aspect: bool) -> np.ndarray:
+    """Upright uint8 (h, w, 3). stored_size: (h, w) of the stream's first frame, which later frames must match."""
+    turns = round(frame.rotation / 90) % 4
+    height, width = stored_size
+    if size is not None:
+        wanted = size if turns % 2 == 0 else size[::-1]
+        height, width = covering_size(stored_size, wanted) if keep_aspect else wanted
+    array = frame.to_ndarray(format="rgb24", width=width, height=height)  # (h, w, 3)
+    return np.ascontiguousarray(np.rot90(array, k=turns))
+
+
+def covering_size(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, int]:
+    """Smallest (h, w) of the shape of `size` that covers `cover`: one side equal, the other at least as long."""
+    (height, width), (cover_height, cover_width) = size, cover
+    if cover_height * width >= cover_width * height:
+        return cover_height, max(cover_width, round(width * cover_height / height))
+    return max(cover_height, round(height * cover_width / width)), cover_width
