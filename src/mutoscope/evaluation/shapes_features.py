@@ -6,8 +6,8 @@ Kinetics FVD: every figure carries the name `shapes` and the SHA-256 of the weig
 
     video (b, 3, t, h, w) in [-1, 1]
       -> stem, stride (1, 2, 2)           edges and colours, with coordinates so that paths can be told apart
-      -> three stages of factorised residual blocks, each halves time and space
-      -> mean and attention pooling       any frame size, any length from 8 frames
+      -> three stages of factorised residual blocks, to an eighth of the frames, rows and columns
+      -> mean, maximum and attention pooling      any frame size, any length from 8 frames
       -> embedding (b, 64) -> seven linear heads
 """
 
@@ -41,6 +41,7 @@ class ShapesFeaturesConfig:
 
     stem_channels: int = 24
     stage_channels: tuple[int, ...] = (48, 80, 104)
+    stage_strides: tuple[tuple[int, int], ...] = ((2, 2), (2, 2), (2, 1))  # (time, space)
     embedding_size: int = 64
     num_classes: int = 23
     num_shapes: int = 4
@@ -69,21 +70,22 @@ class ShapesFeaturesConfig:
 class FactorisedBlock(nn.Module):
     """Residual block, space then time: a 1x3x3 convolution followed by a 3x1x1 one, each behind a norm."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int] = (1, 1)) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(8, in_channels)
+        time_stride, space_stride = stride
         self.space = nn.Conv3d(
-            in_channels, out_channels, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False
+            in_channels, out_channels, (1, 3, 3), (1, space_stride, space_stride), padding=(0, 1, 1), bias=False
         )
         self.norm2 = nn.GroupNorm(8, out_channels)
-        self.time = nn.Conv3d(out_channels, out_channels, (3, 1, 1), stride=(stride, 1, 1), padding=(1, 0, 0))
+        self.time = nn.Conv3d(out_channels, out_channels, (3, 1, 1), (time_stride, 1, 1), padding=(1, 0, 0))
         self.shortcut = nn.Conv3d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
-        self.stride = stride
+        self.stride = (time_stride, space_stride, space_stride)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.space(F.silu(self.norm1(x)))
         hidden = self.time(F.silu(self.norm2(hidden)))
-        if self.stride > 1:
+        if self.stride != (1, 1, 1):
             x = F.avg_pool3d(x, self.stride, ceil_mode=True)
         return self.shortcut(x) + hidden
 
@@ -98,13 +100,13 @@ class ShapesFeatures(nn.Module):
         widths = (config.stem_channels, *config.stage_channels)
         self.stages = nn.Sequential(
             *(
-                nn.Sequential(FactorisedBlock(narrow, wide, stride=2), FactorisedBlock(wide, wide, stride=1))
-                for narrow, wide in itertools.pairwise(widths)
+                nn.Sequential(FactorisedBlock(narrow, wide, stride), FactorisedBlock(wide, wide))
+                for (narrow, wide), stride in zip(itertools.pairwise(widths), config.stage_strides, strict=True)
             )
         )
         self.norm = nn.GroupNorm(8, widths[-1])
-        self.attention = nn.Conv3d(widths[-1], 4, 1)
-        self.embedding = nn.Linear(5 * widths[-1], config.embedding_size)
+        self.attention = nn.Conv3d(widths[-1], 2, 1)
+        self.embedding = nn.Linear(4 * widths[-1], config.embedding_size)
         self.heads = nn.Linear(config.embedding_size, sum(config.head_sizes().values()))
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d"]:
@@ -113,12 +115,12 @@ class ShapesFeatures(nn.Module):
             raise UserError(f"The shapes features need clips of at least {MIN_FRAMES} frames, found {video.shape[2]}.")
         x = torch.cat([video, _coordinates(video)], dim=1)  # (b, 6, t, h, w)
         x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))  # (b, c, t, h/2, w/2)
-        x = F.silu(self.norm(self.stages(x)))  # (b, c, t/8, h/16, w/16)
-        # Four learned queries pick out the main object; the mean keeps what is small and spread.
-        weights = self.attention(x).flatten(2).softmax(dim=-1)  # (b, 4, n)
+        x = F.silu(self.norm(self.stages(x)))  # (b, c, t/8, h/8, w/8)
+        # The maximum finds a shape wherever it is, two learned queries the main one; the mean keeps what is spread.
+        weights = self.attention(x).flatten(2).softmax(dim=-1)  # (b, 2, n)
         values = x.flatten(2)  # (b, c, n)
-        picked = torch.einsum("bqn,bcn->bqc", weights, values).flatten(1)  # (b, 4c)
-        return self.embedding(torch.cat([values.mean(dim=-1), picked], dim=-1))
+        picked = torch.einsum("bqn,bcn->bqc", weights, values).flatten(1)  # (b, 2c)
+        return self.embedding(torch.cat([values.mean(dim=-1), values.amax(dim=-1), picked], dim=-1))
 
     def predict(self, embedding: Float[Tensor, "b d"]) -> dict[str, Tensor]:
         """Logits of every head from embeddings: choices (b, options), presences (b, entries)."""
