@@ -2,7 +2,7 @@
 
     python scripts/demo.py --out outputs --video my.mp4        (or: make demo VIDEO=my.mp4)
 
-Everything generated comes from the bundled model `magvit-shapes`; nothing is downloaded.
+Everything generated comes from one small bundled model; nothing is downloaded.
 """
 
 import argparse
@@ -18,7 +18,6 @@ from mutoscope import ShapesConfig, ShapesWorld, UserError, VideoPipeline, read_
 from mutoscope.data.shapes import HELD_BACK_SEED
 from mutoscope.data.video_io import contact_sheet
 
-MODEL = "magvit-shapes"
 SCALE = 8  # the model's small films are saved enlarged, each pixel a square
 CLASS_LABELS = ("square-spin", "circle-orbit", "triangle-bounce", "cross-swing")
 ROUND_TRIP_FRAMES = 48  # at most so many of your video, so that the demo stays short
@@ -28,10 +27,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs"), help="folder for the films")
     parser.add_argument("--video", type=Path, help="a video of yours for the tokenizer's round trip")
+    parser.add_argument("--model", default="magvit-shapes", help="another model of the built-in world")
     arguments = parser.parse_args()
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        pipeline = VideoPipeline.from_pretrained(MODEL)
+        pipeline = VideoPipeline.from_pretrained(arguments.model)
         class_conditional(pipeline, arguments.out)
         frame_prediction(pipeline, arguments.out)
         if arguments.video:
