@@ -289,6 +289,7 @@ class Magvit(VideoModel):
         check_task(task, self.config.tasks)
         class_ids = torch.full((batch_size, 1), self.config.unconditional_class_id, device=self.device)
         if label is not None and task.startswith("class-conditional") and not unconditional:
+            self._check_label(label)
             class_ids = self.config.codebook_size + label.to(self.device).long()[:, None]
         if not self.config.task_token:
             return class_ids  # (b, 1)
@@ -296,6 +297,12 @@ class Magvit(VideoModel):
             task = "class-conditional"
         task_ids = torch.full_like(class_ids, self.config.task_token_id(task))
         return torch.cat([task_ids, class_ids], dim=1)  # (b, 2)
+
+    def _check_label(self, label: Int[Tensor, " b"]) -> None:
+        # A label beyond the classes would silently address a special token. Labels already on an accelerator are
+        # not looked at: reading them would stall it.
+        if label.device.type == "cpu" and bool(((label < 0) | (label >= self.config.num_classes)).any()):
+            raise UserError(f"Class labels must lie in 0 ... {self.config.num_classes - 1}; found {label.tolist()}.")
 
     def hidden(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         ids = torch.where(ids < 0, ids + self.config.vocab_size, ids)
