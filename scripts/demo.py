@@ -67,9 +67,9 @@ def round_trip(pipeline: VideoPipeline, video: Path, out: Path) -> None:
     """A real video through the tokenizer and back, beside the original."""
     source = read_video(video, max_frames=ROUND_TRIP_FRAMES)
     start = time.perf_counter()
-    result = pipeline.reconstruct(source.frames)
+    result = pipeline.reconstruct(source)
     seconds = time.perf_counter() - start
-    save_film(out / "round-trip.mp4", side_by_side(source.frames, result), source.fps, seconds)
+    save_film(out / "round-trip.mp4", side_by_side(source.frames, result.frames), result.fps, seconds)
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
