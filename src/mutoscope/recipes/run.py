@@ -1,6 +1,8 @@
 """From a recipe to a finished model folder: data, network, loop, sample sheets, export."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,24 @@ import torch
 from mutoscope import hub
 from mutoscope.data.loader import BatchSource, ItemSource, ShapesSource
 from mutoscope.data.shapes import HELD_BACK_SEED, ShapesConfig, ShapesWorld
+from mutoscope.data.token_cache import TokenCache
 from mutoscope.errors import UserError
+from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
+from mutoscope.models.magvit import Magvit
+from mutoscope.recipes.sheets import GenerationSheet
+from mutoscope.recipes.tokenize import condition_key, tokenize
+from mutoscope.sampling.masked import MaskedSamplerConfig
+from mutoscope.sampling.tasks import balanced_task_order, needs_video
+from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.vq3d import VQ3D
 from mutoscope.training.callbacks import Callback, ReconstructionSheet
-from mutoscope.training.config import DataConfig, Recipe, TokenizerRecipe, from_json, to_json
+from mutoscope.training.config import DataConfig, FeaturesRecipe, ModelRecipe, Recipe, TokenizerRecipe, from_json, to_json
+from mutoscope.training.distributed import Process, barrier, process_group
 from mutoscope.training.tokenizer_trainer import train_tokenizer
 from mutoscope.training.tracking import Tracker
-from mutoscope.training.trainer import TrainResult
+from mutoscope.training.trainer import Batch, TrainResult, train_model
+
+TASK_ORDER_SEED = 0
 
 
 def train(
@@ -31,21 +44,28 @@ def train(
 
     `out` receives recipe.json at once; log.jsonl, samples/ and checkpoints/ while training; the weights and
     model_index.json at the end. A run ended by SIGTERM or Ctrl-C has only the former: `resume=True` continues it.
-    Raises UserError for anything the user can fix.
+    Works unchanged under torchrun. Raises UserError for anything the user can fix.
     """
     out = Path(out)
     hub.check_writable_folder(out)
     if recipe.loop.threads:
         torch.set_num_threads(recipe.loop.threads)
     torch.manual_seed(recipe.loop.seed)  # initial weights
-    if isinstance(recipe, TokenizerRecipe):
-        return _train_tokenizer(recipe, out, resume=resume, callbacks=callbacks, trackers=trackers, device=device)
-    raise UserError(f"No training is known for a {type(recipe).__name__}.")
+    with process_group(device) as process:
+        options = {"resume": resume, "trackers": trackers, "device": process.device}
+        if isinstance(recipe, TokenizerRecipe):
+            return _train_tokenizer(recipe, out, process, callbacks, options)
+        if isinstance(recipe, ModelRecipe):
+            return _train_model(recipe, out, process, callbacks, options)
+        return _train_features(recipe, out, process, callbacks, options)
 
 
 def load_recipe(path: str | Path) -> Recipe:
     """The recipe in a JSON file, for example the recipe.json of an earlier run."""
     return from_json(hub.read_json(Path(path)))
+
+
+# ------------------------------------------------------------------------------------------------------------- data
 
 
 def shapes_world(data: DataConfig, seed: int) -> ShapesWorld:
@@ -65,35 +85,142 @@ def clip_source(data: DataConfig) -> BatchSource:
     raise UserError(f'Clips come from kind "shapes", or "folder" with a path; found {data.kind!r} and {data.path!r}.')
 
 
-def example_clips(data: DataConfig, count: int = 4) -> torch.Tensor:
-    """The same few clips every time, uint8 (b, t, h, w, 3); of the built-in world ones it never trains on."""
+def example_clips(data: DataConfig, count: int = 4) -> Batch:
+    """The same few clips every time; of the built-in world ones that training never sees."""
     source = ShapesSource(shapes_world(data, HELD_BACK_SEED)) if data.kind == "shapes" else clip_source(data)
-    return source[list(range(min(count, source.num_clips or count)))]["video"]
+    return source[list(range(min(count, source.num_clips or count)))]
 
 
-def model_index(recipe: Recipe, **values: Any) -> hub.ModelIndex:
+def describe_data(data: DataConfig) -> dict[str, Any]:
+    """What model_index.json and the token cache say about the clips."""
+    if data.kind != "shapes":
+        return {"kind": data.kind}
+    names = ("height", "width", "num_frames", "fps", "max_objects", "controllable")
+    return {"kind": "shapes"} | {name: getattr(data, name) for name in names}
+
+
+def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
     """model_index.json of a finished run; `values` are the fields that depend on the family."""
-    data, shapes = recipe.data, recipe.data.kind == "shapes"
-    described = {"kind": data.kind}
-    if shapes:
-        described |= {name: getattr(data, name) for name in ("height", "width", "num_frames", "fps", "max_objects", "controllable")}
-    names = shapes_world(data, data.seed).class_names if shapes else None
     return hub.ModelIndex(
         num_frames=data.num_frames,
         height=data.height,
         width=data.width,
         fps=data.fps,
-        class_names=names,
-        data=described,
+        class_names=shapes_world(data, data.seed).class_names if data.kind == "shapes" else None,
+        data=describe_data(data),
         **values,
     )
 
 
-def _train_tokenizer(recipe: TokenizerRecipe, out: Path, *, callbacks: Sequence[Callback], **options: Any) -> TrainResult:
-    sheet = ReconstructionSheet(example_clips(recipe.data))
-    source, tokenizer = clip_source(recipe.data), VQ3D(recipe.tokenizer)
-    result = train_tokenizer(tokenizer, recipe, source, out, callbacks=(sheet, *callbacks), **options)
-    if result.finished:
-        index = model_index(recipe, family="tokenizer", model=None)
+# ------------------------------------------------------------------------------------------------------- the stages
+
+
+def _train_tokenizer(
+    recipe: TokenizerRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
+) -> TrainResult:
+    tokenizer = VQ3D(recipe.tokenizer)
+    sheet = ReconstructionSheet(example_clips(recipe.data)["video"])
+    result = train_tokenizer(
+        tokenizer, recipe, clip_source(recipe.data), out, callbacks=(sheet, *callbacks), **options
+    )
+    if result.finished and process.is_main:
+        index = model_index(recipe.data, family="tokenizer", model=None)
         hub.save_pretrained(out, index, tokenizer=result.network, recipe=to_json(recipe))
     return result
+
+
+def _train_model(
+    recipe: ModelRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
+) -> TrainResult:
+    tokenizer = hub.load_tokenizer(recipe.tokenizer).to(process.device, memory_format=torch.channels_last_3d)
+    check_model_fits(recipe, tokenizer)
+    cache = open_cache(recipe, tokenizer, out, process)
+    torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not the cache had to be filled
+    model = Magvit(recipe.model)
+    sheets: list[Callback] = []
+    if recipe.data.kind != "tokens":
+        clips = example_clips(recipe.data)
+        sheets = [GenerationSheet(tokenizer, clips["video"], clips["label"], tuple(recipe.task_weights))]
+    result = train_model(
+        model, recipe, cache, out, prepare_batch=TaskMix(recipe.task_weights), callbacks=(*sheets, *callbacks), **options
+    )
+    if result.finished and process.is_main:
+        bundled = recipe.tokenizer in hub.bundled() and not os.path.isdir(recipe.tokenizer)
+        index = model_index(
+            recipe.data,
+            family="magvit",
+            tokenizer=recipe.tokenizer if bundled else "./tokenizer",
+            tasks=tuple(recipe.task_weights),
+            sampling=asdict(MaskedSamplerConfig()),
+        )
+        own = None if bundled else tokenizer  # a folder may move or vanish; a model folder stands on its own
+        hub.save_pretrained(out, index, tokenizer=own, model=result.network, recipe=to_json(recipe))
+    return result
+
+
+def _train_features(
+    recipe: FeaturesRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
+) -> TrainResult:
+    network = ShapesFeatures(ShapesFeaturesConfig())
+    result = train_model(network, recipe, clip_source(recipe.data), out, callbacks=callbacks, **options)
+    if result.finished and process.is_main:
+        save_shapes_features(result.network, out)
+    return result
+
+
+class TaskMix:
+    """Gives each whole batch one task, exactly balanced: update s takes entry s mod length of a fixed order.
+
+    The order is `balanced_task_order`; the batch leaves with "task" and that task's "condition_tokens".
+    """
+
+    def __init__(self, task_weights: dict[str, float]):
+        self.order = balanced_task_order(task_weights, torch.Generator().manual_seed(TASK_ORDER_SEED))
+
+    def __call__(self, batch: Batch, step: int) -> Batch:
+        task = self.order[step % len(self.order)]
+        prepared = {name: value for name, value in batch.items() if name != "conditions"} | {"task": task}
+        if needs_video(task):
+            prepared["condition_tokens"] = batch["conditions"][condition_key(task)]
+        return prepared
+
+
+def check_model_fits(recipe: ModelRecipe, tokenizer: VideoTokenizer) -> None:
+    """Raises UserError unless the model's vocabulary and grid are those of the tokenizer's tokens of these clips."""
+    data, model = recipe.data, recipe.model
+    expected = {
+        "codebook_size": tokenizer.spec.vocab_size,
+        "latent_shape": tokenizer.spec.latent_shape(data.num_frames, data.height, data.width),
+    }
+    for name, value in expected.items():
+        if getattr(model, name) != value:
+            raise UserError(
+                f"model.{name} is {getattr(model, name)}, but tokenizer {recipe.tokenizer!r} gives {value} for "
+                f"{data.num_frames} frames of {data.height}x{data.width}. Change the recipe's model or data."
+            )
+    if missing := set(recipe.task_weights) - set(model.tasks):
+        raise UserError(f"task_weights names {sorted(missing)[0]!r}, which model.tasks does not: {model.tasks}.")
+
+
+def open_cache(recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, process: Process) -> TokenCache:
+    """The cache the recipe names, or the run's own `out/tokens`, which the main process fills first if need be."""
+    if recipe.data.kind == "tokens":
+        cache = TokenCache(recipe.data.path or "")
+    else:
+        if process.is_main:
+            tokenize(
+                tokenizer,
+                recipe.tokenizer,
+                clip_source(recipe.data),
+                out / "tokens",
+                num_clips=recipe.cache_clips,
+                tasks=tuple(recipe.task_weights),
+                data=describe_data(recipe.data) | {"seed": recipe.data.seed, "path": recipe.data.path},
+            )
+        barrier(process)
+        cache = TokenCache(out / "tokens")
+    if missing := {condition_key(t) for t in recipe.task_weights if needs_video(t)} - set(cache.info.conditions):
+        raise UserError(f"The token cache {cache.folder} lacks the condition of {sorted(missing)[0]!r}; tokenize again.")
+    if tuple(cache.info.clip_shape) != recipe.model.latent_shape:
+        raise UserError(f"The token cache {cache.folder} holds {cache.info.clip_shape}, the model {recipe.model.latent_shape}.")
+    return cache

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mutoscope.data.contact_sheet import contact_sheet
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.training.config import LoopConfig
@@ -59,16 +60,15 @@ class ReconstructionSheet:
         device = next(tokenizer.parameters()).device
         with torch.no_grad():
             decoded = tokenizer.to_uint8(tokenizer.decode(tokenizer.encode(tokenizer.from_uint8(self.clips.to(device)))))
-        event.save_image("reconstruction", paired_rows(self.clips, decoded.cpu(), self.every_nth_frame))
+        event.save_image("reconstruction", paired_sheet(self.clips, decoded.cpu(), self.every_nth_frame))
 
 
-def paired_rows(
+def paired_sheet(
     real: UInt8[Tensor, "b t h w 3"], decoded: UInt8[Tensor, "b t h w 3"], every_nth_frame: int = 1
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """One picture: time runs to the right, each real clip stands directly above its counterpart."""
-    pairs = torch.stack([real, decoded], dim=1)[:, :, ::every_nth_frame]  # (b, 2, t, h, w, 3)
-    b, two, t, h, w, c = pairs.shape
-    return pairs.permute(0, 1, 3, 2, 4, 5).reshape(b * two * h, t * w, c).numpy()
+    pairs = [clip[::every_nth_frame].numpy() for pair in zip(real, decoded, strict=True) for clip in pair]
+    return contact_sheet(pairs, columns=len(pairs[0]))
 
 
 class Recorder:

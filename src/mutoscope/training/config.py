@@ -1,10 +1,11 @@
 """Recipes: complete, frozen descriptions of one training run, and their strict JSON form."""
 
 import types
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mutoscope.errors import UserError
+from mutoscope.models.magvit import MagvitConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 
 
@@ -81,6 +82,25 @@ class TokenizerRecipe:
 
 
 @dataclass(frozen=True)
+class ModelRecipe:
+    """Stage 2: a video model on the tokens of a frozen tokenizer.
+
+    tokenizer: bundled name or folder of the tokenizer.
+    task_weights: how often each task gets a whole batch (see `sampling.tasks.balanced_task_order`).
+    cache_clips: clips encoded once into the token cache before training starts; training cycles through them.
+    """
+
+    name: str
+    tokenizer: str
+    data: DataConfig
+    model: MagvitConfig
+    optim: OptimConfig
+    loop: LoopConfig
+    task_weights: dict[str, float] = field(default_factory=lambda: {"class-conditional": 1.0, "frame-prediction": 1.0})
+    cache_clips: int = 40_000
+
+
+@dataclass(frozen=True)
 class FeaturesRecipe:
     """The small network behind every `shapes-...` metric, trained on the built-in world's labels and attributes."""
 
@@ -90,8 +110,8 @@ class FeaturesRecipe:
     loop: LoopConfig
 
 
-Recipe = TokenizerRecipe | FeaturesRecipe
-RECIPE_CLASSES = {cls.__name__: cls for cls in (TokenizerRecipe, FeaturesRecipe)}
+Recipe = TokenizerRecipe | ModelRecipe | FeaturesRecipe
+RECIPE_CLASSES = {cls.__name__: cls for cls in (TokenizerRecipe, ModelRecipe, FeaturesRecipe)}
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:

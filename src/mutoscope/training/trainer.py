@@ -17,7 +17,7 @@ from mutoscope.data.loader import BatchSource, StepSampler, make_loader
 from mutoscope.errors import UserError
 from mutoscope.training.callbacks import Callback, Recorder, StopSignals, due
 from mutoscope.training.checkpoint import save_checkpoint, start_or_resume, write_recipe
-from mutoscope.training.config import FeaturesRecipe, LoopConfig, to_json
+from mutoscope.training.config import FeaturesRecipe, LoopConfig, ModelRecipe, to_json
 from mutoscope.training.distributed import Process, any_rank, no_sync, process_group, wrap
 from mutoscope.training.optim import clip_gradients, make_ema, make_optimizer, make_scheduler, set_learning_rate
 from mutoscope.training.tracking import JsonlTracker, Tracker
@@ -47,7 +47,7 @@ class ModelLoss(nn.Module):
 
 def train_model(
     model: nn.Module,
-    recipe: FeaturesRecipe,
+    recipe: ModelRecipe | FeaturesRecipe,
     source: BatchSource,
     out: str | Path,
     *,

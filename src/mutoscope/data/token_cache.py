@@ -1,0 +1,189 @@
+"""Tokens or latents of many clips on disk, memory-mapped: a clip is encoded once and read every epoch.
+
+    tokens.npy             (n, *clip shape), int16 or int32 tokens, float16 latents
+    label.npy              (n,) int64
+    condition-<task>.npy   like tokens.npy: the encoded condition video of that task
+    metadata.json          TokenCacheInfo; written last, so a folder without it is unfinished
+
+Only the format lives here. What fills a cache decides what is encoded and with which tokenizer.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mutoscope.errors import UserError
+
+METADATA = "metadata.json"
+PROGRESS = "progress.json"
+DTYPES = ("int16", "int32", "float16")
+
+
+@dataclass(frozen=True)
+class TokenCacheInfo:
+    """What a cache holds and what it was made with; two runs with equal info would write equal caches.
+
+    clip_shape: (t, h, w) of tokens, (c, t, h, w) of latents. conditions: tasks whose condition videos are encoded too.
+    tokenizer, tokenizer_hash: name and SHA-256 of the weights. data: where the clips came from.
+    """
+
+    num_clips: int
+    clip_shape: tuple[int, ...]
+    dtype: str
+    tokenizer: str
+    tokenizer_hash: str
+    conditions: tuple[str, ...] = ()
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], path: Path) -> "TokenCacheInfo":
+        """Raises UserError when fields are missing, unknown or make no sense."""
+        if set(values) != {f.name for f in fields(cls)} or values["dtype"] not in DTYPES:
+            raise UserError(f"{path} does not describe a token cache of this version; tokenize the clips again.")
+        lists = {name: tuple(values[name]) for name in ("clip_shape", "conditions")}
+        return cls(**{**values, **lists})
+
+    def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """File name without suffix -> (dtype, shape)."""
+        tokens = (self.dtype, (self.num_clips, *self.clip_shape))
+        return {"tokens": tokens, "label": ("int64", (self.num_clips,))} | {
+            f"condition-{task}": tokens for task in self.conditions
+        }
+
+
+class TokenCacheWriter:
+    """Fills a cache in order and picks up where an interrupted writer stopped.
+
+    Until `finish` everything lies in a folder named `<folder>.partial`, so `folder` is either complete or absent.
+    """
+
+    def __init__(self, folder: str | Path, info: TokenCacheInfo):
+        """Raises UserError when `folder` exists, or holds an unfinished cache of something else."""
+        self.folder, self.info = Path(folder), info
+        self.partial = self.folder.with_name(self.folder.name + ".partial")
+        if self.folder.exists():
+            raise UserError(f"{self.folder} already exists; choose another folder for the token cache or remove it.")
+        self.position = self._resume() if (self.partial / PROGRESS).exists() else self._create()
+        self._arrays = {name: np.load(self.partial / f"{name}.npy", mmap_mode="r+") for name in info.arrays()}
+
+    def _create(self) -> int:
+        self.partial.mkdir(parents=True, exist_ok=True)
+        for name, (dtype, shape) in self.info.arrays().items():
+            np.lib.format.open_memmap(self.partial / f"{name}.npy", "w+", np.dtype(dtype), shape).flush()
+        self._write_progress(0)
+        return 0
+
+    def _resume(self) -> int:
+        progress = json.loads((self.partial / PROGRESS).read_text())
+        if progress["info"] != _plain(self.info):
+            raise UserError(f"{self.partial} is an unfinished cache of other clips or another tokenizer; remove it.")
+        return progress["position"]
+
+    def write(
+        self,
+        tokens: Tensor,
+        label: Int[Tensor, " b"],
+        conditions: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Appends a batch of encoded clips (b, *clip_shape) and, for every task of the info, their conditions."""
+        end = self.position + len(tokens)
+        if end > self.info.num_clips:
+            raise ValueError(f"{end} clips do not fit a cache of {self.info.num_clips}")
+        values = {"tokens": tokens, "label": label} | {f"condition-{k}": v for k, v in (conditions or {}).items()}
+        if values.keys() != self._arrays.keys():
+            raise ValueError(f"expected {sorted(self._arrays)}, got {sorted(values)}")
+        for name, value in values.items():
+            self._arrays[name][self.position : end] = _checked(value, self._arrays[name].dtype)
+            self._arrays[name].flush()
+        self.position = end
+        self._write_progress(end)
+
+    def finish(self) -> "TokenCache":
+        """Gives the full cache its final name and opens it."""
+        if self.position != self.info.num_clips:
+            raise ValueError(f"only {self.position} of {self.info.num_clips} clips are written")
+        (self.partial / METADATA).write_text(json.dumps(_plain(self.info), indent=2) + "\n")
+        (self.partial / PROGRESS).unlink()
+        self._arrays.clear()
+        self.partial.rename(self.folder)
+        return TokenCache(self.folder)
+
+    def _write_progress(self, position: int) -> None:
+        temporary = self.partial / (PROGRESS + ".tmp")
+        temporary.write_text(json.dumps({"position": position, "info": _plain(self.info)}))
+        os.replace(temporary, self.partial / PROGRESS)
+
+
+class TokenCache:
+    """A finished cache as a batch source: `cache[indices]` gives a batch, `num_clips` its size.
+
+    Batch: "tokens" int64 (b, t, h, w) or latents float32 (b, c, t, h, w); "label" int64 (b,);
+    "conditions" {task: like tokens}.
+    """
+
+    def __init__(self, folder: str | Path):
+        """Raises UserError when the folder holds no finished cache or its files do not fit its metadata."""
+        self.folder = Path(folder)
+        path = self.folder / METADATA
+        try:
+            values = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folder} is not a finished token cache ({error}); tokenize the clips first.") from None
+        self.info = TokenCacheInfo.from_json(values, path)
+        self.num_clips = self.info.num_clips
+        for name, expected in self.info.arrays().items():
+            if (str(self._arrays[name].dtype), self._arrays[name].shape) != expected:
+                raise UserError(f"{self.folder / name}.npy does not fit {path}; tokenize the clips again.")
+
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        try:
+            return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in self.info.arrays()}
+        except (OSError, ValueError) as error:
+            raise UserError(f"The token cache {self.folder} is damaged ({error}); tokenize the clips again.") from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers open the files themselves: a pickled memory map would be copied whole."""
+        return {name: value for name, value in self.__dict__.items() if name != "_arrays"}
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
+        rows = np.asarray(indices, dtype=np.int64)
+        conditions = {task: self._read(f"condition-{task}", rows) for task in self.info.conditions}
+        return {"tokens": self._read("tokens", rows), "label": self._read("label", rows), "conditions": conditions}
+
+    def _read(self, name: str, rows: np.ndarray) -> Tensor:
+        values = self._arrays[name][rows]
+        return torch.from_numpy(values.astype(np.float32 if values.dtype == np.float16 else np.int64))
+
+
+def token_dtype(vocab_size: int | None) -> str:
+    """The smallest stored type for this many codes; float16 for continuous latents (None)."""
+    if vocab_size is None:
+        return "float16"
+    return "int16" if vocab_size <= 2**15 else "int32"
+
+
+def _checked(value: Tensor, dtype: np.dtype) -> np.ndarray:
+    array = value.detach().cpu().numpy()
+    stored = array.astype(dtype)
+    if dtype.kind == "i" and not np.array_equal(stored, array):
+        raise ValueError(f"tokens up to {array.max()} do not fit {dtype}")
+    if dtype.kind == "f" and not np.isfinite(stored).all():
+        raise ValueError("latents do not fit float16")
+    return stored
+
+
+def _plain(info: TokenCacheInfo) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(info)))

@@ -1,0 +1,82 @@
+"""Fill a token cache: clips through a frozen tokenizer, together with the condition videos the tasks need."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from mutoscope.data.loader import BatchSource
+from mutoscope.data.token_cache import TokenCache, TokenCacheInfo, TokenCacheWriter, token_dtype
+from mutoscope.errors import UserError
+from mutoscope.sampling.tasks import condition_video, needs_video
+from mutoscope.tokenizers.base import VideoTokenizer
+
+
+def tokenize(
+    tokenizer: VideoTokenizer,
+    tokenizer_name: str,
+    source: BatchSource,
+    out: str | Path,
+    *,
+    num_clips: int,
+    tasks: tuple[str, ...] = (),
+    data: dict[str, Any] | None = None,
+    batch_size: int = 32,
+) -> TokenCache:
+    """Encodes clips 0 ... num_clips-1 of `source` into the folder `out`, with the conditions of `tasks`.
+
+    A finished cache of the same clips, tokenizer and tasks is opened as it is; an unfinished one is continued.
+    Raises UserError when `out` holds anything else. A finite source ends the cache at its last clip.
+    """
+    count = min(num_clips, source.num_clips or num_clips)
+    video = source[[0]]["video"]  # (1, t, h, w, 3)
+    info = TokenCacheInfo(
+        num_clips=count,
+        clip_shape=tuple(_encode(tokenizer, video).shape[1:]),
+        dtype=token_dtype(tokenizer.spec.vocab_size),
+        tokenizer=tokenizer_name,
+        tokenizer_hash=weights_hash(tokenizer),
+        conditions=tuple(dict.fromkeys(condition_key(task) for task in tasks if needs_video(task))),
+        data=data or {},
+    )
+    out = Path(out)
+    if out.exists():
+        cache = TokenCache(out)
+        if cache.info != info:
+            raise UserError(f"The token cache {out} was made from other clips or another tokenizer; remove it.")
+        return cache
+    writer = TokenCacheWriter(out, info)
+    with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", mininterval=0.5) as bar:
+        while writer.position < count:
+            batch = source[list(range(writer.position, min(writer.position + batch_size, count)))]
+            conditions = {task: _encode(tokenizer, batch["video"], task) for task in info.conditions}
+            writer.write(_encode(tokenizer, batch["video"]), batch["label"], conditions)
+            bar.update(len(batch["label"]))
+    return writer.finish()
+
+
+def condition_key(task: str) -> str:
+    """The task under which a condition is cached; the class adds nothing to what is seen of the clip."""
+    return "frame-prediction" if task == "class-conditional-frame-prediction" else task
+
+
+@torch.no_grad()
+def _encode(tokenizer: VideoTokenizer, frames: UInt8[Tensor, "b t h w 3"], task: str | None = None) -> Tensor:
+    """Tokens or latents of the clips, or of what `task` shows of them."""
+    device = next(tokenizer.parameters()).device
+    video = tokenizer.from_uint8(frames.to(device))  # (b, 3, t, h, w)
+    video = condition_video(task, video) if task else video
+    return tokenizer.encode(video.contiguous(memory_format=torch.channels_last_3d)).cpu()
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """SHA-256 over the names and values of all weights, independent of memory layout and device."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
