@@ -197,29 +197,52 @@ def load_index(name_or_folder: str | os.PathLike[str]) -> ModelIndex:
 
 def load_tokenizer(name_or_folder: str | os.PathLike[str]) -> nn.Module:
     """The tokenizer of a model folder, float32 on the CPU, in evaluation mode."""
-    folder = resolve(name_or_folder)
-    for _ in range(4):  # a model may borrow its tokenizer from a folder that borrows it in turn
-        named = load_index(folder).tokenizer
-        if not named.startswith("."):
-            folder = resolve(named)
-        elif (folder / named / INDEX).is_file():
-            folder = folder / named
-        else:
-            return load_component(folder / named)
-    raise UserError(f"{folder / INDEX}: the tokenizer is named in a circle. Point it at a folder that holds one.")
+    return load_component(tokenizer_folder(name_or_folder))
 
 
 def load_model(name_or_folder: str | os.PathLike[str]) -> nn.Module:
     """The generating network of a model folder, float32 on the CPU, in evaluation mode."""
+    return load_component(model_folder(name_or_folder))
+
+
+def tokenizer_folder(name_or_folder: str | os.PathLike[str]) -> Path:
+    """Where the tokenizer of a model lies: in the model's own folder, or in the one it names."""
+    folder = resolve(name_or_folder)
+    for _ in range(4):  # a model may borrow its tokenizer from a folder that borrows it in turn
+        named = load_index(folder).tokenizer
+        path = Path(named)
+        if not named.startswith(".") and not path.is_absolute():
+            folder = resolve(named)
+        elif (folder / path / INDEX).is_file():
+            folder = folder / path
+        else:
+            return folder / path
+    raise UserError(f"{folder / INDEX}: the tokenizer is named in a circle. Point it at a folder that holds one.")
+
+
+def model_folder(name_or_folder: str | os.PathLike[str]) -> Path:
     folder = resolve(name_or_folder)
     named = load_index(folder).model
     if named is None:
         raise UserError(f"{os.fspath(name_or_folder)!r} is a tokenizer only; it can reconstruct but not generate.")
-    return load_component(folder / named)
+    return folder / named
 
 
 def load_component(folder: Path) -> nn.Module:
     """One part: `config.json` and `model.safetensors`. Shapes are compared before memory is spent."""
+    network = build_component(folder, "meta")
+    weights = read_weights(folder / WEIGHTS)
+    _check_weights(network.state_dict(), weights, folder)
+    network.load_state_dict(weights, assign=True)
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        # Tables that are computed at construction and not stored: build once more with real memory.
+        network = build_component(folder, "cpu")
+        network.load_state_dict(weights)
+    return network.eval()
+
+
+def build_component(folder: Path, device: str) -> nn.Module:
+    """The network that `config.json` describes, with fresh weights; on "meta" without any memory."""
     path = folder / CONFIG
     values = read_json(path)
     name = values.pop("class", None)
@@ -229,23 +252,13 @@ def load_component(folder: Path) -> nn.Module:
     module_name, class_name, config_name = CLASSES[name]
     module = import_module(module_name)
     config = dataclass_from_dict(getattr(module, config_name), values, str(path))
-    weights = read_weights(folder / WEIGHTS)
     try:
-        with torch.device("meta"):
-            empty = getattr(module, class_name)(config)
+        with torch.device(device), torch.random.fork_rng(devices=[]):
+            return getattr(module, class_name)(config)
     except UserError:
         raise
-    except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+    except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
         raise UserError(f"{path}: no {name} can be built from this configuration: {error}.") from None
-    _check_weights(empty.state_dict(), weights, folder)
-    network = empty
-    network.load_state_dict(weights, assign=True)
-    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        # Tables that are computed at construction and not stored: build once more with real memory.
-        with torch.random.fork_rng(devices=[]):
-            network = getattr(module, class_name)(config)
-        network.load_state_dict(weights)
-    return network.eval()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -312,6 +325,7 @@ def save_pretrained(
     """
     target = Path(folder)
     check_writable_folder(target.parent)
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         if tokenizer is not None:
@@ -342,12 +356,11 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def check_writable_folder(folder: Path) -> None:
-    """Create a folder if need be and prove that a file can be made in it, before any work starts."""
+    """Prove that a file can be made in a folder, or in its nearest existing parent, before any work starts."""
+    nearest_parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=nearest_parent):
             pass
     except OSError as error:
-        raise UserError(
-            f"Cannot write into {str(folder)!r}: {error.strerror or error}. Choose another place."
-        ) from None
+        reason = error.strerror or str(error)
+        raise UserError(f"Cannot write into {str(folder)!r}: {reason}. Choose another place.") from None

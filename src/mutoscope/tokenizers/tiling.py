@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
 from mutoscope.errors import UserError
@@ -79,7 +79,7 @@ def plan_axis(size: int, window: int, overlap: int, stride: int) -> Axis:
     return Axis(padded, length, starts, weights)
 
 
-def _ramp(length: int, starts: tuple[int, ...], i: int) -> Float32[np.ndarray, " length"]:
+def _ramp(length: int, starts: tuple[int, ...], i: int) -> Float64[np.ndarray, " length"]:
     """Rises linearly across what is shared with the window before, falls across what is shared with the next."""
     ramp = np.ones(length)
     for shared, window in (

@@ -1,0 +1,149 @@
+"""The command `mutoscope`: verbs to functions, reports to JSON, errors to exit statuses.
+
+Exit status: 0 done (warnings on standard error), 2 bad input or usage, 1 anything else, 130 interrupted.
+"""
+
+import contextlib
+import functools
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+from mutoscope import __version__
+from mutoscope.commands.common import parse_flags
+from mutoscope.errors import UserError
+
+# verb -> what it does in one line; the function of that name lives in mutoscope/commands/<verb>.py
+VERBS = {
+    "models": "list bundled models and paper configurations",
+    "generate": "make video clips with a model",
+    "reconstruct": "send a video of any size and length through a tokenizer",
+    "train": "train a tokenizer or a model from a recipe",
+    "tokenize": "encode a folder of videos once, for training from tokens",
+    "evaluate": "compare a model or a folder of videos with real clips",
+    "bench": "measure speed and memory",
+    "inspect": "show what a loader will see in a video or folder, and what is broken",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"mutoscope {__version__}")
+        return 0
+    debug = "--debug" in arguments
+    try:
+        run_verb(arguments[0], [argument for argument in arguments[1:] if argument != "--debug"])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "interrupted; nothing half-written was left behind.", 130)
+    except UserError as error:
+        if debug:
+            raise
+        return _fail(str(error), 2)
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        return _fail(f"{type(error).__name__}: {error} (add --debug for the traceback)", 1)
+    return 0
+
+
+def usage() -> str:
+    width = max(map(len, VERBS)) + 2
+    verbs = "\n".join(f"  {verb:<{width}}{summary}" for verb, summary in VERBS.items())
+    return (
+        "usage: mutoscope VERB ...\n\n"
+        "Generate video with masked and autoregressive models; train and compare them.\n\n"
+        f"{verbs}\n\n"
+        "mutoscope VERB --help shows the options of a verb.\n"
+        "Every verb takes --json (one JSON object on standard output) and --debug (traceback of an error)."
+    )
+
+
+def run_verb(verb: str, arguments: list[str]) -> None:
+    """Parse the options of one verb, call its function and print what it reports."""
+    if verb not in VERBS:
+        import difflib
+
+        close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"verbs: {', '.join(VERBS)}."
+        raise UserError(f"Unknown verb {verb!r}: {hint}")
+    module = import_module(f"mutoscope.commands.{verb}")
+    function = getattr(module, verb)
+    call, as_json = parse(function, verb, arguments)
+    report = call()
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun only the first process speaks
+    for warning in report.get("warnings", []):
+        print(f"mutoscope: warning: {_one_line(warning)}", file=sys.stderr)
+    print(json.dumps(report, allow_nan=False) if as_json else module.summary(report))
+
+
+def parse(function: Callable[..., dict], verb: str, arguments: list[str]) -> tuple[Callable[[], dict], bool]:
+    """Turn command line arguments into a call of `function`, and whether --json is among them.
+
+    A function with a parameter `overrides` receives there the flags it does not know itself.
+    """
+    takes_overrides = "overrides" in inspect.signature(function).parameters
+    if takes_overrides and {"-h", "--help"} & set(arguments):
+        _help_with_overrides(function, verb, arguments)
+    parsed: Any = parse_flags(_deferred(function), f"mutoscope {verb}", arguments, return_unknown_args=takes_overrides)
+    (call, as_json), unknown = parsed if takes_overrides else (parsed, [])
+    return (functools.partial(call, overrides=unknown) if takes_overrides else call), as_json
+
+
+def _deferred(function: Callable[..., dict]) -> Callable[..., tuple[Callable[[], dict], bool]]:
+    """The same signature, with --json added, returning the call instead of making it."""
+    import tyro
+
+    def defer(*args: Any, json: bool = False, **kwargs: Any) -> tuple[Callable[[], dict], bool]:
+        return functools.partial(function, *args, **kwargs), json
+
+    parameters = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            named = tyro.conf.arg(metavar=parameter.name.upper())
+            parameter = parameter.replace(annotation=Annotated[parameter.annotation, named])
+        if parameter.name != "overrides":
+            parameters.append(parameter)
+    helped = Annotated[bool, tyro.conf.arg(help="print the report as one JSON object")]
+    parameters.append(inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=helped))
+    defer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    defer.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    defer.__doc__ = function.__doc__
+    return defer
+
+
+def _help_with_overrides(function: Callable[..., dict], verb: str, arguments: list[str]) -> None:
+    """Show the flags of the named configuration below those of the verb."""
+    with contextlib.suppress(SystemExit):
+        parse_flags(_deferred(function), f"mutoscope {verb}", ["--help"])
+    named = [argument for argument in arguments if not argument.startswith("-")]
+    import_module(function.__module__).print_override_help(*named[:1])
+    raise SystemExit(0)
+
+
+def _fail(message: str, status: int) -> int:
+    with contextlib.suppress(BrokenPipeError):
+        print(f"mutoscope: {_one_line(message)}", file=sys.stderr)
+    return status
+
+
+def _one_line(message: str) -> str:
+    return " ".join(str(message).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

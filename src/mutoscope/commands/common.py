@@ -1,0 +1,178 @@
+"""Checks and helpers that several verbs share."""
+
+import contextlib
+import io
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mutoscope.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from mutoscope.pipeline import VideoPipeline
+
+Report = dict[str, Any]
+T = TypeVar("T")
+
+VIDEO_SUFFIXES = (".mp4", ".webm", ".gif")
+CLIP_SUFFIXES = (*VIDEO_SUFFIXES, ".png")
+MAX_SEED = 2**64 - 1
+
+
+def check_range(
+    name: str, value: float | None, low: float | None = None, high: float | None = None, above: float | None = None
+) -> None:
+    """Raise unless low <= value <= high and value > above; None passes, NaN and infinity never do."""
+    if value is None:
+        return
+    ok = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
+    if ok and (above is None or value > above):
+        return
+    wanted = [f"more than {above:g}"] if above is not None else []
+    wanted += [f"at least {low}"] if low is not None else []
+    wanted += [f"at most {high}"] if high is not None else []
+    raise UserError(f"{name} must be {' and '.join(wanted)}, found {value}.")
+
+
+def check_seed(seed: int) -> None:
+    check_range("--seed", seed, low=0, high=MAX_SEED)
+
+
+def check_output_file(out: str, suffixes: Sequence[str] = CLIP_SUFFIXES) -> Path:
+    """The output path, after checking its suffix and that its folder can be written to."""
+    from mutoscope.hub import check_writable_folder
+
+    path = Path(out).expanduser()
+    if path.suffix.lower() not in suffixes:
+        found = f"{path.suffix!r}" if path.suffix else "no suffix"
+        raise UserError(f"The output must end in one of {' '.join(suffixes)}, found {found} in {out!r}.")
+    if path.is_dir():
+        raise UserError(f"{out!r} is a folder; name a file in it.")
+    check_writable_folder(path.parent)
+    return path
+
+
+def check_input_file(path: str, what: str = "video") -> Path:
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise UserError(f"There is no {what} {path!r}.")
+    if found.is_dir():
+        raise UserError(f"{path!r} is a folder; give a {what} file.")
+    return found
+
+
+def parse_device(name: str) -> "torch.device":
+    """A torch device that exists on this machine."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name!r} cannot be used here ({reason}). Try cpu.") from None
+    if device.type == "meta":
+        raise UserError("--device 'meta' holds no numbers. Try cpu.")
+    return device
+
+
+def parse_dtype(name: str) -> "torch.dtype":
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def progress(items: Iterable[T], total: int | None, label: str, unit: str = "frame") -> Iterator[T]:
+    """Pass items through a progress bar on standard error; silent where that is not a terminal."""
+    from tqdm import tqdm
+
+    yield from tqdm(items, desc=label, total=total, unit=unit, file=sys.stderr, disable=None, leave=False)
+
+
+@contextlib.contextmanager
+def progress_steps(label: str, total: int, unit: str = "step") -> Iterator[Callable[[], None]]:
+    """A callback that moves a progress bar on standard error on by one."""
+    from tqdm import tqdm
+
+    with tqdm(desc=label, total=total, unit=unit, file=sys.stderr, disable=None, leave=False) as bar:
+        yield lambda: bar.update() and None
+
+
+def load_pipeline(model: str, device: str, dtype: str) -> "VideoPipeline":
+    """The pipeline of a model on a device that exists, in a number format that works there."""
+    from mutoscope.pipeline import VideoPipeline
+
+    torch_device = parse_device(device)
+    if dtype == "float16" and torch_device.type == "cpu":
+        raise UserError("--dtype float16 needs a GPU. On the CPU use float32 or bfloat16.")
+    return VideoPipeline.from_pretrained(model, torch_device, parse_dtype(dtype))
+
+
+def peak_memory(device: "torch.device") -> int:
+    from mutoscope.pipeline import peak_memory_bytes
+
+    return peak_memory_bytes(device)
+
+
+def machine(device: "torch.device", dtype: str) -> Report:
+    """What a speed figure depends on beside the model."""
+    import torch
+
+    return {"device": str(device), "dtype": dtype, "threads": torch.get_num_threads()}
+
+
+def write_sheet(path: Path, clips: "Sequence[np.ndarray]", scale: int = 1) -> tuple[int, int]:
+    """Write clips (t, h, w, 3) as one picture, a row per clip; returns its height and width."""
+    from mutoscope.data.video_io import contact_sheet, write_video
+
+    sheet = contact_sheet(clips, scale=scale)
+    write_video(path, sheet[None], 1)
+    return sheet.shape[0], sheet.shape[1]
+
+
+def size_in_file(path: Path, height: int, width: int) -> tuple[int, int]:
+    """Height and width the file holds: H.264 in MP4 has even sizes only, so a last row or column is repeated."""
+    if path.suffix.lower() == ".mp4":
+        return height + height % 2, width + width % 2
+    return height, width
+
+
+def is_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def parse_flags(target: Callable[..., T], prog: str, arguments: Sequence[str], **options: Any) -> T:
+    """tyro, with its errors as one line instead of a box; --help still prints and exits."""
+    import tyro
+
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(target, prog=prog, args=list(arguments), config=(tyro.conf.FlagCreatePairsOff,), **options)
+    except SystemExit as stop:
+        if stop.code:
+            raise UserError(f"{_flatten(errors.getvalue())} See {prog} --help.") from None
+        raise
+
+
+def _flatten(box: str) -> str:
+    """The message of tyro's box in one line, without help texts."""
+    text = "".join(" " if character in "╭╮╰╯│" else character for character in box)
+    groups = [" ".join(group.split()) for group in text.split("─")]
+    groups = [g for g in groups if g and not g.startswith(("Argument helptext", "For full helptext"))]
+    titles = ("Required options", "Unrecognized options", "Invalid choice", "Missing argument")
+    kept = [g for g in groups if g not in titles and not g.endswith(" error")] or groups
+    return " ".join(g if g.endswith(".") else f"{g}." for g in kept)
+
+
+def human_bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"

@@ -1,0 +1,176 @@
+"""mutoscope generate: video clips from a model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import mutoscope.commands.common as common
+from mutoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from mutoscope.data.video_io import VideoClip
+    from mutoscope.pipeline import Generation
+
+
+def generate(
+    model: str,
+    /,
+    *,
+    out: str,
+    class_label: str | None = None,
+    prompt: str | None = None,
+    context: str | None = None,
+    context_frames: int | None = None,
+    task: str | None = None,
+    video: str | None = None,
+    actions: str | None = None,
+    num_frames: int | None = None,
+    num_samples: int = 1,
+    num_decoding_steps: int | None = None,
+    num_diffusion_steps: int | None = None,
+    guidance_scale: float | None = None,
+    temperature: float | None = None,
+    seed: int = 0,
+    fps: float | None = None,
+    upscale: int = 1,
+    device: str = "cpu",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+) -> common.Report:
+    """Make video clips with a model and write them to files.
+
+    Without a class label, a class-conditional model draws a class for every sample. With --context the clip starts
+    with those frames; with --task and --video a given clip is completed.
+
+    Args:
+        model: bundled name or model folder
+        out: file to write: .mp4 .webm .gif, or .png for one contact sheet with a row per sample; several samples
+            become NAME-0.mp4, NAME-1.mp4 ...
+        class_label: index or name of a class
+        prompt: text to show, for models trained with text
+        context: video or image whose first frames the clip starts with
+        context_frames: how many of them are given (default 1)
+        task: one of the ten tasks, such as frame-interpolation
+        video: clip that the task completes
+        actions: file of actions per frame, for models trained with actions
+        num_frames: length of the clip (default: what the model was trained for)
+        num_samples: how many clips
+        num_decoding_steps: passes of the network per clip
+        num_diffusion_steps: denoising steps per token, for models with a diffusion head
+        guidance_scale: u + s (c - u); 1 is off
+        temperature: of the token distribution; 0 takes the most probable
+        seed: the same seed gives the same clips
+        fps: frames per second of the file (default: what the model was trained for)
+        upscale: repeat every pixel this many times in both directions
+        device: cpu, cuda, cuda:1, mps ...
+        dtype: number format of the network
+    """
+    path = common.check_output_file(out)
+    _check_options(num_samples, num_decoding_steps, guidance_scale, temperature, seed, fps, upscale)
+    if num_diffusion_steps is not None:
+        raise UserError("This model has no diffusion head. Leave --num-diffusion-steps out.")
+    from mutoscope import hub
+
+    hub.resolve(model)  # an unknown name should be told before anything slow
+    given = {"context": _read_frames(context, context_frames or 1), "task_video": _read_frames(video, None)}
+    pipeline = common.load_pipeline(model, device, dtype)
+    request = pipeline.prepare(
+        class_label=class_label, prompt=prompt, context_frames=context_frames, task=task, actions=actions,
+        num_frames=num_frames, num_samples=num_samples, seed=seed, num_decoding_steps=num_decoding_steps,
+        guidance_scale=guidance_scale, temperature=temperature, **given,
+    )  # fmt: skip
+    result = run_with_progress(pipeline, request)
+    fps = fps or pipeline.index.fps
+    outputs, size, warnings = _write(result.clips, path, fps, upscale)
+    return {
+        "model": model,
+        "mode": request.task,
+        "outputs": outputs,
+        "frames": len(result.clips[0].frames),
+        "height": size[0],
+        "width": size[1],
+        "fps": fps,
+        "seed": seed,
+        "num_samples": num_samples,
+        "class_labels": None if request.labels is None else request.labels.tolist(),
+        "guidance_scale": request.sampler.guidance_scale,
+        "temperature": request.sampler.temperature,
+        **timing(result),
+        "peak_memory_bytes": common.peak_memory(pipeline.device),
+        **common.machine(pipeline.device, dtype),
+        "warnings": warnings,
+    }
+
+
+def _check_options(
+    num_samples: int,
+    num_decoding_steps: int | None,
+    guidance_scale: float | None,
+    temperature: float | None,
+    seed: int,
+    fps: float | None,
+    upscale: int,
+) -> None:
+    common.check_range("--num-samples", num_samples, low=1, high=10_000)
+    common.check_range("--num-decoding-steps", num_decoding_steps, low=1)
+    common.check_range("--guidance-scale", guidance_scale, low=0)
+    common.check_range("--temperature", temperature, low=0)
+    common.check_range("--fps", fps, above=0, high=1000)
+    common.check_range("--upscale", upscale, low=1, high=64)
+    common.check_seed(seed)
+
+
+def _read_frames(path: str | None, count: int | None) -> Any:
+    """The first frames of a video or image; None where none is named."""
+    if path is None:
+        return None
+    from mutoscope.data.video_io import read_video
+
+    common.check_input_file(path)
+    common.check_range("--context-frames", count, low=1)
+    return read_video(path, max_frames=count or 256).frames
+
+
+def run_with_progress(pipeline: Any, request: Any) -> "Generation":
+    """Carry out a request with one tick per decoding step."""
+    from mutoscope.pipeline import reset_peak_memory
+
+    total = request.num_rounds * request.sampler.num_decoding_steps
+    reset_peak_memory(pipeline.device)
+    with common.progress_steps("generate", total) as advance:
+        return pipeline.run(request, lambda event: advance())
+
+
+def timing(result: "Generation") -> common.Report:
+    """The time keys that `generate` and `bench speed` share."""
+    return {
+        "num_decoding_steps": result.request.sampler.num_decoding_steps,
+        "seconds": result.seconds,
+        "seconds_first_frame": result.seconds_first_frame,
+        "frames_per_second": result.frames_per_second,
+        "frames_per_second_with_decoding": result.frames_per_second_with_decoding,
+    }
+
+
+def _write(
+    clips: "tuple[VideoClip, ...]", path: Path, fps: float, upscale: int
+) -> tuple[list[str], tuple[int, int], list[str]]:
+    """Write the clips; returns the files, the height and width in them, and what a format could not hold."""
+    from mutoscope.data.video_io import write_video
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".png":
+        return [str(path)], common.write_sheet(path, [clip.frames for clip in clips], upscale), []
+    names = [path] if len(clips) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(len(clips))]
+    warnings: list[str] = []
+    for name, clip in zip(names, clips, strict=True):
+        warnings = write_video(name, clip.frames, fps, scale=upscale)  # the same for every clip
+    height, width = clips[0].frames.shape[1:3]
+    return [str(name) for name in names], common.size_in_file(path, height * upscale, width * upscale), warnings
+
+
+def summary(report: common.Report) -> str:
+    return (
+        f"{', '.join(report['outputs'])}\n"
+        f"{report['mode']}, {report['num_samples']} × {report['frames']} frames of {report['height']}×{report['width']}, "
+        f"seed {report['seed']}, {report['num_decoding_steps']} steps: {report['seconds']:.2f} s, "
+        f"{report['frames_per_second_with_decoding']:.1f} frames/s with decoding"
+    )

@@ -1,0 +1,126 @@
+"""mutoscope train: a tokenizer or a model from a recipe."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mutoscope.commands.common as common
+from mutoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from mutoscope.training.config import Recipe
+
+# name -> function in mutoscope/recipes that returns the whole recipe
+RECIPES = {
+    "vq-shapes": "mutoscope.recipes.shapes:vq_shapes",
+    "magvit-shapes": "mutoscope.recipes.shapes:magvit_shapes",
+    "shapes-features": "mutoscope.recipes.shapes:shapes_features",
+}
+
+
+def train(
+    recipe: str,
+    /,
+    *,
+    out: str | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    device: str | None = None,
+    overrides: Sequence[str] = (),
+) -> common.Report:
+    """Train a tokenizer or a model from a recipe, into a folder that the other verbs take as a model.
+
+    Every field of the recipe is a flag, such as --loop.num-steps 200; `mutoscope train RECIPE --help` lists them.
+    Works unchanged under torchrun. Ctrl-C saves a checkpoint; --resume continues from it.
+
+    Args:
+        recipe: vq-shapes, magvit-shapes, shapes-features, or a recipe.json of an earlier run
+        out: folder for weights, checkpoints, logs and sample sheets (default: runs/NAME)
+        resume: continue from the newest checkpoint in the folder
+        dry_run: show the resolved recipe and the size of the network, train nothing
+        device: cpu, cuda ... (default: a GPU if there is one)
+        overrides: flags of the recipe that differ from it
+    """
+    resolved = resolve_recipe(recipe, overrides)
+    folder = Path(out or f"runs/{resolved.name}").expanduser()
+    from mutoscope.hub import check_writable_folder
+    from mutoscope.training.config import to_json
+
+    if folder.is_file():
+        raise UserError(f"{str(folder)!r} is a file; name a folder.")
+    check_writable_folder(folder)
+    report = {"recipe": resolved.name, "out": str(folder), "num_steps": resolved.loop.num_steps}
+    if dry_run:
+        return report | {"parameters": count_parameters(resolved), "dry_run": True, "resolved": to_json(resolved)}
+    if device is not None:
+        common.parse_device(device)
+    from mutoscope.recipes.run import train as run
+
+    start = time.perf_counter()
+    result = run(resolved, folder, resume=resume, device=device)
+    if not result.finished:
+        raise KeyboardInterrupt(f"stopped after step {result.steps_done}; the same command with --resume continues.")
+    parameters = sum(parameter.numel() for parameter in result.network.parameters())
+    seconds = time.perf_counter() - start
+    return report | {"parameters": parameters, "steps_done": result.steps_done, "seconds": seconds}
+
+
+def resolve_recipe(name: str, overrides: Sequence[str] = ()) -> "Recipe":
+    """A recipe by name or JSON file, with flags such as --loop.num-steps 200 applied."""
+    recipe = named_recipe(name)
+    if not overrides:
+        return recipe
+    return common.parse_flags(type(recipe), f"mutoscope train {name}", overrides, default=recipe)
+
+
+def named_recipe(name: str) -> "Recipe":
+    from mutoscope.hub import nearest
+
+    if name in RECIPES:
+        return recipe_function(name)()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        path = path / "recipe.json"
+    if path.suffix == ".json" or path.is_file():
+        if not path.is_file():
+            raise UserError(f"There is no recipe file {str(path)!r}.")
+        from mutoscope.recipes.run import load_recipe
+
+        return load_recipe(path)
+    raise UserError(f"Unknown recipe {name!r}: {nearest(name, RECIPES)} A recipe.json works too.")
+
+
+def recipe_function(name: str) -> "Callable[[], Recipe]":
+    module, function = RECIPES[name].split(":")
+    return getattr(import_module(module), function)
+
+
+def count_parameters(recipe: Any) -> int:
+    """Parameters of the network a recipe trains, without allocating it."""
+    import torch
+
+    from mutoscope.recipes.run import build_network
+
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_network(recipe).parameters())
+
+
+def print_override_help(name: str | None = None) -> None:
+    """List the recipes, and the flags of one if it is named."""
+    if name is None:
+        print("\n".join(["recipes:", *(f"  {recipe}" for recipe in RECIPES)]))
+        return
+    recipe = named_recipe(name)
+    common.parse_flags(type(recipe), f"mutoscope train {name}", ["--help"], default=recipe)
+
+
+def summary(report: common.Report) -> str:
+    size = f"{report['parameters']:,} parameters, {report['num_steps']:,} steps"
+    if report.get("dry_run"):
+        return (
+            f"{json.dumps(report['resolved'], indent=2)}\n{report['recipe']}: {size}; would train into {report['out']}"
+        )
+    return f"{report['out']}\n{report['recipe']}: {size} in {report['seconds']:.0f} s"

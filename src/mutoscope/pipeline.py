@@ -1,0 +1,396 @@
+"""VideoPipeline: a model folder in, video out. The one place where tokenizer, network and sampler meet."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from mutoscope import hub
+from mutoscope.data.video_io import Video, VideoClip
+from mutoscope.errors import UserError
+from mutoscope.sampling import tasks
+from mutoscope.sampling.base import SampleEvent
+from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
+from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
+
+Frames = UInt8[np.ndarray, "t h w 3"]
+MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """One checked call: everything random about it follows from `seed`.
+
+    `video` (1, 3, t, h, w) in [-1, 1] holds what the task is given, the rest of it is not looked at.
+    `context_frames` counts the given frames of the tasks that start from frames. `batch_size` samples are decoded
+    together; more are made in several rounds, which bounds memory.
+    """
+
+    task: str
+    num_samples: int
+    seed: int
+    sampler: MaskedSamplerConfig
+    labels: Int[Tensor, " b"] | None = None
+    video: Float[Tensor, "1 3 t h w"] | None = None
+    context_frames: int = 1
+    batch_size: int = 16
+
+    @property
+    def num_rounds(self) -> int:
+        return -(-self.num_samples // self.batch_size)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The clips and what they cost. Times start when the call starts and exclude loading and writing.
+
+    `seconds_first_frame`: until the first frame exists as pixels. `seconds_sampling`: encoding of what is given and
+    decoding of tokens; `seconds`: the same with the tokenizer's decoder. Frames per second count all samples.
+    """
+
+    clips: tuple[VideoClip, ...]
+    request: Request
+    seconds: float
+    seconds_first_frame: float
+    seconds_sampling: float
+
+    @property
+    def num_frames(self) -> int:
+        return sum(len(clip.frames) for clip in self.clips)
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.num_frames / max(self.seconds_sampling, 1e-9)
+
+    @property
+    def frames_per_second_with_decoding(self) -> float:
+        return self.num_frames / max(self.seconds, 1e-9)
+
+
+class VideoPipeline:
+    """A tokenizer, a video model and the sampler that joins them.
+
+    Args of the call, of `generate` and of `stream`:
+        class_label: index or name of a class; without one, a class-conditional model draws a class per sample
+        context: frames the clip starts with, any size (cropped to the model's shape and resized)
+        task, task_video: one of the ten tasks and the clip it completes
+        context_frames: how many of the first frames of context or video are given (default: all of `context`, 1 of a video)
+        num_frames: must be a length the model was trained for
+        sampler options: fields of the sampler's configuration, such as num_decoding_steps or guidance_scale
+    """
+
+    def __init__(
+        self,
+        tokenizer: VideoTokenizer,
+        model: Any,
+        index: hub.ModelIndex,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.device = torch.device(device)
+        self.index = index
+        # The search for the nearest code loses accuracy in half precision, so the tokenizer stays in float32.
+        self.tokenizer = tokenizer.to(self.device).eval()
+        self.model = None if model is None else model.to(self.device, dtype).eval()
+        if self.model is not None:
+            self._check_parts_fit()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "VideoPipeline":
+        """A bundled model by name, or a model folder. A tokenizer alone can only `reconstruct`."""
+        index = hub.load_index(name_or_folder)
+        model = None if index.model is None else hub.load_model(name_or_folder)
+        return cls(hub.load_tokenizer(name_or_folder), model, index, device, dtype)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a folder that needs no other one."""
+        index = replace(self.index, tokenizer="./tokenizer", model=None if self.model is None else "./model")
+        return hub.save_pretrained(folder, index, self.tokenizer, self.model)
+
+    # ------------------------------------------------------------------------------------------------ generating
+
+    def __call__(self, *, num_samples: int = 1, **options: Any) -> VideoClip | list[VideoClip]:
+        """Generate; a list if several samples are asked for."""
+        clips = self.generate(num_samples=num_samples, **options).clips
+        return clips[0] if num_samples == 1 else list(clips)
+
+    def generate(self, *, on_step: Callable[[SampleEvent], None] = lambda event: None, **options: Any) -> Generation:
+        """Generate and measure. `on_step` receives every event of the sampler."""
+        return self.run(self.prepare(**options), on_step)
+
+    def stream(self, **options: Any) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        """Frames of one sample as they are finished: with MAGVIT all at the end, since it decodes a clip at once."""
+        request = self.prepare(**options)
+        if request.num_samples != 1:
+            raise UserError(f"A stream holds one sample, found num_samples={request.num_samples}.")
+        for tokens in self._sample(request, lambda event: None):
+            yield from self._decode(tokens)[0]
+
+    def run(self, request: Request, on_step: Callable[[SampleEvent], None] = lambda event: None) -> Generation:
+        """Carry out a checked request."""
+        start = time.perf_counter()
+        clips: list[VideoClip] = []
+        decoding, first = 0.0, 0.0
+        for tokens in self._sample(request, on_step):
+            self._synchronize()
+            decode_start = time.perf_counter()
+            clips += [VideoClip(frames, self.index.fps) for frames in self._decode(tokens)]
+            now = time.perf_counter()
+            decoding += now - decode_start
+            first = first or now - start
+        seconds = time.perf_counter() - start
+        return Generation(tuple(clips), request, seconds, first, seconds - decoding)
+
+    def prepare(
+        self,
+        *,
+        class_label: int | str | None = None,
+        prompt: str | None = None,
+        context: Frames | None = None,
+        context_frames: int | None = None,
+        task: str | None = None,
+        task_video: Frames | None = None,
+        actions: Any = None,
+        num_frames: int | None = None,
+        num_samples: int = 1,
+        seed: int = 0,
+        batch_size: int = 16,
+        **sampler_options: Any,
+    ) -> Request:
+        """Check a call and put its parts into the model's form; raises UserError for whatever does not fit."""
+        self._check_capabilities(prompt, actions, num_frames, num_samples, seed)
+        task = self._choose_task(task, class_label, context, task_video)
+        video, given = self._given_video(task, context, task_video, context_frames)
+        return Request(
+            task=task,
+            num_samples=num_samples,
+            seed=seed,
+            sampler=self._sampler_config(sampler_options),
+            labels=self._labels(task, class_label, num_samples, seed),
+            video=video,
+            context_frames=given,
+            batch_size=max(batch_size, 1),
+        )
+
+    @torch.inference_mode()
+    def _sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Int[Tensor, "b lt lh lw"]]:
+        """Final tokens, round by round."""
+        generator = torch.Generator().manual_seed(request.seed)
+        condition, mask = self._condition(request)
+        for start in range(0, request.num_samples, request.batch_size):
+            count = min(request.batch_size, request.num_samples - start)
+            labels = None if request.labels is None else request.labels[start : start + count].to(self.device)
+            tokens = None
+            for event in MaskedSampler(request.sampler).sample(
+                self.model,
+                request.task,
+                labels,
+                None if condition is None else condition.expand(count, -1, -1, -1),
+                generator,
+                condition_mask=mask,
+                batch_size=count,
+            ):
+                on_step(event)
+                tokens = event.proposal
+            assert tokens is not None
+            yield tokens
+
+    def _condition(self, request: Request) -> tuple[Int[Tensor, "1 lt lh lw"] | None, Bool[Tensor, "lt lh lw"] | None]:
+        """Tokens of the condition video, and where they are shown (arXiv 2212.05199 §3.2)."""
+        if request.video is None:
+            return None, None
+        video = tasks.condition_video(request.task, request.video.to(self.device), request.context_frames)
+        latents_given = tasks.latent_context_frames(request.context_frames, self.tokenizer.spec.temporal_stride)
+        return self.tokenizer.encode(video), tasks.latent_mask(request.task, self.model.latent_shape, latents_given)
+
+    @torch.inference_mode()
+    def _decode(self, tokens: Int[Tensor, "b lt lh lw"]) -> UInt8[np.ndarray, "b t h w 3"]:
+        frames = self.tokenizer.to_uint8(self.tokenizer.decode(tokens))
+        return frames[:, : self.index.num_frames, : self.index.height, : self.index.width].cpu().numpy()
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    # -------------------------------------------------------------------------------------------------- checking
+
+    def _check_parts_fit(self) -> None:
+        shape = self.tokenizer.spec.latent_shape(self.index.num_frames, self.index.height, self.index.width)
+        if shape != tuple(self.model.latent_shape):
+            raise UserError(
+                f"Tokenizer and model do not fit: {self.index.num_frames} frames of {self.index.height}×"
+                f"{self.index.width} are {shape} tokens, the model expects {tuple(self.model.latent_shape)}."
+            )
+        if self.tokenizer.spec.vocab_size != self.model.config.codebook_size:
+            raise UserError(
+                f"Tokenizer and model do not fit: {self.tokenizer.spec.vocab_size} codes against "
+                f"{self.model.config.codebook_size}."
+            )
+
+    def _check_capabilities(
+        self, prompt: str | None, actions: Any, num_frames: int | None, num_samples: int, seed: int
+    ) -> None:
+        if self.model is None:
+            raise UserError("This is a tokenizer only; it can reconstruct but not generate.")
+        if prompt is not None:
+            raise UserError("This model takes no prompt. Say what it should show with a class label or a context.")
+        if actions is not None:
+            raise UserError("This model takes no actions. Leave them out.")
+        if num_frames not in (None, self.index.num_frames):
+            raise UserError(
+                f"This model makes clips of {self.index.num_frames} frames, found num_frames={num_frames}: "
+                f"use {self.index.num_frames}."
+            )
+        if num_samples < 1:
+            raise UserError(f"num_samples must be at least 1, found {num_samples}.")
+        if not 0 <= seed <= MAX_SEED:
+            raise UserError(f"seed must be between 0 and 2^64 - 1, found {seed}.")
+
+    def _choose_task(
+        self, task: str | None, class_label: int | str | None, context: Frames | None, task_video: Frames | None
+    ) -> str:
+        """The task named, or the one that what is given implies; it must be one the model was trained for."""
+        if task is None:
+            if task_video is not None:
+                raise UserError(f"A video needs a task: say which of {', '.join(self.index.tasks)}.")
+            if context is not None:
+                task = "class-conditional-frame-prediction" if class_label is not None else "frame-prediction"
+            else:
+                task = "class-conditional"
+                if task not in self.index.tasks:
+                    raise UserError(f"This model needs a context or a video: it can do {', '.join(self.index.tasks)}.")
+        tasks.check_task(task, self.index.tasks)
+        if class_label is not None and not task.startswith("class-conditional"):
+            raise UserError(f"The task {task!r} takes no class label. Leave it out.")
+        return task
+
+    def _given_video(
+        self, task: str, context: Frames | None, task_video: Frames | None, context_frames: int | None
+    ) -> tuple[Float[Tensor, "1 3 t h w"] | None, int]:
+        """What the task is given as a clip of the model's size, and the number of given frames at its start."""
+        given = task_video if task_video is not None else context
+        if not tasks.needs_video(task):
+            if given is not None:
+                raise UserError(f"The task {task!r} takes no frames. Leave context and video out.")
+            return None, 1
+        if context is not None and task_video is not None:
+            raise UserError("Give a context or a video, not both.")
+        if given is None:
+            raise UserError(f"The task {task!r} needs a video (or, for frame prediction, a context).")
+        predicts = task.endswith("frame-prediction")
+        if context is not None and not predicts:
+            raise UserError(f"The task {task!r} completes a whole video; give a video instead of a context.")
+        needed = self.index.num_frames
+        count = context_frames if context_frames is not None else (len(given) if context is not None else 1)
+        if not 1 <= count < needed:
+            raise UserError(f"The number of context frames must be between 1 and {needed - 1}, found {count}.")
+        if len(given) < (count if predicts else needed):
+            what = "context frames are" if predicts else "frames of video are"
+            raise UserError(f"{count if predicts else needed} {what} needed, found {len(given)}.")
+        frames = given[:count] if predicts else given[:needed]
+        frames = np.concatenate([frames, np.repeat(frames[-1:], needed - len(frames), axis=0)])
+        fitted = fit_frames(frames, self.index.height, self.index.width)
+        return self.tokenizer.from_uint8(torch.from_numpy(fitted)[None]), count
+
+    def _labels(
+        self, task: str, class_label: int | str | None, num_samples: int, seed: int
+    ) -> Int[Tensor, " b"] | None:
+        num_classes = self.model.config.num_classes
+        if class_label is not None:
+            return torch.full((num_samples,), find_class(class_label, self.index.class_names, num_classes))
+        if task.startswith("class-conditional") and num_classes:
+            generator = torch.Generator().manual_seed(seed)
+            return torch.randint(num_classes, (num_samples,), generator=generator)
+        return None
+
+    def _sampler_config(self, options: dict[str, Any]) -> MaskedSamplerConfig:
+        chosen = {**self.index.sampling, **{key: value for key, value in options.items() if value is not None}}
+        config = hub.dataclass_from_dict(MaskedSamplerConfig, chosen, "Sampler options")
+        tokens = prod(self.model.latent_shape)
+        if not 1 <= config.num_decoding_steps <= tokens:
+            raise UserError(
+                f"num_decoding_steps must be between 1 and the {tokens} tokens of a clip, "
+                f"found {config.num_decoding_steps}."
+            )
+        if not 0 <= config.guidance_scale < float("inf") or not 0 <= config.temperature < float("inf"):
+            raise UserError("guidance_scale and temperature must be finite and not negative.")
+        return config
+
+    # -------------------------------------------------------------------------------------------- reconstructing
+
+    def reconstruct(self, video: Frames | VideoClip | Video, tiling: TilingConfig | None = None) -> VideoClip:
+        """Send a clip of any size and length through the tokenizer and back."""
+        frames, fps = (video, self.index.fps) if isinstance(video, np.ndarray) else (video.frames, video.fps)
+        return VideoClip(encode_decode(self.tokenizer, frames, tiling, self.device), fps)
+
+
+def find_class(label: int | str, names: tuple[str, ...] | None, num_classes: int) -> int:
+    """Index of a class given by index or by name."""
+    if not num_classes:
+        raise UserError("This model knows no classes. Leave the class label out.")
+    text = str(label).strip()
+    if text.lstrip("+-").isdecimal():
+        if not 0 <= int(text) < num_classes:
+            raise UserError(f"Class labels go from 0 to {num_classes - 1}, found {text}.")
+        return int(text)
+    lowered = [name.lower() for name in names or ()]
+    if text.lower() in lowered:
+        return lowered.index(text.lower())
+    hint = hub.nearest(text, names) if names else f"give an index from 0 to {num_classes - 1}."
+    raise UserError(f"Unknown class label {text!r}: {hint}")
+
+
+def fit_frames(frames: Frames, height: int, width: int) -> UInt8[np.ndarray, "t height width 3"]:
+    """Crop to the middle of the wanted aspect ratio and resize with an anti-aliasing filter."""
+    _, h, w, _ = frames.shape
+    if (h, w) == (height, width):
+        return np.ascontiguousarray(frames)
+    crop_h, crop_w = min(h, round(w * height / width)), min(w, round(h * width / height))
+    crop_h, crop_w = max(crop_h, 1), max(crop_w, 1)
+    top, left = (h - crop_h) // 2, (w - crop_w) // 2
+    video = torch.from_numpy(np.ascontiguousarray(frames[:, top : top + crop_h, left : left + crop_w]))
+    video = F.interpolate(video.permute(0, 3, 1, 2).float(), (height, width), mode="bilinear", antialias=True)
+    return video.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def reset_peak_memory(device: torch.device | str) -> None:
+    """Start a new measurement of `peak_memory_bytes`, where the system allows it."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # the peak then counts from the start of the process
+
+
+def peak_memory_bytes(device: torch.device | str) -> int:
+    """Largest memory in use so far: allocated on the GPU, or resident in the whole process for the CPU."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux kilobytes
