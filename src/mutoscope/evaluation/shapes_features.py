@@ -96,7 +96,7 @@ class ShapesFeatures(nn.Module):
     def __init__(self, config: ShapesFeaturesConfig) -> None:
         super().__init__()
         self.config = config
-        self.stem = nn.Conv3d(6, config.stem_channels, 3, stride=(1, 2, 2), padding=1)
+        self.stem = nn.Conv3d(7, config.stem_channels, 3, stride=(1, 2, 2), padding=1)
         widths = (config.stem_channels, *config.stage_channels)
         self.stages = nn.Sequential(
             *(
@@ -113,7 +113,9 @@ class ShapesFeatures(nn.Module):
         """Embedding of each clip; `video` is in [-1, 1] with at least 8 frames of any size."""
         if video.shape[2] < MIN_FRAMES:
             raise UserError(f"The shapes features need clips of at least {MIN_FRAMES} frames, found {video.shape[2]}.")
-        x = torch.cat([video, _coordinates(video)], dim=1)  # (b, 6, t, h, w)
+        # The largest of red, green and blue outlines a shape of any colour alike.
+        value = video.amax(dim=1, keepdim=True)
+        x = torch.cat([video, value, _coordinates(video)], dim=1)  # (b, 7, t, h, w)
         x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))  # (b, c, t, h/2, w/2)
         x = F.silu(self.norm(self.stages(x)))  # (b, c, t/8, h/8, w/8)
         # The maximum finds a shape wherever it is, two learned queries the main one; the mean keeps what is spread.
