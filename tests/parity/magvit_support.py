@@ -1,0 +1,154 @@
+"""How the official MAGVIT files are read: names and constants on their side, models and fakes on ours."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from mutoscope.interop import magvit_flax
+from mutoscope.models.magvit import Magvit, MagvitConfig
+from mutoscope.tokenizers.vq3d import VQ3D, ResBlock, VQ3DConfig
+from mutoscope.training.config import OptimConfig
+from mutoscope.training.optim import make_optimizer, make_scheduler
+from parity.cases import Case, renamed
+
+OUR_TASKS = {
+    "full_generation": "class-conditional",
+    "frame_prediction": "frame-prediction",
+    "frame_interpolation": "frame-interpolation",
+    "outpainting_c": "outpaint-central",
+    "outpainting_v": "outpaint-vertical",
+    "outpainting_h": "outpaint-horizontal",
+    "outpainting_dv": "outpaint-dynamic",
+    "inpainting_c": "inpaint-central",
+    "inpainting_dv": "inpaint-dynamic",
+}
+EXTRA_TASKS = ("outpainting_q", "inpainting_q")  # quarters: in the official code, not in the paper
+OUR_PADDING = {"zero": "zero", "reflect": "reflect", "edge": "replicate"}
+
+
+def our_task(name: str, class_slot: Tensor, unconditional_id: int) -> str:
+    """Official frame prediction takes a class or not by configuration; which one ran shows in the class slot."""
+    with_class = name == "frame_prediction" and bool((class_slot != unconditional_id).any())
+    return "class-conditional-frame-prediction" if with_class else OUR_TASKS[name]
+
+
+BERT_KEYS = {
+    "vocab_size": "vocab_size", "vocab": "vocab_size", "codebook": "codebook_size", "num_classes": "num_classes",
+    "special_slots": "num_special_tokens", "hidden": "hidden_size", "layers": "num_layers", "heads": "num_heads",
+    "mlp": "mlp_size", "max_positions": "positions", "layernorm_epsilon": "layer_norm_eps", "gelu": None,
+    "latent_shape": "latent_shape", "label_smoothing": "label_smoothing", "lr": None,
+}  # fmt: skip
+
+
+def bert_config(described: dict, latent_shape: tuple[int, int, int] | None = None, **overrides) -> MagvitConfig:
+    """From the JSON; the number of special tokens and the presence of a task token follow from the other numbers."""
+    values = renamed(described, BERT_KEYS)
+    assert "tanh" in described.get("gelu", "tanh")
+    vocab, positions = values.pop("vocab_size", None), values.pop("positions", None)
+    if vocab is not None:
+        values["num_special_tokens"] = vocab - values["codebook_size"] - values["num_classes"] - 1
+    if latent_shape is not None:
+        values["latent_shape"] = tuple(latent_shape)
+    values["latent_shape"] = tuple(values.get("latent_shape", (1, 1, (positions or 0) - 2)))
+    multi = values["num_special_tokens"] > 1
+    return MagvitConfig(**values, **{"task_token": multi, **overrides})
+
+
+class RecordedNoise:
+    def __init__(self, fields: dict[str, Tensor]):
+        self.fields = fields
+
+    def sampling(self, step: int, shape: tuple[int, ...]) -> Tensor:
+        return self.fields["noise/sampling_gumbel"][step]
+
+    def choice(self, step: int, shape: tuple[int, ...]) -> Tensor:
+        return self.fields["noise/mask_gumbel"][step]
+
+
+class Recorder:
+    """Passes calls on to a model and keeps what the model was shown."""
+
+    def __init__(self, model):
+        self.model, self.inputs, self.unconditional_inputs = model, [], []
+        self.latent_shape, self.device = model.latent_shape, model.device
+
+    def logits(self, tokens, task, label=None, unconditional=False):
+        (self.unconditional_inputs if unconditional else self.inputs).append(tokens)
+        return self.model.logits(tokens, task, label, unconditional)
+
+
+class ToyModel:
+    """Logits that depend on every token; tables of multiples of 1/64 keep the sums exact."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, case: Case):
+        self.latent_shape = tuple(case.info["latent_shape"])
+        self.base, self.own, self.shared = (case.tensors[f"toy/{name}"] for name in ("base", "W", "E"))
+        divisor = re.search(r"\)\s*/\s*(\d+)", case.info.get("what", ""))
+        self.divisor = int(divisor[1]) if divisor else len(self.base)
+
+    def logits(self, tokens, task, label=None, unconditional=False):
+        x = tokens.flatten(1) + 1
+        logits = self.base + self.own[x] + self.shared[x].sum(1, keepdim=True) / self.divisor
+        return logits.view(*tokens.shape, -1)
+
+
+TOY_KEYS = {
+    "condition_mode": None, "schedule": "schedule", "mask_temperature": "choice_temperature",
+    "temperature": "choice_temperature", "steps": "num_decoding_steps", "sampling_temperature": "temperature",
+    "task": None, "num_masked_per_step": None,
+    "smallest_gap_in_mask_scores_at_cutoff": None, "smallest_argmax_gap": None,
+    "task_token": None, "guidance_scale": None, "cutoff_gap": None, "argmax_gap": None,
+}  # fmt: skip
+
+
+TOKENIZER_KEYS = {
+    "filters": "filters", "channel_multipliers": "channel_multipliers", "res_blocks": "num_res_blocks",
+    "temporal_downsample": "temporal_downsample", "embedding_dim": "embedding_dim", "codes": "codebook_size",
+    "codebook_size": "codebook_size", "groupnorm_groups": "num_groups", "groupnorm_epsilon": None,
+    "commitment_cost": "commitment_cost", "embedding_loss_ratio": "codebook_cost",
+    "entropy_loss_ratio": "entropy_cost", "entropy_temperature": "entropy_temperature",
+    "entropy_loss_type": "entropy_kind", "custom_conv_padding": None,
+}  # fmt: skip
+
+
+def tokenizer_of(case: Case, padding: str) -> VQ3D:
+    described = case.info["config"]
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in renamed(described, TOKENIZER_KEYS).items()}
+    config = VQ3DConfig(**values, padding=OUR_PADDING[padding])
+    tokenizer = magvit_flax.load_tokenizer(case.under("params/"), config).eval()
+    for module in tokenizer.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            assert module.eps == described.get("groupnorm_epsilon", module.eps)
+    return tokenizer
+
+
+def record_res_blocks(tokenizer: VQ3D) -> dict[str, Tensor]:
+    outputs: dict[str, Tensor] = {}
+    for half in ("encoder", "decoder"):
+        blocks = [module for module in getattr(tokenizer, half) if isinstance(module, ResBlock)]
+        for index, block in enumerate(blocks):
+            name = f"{half}/ResBlock_{index}"
+            block.register_forward_hook(lambda m, i, out, name=name: outputs.__setitem__(name, out))
+    return outputs
+
+
+def numbers(pattern: str, text: str, default: tuple[float, ...]) -> tuple[float, ...]:
+    found = re.search(pattern, text)
+    return tuple(float(value) for value in found.groups()) if found else default
+
+
+def optimiser_of(case: Case, model: Magvit):
+    """Constants stand in the explanations of the file."""
+    beta1, beta2, eps = numbers(r"AdamW\(([\d.]+), ([\d.]+), eps ([\d.e-]+)\)", case.info["what"], (0.9, 0.96, 1e-8))
+    (decay,) = numbers(r"weight decay ([\d.]+)", case.info["what"], (0.045,))
+    pattern = r"base ([\d.e-]+), warm-up (\d+), cycle (\d+)"
+    base, warmup, cycle = numbers(pattern, str(case.info["config"].get("lr", "")), (1e-4, 2, 10))
+    config = OptimConfig(base, beta1, beta2, eps, decay, int(warmup))
+    optimiser = make_optimizer(model, config)
+    return optimiser, make_scheduler(optimiser, config, int(warmup + cycle))
+
+
+TRAIN_KEYS = {"task": "task", "task_token": None, "weight_mode": "weight_mode", "max_grad_norm": "max_grad_norm"}
