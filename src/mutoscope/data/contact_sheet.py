@@ -1,7 +1,5 @@
 """Frames of one or several clips laid out on one picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@
 PyAV is imported inside the functions so that the package works without it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +24,8 @@ IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .tif .tiff".split())
 NOT_VIDEO_FORMATS = frozenset("tty hls concat dash sdp rtsp lavfi ffmetadata".split())
 # Containers whose packet times are known to be reliable enough to seek by.
 SEEKABLE_FORMATS = frozenset("mov mp4 matroska webm".split())
+# Codecs of which one packet is one shown frame (VP8 hides frames in packets of their own).
+SEEKABLE_CODECS = frozenset("h264 hevc vp9 av1 mpeg4 mjpeg prores ffv1".split())
 DEFAULT_FPS = 25.0
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
@@ -67,11 +67,19 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
+def require_av(path: str | Path) -> Any:
+    """PyAV, or a UserError that says how to get it."""
+    try:
+        import av
+    except ImportError:
+        raise UserError(f"{path} is a video, which needs PyAV; install it with: pip install av") from None
+    return av
+
+
 def open_container(path: str | Path) -> Any:
     """Open with FFmpeg. The `file:` prefix keeps a colon in a name from being taken for a protocol."""
-    import av
-
     path = check_file(path)
+    av = require_av(path)
     try:
         container = av.open(f"file:{path}")
     except OSError as error:  # some of PyAV's errors are OSErrors too
@@ -111,12 +119,17 @@ def choose_stream(container: Any, path: str | Path, stream: int | None, notes: l
     return candidates[indices.index(stream)]
 
 
+def codec_name(stream: Any) -> str:
+    """h264, vp9, av1 ...: the format, not the library that decodes it."""
+    return stream.codec_context.codec.canonical_name
+
+
 def average_fps(stream: Any) -> float:
     """Average rate by the header in frames per second; 25 where the header says nothing usable.
 
     GIF has no rate, only delays, of which FFmpeg reports the shortest: there the packets are counted.
     """
-    if stream.codec_context.name == "gif" and stream.container.format.name == "gif":
+    if codec_name(stream) == "gif" and stream.container.format.name == "gif":
         return _gif_fps(stream.container.name) or DEFAULT_FPS
     for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
         if rate and 0 < rate <= 1000:
@@ -152,7 +165,8 @@ def index_frames(path: str | Path, stream: int | None = None) -> FrameIndex:
 
     with open_container(path) as container:
         chosen = choose_stream(container, path, stream, [])
-        seekable = bool(SEEKABLE_FORMATS & set(container.format.name.split(",")))
+        formats = set(container.format.name.split(","))
+        seekable = bool(SEEKABLE_FORMATS & formats) and codec_name(chosen) in SEEKABLE_CODECS
         times, keys, count = [], [], 0
         try:
             for packet in container.demux(chosen):

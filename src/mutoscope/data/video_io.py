@@ -7,12 +7,10 @@ Frames are uint8 (t, h, w, 3) RGB, upright (the file's rotation is applied), in 
 them. 10-bit and HDR pictures are converted by FFmpeg's default matrix without tone mapping; pixels are taken as square.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -26,6 +24,7 @@ from mutoscope.data.video_decode import (
     average_fps,
     check_file,
     choose_stream,
+    codec_name,
     covering_size,
     damage_note,
     decode_stream,
@@ -96,7 +95,7 @@ def probe(path: str | Path, stream: int | None = None) -> VideoInfo:
             height=context.height,
             width=context.width,
             seconds=stream_seconds(container, chosen),
-            codec=context.name,
+            codec=codec_name(chosen),
             pixel_format=context.pix_fmt,
             container=container.format.name,
             stream=chosen.index,
@@ -133,6 +132,7 @@ class FrameStream:
         self.warnings: list[str] = []
         self.times: list[float] = []
         self._container: Any = None
+        self._state = DecodeState()
         if self.path.suffix.lower() in IMAGE_SUFFIXES:
             self.source_fps = IMAGE_FPS
             source = _image_frames(self.path, size, keep_aspect)
@@ -152,17 +152,21 @@ class FrameStream:
     def __next__(self) -> UInt8[np.ndarray, "h w 3"]:
         return next(self._frames)
 
-    def __enter__(self) -> FrameStream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def frames_decoded(self) -> int:
+        """Frames of the file from its first to the last one decoded so far; at the end, how many there are."""
+        return self._state.num_decoded
+
     def close(self) -> None:
         """Close the file; iterating further raises StopIteration."""
         self._frames.close()
-        if self._container is not None:
-            self._container.close()
+        self._close_container()
 
     def _selected(self, source: Iterator[tuple[int, float, Callable[[], np.ndarray]]]) -> Iterator[np.ndarray]:
         """Apply start, stride and max_frames; only selected frames are converted to RGB."""
@@ -173,16 +177,13 @@ class FrameStream:
             self.times.append(seconds)
             yield to_array()
             if len(self.times) == self.max_frames:
-                self.close_container()
+                self._close_container()
                 return
         if not self.times:
-            raise UserError(f"start is frame {self.start} but {self.path} has {self._known_frames(seen)} frames")
+            count = max(seen + 1, self.frames_decoded)
+            raise UserError(f"start is frame {self.start} but {self.path} has {count} frames, counted from 0")
 
-    def _known_frames(self, seen: int) -> int:
-        return max(seen + 1, self._state.num_decoded if self._container is not None else 0)
-
-    def close_container(self) -> None:
-        """Close the file once enough frames were read."""
+    def _close_container(self) -> None:
         if self._container is not None:
             self._container.close()
 
@@ -192,7 +193,7 @@ class FrameStream:
         """(number, seconds after the first frame, conversion to RGB), with one warning where the file is damaged."""
         if index is None and start >= SEEK_AFTER:
             index = index_frames(self.path, self._stream.index)
-        state = self._state = DecodeState()
+        state = self._state
         stored_size = None
         decoded = decode_stream(self._container, self._stream, self.source_fps, state, start, index)
         for number, seconds, frame in decoded:

@@ -4,8 +4,6 @@ Every file is written under a hidden temporary name in the same folder and renam
 holds the whole video or what it held before.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 from collections.abc import Iterable, Sequence
@@ -13,12 +11,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from jaxtyping import UInt8
 
 from mutoscope.data.contact_sheet import contact_sheet
+from mutoscope.data.video_decode import require_av
 from mutoscope.errors import UserError
 
 MAX_SHEET_FRAMES = 64
@@ -68,7 +67,7 @@ class VideoWriter:
         if not self.path.parent.is_dir():
             raise UserError(f"cannot write {self.path}: there is no folder {self.path.parent}; make it first")
 
-    def __enter__(self) -> VideoWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -77,8 +76,8 @@ class VideoWriter:
         else:
             self.abort()
 
-    def write(self, frame: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Add one frame; all frames must have the size of the first."""
+    def write(self, frame: np.ndarray) -> None:
+        """Add one frame, uint8 (h, w, 3); all frames must have the size of the first."""
         frame = np.asarray(frame)
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
             raise ValueError(f"expected a frame of uint8 (h, w, 3), got {frame.dtype} {frame.shape}")
@@ -144,8 +143,7 @@ class FfmpegEncoder:
     """H.264 in MP4 or VP9 in WebM: 4:2:0, 8 bit, tagged BT.709 limited range as browsers expect."""
 
     def __init__(self, path: Path, fps: Fraction, size: tuple[int, int], warnings: list[str]):
-        import av
-
+        av = require_av(path)
         mp4 = path.suffix.lower() == ".mp4"
         height, width = size
         self.padding = (height % 2, width % 2) if mp4 else (0, 0)
