@@ -1,4 +1,4 @@
-"""What every test shares: one thread, checked shapes, and the folders that hold larger material."""
+"""What every test shares: one thread, checked shapes, and the folder of real videos."""
 
 import os
 from pathlib import Path
@@ -21,23 +21,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 @pytest.fixture(scope="session")
 def clips_dir() -> Path:
-    """The folder of small real videos that MUTOSCOPE_CLIPS names."""
-    return _folder_from_environment("MUTOSCOPE_CLIPS")
-
-
-@pytest.fixture(scope="session")
-def parity_dir() -> Path:
-    """The folder of numeric vectors that MUTOSCOPE_PARITY names, or else the compact copy in this repository."""
-    if "MUTOSCOPE_PARITY" not in os.environ:
-        return Path(__file__).parent / "parity" / "vectors"
-    return _folder_from_environment("MUTOSCOPE_PARITY")
-
-
-def _folder_from_environment(variable: str) -> Path:
-    name = os.environ.get(variable)
+    """The folder of small real videos that MUTOSCOPE_CLIPS names; without it the test is skipped."""
+    name = os.environ.get("MUTOSCOPE_CLIPS")
     if not name:
-        pytest.skip(f"{variable} is not set")
-    folder = Path(name)
-    if not folder.is_dir():
-        pytest.fail(f"{variable} names {name}, which is not a folder")
-    return folder
+        pytest.skip("MUTOSCOPE_CLIPS is not set: no real videos to read")
+    if not Path(name).is_dir():
+        pytest.fail(f"MUTOSCOPE_CLIPS names {name}, which is not a folder")
+    return Path(name)
