@@ -18,8 +18,8 @@ NOT_COVERED = {
     "*flax_networks*": "I3D and C3D are not part of this package yet",
     "*resize*": "resizing for I3D and C3D is not part of this package yet",
 }
-# Inside covered files: SSIM, LPIPS and the inception score (`image_metrics`), the kernel distance `kvd_...` (`frechet`),
-# and `videogpt_second_call...`, where published code spoils its input and measures something else the second time.
+# Inside covered files: SSIM, LPIPS and the inception score (`image_metrics`), the kernel distance `kvd_...`
+# (`frechet`), and `videogpt_second_call...`, where code spoils its input and then measures something else.
 
 # key of a distance -> (biased covariance, relative tolerance, tolerance relative to the traces)
 DISTANCES = {

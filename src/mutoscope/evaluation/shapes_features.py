@@ -13,23 +13,21 @@ Kinetics FVD: every figure carries the name `shapes` and the SHA-256 of the weig
 
 import hashlib
 import itertools
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mutoscope import hub
 from mutoscope.errors import UserError
 
 MIN_FRAMES = 8
-BUNDLED_FOLDER = Path(__file__).parent.parent / "zoo" / "shapes-features"
-WEIGHTS_NAME = "model.safetensors"
+BUNDLED_FOLDER = hub.ZOO / "shapes-features"
 # Heads with one right answer, and heads that answer yes or no for every entry.
 CHOICE_HEADS = ("class", "shape", "color", "motion", "num_objects")
 PRESENCE_HEADS = ("colors_present", "shapes_present")
@@ -209,12 +207,7 @@ def _coordinates(video: Tensor) -> Tensor:
 
 def save_shapes_features(network: ShapesFeatures, folder: Path | str) -> str:
     """Write `config.json` and `model.safetensors` (half precision) into `folder`; returns the weights' SHA-256."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"class": "ShapesFeatures"} | asdict(network.config)
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    weights = {name: tensor.detach().cpu().half().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_NAME)
+    hub.save_component(Path(folder), network)
     return weights_sha256(folder)
 
 
@@ -223,29 +216,21 @@ def load_shapes_features(
 ) -> tuple[ShapesFeatures, str]:
     """The frozen judge (float32, evaluation mode) and the SHA-256 of its weights file. Default: the bundled one."""
     folder = Path(folder) if folder is not None else BUNDLED_FOLDER
-    for name in ("config.json", WEIGHTS_NAME):
-        if not (folder / name).is_file():
-            raise UserError(f"No shapes features: {folder / name} does not exist. Train them with `shapes-features`.")
-    network = ShapesFeatures(_read_config(folder / "config.json"))
-    weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_NAME).items()}
+    if not folder.is_dir():
+        raise UserError(f"There are no shapes features at {str(folder)!r}: train the recipe `shapes-features` first.")
+    path = folder / hub.CONFIG
+    values = hub.read_json(path)
+    if values.pop("class", None) != "ShapesFeatures":
+        raise UserError(f"{path} does not describe shapes features: its `class` is not ShapesFeatures.")
+    network = ShapesFeatures(hub.dataclass_from_dict(ShapesFeaturesConfig, values, str(path)))
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(hub.read_weights(folder / hub.WEIGHTS))
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{folder / WEIGHTS_NAME} does not fit its config.json: {reason}") from error
+        raise UserError(f"{folder / hub.WEIGHTS} does not belong to {path}: {reason}") from error
     return network.to(device).eval().requires_grad_(False), weights_sha256(folder)
 
 
 def weights_sha256(folder: Path | str) -> str:
     """SHA-256 of the weights file, printed beside every figure made with it."""
-    return hashlib.sha256((Path(folder) / WEIGHTS_NAME).read_bytes()).hexdigest()
-
-
-def _read_config(path: Path) -> ShapesFeaturesConfig:
-    values = json.loads(path.read_text())
-    if values.pop("class", None) != "ShapesFeatures":
-        raise UserError(f"{path} does not describe shapes features: its `class` is not ShapesFeatures.")
-    unknown = set(values) - {field.name for field in fields(ShapesFeaturesConfig)}
-    if unknown:
-        raise UserError(f"{path} has keys this version does not know: {', '.join(sorted(unknown))}.")
-    return ShapesFeaturesConfig(**values | {"stage_channels": tuple(values.get("stage_channels", (48, 80, 104)))})
+    return hashlib.sha256((Path(folder) / hub.WEIGHTS).read_bytes()).hexdigest()
