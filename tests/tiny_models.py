@@ -1,58 +1,60 @@
-"""Real networks of the smallest sizes with random weights, for tests of everything around them."""
+"""Model folders with tiny random networks, so that verbs and pipelines are tested without training."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from mutoscope import hub
-from mutoscope.data.shapes import CLASS_NAMES
+from mutoscope.hub import ModelIndex, save_pretrained
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 
-NUM_FRAMES, SIZE, FPS = 16, 32, 8
+CLASS_NAMES = ("square-spin", "circle-orbit", "cross-swing")
 TASKS = ("class-conditional", "frame-prediction")
+TOKENIZER = VQ3DConfig(
+    filters=8,
+    channel_multipliers=(1, 1),
+    num_res_blocks=1,
+    temporal_downsample=(True,),
+    embedding_dim=4,
+    codebook_size=16,
+    num_groups=4,
+)
+MODEL = MagvitConfig(
+    num_layers=1,
+    hidden_size=16,
+    num_heads=2,
+    mlp_size=16,
+    codebook_size=16,
+    num_classes=len(CLASS_NAMES),
+    num_special_tokens=16,
+    latent_shape=(4, 4, 4),
+    task_token=True,
+    tasks=TASKS,
+)
 
 
-def tiny_tokenizer_config() -> VQ3DConfig:
-    """16×32×32 clips to 4×8×8 tokens from 16 codes."""
-    return VQ3DConfig(
-        filters=8,
-        channel_multipliers=(1, 1, 2),
-        num_res_blocks=1,
-        temporal_downsample=(True, True),
-        embedding_dim=8,
-        codebook_size=16,
-        num_groups=4,
-    )
-
-
-def tiny_magvit_config() -> MagvitConfig:
-    return MagvitConfig(
-        num_layers=1,
-        hidden_size=32,
-        num_heads=2,
-        mlp_size=64,
-        codebook_size=16,
-        num_classes=len(CLASS_NAMES),
-        num_special_tokens=16,
-        latent_shape=(4, 8, 8),
-        task_token=True,
-        tasks=TASKS,
-    )
-
-
-def save_tiny_model(folder: Path, tokenizer: VQ3D | None = None, model: Magvit | None = None) -> Path:
-    """A complete model folder; networks that are not given have random weights."""
+def tiny_tokenizer() -> VQ3D:
+    """8 frames of 8×8 to 4×4×4 tokens of 16 codes."""
     torch.manual_seed(0)
-    index = hub.ModelIndex(
-        family="magvit",
-        num_frames=NUM_FRAMES,
-        height=SIZE,
-        width=SIZE,
-        fps=FPS,
-        class_names=CLASS_NAMES,
-        tasks=TASKS,
-        data={"kind": "shapes", "height": SIZE, "width": SIZE, "num_frames": NUM_FRAMES, "fps": FPS},
-    )
-    tokenizer = tokenizer or VQ3D(tiny_tokenizer_config())
-    return hub.save_pretrained(folder, index, tokenizer, model or Magvit(tiny_magvit_config()))
+    return VQ3D(TOKENIZER).eval()
+
+
+def tiny_model(config: MagvitConfig = MODEL) -> Magvit:
+    torch.manual_seed(1)
+    return Magvit(config).eval()
+
+
+def tiny_index(**values: Any) -> ModelIndex:
+    fields: dict[str, Any] = {"family": "magvit", "num_frames": 8, "height": 8, "width": 8, "fps": 4}
+    fields |= {"class_names": CLASS_NAMES, "tasks": TASKS, "sampling": {"num_decoding_steps": 3}}
+    return ModelIndex(**{**fields, **values})
+
+
+def save_tiny_model(folder: Path) -> Path:
+    return save_pretrained(folder, tiny_index(), tiny_tokenizer(), tiny_model())
+
+
+def save_tiny_tokenizer(folder: Path) -> Path:
+    index = ModelIndex(family="tokenizer", model=None, num_frames=8, height=8, width=8, fps=4)
+    return save_pretrained(folder, index, tiny_tokenizer())

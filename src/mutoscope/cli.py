@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Annotated, Any
@@ -86,9 +87,12 @@ def run_verb(verb: str, arguments: list[str]) -> None:
     report = call()
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun only the first process speaks
+    failure = report.pop("failure", None)  # a report worth printing although the input was no good
     for warning in report.get("warnings", []):
         print(f"mutoscope: warning: {_one_line(warning)}", file=sys.stderr)
     print(json.dumps(report, allow_nan=False) if as_json else module.summary(report))
+    if failure:
+        raise UserError(failure)
 
 
 def parse(function: Callable[..., dict], verb: str, arguments: list[str]) -> tuple[Callable[[], dict], bool]:
@@ -113,9 +117,13 @@ def _deferred(function: Callable[..., dict]) -> Callable[..., tuple[Callable[[],
 
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
+        annotation = parameter.annotation
         if parameter.kind is parameter.POSITIONAL_ONLY:
-            named = tyro.conf.arg(metavar=parameter.name.upper())
-            parameter = parameter.replace(annotation=Annotated[parameter.annotation, named])
+            annotation = Annotated[annotation, tyro.conf.arg(metavar=parameter.name.upper())]
+        elif parameter.default is None:  # what happens then is told in the help text
+            metavar = str(typing.get_args(annotation)[0].__name__).upper()
+            annotation = Annotated[annotation, tyro.conf.arg(metavar=metavar, help_behavior_hint="")]
+        parameter = parameter.replace(annotation=annotation)
         if parameter.name != "overrides":
             parameters.append(parameter)
     helped = Annotated[bool, tyro.conf.arg(help="print the report as one JSON object")]

@@ -84,7 +84,7 @@ class VideoPipeline:
         class_label: index or name of a class; without one, a class-conditional model draws a class per sample
         context: frames the clip starts with, any size (cropped to the model's shape and resized)
         task, task_video: one of the ten tasks and the clip it completes
-        context_frames: how many of the first frames of context or video are given (default: all of `context`, 1 of a video)
+        context_frames: how many of the first frames are given (default: all of `context`, 1 of `task_video`)
         num_frames: must be a length the model was trained for
         sampler options: fields of the sampler's configuration, such as num_decoding_steps or guidance_scale
     """

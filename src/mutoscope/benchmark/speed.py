@@ -45,16 +45,10 @@ def speed_requests(pipeline: VideoPipeline, config: SpeedConfig) -> list[Request
     possible = {mode: given for mode, given in modes.items() if mode in index.tasks}
     if not possible:
         raise UserError(f"The benchmark times {' and '.join(modes)}; this model can do {', '.join(index.tasks)}.")
+    shared = {"num_samples": config.batch, "batch_size": config.batch, "seed": config.seed}
     steps: Sequence[int | None] = config.num_decoding_steps or (None,)
     return [
-        pipeline.prepare(
-            task=mode,
-            num_samples=config.batch,
-            batch_size=config.batch,
-            seed=config.seed,
-            num_decoding_steps=count,
-            **given,
-        )
+        pipeline.prepare(task=mode, num_decoding_steps=count, **shared, **given)
         for mode, given in possible.items()
         for count in steps
     ]

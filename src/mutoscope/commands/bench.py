@@ -58,14 +58,18 @@ def bench(
 
 
 def summary(report: common.Report) -> str:
-    lines = [
-        f"{report['model']} on {report['device']}, {report['dtype']}, {report['threads']} threads, batch {report['batch']}",
-        f"{'mode':<36}{'steps':>6}{'seconds':>10}{'first frame':>13}{'frames/s':>10}{'with decoding':>15}{'memory':>10}",
-    ]
-    lines += [
-        f"{row['mode']:<36}{row['num_decoding_steps']:>6}{row['seconds']:>10.3f}{row['seconds_first_frame']:>13.3f}"
-        f"{row['frames_per_second']:>10.1f}{row['frames_per_second_with_decoding']:>15.1f}"
-        f"{common.human_bytes(row['peak_memory_bytes']):>10}"
+    machine = f"{report['device']}, {report['dtype']}, {report['threads']} threads"
+    titles = ("mode", "steps", "seconds", "first frame", "frames/s", "with decoding", "memory")
+    rows = [
+        (
+            row["mode"],
+            str(row["num_decoding_steps"]),
+            f"{row['seconds']:.3f}",
+            f"{row['seconds_first_frame']:.3f}",
+            f"{row['frames_per_second']:.1f}",
+            f"{row['frames_per_second_with_decoding']:.1f}",
+            common.human_bytes(row["peak_memory_bytes"]),
+        )
         for row in report["rows"]
     ]
-    return "\n".join(lines)
+    return f"{report['model']} on {machine}, batch {report['batch']}\n{common.table([titles, *rows])}"

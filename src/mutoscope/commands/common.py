@@ -170,6 +170,13 @@ def _flatten(box: str) -> str:
     return " ".join(g if g.endswith(".") else f"{g}." for g in kept)
 
 
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned to the left; a row that begins with a bracket is a heading and widens nothing."""
+    widths = [max(len(cell) for cell in column) for column in zip(*(r for r in rows if r[0][:1] != "["), strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def human_bytes(count: float) -> str:
     for unit in ("B", "kB", "MB"):
         if count < 1000:

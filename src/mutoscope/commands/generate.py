@@ -168,9 +168,10 @@ def _write(
 
 
 def summary(report: common.Report) -> str:
+    clip = f"{report['frames']} frames of {report['height']}×{report['width']}"
     return (
         f"{', '.join(report['outputs'])}\n"
-        f"{report['mode']}, {report['num_samples']} × {report['frames']} frames of {report['height']}×{report['width']}, "
-        f"seed {report['seed']}, {report['num_decoding_steps']} steps: {report['seconds']:.2f} s, "
+        f"{report['mode']}, {report['num_samples']} × {clip}, seed {report['seed']}, "
+        f"{report['num_decoding_steps']} steps: {report['seconds']:.2f} s, "
         f"{report['frames_per_second_with_decoding']:.1f} frames/s with decoding"
     )

@@ -118,7 +118,4 @@ def summary(report: common.Report) -> str:
             rows.append((row["name"], f"{row['parameters']:,}", clip, str(row["tokens"]), steps, ", ".join(can)))
         if not report[group]:
             rows.append(("(none)", "", "", "", "", ""))
-    widths = [max(len(row[i]) for row in rows if not row[0].startswith("[")) for i in range(6)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return common.table(rows)

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,6 @@ from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
     from mutoscope.training.config import Recipe
-
-# name -> function in mutoscope/recipes that returns the whole recipe
-RECIPES = {
-    "vq-shapes": "mutoscope.recipes.shapes:vq_shapes",
-    "magvit-shapes": "mutoscope.recipes.shapes:magvit_shapes",
-    "shapes-features": "mutoscope.recipes.shapes:shapes_features",
-}
 
 
 def train(
@@ -78,43 +70,43 @@ def resolve_recipe(name: str, overrides: Sequence[str] = ()) -> "Recipe":
 
 def named_recipe(name: str) -> "Recipe":
     from mutoscope.hub import nearest
+    from mutoscope.recipes.shapes import RECIPES
 
     if name in RECIPES:
-        return recipe_function(name)()
+        return RECIPES[name]()
     path = Path(name).expanduser()
-    if path.is_dir():
-        path = path / "recipe.json"
+    path = path / "recipe.json" if path.is_dir() else path
     if path.suffix == ".json" or path.is_file():
-        if not path.is_file():
-            raise UserError(f"There is no recipe file {str(path)!r}.")
         from mutoscope.recipes.run import load_recipe
 
-        return load_recipe(path)
+        return load_recipe(common.check_input_file(str(path), "recipe"))
     raise UserError(f"Unknown recipe {name!r}: {nearest(name, RECIPES)} A recipe.json works too.")
-
-
-def recipe_function(name: str) -> "Callable[[], Recipe]":
-    module, function = RECIPES[name].split(":")
-    return getattr(import_module(module), function)
 
 
 def count_parameters(recipe: Any) -> int:
     """Parameters of the network a recipe trains, without allocating it."""
     import torch
 
-    from mutoscope.recipes.run import build_network
+    from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig
+    from mutoscope.models.magvit import Magvit
+    from mutoscope.tokenizers.vq3d import VQ3D
+    from mutoscope.training.config import ModelRecipe, TokenizerRecipe
 
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_network(recipe).parameters())
+        if isinstance(recipe, TokenizerRecipe):
+            network: Any = VQ3D(recipe.tokenizer)
+        elif isinstance(recipe, ModelRecipe):
+            network = Magvit(recipe.model)
+        else:
+            network = ShapesFeatures(ShapesFeaturesConfig())
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def print_override_help(name: str | None = None) -> None:
-    """List the recipes, and the flags of one if it is named."""
-    if name is None:
-        print("\n".join(["recipes:", *(f"  {recipe}" for recipe in RECIPES)]))
-        return
-    recipe = named_recipe(name)
-    common.parse_flags(type(recipe), f"mutoscope train {name}", ["--help"], default=recipe)
+    """Show the flags of a recipe, if one is named."""
+    if name is not None:
+        recipe = named_recipe(name)
+        common.parse_flags(type(recipe), f"mutoscope train {name}", ["--help"], default=recipe)
 
 
 def summary(report: common.Report) -> str:
