@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -74,3 +76,23 @@ def test_installing_every_extra_keeps_torch_and_brings_no_torchvision(constraint
     would_install = {item["metadata"]["name"].lower() for item in json.loads(done.stdout)["install"]}
     assert not would_install & {"torch", "torchvision"}
     assert not [name for name in would_install if name.startswith("nvidia-")]
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_whole_package(tmp_path: Path):
+    """Modules, bundled models and the command: what an installation without a checkout gets."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    subprocess.run([*command, str(tmp_path), str(source)], check=True, capture_output=True)
+    [wheel] = tmp_path.glob("mutoscope-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+        [entry_points] = (archive.read(name).decode() for name in held if name.endswith("entry_points.txt"))
+    package = source / "src"
+    files = {str(path.relative_to(package)) for path in (package / "mutoscope").rglob("*") if path.is_file()}
+    assert files <= held
+    assert "mutoscope = mutoscope.cli:main" in entry_points

@@ -19,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+FLAGS_WITH_INPUT = {"--context", "--video", "--data.path"}
 READING_CALLS = {"read_video", "iter_frames", "probe", "ClipDataset"}
 LIMIT_SECONDS = 240
 
@@ -82,11 +83,14 @@ RULES: dict[str, Callable[[list[str]], None]] = {
     "mutoscope play": check_nothing,
 }
 
-# Beginning of a command -> options added so that it plans its work but does not do all of it.
-SHORTENED: dict[str, list[str]] = {
-    "mutoscope train": ["--dry-run"],
-    "torchrun": ["--dry-run"],
-    "mutoscope finetune": ["--dry-run"],
+# Beginning of a command -> options set so that it plans its work, or does little of it.
+SHORTENED: dict[str, dict[str, str | None]] = {
+    "mutoscope train": {"--dry-run": None},
+    "torchrun": {"--dry-run": None},
+    "mutoscope finetune": {"--dry-run": None},
+    "mutoscope evaluate": {"--num-clips": "16"},
+    "mutoscope bench": {"--repeats": "1"},
+    "mutoscope tokenize": {"--num-clips": "4"},
 }
 
 
@@ -96,9 +100,16 @@ def rule_for(words: list[str]) -> Callable[[list[str]], None] | None:
 
 
 def shortened(words: list[str]) -> list[str]:
+    """The command with its SHORTENED options, in place of values the README may give them."""
     line = " ".join(words) + " "
-    extra = next((options for beginning, options in SHORTENED.items() if line.startswith(f"{beginning} ")), [])
-    return [*words, *(option for option in extra if option not in words)]
+    options = next((options for beginning, options in SHORTENED.items() if line.startswith(f"{beginning} ")), {})
+    for option, value in options.items():
+        if value is not None and option in words:
+            at = words.index(option) + 1
+            words = [*words[:at], value, *words[at + 1 :]]
+        elif option not in words:
+            words = [*words, option] if value is None else [*words, option, value]
+    return words
 
 
 # ------------------------------------------------------------------------------------- inputs made on the spot
@@ -106,7 +117,7 @@ def shortened(words: list[str]) -> list[str]:
 
 def inputs_of(words: list[str]) -> list[str]:
     """Files and folders of the reader's own that a `mutoscope` command expects to find."""
-    inputs = [value for flag, value in pairwise(words) if flag in ("--context", "--video")]
+    inputs = [value for flag, value in pairwise(words) if flag in FLAGS_WITH_INPUT]
     if words[:1] == ["mutoscope"]:
         positional = words[2:]
         where = {"inspect": 0, "reconstruct": 1, "finetune": 1, "tokenize": 1}.get(words[1])
@@ -167,6 +178,7 @@ def test_commands_are_found_in_markdown():
     assert rule_for(["make", "venv"]) is check_make_target
     assert rule_for(["mutoscope", "generate", "m"]) is None
     assert shortened(["mutoscope", "train", "vq-shapes"]) == ["mutoscope", "train", "vq-shapes", "--dry-run"]
+    assert shortened(["mutoscope", "evaluate", "m", "--num-clips", "256"])[-2:] == ["--num-clips", "16"]
     assert inputs_of(["mutoscope", "reconstruct", "m", "in.mp4", "out.mp4"]) == ["in.mp4"]
     assert inputs_of_python('clip = read_video("a.mp4")') == ["a.mp4"]
 
