@@ -229,7 +229,10 @@ def infer_transformer_config(
 
 
 def infer_tokenizer_config(
-    flax: dict[str, Tensor], temporal_downsample: tuple[bool, ...] | None = None, padding: Padding = "zero"
+    flax: dict[str, Tensor],
+    temporal_downsample: tuple[bool, ...] | None = None,
+    padding: Padding = "zero",
+    **overrides: Any,
 ) -> VQ3DConfig:
     """Sizes from array shapes. Where time is halved, and the padding (zero in the released configurations), leave no
     trace in the parameters; by default all transitions but the third halve time, as in the published sizes."""
@@ -246,6 +249,7 @@ def infer_tokenizer_config(
         embedding_dim=dim,
         codebook_size=codes,
         padding=padding,
+        **overrides,
     )
 
 

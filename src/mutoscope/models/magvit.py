@@ -185,8 +185,9 @@ def masked_cross_entropy(
     label_smoothing: float,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "b n"]]:
     """Weighted mean per sample, then mean over samples (a sample without any weight counts 0); and the terms."""
-    terms = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none",
-                            label_smoothing=label_smoothing).view_as(weights)  # (b, n)
+    terms = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), reduction="none", label_smoothing=label_smoothing
+    ).view_as(weights)  # (b, n)
     per_sample = (terms * weights).sum(-1) / (weights.sum(-1) + 1e-8)  # (b,)
     return per_sample.mean(), terms
 
@@ -354,8 +355,9 @@ class Magvit(VideoModel):
                 condition_mask = condition_region(task, self.config.latent_shape)
         progress = torch.rand((), generator=generator, device=generator.device).to(self.device)  # one for the batch
         scores = torch.rand(tokens.shape, generator=generator, device=generator.device).to(self.device)
-        masked = mask_tokens(tokens, scores, cosine_mask_ratio(progress), condition_tokens, condition_mask,
-                             self.config.condition_mode)
+        masked = mask_tokens(
+            tokens, scores, cosine_mask_ratio(progress), condition_tokens, condition_mask, self.config.condition_mode
+        )
         return self.loss_of(tokens, masked, task, batch.get("label"))
 
     def loss_of(

@@ -100,7 +100,6 @@ class MaskedSampler:
     def __init__(self, config: MaskedSamplerConfig = MaskedSamplerConfig()):
         self.config = config
 
-    @torch.no_grad()
     def sample(
         self,
         model: MaskedTokenModel,
@@ -128,15 +127,28 @@ class MaskedSampler:
         maskable = unknown.flatten(1).sum(-1)  # (b,)
         for step in range(self.config.num_decoding_steps):
             logits = self._logits(model, tokens, unknown, task, label)  # (b, t, h, w, k)
-            proposal = sample_categorical(logits, noise.sampling(step, logits.shape), self.config.temperature,
-                                          self.config.top_k, self.config.top_p)
+            proposal = sample_categorical(
+                logits,
+                noise.sampling(step, logits.shape),
+                self.config.temperature,
+                self.config.top_k,
+                self.config.top_p,
+            )
             proposal = torch.where(unknown, proposal, tokens)
             confidence = self._confidence(logits, proposal, unknown, step, noise)
             still_unknown = self._mask_again(confidence, unknown, maskable, step)
             tokens = torch.where(still_unknown, shown, proposal)
             is_last = not bool(still_unknown.any())
-            yield SampleEvent(step, self.config.num_decoding_steps, unknown & ~still_unknown, tokens, proposal,
-                              confidence, slice(0, shape[1]) if is_last else None, time.perf_counter() - start)
+            yield SampleEvent(
+                step,
+                self.config.num_decoding_steps,
+                unknown & ~still_unknown,
+                tokens,
+                proposal,
+                confidence,
+                slice(0, shape[1]) if is_last else None,
+                time.perf_counter() - start,
+            )
             if is_last:
                 return
             unknown = still_unknown
@@ -170,6 +182,7 @@ class MaskedSampler:
         tokens = torch.where(given, condition_tokens.to(model.device), tokens)
         return tokens, ~given if self.config.keep_given else torch.ones_like(given)
 
+    @torch.no_grad()  # on the only call of the network, because a generator must not change the caller's grad mode
     def _logits(
         self, model: MaskedTokenModel, tokens: Tensor, unknown: Tensor, task: str, label: Tensor | None
     ) -> Float[Tensor, "b t h w k"]:

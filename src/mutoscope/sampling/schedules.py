@@ -48,9 +48,7 @@ def mask_ratio(
     return parse_schedule(schedule)(progress, n).clamp(SMALLEST_RATIO, 1.0)
 
 
-def num_masked_after(
-    schedule: str, step: int, num_steps: int, num_tokens: Int[Tensor, " b"]
-) -> Int[Tensor, " b"]:
+def num_masked_after(schedule: str, step: int, num_steps: int, num_tokens: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
     """How many of `num_tokens` the schedule leaves masked after 0-based `step` of `num_steps` (at least 1)."""
     # Both operands float32: the quotient decides counts, and float64 would round some of them differently.
     progress = torch.tensor(step + 1, dtype=torch.float32) / torch.tensor(num_steps, dtype=torch.float32)
@@ -61,9 +59,7 @@ def num_masked_after(
 def check_num_steps(num_steps: int, num_tokens: int) -> None:
     """Refuse more steps than tokens (UserError): the sampler would run out of tokens and stop early."""
     if not 1 <= num_steps <= num_tokens:
-        raise UserError(
-            f"{num_steps} decoding steps for {num_tokens} tokens; choose a number from 1 to {num_tokens}."
-        )
+        raise UserError(f"{num_steps} decoding steps for {num_tokens} tokens; choose a number from 1 to {num_tokens}.")
 
 
 def _polynomial(coefficients: list[float], r: Tensor) -> Tensor:

@@ -13,8 +13,16 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.layers.condition_regions import TASKS, check_task, condition_region
 
-__all__ = ["TASKS", "balanced_task_order", "check_task", "condition_video", "latent_context_frames", "latent_mask",
-           "needs_video", "pixel_mask"]
+__all__ = [
+    "TASKS",
+    "balanced_task_order",
+    "check_task",
+    "condition_video",
+    "latent_context_frames",
+    "latent_mask",
+    "needs_video",
+    "pixel_mask",
+]
 
 BLACK = -1.0
 
@@ -29,18 +37,14 @@ def latent_context_frames(context_frames: int, temporal_stride: int) -> int:
     return math.ceil(context_frames / temporal_stride)
 
 
-def pixel_mask(
-    task: str, num_frames: int, height: int, width: int, context_frames: int = 1
-) -> Bool[Tensor, "t h w"]:
+def pixel_mask(task: str, num_frames: int, height: int, width: int, context_frames: int = 1) -> Bool[Tensor, "t h w"]:
     """True where a pixel is given. `context_frames` counts at the start, and for interpolation at either end."""
     if not 1 <= context_frames <= num_frames:
         raise UserError(f"{context_frames} context frames of a clip of {num_frames}; choose 1 to {num_frames}.")
     return condition_region(task, (num_frames, height, width), context_frames, context_frames)
 
 
-def latent_mask(
-    task: str, latent_shape: tuple[int, int, int], latent_context_frames: int = 1
-) -> Bool[Tensor, "t h w"]:
+def latent_mask(task: str, latent_shape: tuple[int, int, int], latent_context_frames: int = 1) -> Bool[Tensor, "t h w"]:
     """True where a token position belongs to the condition."""
     return condition_region(task, latent_shape, latent_context_frames, latent_context_frames)
 

@@ -1,0 +1,33 @@
+import inspect
+import math
+
+import pytest
+import torch
+
+from mutoscope.layers.attention import attention
+
+
+def test_equals_the_formula():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 8, generator=generator) for n in (4, 5, 5))
+    mask = torch.rand(4, 5, generator=generator) < 0.7
+    mask[:, 0] = True
+    scores = (q @ k.transpose(-1, -2) / math.sqrt(8)).masked_fill(~mask, -math.inf)
+    torch.testing.assert_close(attention(q, k, v, mask), scores.softmax(-1) @ v)
+
+
+def test_a_hidden_key_has_no_influence():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 1, 3, 4, generator=generator) for _ in range(3))
+    mask = torch.ones(3, 3, dtype=torch.bool)
+    mask[:, 2] = False
+    before = attention(q, k, v, mask)
+    v[..., 2, :] += 100
+    torch.testing.assert_close(attention(q, k, v, mask), before)
+    assert not torch.allclose(attention(q, k, v, None), before)
+
+
+def test_the_mask_cannot_be_forgotten():
+    assert inspect.signature(attention).parameters["mask"].default is inspect.Parameter.empty
+    with pytest.raises(TypeError):
+        attention(*(torch.zeros(1, 1, 2, 4) for _ in range(3)))  # type: ignore[call-arg]

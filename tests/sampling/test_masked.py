@@ -1,0 +1,284 @@
+"""The decoding loop with fake networks: what must hold for any logits."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mutoscope.errors import UserError
+from mutoscope.layers.token_masking import MASK_TOKEN
+from mutoscope.models.magvit import Magvit, MagvitConfig
+from mutoscope.sampling.base import SampleEvent
+from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
+
+NUM_CODES = 7
+
+
+class FakeModel:
+    """Logits that depend on every token shown and on the label; keeps what it was shown."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, latent_shape: tuple[int, int, int] = (2, 3, 3), flat: bool = False):
+        self.latent_shape, self.flat = latent_shape, flat
+        self.shown: list[tuple[torch.Tensor, bool]] = []
+
+    def logits(self, tokens, task, label=None, unconditional=False):
+        self.shown.append((tokens, unconditional))
+        if self.flat:
+            return torch.zeros(*tokens.shape, NUM_CODES)
+        codes = torch.arange(NUM_CODES)
+        own = torch.cos(tokens[..., None] * 1.7 + codes)
+        shared = torch.sin(tokens.flatten(1).sum(1)[:, None] * 0.3 + codes)[:, None, None, None]
+        extra = 0.0 if label is None or unconditional else torch.cos(label[:, None] * 2.1 + codes)[:, None, None, None]
+        return own + shared + extra
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def drain(
+    model,
+    seed: int = 0,
+    task: str = "class-conditional",
+    label=None,
+    condition_tokens=None,
+    condition_mask=None,
+    batch_size=None,
+    **config,
+) -> list[SampleEvent]:
+    sampler = MaskedSampler(MaskedSamplerConfig(**config))
+    return list(
+        sampler.sample(
+            model, task, label, condition_tokens, seeded(seed), condition_mask=condition_mask, batch_size=batch_size
+        )
+    )
+
+
+SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
+SCHEDULES = st.sampled_from(["cosine", "uniform", "exp", "log", "pow2", "pow0.5", "poly:-1,0,1"])
+SETTINGS = {
+    "shape": SHAPES,
+    "steps": st.integers(1, 30),
+    "schedule": SCHEDULES,
+    "density": st.floats(0, 1),
+    "flat": st.booleans(),
+    "temperature": st.sampled_from([0.0, 4.5, 400.0]),
+    "seed": st.integers(0, 2**16),
+}
+
+
+@given(**SETTINGS, keep_given=st.booleans())
+def test_decoding_always_ends_complete(shape, steps, schedule, density, flat, temperature, seed, keep_given):
+    mask = torch.rand(2, *shape, generator=seeded(seed)) < density
+    tokens = torch.randint(0, NUM_CODES, (2, *shape), generator=seeded(seed + 1))
+    events = drain(
+        FakeModel(shape, flat),
+        seed,
+        condition_tokens=tokens,
+        condition_mask=mask,
+        schedule=schedule,
+        num_decoding_steps=steps,
+        choice_temperature=temperature,
+        keep_given=keep_given,
+    )
+    last = events[-1]
+    assert last.is_last and not any(event.is_last for event in events[:-1])
+    assert len(events) <= steps and [event.step for event in events] == list(range(len(events)))
+    assert torch.equal(last.tokens, last.proposal)
+    assert int(last.proposal.min()) >= 0 and int(last.proposal.max()) < NUM_CODES
+    decided = torch.stack([event.decided for event in events]).sum(0)
+    assert torch.equal(decided, (~mask).long() if keep_given else torch.ones_like(decided))
+
+
+@given(**SETTINGS)
+def test_given_tokens_never_change(shape, steps, schedule, density, flat, temperature, seed):
+    mask = torch.rand(shape, generator=seeded(seed)) < density
+    tokens = torch.randint(0, NUM_CODES, (2, *shape), generator=seeded(seed + 1))
+    events = drain(
+        FakeModel(shape, flat),
+        seed,
+        condition_tokens=tokens,
+        condition_mask=mask,
+        schedule=schedule,
+        num_decoding_steps=steps,
+        choice_temperature=temperature,
+        keep_given=True,
+    )
+    for event in events:
+        assert torch.equal(event.tokens[:, mask], tokens[:, mask])
+        assert torch.equal(event.proposal[:, mask], tokens[:, mask])
+
+
+@given(**SETTINGS)
+def test_decided_tokens_never_change(shape, steps, schedule, density, flat, temperature, seed):
+    mask = torch.rand(shape, generator=seeded(seed)) < density
+    tokens = torch.randint(0, NUM_CODES, (2, *shape), generator=seeded(seed + 1))
+    events = drain(
+        FakeModel(shape, flat),
+        seed,
+        condition_tokens=tokens,
+        condition_mask=mask,
+        schedule=schedule,
+        num_decoding_steps=steps,
+        choice_temperature=temperature,
+    )
+    known = torch.zeros(2, *shape, dtype=torch.bool)
+    for before, after in itertools.pairwise(events):
+        known = known | before.decided
+        assert torch.equal(after.tokens[known], before.tokens[known])
+        assert bool(after.confidence[known].isinf().all()) and bool(after.confidence[~known].isfinite().all())
+        # What is undecided shows its condition token, or [MASK].
+        undecided = ~known
+        assert torch.equal(before.tokens[undecided & mask], tokens[undecided & mask])
+        assert bool((before.tokens[undecided & ~mask] == MASK_TOKEN).all())
+
+
+def test_every_step_but_a_tie_decides_something():
+    events = drain(FakeModel((4, 8, 8)), num_decoding_steps=64)
+    assert all(bool(event.decided.flatten(1).any(1).all()) for event in events)
+
+
+def test_steps_mask_as_many_tokens_as_the_schedule_says():
+    events = drain(FakeModel((4, 16, 16)))
+    masked = [int((event.tokens == MASK_TOKEN).sum()) for event in events]
+    assert masked == [1015, 989, 946, 886, 812, 724, 623, 511, 391, 265, 133, 0]
+
+
+def test_kept_tokens_do_not_count():
+    mask = torch.zeros(2, 2, 4, dtype=torch.bool)
+    mask[0] = True
+    tokens = torch.zeros(1, 2, 2, 4, dtype=torch.long)
+    events = drain(
+        FakeModel((2, 2, 4)),
+        condition_tokens=tokens,
+        condition_mask=mask,
+        keep_given=True,
+        schedule="uniform",
+        num_decoding_steps=4,
+    )
+    assert [int((event.tokens == MASK_TOKEN).sum()) for event in events] == [6, 4, 2, 0]
+
+
+def test_more_steps_than_tokens_stop_early_instead_of_starting_over():
+    events = drain(FakeModel((1, 2, 2)), num_decoding_steps=50)
+    masked = [int((event.tokens == MASK_TOKEN).sum()) for event in events]
+    assert masked == [3, 2, 1, 0]
+
+
+def test_a_single_token_is_decided_at_once():
+    events = drain(FakeModel((1, 1, 1)), num_decoding_steps=12)
+    assert len(events) == 1 and events[0].is_last
+
+
+def test_condition_tokens_are_refined_unless_kept():
+    shape = (2, 4, 4)
+    tokens = torch.full((4, *shape), 3)
+    results = [
+        drain(FakeModel(shape), task="frame-prediction", condition_tokens=tokens, keep_given=keep)[-1].proposal
+        for keep in (False, True)
+    ]
+    assert bool((results[0][:, 0] != 3).any()) and bool((results[1][:, 0] == 3).all())
+
+
+def test_the_condition_region_follows_from_the_task():
+    model, tokens = FakeModel((4, 4, 4)), torch.zeros(1, 4, 4, 4, dtype=torch.long)
+    drain(model, task="frame-interpolation", condition_tokens=tokens)
+    first_input = model.shown[0][0][0]
+    assert [bool((frame == 0).all()) for frame in first_input] == [True, False, False, True]
+    assert bool((first_input[1:3] == MASK_TOKEN).all())
+
+
+def test_the_unconditional_pass_does_not_see_the_condition():
+    model, tokens = FakeModel((2, 3, 3)), torch.ones(1, 2, 3, 3, dtype=torch.long)
+    events = drain(model, task="frame-prediction", condition_tokens=tokens, guidance_scale=2.0)
+    assert [unconditional for _, unconditional in model.shown] == [False, True] * len(events)
+    known = torch.zeros(1, 2, 3, 3, dtype=torch.bool)
+    for event, (shown, _), (hidden, _) in zip(events, model.shown[::2], model.shown[1::2], strict=True):
+        assert bool((hidden[~known] == MASK_TOKEN).all()) and torch.equal(hidden[known], shown[known])
+        known = known | event.decided
+
+
+def test_guidance_scale_one_needs_no_second_pass():
+    model = FakeModel()
+    events = drain(model)
+    assert len(model.shown) == len(events)
+
+
+def test_one_seed_gives_one_result():
+    first, second, other = (drain(FakeModel(), seed, batch_size=3)[-1].proposal for seed in (1, 1, 2))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert not torch.equal(first[0], first[1])  # samples of a batch differ
+
+
+def test_the_global_generator_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    drain(FakeModel())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_batch_size_follows_from_what_is_given():
+    label = torch.tensor([0, 1, 2])
+    assert drain(FakeModel(), label=label)[-1].tokens.shape[0] == 3
+    assert drain(FakeModel(), batch_size=2)[-1].tokens.shape[0] == 2
+    assert drain(FakeModel())[-1].tokens.shape[0] == 1
+
+
+def test_greedy_decoding_ignores_the_seed():
+    first, second = (drain(FakeModel(), seed, temperature=0.0, choice_temperature=0.0)[-1].proposal for seed in (1, 2))
+    assert torch.equal(first, second)
+
+
+def test_top_k_one_takes_the_most_probable():
+    model = FakeModel((1, 1, 1))
+    assert int(drain(model, top_k=1)[-1].proposal) == int(model.logits(torch.full((1, 1, 1, 1), -1), "").argmax())
+
+
+def test_events_carry_time_and_finished_frames():
+    events = drain(FakeModel((2, 3, 3)))
+    seconds = [event.seconds for event in events]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    assert events[-1].frames == slice(0, 2) and all(event.frames is None for event in events[:-1])
+    assert {event.num_steps for event in events} == {12}
+
+
+def test_missing_condition_and_generator_are_refused():
+    with pytest.raises(UserError, match="needs condition tokens"):
+        drain(FakeModel(), task="frame-prediction")
+    with pytest.raises(UserError, match="There is no task"):
+        drain(FakeModel(), task="frames")
+    with pytest.raises(ValueError, match="Generator"):
+        next(iter(MaskedSampler().sample(FakeModel(), "class-conditional")))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_decoding_steps": 0},
+        {"schedule": "cosinus"},
+        {"temperature": -1.0},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"choice_temperature": -1.0},
+        {"top_p": 1.5},
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_refused(wrong: dict):
+    with pytest.raises(UserError):
+        dataclasses.replace(MaskedSamplerConfig(), **wrong)
+
+
+def test_the_real_network_speaks_the_protocol():
+    torch.manual_seed(0)
+    model = Magvit(MagvitConfig(1, 16, 2, 32, NUM_CODES, 3, 16, (2, 3, 3), task_token=True)).eval()
+    tokens = torch.zeros(2, 2, 3, 3, dtype=torch.long)
+    for task in ("class-conditional", "class-conditional-frame-prediction"):
+        events = drain(model, task=task, label=torch.tensor([0, 2]), condition_tokens=tokens, guidance_scale=1.5)
+        assert events[-1].is_last and not events[-1].confidence.requires_grad
