@@ -12,7 +12,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
@@ -38,15 +38,15 @@ def code_blocks(markdown: str) -> list[Block]:
 
 
 def commands(markdown: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, words) of every shell command; continuation lines joined, comments and prompts dropped."""
+    """(line, words) of every shell command; continuation lines joined, `a && b` parted, comments dropped."""
     for block in code_blocks(markdown):
         if block.language not in ("bash", "sh", "shell", "console"):
             continue
-        text = re.sub(r"\\\n", " ", block.text)
-        for line in text.splitlines():
+        for line in re.sub(r"\\\n", " ", block.text).splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)
-            if words:
-                yield block.line, words
+            for is_separator, command in groupby(words, key=lambda word: word in ("&&", ";")):
+                if not is_separator:
+                    yield block.line, list(command)
 
 
 # ------------------------------------------------------------------ what is done instead of running a command
@@ -170,9 +170,11 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_commands_are_found_in_markdown():
-    text = "x\n```bash\n$ make venv  # once\nmutoscope generate m \\\n    --out a.mp4\n```\n```python\nprint(1)\n```\n"
+    shell = "```bash\n$ make venv && make demo  # once\nmutoscope generate m \\\n    --out a.mp4\n```\n"
+    text = f"x\n{shell}```python\nprint(1)\n```\n"
     assert list(commands(text)) == [
         (3, ["make", "venv"]),
+        (3, ["make", "demo"]),
         (3, ["mutoscope", "generate", "m", "--out", "a.mp4"]),
     ]
     assert rule_for(["make", "venv"]) is check_make_target
