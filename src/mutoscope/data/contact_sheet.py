@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-Clips = UInt8[np.ndarray, "t h w 3"] | Sequence[UInt8[np.ndarray, "t h w 3"]]
+Clips = UInt8[np.ndarray, "t h w 3"] | Sequence[UInt8[np.ndarray, "_ _ _ 3"]]
 
 LABEL_HEIGHT = 14
 

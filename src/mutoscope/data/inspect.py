@@ -19,6 +19,8 @@ def inspect(path: str | Path, num_frames: int = 16, frame_stride: int = 1) -> di
     pixel_format, stream, class, caption, clips, warnings).
     Raises UserError where the path is missing, the folder holds no videos, or the single video cannot be read.
     """
+    if min(num_frames, frame_stride) < 1:
+        raise UserError(f"num_frames and frame_stride must be at least 1; got {num_frames} and {frame_stride}")
     files, classes = find_videos(path)
     span = clip_span(num_frames, frame_stride)
     broken, videos = [], []

@@ -245,8 +245,20 @@ def read_video(
     options = dict(start=start, max_frames=max_frames, stride=stride, fps=fps, size=size, keep_aspect=keep_aspect)
     with FrameStream(path, stream=stream, index=index, **options) as reader:
         frames = list(reader)
-    times = np.array(reader.times)
-    return Video(_stack(frames), reader.fps, times, tuple(reader.warnings))
+    whole = start == 0 and max_frames is None and fps is None
+    rate = measured_fps(reader.times, reader.fps) if whole else reader.fps
+    return Video(_stack(frames), rate, np.array(reader.times), tuple(reader.warnings))
+
+
+def measured_fps(times: list[float], header_fps: float) -> float:
+    """The header's rate, or the real average of a whole video where the two differ by more than 2 percent.
+
+    Containers such as Matroska state a nominal rate, which is far from the average of a variable-rate video.
+    """
+    if len(times) < 3 or times[-1] <= times[0]:
+        return header_fps
+    measured = (len(times) - 1) / (times[-1] - times[0])
+    return measured if abs(measured / header_fps - 1) > 0.02 else header_fps
 
 
 def _stack(frames: list[np.ndarray]) -> UInt8[np.ndarray, "t h w 3"]:

@@ -54,8 +54,9 @@ class VideoWriter:
         self.frame_shape: tuple[int, ...] | None = None
         self.fps = exact_fps(fps)
         self._check_target()
-        self._temporary = self.path.with_name(f".{self.path.stem}.{secrets.token_hex(4)}.tmp{self.path.suffix}")
+        self._temporary = self.path.with_name(f".{self.path.stem[:40]}.{secrets.token_hex(4)}.tmp{self.path.suffix}")
         self._encoder: Encoder | None = None
+        self._closed = False
 
     def _check_target(self) -> None:
         if self.path.suffix.lower() not in ENCODERS:
@@ -78,6 +79,8 @@ class VideoWriter:
 
     def write(self, frame: np.ndarray) -> None:
         """Add one frame, uint8 (h, w, 3); all frames must have the size of the first."""
+        if self._closed:
+            raise ValueError(f"{self.path} is closed")
         frame = np.asarray(frame)
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] != 3 or 0 in frame.shape:
             raise ValueError(f"expected a frame of uint8 (h, w, 3), got {frame.dtype} {frame.shape}")
@@ -94,15 +97,21 @@ class VideoWriter:
         self.num_frames += 1
 
     def close(self) -> None:
-        """Complete the file and give it its name."""
+        """Complete the file and give it its name; closing again does nothing."""
+        if self._closed:
+            return
         if self._encoder is None:
             raise UserError(f"cannot write {self.path}: there are no frames")
         with self._abort_on_error():
             self._encoder.finish()
             os.replace(self._temporary, self.path)
+        self._closed = True
 
     def abort(self) -> None:
         """Drop what was written; the target keeps what it held before."""
+        if self._closed:
+            return
+        self._closed = True
         if self._encoder is not None:
             with suppress(Exception):
                 self._encoder.discard()

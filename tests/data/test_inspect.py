@@ -1,0 +1,79 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mutoscope.data.inspect import format_inspection, inspect
+from mutoscope.errors import UserError
+
+Sample = Callable[[str], Path]
+
+
+@pytest.fixture
+def folder(sample: Sample, tmp_path: Path) -> Path:
+    for name, kind in {
+        "cats/good.mp4": "plain_mp4",
+        "cats/bad.mp4": "not_a_video",
+        "dogs/turned.mp4": "rotated",
+        "dogs/tail.mp4": "damaged_tail",
+        "empty/zero.mp4": "zero_length",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(sample(kind), tmp_path / name)
+    (tmp_path / "cats/good.txt").write_text("a cat")
+    return tmp_path
+
+
+def test_a_folder_is_counted(folder: Path):
+    report = inspect(folder, num_frames=8)
+    assert {"files", "readable", "broken", "clips", "classes"} <= report.keys()
+    assert (report["files"], report["readable"]) == (5, 3)
+    assert [Path(entry["path"]).name for entry in report["broken"]] == ["bad.mp4", "zero.mp4"]
+    assert all(set(entry) == {"path", "reason"} for entry in report["broken"])
+    assert "empty" in report["broken"][1]["reason"]
+    assert report["classes"] == ["cats", "dogs", "empty"]
+    assert report["clips"] == 40 // 8 + 6 // 8 + 20 // 8
+    json.dumps(report)
+
+
+def test_details_of_each_video(folder: Path):
+    videos = {Path(video["path"]).name: video for video in inspect(folder)["videos"]}
+    good, turned, tail = videos["good.mp4"], videos["turned.mp4"], videos["tail.mp4"]
+    assert (good["frames"], good["fps"], good["class"], good["caption"]) == (40, 10.0, "cats", "a cat")
+    assert (turned["height"], turned["width"]) == (48, 32)
+    assert (tail["frames"], tail["frames_in_header"]) == (20, 30)
+    assert len(tail["warnings"]) == 1
+
+
+def test_a_single_video(sample: Sample):
+    report = inspect(sample("plain_mp4"), num_frames=10, frame_stride=2)
+    assert (report["files"], report["readable"], report["clips"], report["classes"]) == (1, 1, 2, [])
+
+
+def test_a_single_broken_video_is_an_error(sample: Sample):
+    with pytest.raises(UserError, match="not a video"):
+        inspect(sample("not_a_video"))
+
+
+def test_missing_and_empty_folders_are_errors(tmp_path: Path):
+    with pytest.raises(UserError, match="there is no"):
+        inspect(tmp_path / "none")
+    with pytest.raises(UserError, match="holds no videos"):
+        inspect(tmp_path)
+
+
+def test_the_text_names_what_is_broken_and_what_is_damaged(folder: Path):
+    text = format_inspection(inspect(folder))
+    assert text.startswith("3 of 5 files readable")
+    assert "bad.mp4" in text
+    assert "warning:" in text
+    assert "40 frames 48x64, 10 fps" in text
+
+
+def test_the_real_clips(clips_dir: Path):
+    report = inspect(clips_dir)
+    assert (report["files"], report["readable"], report["classes"]) == (15, 13, [])
+    assert [Path(entry["path"]).name for entry in report["broken"]] == ["invalid_vp9.webm", "truncated_no_moov_av1.mp4"]
+    assert report["clips"] == sum(video["frames"] // 16 for video in report["videos"]) == 100
