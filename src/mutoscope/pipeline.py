@@ -23,7 +23,7 @@ from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
 
-Frames = UInt8[np.ndarray, "t h w 3"]
+Frames = UInt8[np.ndarray, "_t _h _w 3"]  # an underscore: sizes of different videos are independent
 MAX_SEED = 2**64 - 1
 
 
