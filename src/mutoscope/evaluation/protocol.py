@@ -100,8 +100,8 @@ class Judge:
         return cls(network.eval(), sha256)
 
     @torch.inference_mode()
-    def read(self, clips: UInt8[Tensor, "n t h w 3"] | Sequence[UInt8[Tensor, "t h w 3"]]) -> Readings:
-        """Read clips of one length; sizes may differ between clips. The batch size does not change the result."""
+    def read(self, clips: Sequence[Tensor] | Tensor) -> Readings:
+        """Read uint8 clips (t, h, w, 3) of one length; their sizes may differ, how many there are plays no part."""
         device = next(self.network.parameters()).device
         features, logits = [], {head: [] for head in (*CHOICE_HEADS, *PRESENCE_HEADS)}
         for start in range(0, len(clips), 32):

@@ -5,8 +5,9 @@ features of shapes-FVD; its heads give attribute accuracy. It is not I3D, and no
 Kinetics FVD: every figure carries the name `shapes` and the SHA-256 of the weights file.
 
     video (b, 3, t, h, w) in [-1, 1]
-      -> stem, stride (1, 2, 2)           edges and colours, with coordinates so that paths can be told apart
-      -> three stages of factorised residual blocks, to an eighth of the frames, rows and columns
+      -> stem, stride (1, 2, 2)           edges and colours
+      -> three stages of factorised residual blocks, to an eighth of the frames, rows and columns;
+         coordinates are added after the first, so that paths can be told apart
       -> mean, maximum and attention pooling      any frame size, any length from 8 frames
       -> embedding (b, 64) -> seven linear heads
 """
@@ -94,7 +95,7 @@ class ShapesFeatures(nn.Module):
     def __init__(self, config: ShapesFeaturesConfig) -> None:
         super().__init__()
         self.config = config
-        self.stem = nn.Conv3d(7, config.stem_channels, 3, stride=(1, 2, 2), padding=1)
+        self.stem = nn.Conv3d(4, config.stem_channels, 3, stride=(1, 2, 2), padding=1)
         widths = (config.stem_channels, *config.stage_channels)
         self.stages = nn.Sequential(
             *(
@@ -102,6 +103,7 @@ class ShapesFeatures(nn.Module):
                 for (narrow, wide), stride in zip(itertools.pairwise(widths), config.stage_strides, strict=True)
             )
         )
+        self.position = nn.Conv3d(3, widths[1], 1)
         self.norm = nn.GroupNorm(8, widths[-1])
         self.attention = nn.Conv3d(widths[-1], 2, 1)
         self.embedding = nn.Linear(4 * widths[-1], config.embedding_size)
@@ -112,10 +114,12 @@ class ShapesFeatures(nn.Module):
         if video.shape[2] < MIN_FRAMES:
             raise UserError(f"The shapes features need clips of at least {MIN_FRAMES} frames, found {video.shape[2]}.")
         # The largest of red, green and blue outlines a shape of any colour alike.
-        value = video.amax(dim=1, keepdim=True)
-        x = torch.cat([video, value, _coordinates(video)], dim=1)  # (b, 7, t, h, w)
+        x = torch.cat([video, video.amax(dim=1, keepdim=True)], dim=1)  # (b, 4, t, h, w)
         x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))  # (b, c, t, h/2, w/2)
-        x = F.silu(self.norm(self.stages(x)))  # (b, c, t/8, h/8, w/8)
+        x = self.stages[0](x)
+        # Paths need positions, outlines do not: in the stem, smooth coordinates would drown the edges.
+        x = x + self.position(_coordinates(x))
+        x = F.silu(self.norm(self.stages[1:](x)))  # (b, c, t/8, h/8, w/8)
         # The maximum finds a shape wherever it is, two learned queries the main one; the mean keeps what is spread.
         weights = self.attention(x).flatten(2).softmax(dim=-1)  # (b, 2, n)
         values = x.flatten(2)  # (b, c, n)
@@ -198,11 +202,10 @@ def _box_blur(video: Tensor) -> Tensor:
     return rearrange(F.avg_pool2d(frames, 3, stride=1), "(b t) c h w -> b c t h w", b=video.shape[0])
 
 
-def _coordinates(video: Tensor) -> Tensor:
-    """Time, height and width in [-1, 1] as three more channels (b, 3, t, h, w)."""
-    b, _, *lengths = video.shape
-    axes = [torch.linspace(-1, 1, n, device=video.device, dtype=video.dtype) for n in lengths]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(b, 3, *lengths)
+def _coordinates(x: Tensor) -> Tensor:
+    """Time, height and width in [-1, 1] as channels (1, 3, t, h, w)."""
+    axes = [torch.linspace(-1, 1, length, device=x.device, dtype=x.dtype) for length in x.shape[2:]]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
 
 def save_shapes_features(network: ShapesFeatures, folder: Path | str) -> str:

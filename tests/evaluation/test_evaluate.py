@@ -1,0 +1,212 @@
+"""`evaluate` on fakes: which figures a source gets, what they say of a perfect and of a poor one, and bad input."""
+
+import itertools
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from mutoscope.data.shapes import CLASS_NAMES, ShapesConfig, ShapesWorld
+from mutoscope.errors import UserError
+from mutoscope.evaluation.evaluate import evaluate
+from mutoscope.evaluation.protocol import Judge, Readings
+from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig
+from mutoscope.evaluation.sources import class_in_name
+from mutoscope.hub import ModelIndex
+from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
+from tiny_models import save_tiny_model
+
+NUM_CLIPS = 23
+SHA256 = "c" * 64
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    torch.manual_seed(0)
+    config = ShapesFeaturesConfig(stem_channels=8, stage_channels=(8, 16, 16), embedding_size=6)
+    return Judge(ShapesFeatures(config).eval(), SHA256)
+
+
+@dataclass(frozen=True)
+class Clip:
+    frames: np.ndarray
+
+
+@dataclass
+class FakePipeline:
+    """Gives clips of a world seed: held-back ones whose first frame it is shown, or new ones of the class asked for."""
+
+    index: ModelIndex = field(
+        default_factory=lambda: ModelIndex(
+            "magvit", 16, 32, 32, class_names=CLASS_NAMES, tasks=("class-conditional", "frame-prediction")
+        )
+    )
+    predict: str = "copy"
+    calls: list[dict] = field(default_factory=list)
+    model: str = "a network"
+    tokenizer: VideoTokenizer | None = None
+
+    def __call__(self, **given):
+        self.calls.append(given)
+        if "context" in given:
+            context = given["context"]
+            assert context.shape == (1, 32, 32, 3) and context.dtype == np.uint8
+            return Clip(np.repeat(context, 16, axis=0) if self.predict == "copy" else self._continued(context))
+        label = self.index.class_names.index(given["class_label"])
+        world = ShapesWorld(ShapesConfig(), seed=77)
+        fitting = (world.clip(i) for i in itertools.count() if world.clip(i).label == label)
+        clips = [Clip(clip.frames) for clip in itertools.islice(fitting, given["num_samples"])]
+        return clips if len(clips) > 1 else clips[0]
+
+    def _continued(self, context: np.ndarray) -> np.ndarray:
+        world = ShapesWorld(ShapesConfig(), seed=1_000_003)
+        frames = next(c.frames for c in map(world.clip, range(NUM_CLIPS)) if (c.frames[0] == context[0]).all())
+        return frames ^ np.array([0] + [1] * 15, np.uint8)[:, None, None, None]  # one grey level off
+
+
+class CoarseTokenizer(VideoTokenizer):
+    """Every pixel of the red channel in 8 steps: tokens, and grey frames from them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = torch.nn.Parameter(torch.zeros(()))
+
+    @property
+    def spec(self) -> TokenizerSpec:
+        return TokenizerSpec(temporal_stride=1, spatial_stride=1, vocab_size=16)
+
+    def encode(self, video):
+        return ((video[:, 0] + 1) * 4).floor().clamp(0, 7).long()
+
+    def decode(self, tokens):
+        return ((tokens + 0.5) / 4 - 1)[:, None].expand(-1, 3, -1, -1, -1).float()
+
+
+def value(report: dict, name: str) -> float:
+    return report["metrics"][name]["value"]
+
+
+def test_a_model_gets_generation_and_prediction_figures(judge):
+    pipeline = FakePipeline()
+    report = evaluate(pipeline, "shapes", num_clips=NUM_CLIPS, seed=5, judge=judge, num_decoding_steps=3)
+    assert {"source", "protocol", "metrics", "num_clips", "seconds"} <= set(report)
+    assert report["protocol"] == "shapes" and report["num_clips"] == NUM_CLIPS
+    for name in ("shapes_fvd", "class_accuracy", "shape_accuracy", "motion_accuracy", "prediction_shapes_fvd"):
+        assert {name, f"{name}_real"} <= set(report["metrics"])
+    for figure in report["metrics"].values():
+        assert set(figure) == {"value", "ci95"}
+    assert not any(name.split("_real")[0] in ("fvd", "is", "fid") for name in report["metrics"])
+    details = report["protocol_details"]
+    assert details["extractor_sha256"] == SHA256 and details["options"] == {"num_decoding_steps": 3}
+    assert details["parts"] == ["shapes-generation", "shapes-prediction"]
+    json.dumps(report, allow_nan=False)
+
+
+def test_classes_are_asked_for_in_equal_numbers_with_different_seeds(judge):
+    pipeline = FakePipeline()
+    evaluate(pipeline, "shapes-generation", num_clips=30, seed=1, judge=judge, guidance_scale=2.0)
+    counts = {call["class_label"]: call["num_samples"] for call in pipeline.calls}
+    assert list(counts) == list(CLASS_NAMES)
+    assert sum(counts.values()) == 30 and set(counts.values()) == {1, 2}
+    assert len({call["seed"] for call in pipeline.calls}) == len(CLASS_NAMES)
+    assert {call["guidance_scale"] for call in pipeline.calls} == {2.0}
+
+
+def test_the_same_seed_gives_the_same_figures(judge):
+    first, again = (evaluate(FakePipeline(), num_clips=4, judge=judge)["metrics"] for _ in range(2))
+    assert first == again
+
+
+def test_copying_the_first_frame_scores_what_copying_scores(judge):
+    report = evaluate(FakePipeline(predict="copy"), "shapes-prediction", num_clips=NUM_CLIPS, judge=judge)
+    assert value(report, "prediction_psnr_db") == value(report, "copy_first_frame_psnr_db")
+    assert report["metrics"]["prediction_over_copy_db"] == {"value": 0.0, "ci95": [0.0, 0.0]}
+
+
+def test_a_nearly_perfect_prediction_scores_its_error_and_keeps_everything(judge):
+    report = evaluate(FakePipeline(predict="continue"), "shapes-prediction", num_clips=NUM_CLIPS, judge=judge)
+    assert value(report, "prediction_psnr_db") == pytest.approx(20 * np.log10(255))
+    assert value(report, "prediction_psnr_frames_db") == pytest.approx(20 * np.log10(255))
+    assert value(report, "copy_first_frame_psnr_db") < 30
+    assert value(report, "prediction_keeps_color") == pytest.approx(
+        value(report, "prediction_keeps_color_real"), abs=0.1
+    )
+    assert value(report, "prediction_shapes_fvd") < 0.1 * value(report, "prediction_shapes_fvd_real")
+
+
+class TruthfulJudge(Judge):
+    """Knows the class of the fake pipeline's clips by the order they come in."""
+
+    def read(self, clips):
+        world = {
+            clip.frames.tobytes(): clip
+            for seed in (77, 1_000_003)
+            for clip in map(ShapesWorld(seed=seed).clip, range(200))
+        }
+        known = [world[clip.numpy().tobytes()].attributes for clip in clips]
+        sizes = {"class": 23, "shape": 4, "motion": 6}
+        logits = {h: torch.eye(n)[[int(k[h]) for k in known]] for h, n in sizes.items()}
+        return Readings(torch.randn(len(known), 3, generator=torch.Generator().manual_seed(0)).double(), logits)
+
+
+def test_a_model_that_obeys_has_full_accuracy_and_one_that_does_not_has_none(judge):
+    truthful = TruthfulJudge(judge.network, SHA256)
+    report = evaluate(FakePipeline(), "shapes-generation", num_clips=NUM_CLIPS, judge=truthful)
+    for name in ("class_accuracy", "shape_accuracy", "motion_accuracy", "class_accuracy_over_real"):
+        assert value(report, name) == 1
+    shifted = (*CLASS_NAMES[12:], *CLASS_NAMES[:12])  # the fake goes by index, so it gives another class than was asked
+    disobedient = FakePipeline()
+    disobedient.index = ModelIndex("magvit", 16, 32, 32, class_names=shifted, tasks=("class-conditional",))
+    report = evaluate(disobedient, num_clips=NUM_CLIPS, judge=truthful)
+    assert value(report, "class_accuracy") == 0 and value(report, "class_accuracy_real") == 1
+
+
+def test_a_tokenizer_gets_reconstruction_figures(judge):
+    report = evaluate(CoarseTokenizer(), num_clips=6, judge=judge)
+    assert report["protocol_details"]["parts"] == ["shapes-reconstruction"]
+    assert value(report, "codebook_use") == 0.5
+    assert 5 < value(report, "reconstruction_psnr_db") < 40
+    for head in ("class", "color", "shape", "colors_present", "shapes_present"):
+        assert f"reconstruction_{head}_accuracy_over_real" in report["metrics"]
+    json.dumps(report, allow_nan=False)
+
+
+def test_the_tokenizer_of_a_model_can_be_measured_by_name_of_the_protocol(judge):
+    report = evaluate(FakePipeline(tokenizer=CoarseTokenizer()), "shapes-reconstruction", num_clips=4, judge=judge)
+    assert "reconstruction_shapes_fvd" in report["metrics"] and "shapes_fvd" not in report["metrics"]
+
+
+def test_a_model_folder_is_measured_at_its_own_settings(judge, tmp_path):
+    report = evaluate(save_tiny_model(tmp_path / "tiny"), num_clips=2, judge=judge, num_decoding_steps=1)
+    assert report["source"] == str(tmp_path / "tiny")
+    assert {"shapes_fvd", "prediction_psnr_db"} <= set(report["metrics"])
+
+
+def test_unknown_protocols_and_parts_a_source_cannot_do_are_refused(judge):
+    with pytest.raises(UserError, match="Unknown protocol 'shape': did you mean 'shapes'"):
+        evaluate(FakePipeline(), "shape", judge=judge)
+    with pytest.raises(UserError, match="does not fit this source"):
+        evaluate(CoarseTokenizer(), "shapes-generation", judge=judge)
+    with pytest.raises(UserError, match="at least 2 clips"):
+        evaluate(FakePipeline(), num_clips=1, judge=judge)
+    with pytest.raises(UserError, match="Unknown model"):
+        evaluate("no-such-model", judge=judge)
+
+
+def test_models_of_other_data_are_refused(judge):
+    other = FakePipeline(index=ModelIndex("magvit", 16, 32, 32, tasks=("class-conditional",), data={"kind": "folder"}))
+    with pytest.raises(UserError, match="models of the built-in world"):
+        evaluate(other, judge=judge)
+    names = FakePipeline(index=ModelIndex("magvit", 16, 32, 32, class_names=("cat",), tasks=("class-conditional",)))
+    with pytest.raises(UserError, match="knows no class 'cat'"):
+        evaluate(names, num_clips=2, judge=judge)
+
+
+@pytest.mark.parametrize("path, name", [
+    ("a/square-spin.mp4", "square-spin"), ("a/square-spin_03.gif", "square-spin"), ("circle-glide/7.mp4", "circle-glide"),
+    ("a/square-spinner.mp4", None), ("a/b.mp4", None),
+])  # fmt: skip
+def test_classes_are_read_from_file_and_folder_names(path, name, tmp_path):
+    assert class_in_name(tmp_path / path) == (None if name is None else CLASS_NAMES.index(name))
