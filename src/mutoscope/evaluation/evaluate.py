@@ -56,6 +56,7 @@ class Setting:
     protocol: EvaluationProtocol
     judge: Judge
     world: ShapesConfig
+    batch_size: int = 16
     progress: bool = False
 
     @property
@@ -79,6 +80,7 @@ def evaluate(
     seed: int = 0,
     *,
     judge: Judge | None = None,
+    batch_size: int = 16,
     device: torch.device | str = "cpu",
     progress: bool = False,
     **options: Any,
@@ -89,7 +91,8 @@ def evaluate(
     `protocol` "shapes" measures whatever the source can do: generation and first-frame prediction of a model,
     reconstruction of a tokenizer, the files of a folder; "shapes-generation" and the like measure one of them.
     `num_clips` defaults to 256, or to all files of a folder; figures of different counts do not compare.
-    `options` go to the sampler. Raises UserError for a source that cannot be measured so.
+    At most `batch_size` clips are generated or reconstructed together. `options` go to the sampler.
+    Raises UserError for a source that cannot be measured so.
     """
     began = time.perf_counter()
     if protocol not in PROTOCOLS:
@@ -114,8 +117,8 @@ def evaluate(
     if isinstance(opened, Path):
         paths, clips, skipped = folder_clips(opened, num_clips, world.num_frames, world.height, world.width)
         record = replace(record, num_clips=len(paths), notes=tuple(f"skipped {reason}" for reason in skipped))
-        metrics |= measure_files(paths, clips, Setting(record, judge, world, progress))
-    setting = Setting(record, judge, world, progress)
+        metrics |= measure_files(paths, clips, Setting(record, judge, world, batch_size, progress))
+    setting = Setting(record, judge, world, batch_size, progress)
     if "shapes-generation" in parts:
         metrics |= measure_generation(opened, setting)
     if "shapes-prediction" in parts:
@@ -157,7 +160,13 @@ def measure_generation(pipeline: Any, setting: Setting) -> Metrics:
     """
     protocol = setting.protocol
     video, asked = generated_clips(
-        pipeline, setting.world, protocol.num_clips, setting.seed, protocol.options, setting.progress
+        pipeline,
+        setting.world,
+        protocol.num_clips,
+        setting.seed,
+        protocol.options,
+        setting.batch_size,
+        setting.progress,
     )
     real = setting.real()
     made, seen = setting.judge.read(video), setting.judge.read(real.video)
@@ -196,7 +205,7 @@ def measure_prediction(pipeline: Any, setting: Setting) -> Metrics:
 def measure_reconstruction(tokenizer: Any, setting: Setting) -> Metrics:
     """Held-back clips through a tokenizer and back, against the same clips as they were."""
     seed, real = setting.seed, setting.real()
-    video, tokens = reconstructed_clips(tokenizer, real.video)
+    video, tokens = reconstructed_clips(tokenizer, real.video, setting.batch_size)
     made, seen = setting.judge.read(video), setting.judge.read(real.video)
     metrics = {
         "reconstruction_psnr_db": mean_figure(psnr_of_clip(real.video, video), seed),

@@ -95,7 +95,7 @@ class ShapesFeatures(nn.Module):
     def __init__(self, config: ShapesFeaturesConfig) -> None:
         super().__init__()
         self.config = config
-        self.stem = nn.Conv3d(4, config.stem_channels, 3, stride=(1, 2, 2), padding=1)
+        self.stem = nn.Conv3d(4, config.stem_channels, (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2))
         widths = (config.stem_channels, *config.stage_channels)
         self.stages = nn.Sequential(
             *(

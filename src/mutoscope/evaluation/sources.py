@@ -1,7 +1,7 @@
 """Clips to be measured: what a model generates or predicts, what a tokenizer gives back, what a folder holds."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,22 +60,28 @@ def world_of(opened: Any) -> ShapesConfig:
 
 
 def generated_clips(
-    pipeline: Any, world: ShapesConfig, num_clips: int, seed: int, options: Mapping[str, Any], progress: bool = False
+    pipeline: Any,
+    world: ShapesConfig,
+    num_clips: int,
+    seed: int,
+    options: Mapping[str, Any],
+    batch_size: int = 16,
+    progress: bool = False,
 ) -> tuple[Clips, Mapping[str, Tensor] | None]:
     """Clips, the classes cycling uniformly, and the attributes asked of each; None for a model without classes."""
     names = pipeline.index.class_names
     if names and (unknown := set(names) - set(CLASS_NAMES)):
         raise UserError(f"Protocol 'shapes' knows no class {min(unknown)!r}: this model is not of the built-in world.")
-    counts = (
-        {None: num_clips} if not names else {name: len(range(i, num_clips, len(names))) for i, name in enumerate(names)}
-    )
+    asked_names: Sequence[str | None] = names or [None]
+    calls: list[tuple[str | None, int]] = []
+    for i, name in enumerate(asked_names):
+        count = len(range(i, num_clips, len(asked_names)))
+        calls += [(name, min(batch_size, count - start)) for start in range(0, count, batch_size)]
     clips: list[Tensor] = []
     asked: list[int] = []
-    for number, (name, count) in enumerate(tqdm(counts.items(), "generate", disable=not progress, leave=False)):
-        if count:
-            made = pipeline(class_label=name, num_samples=count, seed=call_seed(seed, number), **options)
-            clips += _frames(made)
-            asked += [] if name is None else [CLASS_NAMES.index(name)] * count
+    for number, (name, count) in enumerate(tqdm(calls, "generate", disable=not progress, leave=False)):
+        clips += _frames(pipeline(class_label=name, num_samples=count, seed=call_seed(seed, number), **options))
+        asked += [] if name is None else [CLASS_NAMES.index(name)] * count
     return _stack(clips, world), class_attributes(torch.tensor(asked)) if names else None
 
 
