@@ -8,7 +8,7 @@ import pytest
 
 from mutoscope.data.shapes import ShapesConfig, ShapesWorld
 from mutoscope.data.video_io import read_video, write_video
-from tiny_models import save_tiny_model
+from small_shapes_model import save_small_model
 
 DEMO = Path(__file__).parents[1] / "scripts" / "demo.py"
 
@@ -20,7 +20,7 @@ def run_demo(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_demo_writes_films_and_sheets_and_names_them(tmp_path: Path):
-    model = save_tiny_model(tmp_path / "model")
+    model = save_small_model(tmp_path / "model")
     video = tmp_path / "own video.mp4"
     write_video(video, ShapesWorld(ShapesConfig(height=40, width=50, num_frames=20), seed=0).clip(0).frames, fps=10)
     done = run_demo("--out", tmp_path / "outputs", "--model", model, "--video", video)
@@ -37,7 +37,7 @@ def test_demo_writes_films_and_sheets_and_names_them(tmp_path: Path):
 
 @pytest.mark.slow
 def test_demo_says_in_one_line_that_a_video_cannot_be_read(tmp_path: Path):
-    model = save_tiny_model(tmp_path / "model")
+    model = save_small_model(tmp_path / "model")
     done = run_demo("--out", tmp_path / "outputs", "--model", model, "--video", tmp_path / "missing.mp4")
     assert done.returncode == 2
     assert "missing.mp4" in done.stderr and "Traceback" not in done.stderr

@@ -44,13 +44,13 @@ TRAIN_AND_SAMPLE = """
 from mutoscope import VideoPipeline
 from mutoscope.recipes.run import train
 from mutoscope.training.config import DataConfig, LoopConfig, ModelRecipe, OptimConfig, TokenizerRecipe
-from tiny_models import TASKS, tiny_magvit_config, tiny_tokenizer_config
+from small_shapes_model import TASKS, small_magvit_config, small_tokenizer_config
 
 data, optim, loop = DataConfig(), OptimConfig(), LoopConfig(num_steps=2, batch_size=2, num_workers=0, threads=1)
-assert train(TokenizerRecipe("tiny-tokenizer", data, tiny_tokenizer_config(), optim, loop), "tokenizer").finished
+assert train(TokenizerRecipe("small-tokenizer", data, small_tokenizer_config(), optim, loop), "tokenizer").finished
 
 weights = dict.fromkeys(TASKS, 1.0)
-recipe = ModelRecipe("tiny-magvit", "tokenizer", data, tiny_magvit_config(), optim, loop, weights, cache_clips=4)
+recipe = ModelRecipe("small-magvit", "tokenizer", data, small_magvit_config(), optim, loop, weights, cache_clips=4)
 assert train(recipe, "model").finished  # on tokens that the run caches first
 
 pipeline = VideoPipeline.from_pretrained("model")
