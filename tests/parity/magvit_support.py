@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mutoscope.interop import magvit_flax
-from mutoscope.models.magvit import Magvit, MagvitConfig
+from mutoscope.models.magvit import TASK_TOKENS, Magvit, MagvitConfig
 from mutoscope.tokenizers.vq3d import VQ3D, ResBlock, VQ3DConfig
 from mutoscope.training.config import OptimConfig
 from mutoscope.training.optim import make_optimizer, make_scheduler
@@ -27,10 +27,15 @@ EXTRA_TASKS = ("outpainting_q", "inpainting_q")  # quarters: in the official cod
 OUR_PADDING = {"zero": "zero", "reflect": "reflect", "edge": "replicate"}
 
 
-def our_task(name: str, class_slot: Tensor, unconditional_id: int) -> str:
-    """Official frame prediction takes a class or not by configuration; which one ran shows in the class slot."""
-    with_class = name == "frame_prediction" and bool((class_slot != unconditional_id).any())
-    return "class-conditional-frame-prediction" if with_class else OUR_TASKS[name]
+def our_task(name: str, token: int | None, prefix: Tensor | None, unconditional_id: int) -> str:
+    """By the official name, or else by the task token, which is enough where the condition mask is recorded.
+
+    Official frame prediction takes a class or not by configuration; which one ran shows in the class slot, the last
+    of the prefix.
+    """
+    task = OUR_TASKS.get(name) or next(task for task, our_token in TASK_TOKENS.items() if our_token == token)
+    with_class = task == "frame-prediction" and prefix is not None and bool((prefix[:, -1] != unconditional_id).any())
+    return f"class-conditional-{task}" if with_class else task
 
 
 BERT_KEYS = {
@@ -114,8 +119,10 @@ TOKENIZER_KEYS = {
 }  # fmt: skip
 
 
-def tokenizer_of(case: Case, padding: str) -> VQ3D:
+def tokenizer_of(case: Case, prefix: str) -> VQ3D:
+    """A file holds one run per padding, named after it, or one run of the padding its configuration names."""
     described = case.info["config"]
+    padding = prefix if prefix in OUR_PADDING else described.get("custom_conv_padding") or "zero"
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in renamed(described, TOKENIZER_KEYS).items()}
     config = VQ3DConfig(**values, padding=OUR_PADDING[padding])
     tokenizer = magvit_flax.load_tokenizer(case.under("params/"), config).eval()
@@ -151,4 +158,4 @@ def optimiser_of(case: Case, model: Magvit):
     return optimiser, make_scheduler(optimiser, config, int(warmup + cycle))
 
 
-TRAIN_KEYS = {"task": "task", "task_token": None, "weight_mode": "weight_mode", "max_grad_norm": "max_grad_norm"}
+TRAIN_KEYS = {"task": "task", "task_token": "token", "weight_mode": "weight_mode", "max_grad_norm": "max_grad_norm"}

@@ -1,6 +1,7 @@
 """MAGVIT against its official implementation (arXiv 2212.05199) on tiny random weights."""
 
 import fnmatch
+import math
 import re
 
 import pytest
@@ -130,16 +131,15 @@ def test_upper_limit_of_masked_tokens(case: Case):
 def test_sequences(case: Case):
     info, tensors = case.info, case.tensors
     for prefix in case.subcases("masked_inputs"):
-        kind, official_task = prefix.split("/")
-        multi = kind == "multi"
+        recorded, latent_shape = tensors[f"{prefix}/masked_inputs"], tuple(info["latent_shape"])
+        multi = recorded.shape[1] == math.prod(latent_shape) + 2
         config = MagvitConfig(
-            1, 8, 1, 8, info["codebook"], info["num_classes"], 16 if multi else 1,
-            tuple(info["latent_shape"]), task_token=multi,
+            1, 8, 1, 8, info["codebook"], info["num_classes"], 16 if multi else 1, latent_shape, task_token=multi
         )  # fmt: skip
         described = info.get("info", {}).get(f"{prefix}/", {})
         assert config.vocab_size == described.get("vocab_size", config.vocab_size)
-        class_slot = tensors[f"{prefix}/masked_inputs"][:, config.prefix_length - 1]
-        task = our_task(official_task, class_slot, config.unconditional_class_id)
+        slots = recorded[:, : config.prefix_length]
+        task = our_task(prefix.split("/")[-1], described.get("task_token"), slots, config.unconditional_class_id)
         assert config.task_token_id(task) == described.get("task_token", config.task_token_id(task))
         mode = "none" if task == "class-conditional" else "cond->input"
         masked = masked_by(mode, case, tensors["mask_score"], torch.tensor(info["mask_rate"]))
@@ -296,8 +296,8 @@ def test_decoding_with_the_transformer(case: Case):
         if not fields:
             continue
         official_task = described.get("task", re.sub(r"_guidance.*", "", name))
-        slot = fields["prefix"][:, config.prefix_length - 1] if "prefix" in fields else label
-        task = our_task(official_task, slot, config.unconditional_class_id)
+        token = described.get("task_token")
+        task = our_task(official_task, token, fields.get("prefix"), config.unconditional_class_id)
         for field, unconditional in (("prefix", False), ("uncond_prefix", True)):
             if field in fields:
                 assert_equal(model.prefix(task, label, len(label), unconditional), fields[field], f"{name} {field}")
@@ -338,13 +338,14 @@ def official(video: Tensor) -> Tensor:
 def tokenizer_runs() -> list:
     runs = []
     for case in (case for case in CASES if fnmatch.fnmatch(case.name, "*tokenizer_forward*")):
-        runs += [pytest.param(case, padding, id=f"{case.name}-{padding}") for padding in case.subcases("indices")]
+        paddings = case.subcases("indices") or [""]
+        runs += [pytest.param(case, padding, id=f"{case.name}-{padding}") for padding in paddings]
     return runs
 
 
 @pytest.mark.parametrize("case, padding", tokenizer_runs())
 def test_tokenizer_forward(case: Case, padding: str):
-    tokenizer, fields = tokenizer_of(case, padding), case.under(f"{padding}/")
+    tokenizer, fields = tokenizer_of(case, padding), case.under(f"{padding}/" if padding else "")
     activations = record_res_blocks(tokenizer)
     with torch.no_grad():
         latents = tokenizer.encode_to_latents(boundary(case.tensors["input"]))
@@ -356,14 +357,14 @@ def test_tokenizer_forward(case: Case, padding: str):
     for name in ("reconstruction", "decoded_from_indices"):
         if name in fields:
             assert_close(decoded, fields[name], atol=1e-4, what=name)
-    for name, expected in case.under(f"{padding}/activations/").items():
+    for name, expected in case.under(f"{padding}/activations/".removeprefix("/")).items():
         actual = rearrange(activations[name], "b c t h w -> b t h w c")
         assert_close(actual, expected, atol=1e-4, what=name)
 
 
 @pytest.mark.parametrize("case, padding", tokenizer_runs())
 def test_tokenizer_losses_and_gradients(case: Case, padding: str):
-    expected = case.under(f"{padding}/train/")
+    expected = case.under(f"{padding}/train/".removeprefix("/"))
     if not expected:
         pytest.skip("no training values for this padding")
     tokenizer = tokenizer_of(case, padding)
@@ -374,7 +375,7 @@ def test_tokenizer_losses_and_gradients(case: Case, padding: str):
         assert_close(output.losses["reconstruction"], expected["l2"].squeeze(), rtol=2e-4, what="squared error")
     gradients = {name: p.grad for name, p in tokenizer.named_parameters() if p.grad is not None}
     flax = magvit_flax.to_flax(gradients, magvit_flax.tokenizer_layout(tokenizer.config))
-    for name, value in case.under(f"{padding}/train/grad/").items():
+    for name, value in case.under(f"{padding}/train/grad/".removeprefix("/")).items():
         assert_close(flax[name], value, atol=0.03 * float(value.abs().max()), what=name)
 
 
@@ -439,12 +440,13 @@ def test_training_steps(case: Case, name: str):
     model = magvit_flax.load_transformer(case.under("params/"), config).train()
     layout = magvit_flax.transformer_layout(config)
     optimiser, scheduler = optimiser_of(case, model)
-    class_slot = fields["step0/model_input"][:, config.prefix_length - 1]
-    task = our_task(described["task"], class_slot, config.unconditional_class_id)
+    slots = fields["step0/model_input"][:, : config.prefix_length] if "step0/model_input" in fields else None
+    task = our_task(described.get("task", ""), described.get("token"), slots, config.unconditional_class_id)
     step = 0
     while f"step{step}/tokens" in fields:
         data = {key.removeprefix(f"step{step}/"): v for key, v in fields.items() if key.startswith(f"step{step}/")}
-        masked, label = masked_step(data, fields.get("cond_mask")), data["label"].flatten()
+        masked = masked_step(data, fields.get("cond_mask"))
+        label = data["label"].flatten() if "label" in data else None
         check_step_input(model, masked, task, label, data, groups, f"{name} step {step}")
         optimiser.zero_grad()
         loss, _ = model.loss_of(data["tokens"], masked, task, label)
@@ -455,10 +457,17 @@ def test_training_steps(case: Case, name: str):
         norm = clip_gradients(model, described.get("max_grad_norm"))
         if "grad_norm_unclipped" in data:
             assert_close(norm, data["grad_norm_unclipped"].squeeze(), rtol=2e-3, what="gradient norm")
-        measured = {"token_loss": loss, "lr": torch.tensor(optimiser.param_groups[0]["lr"])}
+        clipped = norm.clamp(max=described.get("max_grad_norm"))
+        rate = torch.tensor(optimiser.param_groups[0]["lr"])
+        measured = {"token_loss": loss, "total_loss": loss, "lr": rate, "grad_norm": clipped}
         for metric, value in measured.items():
             if f"metrics/{metric}" in fields:
-                assert_close(value.float(), fields[f"metrics/{metric}"][step], rtol=1e-4, what=f"{metric} step {step}")
+                assert_close(
+                    value.float(),
+                    fields[f"metrics/{metric}"][step],
+                    rtol=2e-3 if metric == "grad_norm" else 1e-4,
+                    what=f"{metric} step {step}",
+                )
         optimiser.step()
         scheduler.step()
         step += 1
@@ -475,7 +484,7 @@ def masked_step(data: dict[str, Tensor], condition_mask: Tensor | None):
 
 
 def check_step_input(model: Magvit, masked, task: str, label: Tensor, data, groups, what: str) -> None:
-    prefix = model.prefix(task, label, len(label))
+    prefix = model.prefix(task, label, len(masked.inputs))
     if "model_input" in data:
         sequence = torch.cat([prefix, masked.inputs.flatten(1)], 1)
         assert_equal(sequence, data["model_input"], f"{what} input")
