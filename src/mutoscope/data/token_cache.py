@@ -137,7 +137,8 @@ class TokenCache:
         try:
             values = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.folder} is not a finished token cache ({error}); tokenize the clips first.") from None
+            message = f"{self.folder} is not a finished token cache ({error}); tokenize the clips first."
+            raise UserError(message) from None
         self.info = TokenCacheInfo.from_json(values, path)
         self.num_clips = self.info.num_clips
         for name, expected in self.info.arrays().items():

@@ -22,8 +22,16 @@ from mutoscope.sampling.tasks import balanced_task_order, needs_video
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.vq3d import VQ3D
 from mutoscope.training.callbacks import Callback, ReconstructionSheet
-from mutoscope.training.config import DataConfig, FeaturesRecipe, ModelRecipe, Recipe, TokenizerRecipe, from_json, to_json
-from mutoscope.training.distributed import Process, barrier, process_group
+from mutoscope.training.config import (
+    DataConfig,
+    FeaturesRecipe,
+    ModelRecipe,
+    Recipe,
+    TokenizerRecipe,
+    from_json,
+    to_json,
+)
+from mutoscope.training.distributed import Process, barrier, join
 from mutoscope.training.tokenizer_trainer import train_tokenizer
 from mutoscope.training.tracking import Tracker
 from mutoscope.training.trainer import Batch, TrainResult, train_model
@@ -51,13 +59,13 @@ def train(
     if recipe.loop.threads:
         torch.set_num_threads(recipe.loop.threads)
     torch.manual_seed(recipe.loop.seed)  # initial weights
-    with process_group(device) as process:
-        options = {"resume": resume, "trackers": trackers, "device": process.device}
-        if isinstance(recipe, TokenizerRecipe):
-            return _train_tokenizer(recipe, out, process, callbacks, options)
-        if isinstance(recipe, ModelRecipe):
-            return _train_model(recipe, out, process, callbacks, options)
-        return _train_features(recipe, out, process, callbacks, options)
+    process = join(device)
+    options = {"resume": resume, "trackers": trackers, "device": process.device}
+    if isinstance(recipe, TokenizerRecipe):
+        return _train_tokenizer(recipe, out, process, callbacks, options)
+    if isinstance(recipe, ModelRecipe):
+        return _train_model(recipe, out, process, callbacks, options)
+    return _train_features(recipe, out, process, callbacks, options)
 
 
 def load_recipe(path: str | Path) -> Recipe:
@@ -141,9 +149,8 @@ def _train_model(
     if recipe.data.kind != "tokens":
         clips = example_clips(recipe.data)
         sheets = [GenerationSheet(tokenizer, clips["video"], clips["label"], tuple(recipe.task_weights))]
-    result = train_model(
-        model, recipe, cache, out, prepare_batch=TaskMix(recipe.task_weights), callbacks=(*sheets, *callbacks), **options
-    )
+    mix, callbacks = TaskMix(recipe.task_weights), (*sheets, *callbacks)
+    result = train_model(model, recipe, cache, out, prepare_batch=mix, callbacks=callbacks, **options)
     if result.finished and process.is_main:
         bundled = recipe.tokenizer in hub.bundled() and not os.path.isdir(recipe.tokenizer)
         index = model_index(
@@ -220,7 +227,8 @@ def open_cache(recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, proces
         barrier(process)
         cache = TokenCache(out / "tokens")
     if missing := {condition_key(t) for t in recipe.task_weights if needs_video(t)} - set(cache.info.conditions):
-        raise UserError(f"The token cache {cache.folder} lacks the condition of {sorted(missing)[0]!r}; tokenize again.")
+        raise UserError(f"{cache.folder} lacks the condition of {sorted(missing)[0]!r}; tokenize the clips again.")
     if tuple(cache.info.clip_shape) != recipe.model.latent_shape:
-        raise UserError(f"The token cache {cache.folder} holds {cache.info.clip_shape}, the model {recipe.model.latent_shape}.")
+        shapes = f"{cache.info.clip_shape}, but model.latent_shape is {recipe.model.latent_shape}"
+        raise UserError(f"The clips in {cache.folder} have the shape {shapes}; change one of them.")
     return cache

@@ -59,8 +59,9 @@ class ReconstructionSheet:
             raise UserError(f"A reconstruction sheet needs a tokenizer, found {type(tokenizer).__name__}.")
         device = next(tokenizer.parameters()).device
         with torch.no_grad():
-            decoded = tokenizer.to_uint8(tokenizer.decode(tokenizer.encode(tokenizer.from_uint8(self.clips.to(device)))))
-        event.save_image("reconstruction", paired_sheet(self.clips, decoded.cpu(), self.every_nth_frame))
+            decoded = tokenizer.decode(tokenizer.encode(tokenizer.from_uint8(self.clips.to(device))))
+        frames = tokenizer.to_uint8(decoded).cpu()
+        event.save_image("reconstruction", paired_sheet(self.clips, frames, self.every_nth_frame))
 
 
 def paired_sheet(
@@ -98,13 +99,17 @@ class Recorder:
     def record(self, step: int, losses: dict[str, Tensor], learning_rate: float, grad_norm: Tensor) -> None:
         """Counts update `step`; on every `log_every`-th one, and the last, reads the numbers off the device and logs.
 
-        Raises UserError when the loss is not finite: what follows would be wasted time.
+        Raises UserError when the loss is not finite, also before a checkpoint is due: a good one must not be replaced
+        by one that cannot be continued.
         """
         self._bar.update()
-        if step % self.loop.log_every and step + 1 != self.loop.num_steps:
+        log_now = step % self.loop.log_every == 0 or step + 1 == self.loop.num_steps
+        if not log_now and not due(step, self.loop.checkpoint_every, self.loop.num_steps):
             return
         values = mean_over_ranks(losses | {"grad_norm": grad_norm}, self.process)
         check_finite(step, values)
+        if not log_now:
+            return
         now = time.perf_counter()
         clips_per_second = (step - self._last_step) * self.loop.batch_size / max(now - self._last_time, 1e-9)
         self._last_time, self._last_step = now, step

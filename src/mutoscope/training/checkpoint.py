@@ -69,7 +69,8 @@ def save_checkpoint(
         kept = checkpoint_paths(folder)
         advice = f"the last good one is {kept[-1]}" if kept else "there is no earlier one"
         reason = str(error).splitlines()[0]
-        raise UserError(f"Could not write checkpoint {path} ({reason}); {advice}. Free disk space and resume.") from error
+        message = f"Could not write checkpoint {path} ({reason}); {advice}. Free disk space and resume."
+        raise UserError(message) from error
     for old in checkpoint_paths(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return path

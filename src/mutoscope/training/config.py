@@ -131,7 +131,7 @@ def from_json(values: dict[str, Any]) -> Recipe:
 def config_from_json(cls: type, values: Any, where: str = "") -> Any:
     """Builds the dataclass `cls` from JSON values; `where` is the dotted name used in messages."""
     if not isinstance(values, dict):
-        raise UserError(f"{where or cls.__name__} must be an object with the fields of {cls.__name__}, found {values!r}.")
+        raise UserError(f"{where or 'A recipe'} must be an object with the fields of {cls.__name__}, found {values!r}.")
     known = {f.name: f for f in fields(cls) if f.init}
     prefix = f"{where}." if where else ""
     if unknown := sorted(values.keys() - known.keys()):

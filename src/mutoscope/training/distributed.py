@@ -1,8 +1,8 @@
 """One process or many: started by torchrun, data parallel, rank 0 writes. Nothing else knows about ranks."""
 
+import atexit
 import contextlib
 import os
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,25 +27,21 @@ class Process:
         return self.rank == 0
 
 
-@contextlib.contextmanager
-def process_group(device: str | torch.device | None = None) -> Iterator[Process]:
-    """Joins the group that torchrun describes in the environment (gloo on CPU, nccl on CUDA); leaves it at the end.
+def join(device: str | torch.device | None = None) -> Process:
+    """Joins the group that torchrun describes in the environment: gloo on CPU, nccl on CUDA.
 
-    Without torchrun this is a single process on `device`, by default CUDA where there is one.
+    Without torchrun this is a single process on `device`, by default CUDA where there is one. Calling it again returns
+    the same place. The group is left when the process exits, because torchrun's store lets nobody join it twice.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device is None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
-    joined = world_size > 1 and not dist.is_initialized()
-    if joined:
+    if world_size > 1 and not dist.is_initialized():
         # Rank 0 alone may encode a whole data set before the first exchange.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=12))
-    try:
-        yield Process(rank, world_size, device)
-    finally:
-        if joined:
-            dist.destroy_process_group()
+        atexit.register(dist.destroy_process_group)
+    return Process(rank, world_size, device)
 
 
 def wrap(module: nn.Module, process: Process) -> nn.Module:

@@ -11,7 +11,7 @@ from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.training.callbacks import Callback, Recorder, StopSignals, due
 from mutoscope.training.checkpoint import save_checkpoint, start_or_resume, write_recipe
 from mutoscope.training.config import TokenizerRecipe, to_json
-from mutoscope.training.distributed import any_rank, no_sync, process_group, wrap
+from mutoscope.training.distributed import any_rank, join, no_sync, wrap
 from mutoscope.training.optim import clip_gradients, make_ema, make_optimizer, make_scheduler, set_learning_rate
 from mutoscope.training.tracking import JsonlTracker, Tracker
 from mutoscope.training.trainer import TrainResult, add_losses, autocast, check_batch, seed_step, split_batch, to_device
@@ -49,8 +49,9 @@ def train_tokenizer(
     Raises UserError for a changed recipe, a full disk, damaged checkpoints or a diverging loss.
     """
     loop, out = recipe.loop, Path(out)
-    with process_group(device) as process, StopSignals() as stop:
-        check_batch(loop, process)
+    process = join(device)
+    check_batch(loop, process)
+    with StopSignals() as stop:
         tokenizer.to(process.device, memory_format=torch.channels_last_3d).train()
         optimizer = make_optimizer(tokenizer, recipe.optim)
         scheduler = make_scheduler(optimizer, recipe.optim, loop.num_steps)

@@ -18,7 +18,7 @@ from mutoscope.errors import UserError
 from mutoscope.training.callbacks import Callback, Recorder, StopSignals, due
 from mutoscope.training.checkpoint import save_checkpoint, start_or_resume, write_recipe
 from mutoscope.training.config import FeaturesRecipe, LoopConfig, ModelRecipe, to_json
-from mutoscope.training.distributed import Process, any_rank, no_sync, process_group, wrap
+from mutoscope.training.distributed import Process, any_rank, join, no_sync, wrap
 from mutoscope.training.optim import clip_gradients, make_ema, make_optimizer, make_scheduler, set_learning_rate
 from mutoscope.training.tracking import JsonlTracker, Tracker
 
@@ -66,8 +66,9 @@ def train_model(
     Raises UserError for a changed recipe, a full disk, damaged checkpoints or a diverging loss.
     """
     loop, out = recipe.loop, Path(out)
-    with process_group(device) as process, StopSignals() as stop:
-        check_batch(loop, process)
+    process = join(device)
+    check_batch(loop, process)
+    with StopSignals() as stop:
         model.to(process.device).train()
         optimizer = make_optimizer(model, recipe.optim)
         scheduler = make_scheduler(optimizer, recipe.optim, loop.num_steps)

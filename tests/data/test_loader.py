@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mutoscope.data.loader import ItemSource, ShapesSource, StepSampler, make_loader, stream_index
+from mutoscope.data.shapes import ShapesConfig, ShapesWorld
+
+
+class Indices:
+    """A batch source whose batches are their own indices."""
+
+    def __init__(self, num_clips=None):
+        self.num_clips = num_clips
+
+    def __getitem__(self, indices):
+        return {"index": torch.tensor(indices)}
+
+
+def flat(sampler):
+    return [index for batch in sampler for index in batch]
+
+
+clips = st.one_of(st.none(), st.integers(1, 20))
+
+
+@given(num_clips=clips, batch=st.integers(1, 7), steps=st.integers(1, 12), seed=st.integers(0, 9), data=st.data())
+def test_a_resumed_order_is_the_tail_of_the_whole_one(num_clips, batch, steps, seed, data):
+    start = data.draw(st.integers(0, steps))
+    whole = list(StepSampler(num_clips, batch, steps, seed))
+    assert list(StepSampler(num_clips, batch, steps, seed, start_step=start)) == whole[start:]
+    assert len(StepSampler(num_clips, batch, steps, seed, start)) == steps - start
+
+
+@given(num_clips=clips, share=st.integers(1, 4), ranks=st.integers(1, 4), steps=st.integers(1, 6))
+def test_ranks_share_out_the_batch_of_one_process(num_clips, share, ranks, steps):
+    batch = share * ranks
+    alone = StepSampler(num_clips, batch, steps)
+    parts = [StepSampler(num_clips, batch, steps, rank=rank, world_size=ranks) for rank in range(ranks)]
+    for step in range(steps):
+        assert [i for part in parts for i in part.indices(step)] == alone.indices(step)
+
+
+@given(num_clips=st.integers(1, 20), batch=st.integers(1, 7), seed=st.integers(0, 9), epochs=st.integers(1, 3))
+def test_every_clip_comes_once_per_epoch_in_an_order_that_changes(num_clips, batch, seed, epochs):
+    order = flat(StepSampler(num_clips, batch, epochs * num_clips, seed))[: epochs * num_clips]
+    for epoch in range(epochs):
+        assert sorted(order[epoch * num_clips : (epoch + 1) * num_clips]) == list(range(num_clips))
+
+
+def test_the_order_depends_on_the_seed_and_the_epoch():
+    orders = [[stream_index(epoch * 50 + i, 50, seed) for i in range(50)] for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_an_endless_source_is_read_in_order():
+    assert list(StepSampler(None, 3, 4, seed=7, start_step=2)) == [[6, 7, 8], [9, 10, 11]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_do_not_change_the_order(workers):
+    sampler = StepSampler(10, 4, 9, seed=3)
+    batches = [batch["index"].tolist() for batch in make_loader(Indices(10), sampler, num_workers=workers)]
+    assert batches == list(sampler)
+
+
+def test_the_built_in_world_gives_the_clips_of_its_indices():
+    world = ShapesWorld(ShapesConfig(height=16, width=16, num_frames=4), seed=5)
+    batch = ShapesSource(world)[[3, 8]]
+    assert batch["video"].shape == (2, 4, 16, 16, 3) and batch["video"].dtype == torch.uint8
+    np.testing.assert_array_equal(batch["video"][1].numpy(), world.clip(8).frames)
+
+
+def test_items_of_a_dataset_are_stacked_in_the_order_asked_for():
+    items = [{"video": np.full((2, 1, 1, 3), i, np.uint8), "caption": f"clip {i}"} for i in range(5)]
+    source = ItemSource(items)
+    batch = source[[4, 1]]
+    assert source.num_clips == 5
+    assert batch["video"][:, 0, 0, 0, 0].tolist() == [4, 1] and batch["caption"] == ["clip 4", "clip 1"]

@@ -1,0 +1,116 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mutoscope import hub
+from mutoscope.errors import UserError
+from mutoscope.evaluation.shapes_features import load_shapes_features
+from mutoscope.recipes.run import TaskMix, check_model_fits, load_recipe, train
+from mutoscope.recipes.shapes import magvit_shapes, shapes_features, vq_shapes
+from mutoscope.training.config import DataConfig
+from mutoscope.training.tracking import read_log
+
+DATA = DataConfig(num_frames=8, height=16, width=16)
+
+
+def tiny_tokenizer(**loop):
+    recipe = vq_shapes()
+    network = replace(recipe.tokenizer, filters=4, channel_multipliers=(1, 2, 2), num_groups=2, embedding_dim=8)
+    loop = replace(recipe.loop, num_steps=3, batch_size=2, log_every=1, num_workers=0, **loop)
+    return replace(recipe, data=DATA, tokenizer=network, loop=loop, optim=replace(recipe.optim, warmup_steps=1))
+
+
+def tiny_model(tokenizer, **loop):
+    recipe = magvit_shapes()
+    network = replace(recipe.model, num_layers=1, hidden_size=16, num_heads=2, mlp_size=16, latent_shape=(2, 4, 4))
+    network = replace(network, codebook_size=vq_shapes().tokenizer.codebook_size)
+    loop = replace(recipe.loop, num_steps=4, batch_size=2, log_every=1, checkpoint_every=2, **loop)
+    optim = replace(recipe.optim, warmup_steps=1)
+    return replace(
+        recipe, tokenizer=str(tokenizer), data=DATA, model=network, loop=loop, optim=optim, cache_clips=6
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tokenizer"
+    assert train(tiny_tokenizer(), out).finished
+    return out
+
+
+@pytest.fixture(scope="module")
+def model_folder(tokenizer_folder):
+    out = tokenizer_folder.parent / "model"
+    train(tiny_model(tokenizer_folder), out)
+    return out
+
+
+def test_a_tokenizer_run_leaves_a_loadable_folder(tokenizer_folder):
+    names = {path.name for path in tokenizer_folder.iterdir()}
+    assert {"model_index.json", "tokenizer", "recipe.json", "log.jsonl", "samples", "checkpoints"} <= names
+    assert load_recipe(tokenizer_folder / "recipe.json") == tiny_tokenizer()
+    tokens = hub.load_tokenizer(tokenizer_folder).encode(torch.zeros(1, 3, 8, 16, 16))
+    assert tokens.shape == (1, 2, 4, 4)
+
+
+def test_a_model_run_leaves_a_folder_that_stands_on_its_own(model_folder):
+    index = hub.load_index(model_folder)
+    assert index.tokenizer == "./tokenizer" and index.tasks == ("class-conditional", "frame-prediction")
+    assert hub.load_tokenizer(model_folder) is not None
+    assert hub.load_model(model_folder).config == tiny_model("").model
+    sheets = {path.name for path in (model_folder / "samples").iterdir()}
+    assert sheets == {"class-conditional-00000004.png", "frame-prediction-00000004.png"}
+
+
+def test_the_cache_is_filled_once_and_used_again_on_resume(tokenizer_folder, model_folder):
+    before = (model_folder / "tokens" / "tokens.npy").stat().st_mtime_ns
+    losses = [line["loss"] for line in read_log(model_folder / "log.jsonl")]
+    (model_folder / "checkpoints" / "step-00000004.pt").unlink()
+    train(tiny_model(tokenizer_folder), model_folder, resume=True)
+    assert (model_folder / "tokens" / "tokens.npy").stat().st_mtime_ns == before
+    assert [line["loss"] for line in read_log(model_folder / "log.jsonl")] == losses
+
+
+def test_a_finished_cache_can_be_the_data_of_another_run(tokenizer_folder, model_folder, tmp_path):
+    recipe = tiny_model(tokenizer_folder)
+    data = replace(DATA, kind="tokens", path=str(model_folder / "tokens"))
+    assert train(replace(recipe, data=data), tmp_path / "run").finished
+    assert not (tmp_path / "run" / "tokens").exists()
+
+
+def test_a_model_that_does_not_fit_its_tokenizer_is_refused_before_any_work(tokenizer_folder, tmp_path):
+    recipe = tiny_model(tokenizer_folder)
+    wrong = replace(recipe, model=replace(recipe.model, latent_shape=(4, 4, 4)))
+    with pytest.raises(UserError, match=r"model.latent_shape is \(4, 4, 4\).*gives \(2, 4, 4\)"):
+        train(wrong, tmp_path / "run")
+    assert not (tmp_path / "run" / "tokens").exists()
+    with pytest.raises(UserError, match="inpaint-central"):
+        check_model_fits(
+            replace(recipe, task_weights={"inpaint-central": 1.0}), hub.load_tokenizer(tokenizer_folder)
+        )
+
+
+def test_a_features_run_leaves_the_judge(tmp_path):
+    recipe = shapes_features()
+    loop = replace(recipe.loop, num_steps=3, batch_size=2, num_workers=0)
+    recipe = replace(recipe, data=DATA, loop=loop, optim=replace(recipe.optim, warmup_steps=1))
+    train(recipe, tmp_path / "judge")
+    network, digest = load_shapes_features(tmp_path / "judge")
+    assert network(torch.zeros(1, 3, 8, 16, 16)).shape == (1, 64) and len(digest) == 64
+
+
+def test_a_folder_recipe_without_a_path_is_refused(tmp_path):
+    with pytest.raises(UserError, match='"folder" with a path'):
+        train(replace(tiny_tokenizer(), data=replace(DATA, kind="folder")), tmp_path / "run")
+
+
+def test_a_task_holds_for_a_whole_batch_and_the_mix_is_exactly_balanced():
+    mix = TaskMix({"class-conditional": 1.0, "frame-prediction": 0.5})
+    batch = {"tokens": torch.zeros(2, 1, 1, 1), "conditions": {"frame-prediction": torch.ones(2, 1, 1, 1)}}
+    prepared = [mix(batch, step) for step in range(len(mix.order))]
+    tasks = [p["task"] for p in prepared]
+    assert tasks.count("class-conditional") == 200 and tasks.count("frame-prediction") == 100
+    assert all(("condition_tokens" in p) == (p["task"] == "frame-prediction") for p in prepared)
+    assert mix(batch, 300)["task"] == tasks[0]
+    assert TaskMix({"class-conditional": 1.0, "frame-prediction": 0.5}).order == mix.order

@@ -1,0 +1,78 @@
+import pytest
+import torch
+from torch import nn
+
+from mutoscope.errors import UserError
+from mutoscope.recipes.tokenize import condition_key, tokenize, weights_hash
+from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
+from training.fakes import FakeSource
+
+
+class FirstPixel(VideoTokenizer):
+    """The token of a frame is the red value of its first pixel."""
+
+    spec = TokenizerSpec(temporal_stride=1, spatial_stride=4, vocab_size=256)
+
+    def __init__(self, weight=1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def encode(self, video):
+        return ((video[:, 0, :, :1, :1] + 1) * 127.5).round().long()  # (b, t, 1, 1)
+
+
+class Stopping(FakeSource):
+    """Fails when a clip beyond the limit is asked for, as a machine that is switched off would."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def __getitem__(self, indices):
+        if max(indices) >= self.limit:
+            raise KeyboardInterrupt
+        return super().__getitem__(indices)
+
+
+def fill(out, source, **options):
+    options = {"num_clips": 5, "tasks": ("class-conditional", "frame-prediction"), "batch_size": 2} | options
+    return tokenize(FirstPixel(), "first-pixel", source, out, **options)
+
+
+def test_clips_and_the_conditions_of_the_tasks_are_encoded(tmp_path):
+    source = FakeSource()
+    batch = fill(tmp_path / "cache", source)[range(5)]
+    video = source[range(5)]["video"]
+    red = video[:, :, 0, 0, 0].long()  # (5, t)
+    assert torch.equal(batch["tokens"].flatten(1), red)
+    assert torch.equal(batch["conditions"]["frame-prediction"].flatten(1), red[:, :1].expand_as(red))
+    assert batch["label"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_interrupted_cache_is_continued(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "cut", Stopping(3))
+    cut, whole = fill(tmp_path / "cut", FakeSource()), fill(tmp_path / "whole", FakeSource())
+    assert torch.equal(cut[range(5)]["tokens"], whole[range(5)]["tokens"])
+
+
+def test_an_equal_cache_is_opened_and_another_one_refused(tmp_path):
+    fill(tmp_path / "cache", FakeSource())
+    assert fill(tmp_path / "cache", Stopping(1)).num_clips == 5  # no clip beyond the first is made again
+    with pytest.raises(UserError, match="other clips or another tokenizer"):
+        fill(tmp_path / "cache", FakeSource(), num_clips=4)
+
+
+def test_a_finite_source_ends_the_cache(tmp_path):
+    assert fill(tmp_path / "cache", FakeSource(num_clips=3)).num_clips == 3
+
+
+def test_the_class_does_not_need_its_own_condition():
+    assert condition_key("class-conditional-frame-prediction") == condition_key("frame-prediction")
+    assert condition_key("inpaint-central") == "inpaint-central"
+
+
+def test_the_hash_follows_the_weights_and_not_their_layout():
+    plain = nn.Conv3d(2, 2, 2)
+    assert weights_hash(plain) == weights_hash(plain.to(memory_format=torch.channels_last_3d))
+    assert weights_hash(FirstPixel(1.0)) != weights_hash(FirstPixel(2.0))

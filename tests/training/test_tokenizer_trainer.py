@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mutoscope.errors import UserError
+from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
+from mutoscope.training.callbacks import ReconstructionSheet, paired_sheet
+from mutoscope.training.tokenizer_trainer import train_tokenizer
+from mutoscope.training.tracking import read_log
+from training.fakes import FakeModel, FakeSource, FakeTokenizer, features_recipe, tokenizer_recipe
+
+TINY = VQ3DConfig(
+    filters=4, channel_multipliers=(1, 2), num_res_blocks=1, temporal_downsample=(True,), embedding_dim=4,
+    codebook_size=8, num_groups=2, padding="zero",
+)
+
+
+def logged(folder, name="loss"):
+    return [line[name] for line in read_log(folder / "log.jsonl")]
+
+
+def test_the_loss_is_the_sum_of_its_logged_parts_and_falls(tmp_path):
+    train_tokenizer(FakeTokenizer(), tokenizer_recipe(num_steps=60, batch_size=8), FakeSource(), tmp_path)
+    total = np.array(logged(tmp_path, "reconstruction")) + logged(tmp_path, "commitment")
+    np.testing.assert_allclose(logged(tmp_path), total, rtol=1e-5)
+    assert logged(tmp_path)[-1] < 0.5 * logged(tmp_path)[0]
+
+
+def test_a_real_tokenizer_resumes_bit_for_bit(tmp_path):
+    recipe = tokenizer_recipe(num_steps=4, checkpoint_every=2, ema_decay=0.9, clip_norm=1.0)
+    torch.manual_seed(0)
+    start = VQ3D(TINY).state_dict()
+
+    def fresh():
+        tokenizer = VQ3D(TINY)
+        tokenizer.load_state_dict(start)
+        return tokenizer
+
+    whole = train_tokenizer(fresh(), recipe, FakeSource(), tmp_path / "whole").network
+    train_tokenizer(fresh(), recipe, FakeSource(), tmp_path / "cut")
+    (tmp_path / "cut" / "checkpoints" / "step-00000004.pt").unlink()  # as if killed before it was written
+    resumed = train_tokenizer(VQ3D(TINY), recipe, FakeSource(), tmp_path / "cut", resume=True).network
+    assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(tmp_path):
+    for accumulation in (1, 2):
+        recipe = tokenizer_recipe(accumulation=accumulation)
+        train_tokenizer(FakeTokenizer(), recipe, FakeSource(), tmp_path / str(accumulation))
+    assert logged(tmp_path / "1") == pytest.approx(logged(tmp_path / "2"), rel=1e-5)
+
+
+def test_sample_sheets_show_each_clip_above_its_reconstruction(tmp_path):
+    clips = FakeSource()[[0, 1]]["video"]  # (2, 2, 4, 4, 3)
+    recipe = tokenizer_recipe(num_steps=4, sample_every=2)
+    sheet = ReconstructionSheet(clips, every_nth_frame=1)
+    train_tokenizer(FakeTokenizer(), recipe, FakeSource(), tmp_path, callbacks=[sheet])
+    files = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert files == ["reconstruction-00000002.png", "reconstruction-00000004.png"]
+    image = np.asarray(Image.open(tmp_path / "samples" / files[0]))
+    assert (image[:4, :4] == clips[0, 0].numpy()).all()
+    assert (image == paired_sheet(clips, clips)).mean() < 1  # the rows of reconstructions differ
+
+
+def test_a_reconstruction_sheet_of_something_else_is_refused(tmp_path):
+    from mutoscope.training.trainer import train_model
+
+    sheet = ReconstructionSheet(FakeSource()[[0]]["video"])
+    with pytest.raises(UserError, match="needs a tokenizer, found FakeModel"):
+        train_model(FakeModel(), features_recipe(num_steps=3), FakeSource(), tmp_path, callbacks=[sheet])

@@ -1,0 +1,242 @@
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mutoscope.errors import UserError
+from mutoscope.training.checkpoint import checkpoint_paths
+from mutoscope.training.tracking import read_log
+from mutoscope.training.trainer import seed_step, split_batch, train_model
+from training.fakes import FakeModel, FakeSource, features_recipe
+
+RUN = """
+import os, signal, sys
+from training.fakes import FakeModel, FakeSource, features_recipe
+from mutoscope.training.trainer import train_model
+
+class Deadly(FakeSource):
+    def __getitem__(self, indices):
+        if {deadly} in indices:
+            os.kill(os.getpid(), signal.{signal})
+        return super().__getitem__(indices)
+
+train_model(FakeModel(), features_recipe(ema_decay=0.9, clip_norm=0.5), Deadly(), sys.argv[1])
+"""
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read_log(folder / "log.jsonl")]
+
+
+def run_until(name: str, clip: int, out: Path) -> int:
+    """Trains in another process that gets the signal when the batch with that clip is made; its exit status."""
+    script = RUN.format(deadly=clip, signal=name)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script, str(out)], env=environment, capture_output=True, timeout=120)
+    return done.returncode
+
+
+def weights(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def test_training_reduces_the_loss_and_logs_every_update(tmp_path):
+    recipe = features_recipe(num_steps=60, log_every=1)
+    result = train_model(FakeModel(0, 0), recipe, FakeSource(num_clips=8), tmp_path)
+    log = read_log(tmp_path / "log.jsonl")
+    assert result.finished and result.steps_done == 60
+    assert [line["step"] for line in log] == list(range(60))
+    assert log[-1]["loss"] < 0.7 * log[0]["loss"]
+    assert log[0]["half"] == pytest.approx(log[0]["loss"] / 2)
+    assert {"learning_rate", "grad_norm", "clips_per_second"} <= log[0].keys()
+    assert log[0]["learning_rate"] == 0 and log[2]["learning_rate"] == pytest.approx(1e-2)
+
+
+def test_only_every_nth_update_and_the_last_are_logged(tmp_path):
+    train_model(FakeModel(), features_recipe(log_every=5), FakeSource(), tmp_path)
+    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [0, 5, 10, 11]
+
+
+@pytest.mark.slow
+def test_a_run_killed_outright_continues_bit_for_bit(tmp_path):
+    recipe = features_recipe(ema_decay=0.9, clip_norm=0.5)
+    whole = train_model(FakeModel(), recipe, FakeSource(), tmp_path / "whole")
+    assert run_until("SIGKILL", 4 * 10, tmp_path / "killed") == -signal.SIGKILL
+    assert [p.name for p in checkpoint_paths(tmp_path / "killed" / "checkpoints")][-1] == "step-00000008.pt"
+    assert len(losses(tmp_path / "killed")) == 10  # two updates after the last checkpoint will be made again
+    resumed = train_model(FakeModel(), recipe, FakeSource(), tmp_path / "killed", resume=True)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert torch.equal(weights(resumed.network), weights(whole.network))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_polite_signal_saves_and_the_run_continues_bit_for_bit(tmp_path, name):
+    recipe = features_recipe(ema_decay=0.9, clip_norm=0.5)
+    train_model(FakeModel(), recipe, FakeSource(), tmp_path / "whole")
+    assert run_until(name, 4 * 5, tmp_path / "stopped") == 0
+    assert checkpoint_paths(tmp_path / "stopped" / "checkpoints")[-1].name == "step-00000006.pt"
+    train_model(FakeModel(), recipe, FakeSource(), tmp_path / "stopped", resume=True)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+def test_a_signal_gives_an_unfinished_result_and_the_old_handler_back(tmp_path):
+    class Interrupting(FakeSource):
+        def __getitem__(self, indices):
+            if 8 in indices:
+                signal.raise_signal(signal.SIGTERM)
+            return super().__getitem__(indices)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    result = train_model(FakeModel(), features_recipe(), Interrupting(), tmp_path)
+    assert not result.finished and result.steps_done == 3
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_second_stop_and_resume_in_a_row_still_match(tmp_path):
+    train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path / "whole")
+    for part in (4, 8, 12):  # a run that is cut off twice: the schedule must be that of the whole run
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mutoscope.training.trainer.due", lambda step, every, total, part=part: step + 1 == part)
+            stop_after = [False]
+
+            def any_rank(flag, process, part=part, stop=stop_after, out=tmp_path / "cut"):
+                return (out / "checkpoints" / f"step-{part:08d}.pt").exists()
+
+            patch.setattr("mutoscope.training.trainer.any_rank", any_rank)
+            train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path / "cut", resume=part > 4)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(tmp_path):
+    results = []
+    for accumulation in (1, 4):
+        recipe = features_recipe(accumulation=accumulation, batch_size=8, clip_norm=0.1)
+        result = train_model(FakeModel(0, 0), recipe, FakeSource(), tmp_path / str(accumulation))
+        results.append((weights(result.network), losses(tmp_path / str(accumulation))))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-4, atol=1e-6)
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_worker_count_does_not_change_the_run(tmp_path):
+    for workers in (0, 2):
+        train_model(FakeModel(), features_recipe(num_workers=workers), FakeSource(), tmp_path / str(workers))
+    assert losses(tmp_path / "0") == losses(tmp_path / "2")
+
+
+def test_callbacks_see_the_exported_weights_in_evaluation_mode_and_cannot_disturb_the_run(tmp_path):
+    seen = []
+
+    def nosy(event):
+        torch.rand(7)  # draws from the global generator
+        seen.append((event.step, event.network.training, event.network is result_network[0]))
+
+    result_network = [None]
+    recipe = features_recipe(sample_every=5, ema_decay=0.5)
+    train_model(FakeModel(), recipe, FakeSource(), tmp_path / "quiet")
+    model = FakeModel()
+    train_model(model, recipe, FakeSource(), tmp_path / "nosy", callbacks=[nosy])
+    assert [step for step, *_ in seen] == [5, 10, 12]
+    assert not any(training for _, training, _ in seen)
+    assert model.training
+    assert losses(tmp_path / "quiet") == losses(tmp_path / "nosy")
+
+
+def test_averaged_weights_are_what_a_run_returns(tmp_path):
+    model = FakeModel()
+    result = train_model(model, features_recipe(ema_decay=0.5), FakeSource(), tmp_path)
+    assert result.network is not model and not torch.equal(weights(result.network), weights(model))
+
+
+def test_a_diverging_loss_stops_the_run_before_it_overwrites_a_good_checkpoint(tmp_path):
+    class Exploding(FakeModel):
+        def loss(self, batch, generator):
+            loss, parts = super().loss(batch, generator)
+            return (loss * float("nan") if 4 * 6 in batch["index"] else loss), parts
+
+    class Indexed(FakeSource):
+        def __getitem__(self, indices):
+            return super().__getitem__(indices) | {"index": torch.tensor(indices)}
+
+    with pytest.raises(UserError, match="loss is nan at step 7"):
+        train_model(Exploding(), features_recipe(log_every=100), Indexed(), tmp_path)
+    assert checkpoint_paths(tmp_path / "checkpoints")[-1].name == "step-00000004.pt"
+
+
+def test_a_batch_that_does_not_split_evenly_is_refused(tmp_path):
+    with pytest.raises(UserError, match="use a multiple of 3"):
+        train_model(FakeModel(), features_recipe(accumulation=3), FakeSource(), tmp_path)
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_a_changed_recipe_leaves_the_saved_one_alone(tmp_path):
+    train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path)
+    before = (tmp_path / "recipe.json").read_text()
+    with pytest.raises(UserError, match=r"loop\.seed differ"):
+        train_model(FakeModel(), features_recipe(seed=1), FakeSource(), tmp_path, resume=True)
+    assert (tmp_path / "recipe.json").read_text() == before
+
+
+def test_resuming_a_finished_run_only_returns_its_weights(tmp_path):
+    first = train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path)
+    again = train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path, resume=True)
+    assert again.finished and torch.equal(weights(first.network), weights(again.network))
+    assert len(losses(tmp_path)) == 12
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path)
+    result = train_model(FakeModel(), features_recipe(num_steps=16), FakeSource(), tmp_path, resume=True)
+    assert result.steps_done == 16
+    log = read_log(tmp_path / "log.jsonl")
+    assert [line["step"] for line in log] == list(range(16))
+    assert log[12]["learning_rate"] > log[11]["learning_rate"]  # back on the cosine of the longer run
+
+
+def test_prepare_batch_is_given_the_step(tmp_path):
+    steps = []
+    recipe = features_recipe(num_steps=3)
+    train_model(
+        FakeModel(), recipe, FakeSource(), tmp_path, prepare_batch=lambda batch, step: steps.append(step) or batch
+    )
+    assert steps == [0, 1, 2]
+
+
+def test_step_seeds_depend_on_every_ingredient_and_set_both_generators():
+    def draw(*key):
+        generator = torch.Generator()
+        seed_step(generator, *key)
+        return torch.rand(1, generator=generator).item(), torch.rand(1).item()
+
+    assert draw(0, 0, 0) == draw(0, 0, 0)
+    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    assert len({number for key in keys for number in draw(*key)}) == 8
+
+
+def test_splitting_keeps_names_and_passes_on_what_is_no_tensor():
+    batch = {"x": torch.arange(4), "task": "t", "nested": {"y": torch.arange(8).view(4, 2)}}
+    first, second = split_batch(batch, 2)
+    assert first["x"].tolist() == [0, 1] and second["x"].tolist() == [2, 3]
+    assert second["task"] == "t" and second["nested"]["y"].tolist() == [[4, 5], [6, 7]]
+
+
+def test_bfloat16_autocast_reaches_the_model(tmp_path):
+    dtypes = set()
+
+    class Watching(FakeModel):
+        def loss(self, batch, generator):
+            dtypes.add(self.layers[0](batch["video"].flatten(1).float()).dtype)
+            return super().loss(batch, generator)
+
+    train_model(Watching(), features_recipe(num_steps=3, autocast="bf16"), FakeSource(), tmp_path / "bf16")
+    assert dtypes == {torch.bfloat16}
+    recipe = replace(features_recipe(num_steps=3), name="plain")
+    train_model(Watching(), recipe, FakeSource(), tmp_path / "none")
+    assert dtypes == {torch.bfloat16, torch.float32}
