@@ -119,6 +119,13 @@ def test_classes_are_asked_for_in_equal_numbers_with_different_seeds(judge):
     assert {call["guidance_scale"] for call in pipeline.calls} == {2.0}
 
 
+def test_no_call_makes_more_clips_than_a_batch(judge):
+    pipeline = FakePipeline()
+    evaluate(pipeline, "shapes-generation", num_clips=30, judge=judge, batch_size=1)
+    assert [call["num_samples"] for call in pipeline.calls] == [1] * 30
+    assert len({call["seed"] for call in pipeline.calls}) == 30
+
+
 def test_the_same_seed_gives_the_same_figures(judge):
     first, again = (evaluate(FakePipeline(), num_clips=4, judge=judge)["metrics"] for _ in range(2))
     assert first == again
