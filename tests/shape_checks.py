@@ -32,7 +32,12 @@ def is_checked(annotation: object) -> bool:
 
 
 def beartype_arrays(function: Callable) -> Callable:
-    """beartype with every annotation dropped that does not speak of arrays."""
-    annotations = getattr(function, "__annotations__", {})
-    function.__annotations__ = {name: value for name, value in annotations.items() if is_checked(value)}
+    """beartype with every annotation dropped that does not speak of arrays; a function without arrays stays as it is.
+
+    The command line reads the annotations of its verbs, so theirs must not be lost.
+    """
+    checked = {name: value for name, value in getattr(function, "__annotations__", {}).items() if is_checked(value)}
+    if not checked:
+        return function
+    function.__annotations__ = checked
     return beartype(function)

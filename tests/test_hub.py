@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from mutoscope import hub
+from mutoscope.errors import UserError
 from tiny_models import (
     save_tiny_model,
     save_tiny_tokenizer,
@@ -16,9 +19,6 @@ from tiny_models import (
     tiny_model,
     tiny_tokenizer,
 )
-
-from mutoscope import hub
-from mutoscope.errors import UserError
 
 
 @pytest.fixture

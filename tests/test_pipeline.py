@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import CLASS_NAMES, MODEL, save_tiny_model, tiny_index, tiny_model, tiny_tokenizer
 
 from mutoscope import hub
 from mutoscope.data.video_io import VideoClip
@@ -14,6 +13,7 @@ from mutoscope.errors import UserError
 from mutoscope.pipeline import VideoPipeline, find_class, fit_frames, peak_memory_bytes
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.tasks import TASKS, condition_video
+from tiny_models import CLASS_NAMES, MODEL, save_tiny_model, tiny_index, tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

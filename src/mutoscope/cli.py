@@ -34,6 +34,18 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output went away
+        # What is still buffered would raise once more when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+def run(arguments: list[str]) -> int:
+    """`main` without the care for a standard output that closes early."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
@@ -51,9 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _fail(str(error), 2)
-    except BrokenPipeError:  # the reader of our output went away
-        sys.stderr.close()
-        return 1
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if debug:
             raise
@@ -128,9 +139,10 @@ def _deferred(function: Callable[..., dict]) -> Callable[..., tuple[Callable[[],
             parameters.append(parameter)
     helped = Annotated[bool, tyro.conf.arg(help="print the report as one JSON object")]
     parameters.append(inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=helped))
-    defer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    defer.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    defer.__doc__ = function.__doc__
+    described = inspect.unwrap(defer)  # tyro reads the innermost function where one is wrapped
+    described.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    described.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    described.__doc__ = defer.__doc__ = function.__doc__
     return defer
 
 

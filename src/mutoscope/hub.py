@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
+from mutoscope.tokenizers.base import VideoTokenizer
 
 FORMAT = "mutoscope-1"
 INDEX = "model_index.json"
@@ -195,9 +196,13 @@ def load_index(name_or_folder: str | os.PathLike[str]) -> ModelIndex:
     return index
 
 
-def load_tokenizer(name_or_folder: str | os.PathLike[str]) -> nn.Module:
+def load_tokenizer(name_or_folder: str | os.PathLike[str]) -> VideoTokenizer:
     """The tokenizer of a model folder, float32 on the CPU, in evaluation mode."""
-    return load_component(tokenizer_folder(name_or_folder))
+    folder = tokenizer_folder(name_or_folder)
+    tokenizer = load_component(folder)
+    if not isinstance(tokenizer, VideoTokenizer):
+        raise UserError(f"{folder} holds a {type(tokenizer).__name__}, which is no tokenizer.")
+    return tokenizer
 
 
 def load_model(name_or_folder: str | os.PathLike[str]) -> nn.Module:

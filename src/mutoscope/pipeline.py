@@ -101,7 +101,7 @@ class VideoPipeline:
         self.index = index
         # The search for the nearest code loses accuracy in half precision, so the tokenizer stays in float32.
         self.tokenizer = tokenizer.to(self.device).eval()
-        self.model = None if model is None else model.to(self.device, dtype).eval()
+        self.model: Any = None if model is None else model.to(self.device, dtype).eval()
         if self.model is not None:
             self._check_parts_fit()
 

@@ -95,12 +95,12 @@ def progress(items: Iterable[T], total: int | None, label: str, unit: str = "fra
 
 
 @contextlib.contextmanager
-def progress_steps(label: str, total: int, unit: str = "step") -> Iterator[Callable[[], None]]:
+def progress_steps(label: str, total: int, unit: str = "step") -> Iterator[Callable[[], object]]:
     """A callback that moves a progress bar on standard error on by one."""
     from tqdm import tqdm
 
     with tqdm(desc=label, total=total, unit=unit, file=sys.stderr, disable=None, leave=False) as bar:
-        yield lambda: bar.update() and None
+        yield bar.update
 
 
 def load_pipeline(model: str, device: str, dtype: str) -> "VideoPipeline":

@@ -63,13 +63,15 @@ def tokenize(
     index = hub.load_index(model)
     target = Path(out).expanduser()
     hub.check_writable_folder(target.parent)
-    shape = {
-        "num_frames": num_frames or index.num_frames,
-        "height": height or index.height,
-        "width": width or index.width,
-    }
-    kind, path = ("shapes", None) if data == "shapes" else ("folder", str(Path(data).expanduser()))
-    config = DataConfig(kind=kind, path=path, frame_stride=frame_stride, **shape)
+    folder = None if data == "shapes" else str(Path(data).expanduser())
+    config = DataConfig(
+        kind="folder" if folder else "shapes",
+        path=folder,
+        num_frames=num_frames or index.num_frames,
+        height=height or index.height,
+        width=width or index.width,
+        frame_stride=frame_stride,
+    )
     source = clip_source(config)
     tokenizer = hub.load_tokenizer(model).to(common.parse_device(device))
     start = time.perf_counter()

@@ -1,0 +1,210 @@
+"""models, inspect, train, tokenize, evaluate and bench on the command line."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from mutoscope import hub
+from mutoscope.data.video_io import write_video
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes with a clip each, and a file that is no video."""
+    frames = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
+    for name in ("cats", "dogs"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        write_video(tmp_path / "data" / name / "clip.mp4", frames, 10)
+    (tmp_path / "data" / "dogs" / "broken.mp4").write_text("not a video")
+    return tmp_path / "data"
+
+
+def test_models_lists_what_is_bundled_and_the_papers_sizes(run, models, monkeypatch):
+    monkeypatch.setattr(hub, "ZOO", models)
+    report = run("models", "--json").report
+    bundled = {row["name"]: row for row in report["bundled"]}
+    assert bundled["model"]["tasks"] == ["class-conditional", "frame-prediction"]
+    assert bundled["model"]["tokens"] == 64 and bundled["model"]["num_decoding_steps"] == 3
+    assert bundled["tokenizer"]["tasks"] == ["reconstruction"]
+    paper = {row["name"]: row["parameters"] for row in report["paper"]}
+    assert paper["3d-vq-B-128"] == 40_579_843 and paper["3d-vq-L-64"] == 141_882_371  # arXiv 2212.05199, appendix
+    assert paper["magvit-B-ucf101"] == 87_301_991 and paper["magvit-H-ssv2-mt10"] == 634_192_575
+
+
+def test_models_for_people(run, models, monkeypatch):
+    monkeypatch.setattr(hub, "ZOO", models)
+    lines = run("models").out.splitlines()
+    assert any(line.startswith("magvit-L-bair ") and "305,464,322" in line for line in lines)
+    assert any(line.startswith("model ") for line in lines)
+
+
+def test_inspect_reports_classes_clips_and_broken_files(run, folder):
+    report = run("inspect", folder, "--num-frames", 5, "--json").report
+    assert (report["files"], report["readable"], report["clips"]) == (3, 2, 4)
+    assert report["classes"] == ["cats", "dogs"]
+    assert [entry["path"] for entry in report["broken"]] == [str(folder / "dogs" / "broken.mp4")]
+    assert report["broken"][0]["reason"]
+
+
+def test_inspect_of_a_folder_with_nothing_readable_reports_and_fails(run, tmp_path):
+    (tmp_path / "a.mp4").write_text("no")
+    done = run("inspect", tmp_path, "--json")
+    assert done.status == 2 and "None of the 1 files" in done.err
+    assert json.loads(done.out)["readable"] == 0
+
+
+@pytest.mark.parametrize("what", ["missing", "empty folder", "text file", "empty file"])
+def test_inspect_refuses_what_holds_no_video(run, tmp_path, what):
+    path = tmp_path / "x.mp4"
+    if what == "empty folder":
+        path.mkdir()
+    elif what != "missing":
+        path.write_text("text" if what == "text file" else "")
+    assert "x.mp4" in run("inspect", path).error
+
+
+def test_a_dry_run_shows_the_resolved_recipe_and_writes_nothing(run, out):
+    path = out / "run"
+    report = run("train", "vq-shapes", "--dry-run", "--out", path, "--loop.num-steps", 7, "--json").report
+    assert report["num_steps"] == report["resolved"]["loop"]["num_steps"] == 7
+    assert report["parameters"] > 100_000 and os.listdir(out) == []
+
+
+def test_a_recipe_file_is_a_recipe(run, out):
+    resolved = run("train", "magvit-shapes", "--dry-run", "--model.num-layers", 2, "--json").report["resolved"]
+    (out / "recipe.json").write_text(json.dumps(resolved))
+    for given in (out, out / "recipe.json"):
+        again = run("train", given, "--dry-run", "--loop.seed", 4, "--json").report["resolved"]
+        assert again == {**resolved, "loop": {**resolved["loop"], "seed": 4}}
+
+
+def test_help_of_a_recipe_lists_its_flags(run):
+    done = run("train", "vq-shapes", "--help")
+    assert done.status == 0 and "--dry-run" in done.out and "--loop.num-steps" in done.out
+
+
+@pytest.mark.slow
+def test_a_trained_tokenizer_is_a_model_folder(run, out):
+    sizes = ("--tokenizer.filters", 8, "--tokenizer.num-groups", 4, "--tokenizer.channel-multipliers", 1, 1, 1)
+    clips = ("--data.height", 8, "--data.width", 8, "--data.num-frames", 8, "--loop.num-workers", 0)
+    steps = ("--loop.num-steps", 2, "--loop.batch-size", 2, "--loop.ema-decay", "None", "--device", "cpu")
+    steps += ("--optim.warmup-steps", 0)
+    report = run("train", "vq-shapes", "--out", out / "vq", *sizes, *clips, *steps, "--json").report
+    assert report["steps_done"] == 2
+    assert hub.load_tokenizer(out / "vq").config.filters == 8
+    assert hub.read_json(out / "vq" / "recipe.json")["loop"]["num_steps"] == 2
+
+
+REFUSED_RECIPES = {
+    "a recipe of another name": (["vq-shape"], "did you mean 'vq-shapes'"),
+    "a recipe file that is missing": (["nowhere.json"], "nowhere.json"),
+    "a flag nobody has": (["vq-shapes", "--loop.num-step", "3"], "--loop.num-step"),
+    "a value that is no number": (["vq-shapes", "--loop.num-steps", "many"], "'many'"),
+    "values that make no network": (["vq-shapes", "--tokenizer.filters", "9"], "num_groups"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED_RECIPES.values(), ids=REFUSED_RECIPES)
+def test_a_recipe_that_cannot_be_is_refused(run, out, arguments, message):
+    assert message in run("train", *arguments, "--dry-run", "--out", out / "x").error
+
+
+def test_a_recipe_file_with_an_unknown_key_is_refused(run, out):
+    (out / "r.json").write_text('{"recipe": "TokenizerRecipe", "nam": "x"}')
+    assert "nam" in run("train", out / "r.json", "--dry-run").error
+
+
+def test_training_into_a_place_that_cannot_be_written_is_refused(run, out):
+    (out / "file").write_text("x")
+    assert "is a file" in run("train", "vq-shapes", "--out", out / "file").error
+    assert "Cannot write" in run("train", "vq-shapes", "--out", out / "file" / "run").error
+
+
+def test_tokenize_writes_a_cache_of_the_built_in_world(run, tokenizer, out):
+    report = run("tokenize", tokenizer, "shapes", out / "cache", "--num-clips", 3, "--json").report
+    assert report["clips"] == 3 and report["latent_shape"] == [4, 4, 4]
+    assert report["conditions"] == ["frame-prediction"]
+    assert np.load(out / "cache" / "tokens.npy").shape == (3, 4, 4, 4)
+
+
+def test_tokenize_reads_a_folder_of_videos(run, tokenizer, folder, out):
+    (folder / "dogs" / "broken.mp4").unlink()
+    report = run("tokenize", tokenizer, folder, out / "cache", "--json").report
+    assert report["clips"] == 2
+    assert np.load(out / "cache" / "label.npy").tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "OUT"], "no folder"),
+        (["shapes", "OUT", "--num-clips", "0"], "--num-clips"),
+        (["shapes", "OUT", "--batch-size", "0"], "--batch-size"),
+        (["shapes", "OUT", "--tasks", "frame-predict"], "'frame-prediction'"),
+    ],
+)
+def test_tokenize_refuses(run, tokenizer, out, arguments, message):
+    replaced = [out / "cache" if argument == "OUT" else argument for argument in arguments]
+    assert message in run("tokenize", tokenizer, *replaced).error
+    assert os.listdir(out) == []
+
+
+def test_evaluate_refuses_an_unknown_protocol(run, model):
+    assert "did you mean 'shapes" in run("evaluate", model, "--protocol", "shape").error
+
+
+@pytest.mark.parametrize("option", ["--num-clips", "--batch-size"])
+def test_evaluate_refuses_counts_out_of_range(run, model, option):
+    assert option in run("evaluate", model, option, 0).error
+
+
+def test_evaluate_refuses_an_unknown_source(run):
+    assert "Unknown model" in run("evaluate", "magvit-shape").error
+
+
+def test_evaluate_prints_figures_with_their_intervals(run, model, monkeypatch):
+    metrics = {"shapes_fvd": {"value": 1.5, "ci95": [1.0, 2.0]}, "spread": {"value": None, "ci95": None}}
+
+    def measured(source, protocol, num_clips, seed, **_):
+        return {"source": source, "protocol": protocol, "metrics": metrics, "num_clips": num_clips, "seconds": 0.1}
+
+    monkeypatch.setattr("mutoscope.evaluation.evaluate.evaluate", measured)
+    assert run("evaluate", model, "--num-clips", 4, "--json").report["metrics"] == metrics
+    assert "[1, 2]" in run("evaluate", model, "--num-clips", 4).out
+
+
+ROW_KEYS = {
+    "mode", "num_decoding_steps", "seconds", "seconds_first_frame", "frames_per_second",
+    "frames_per_second_with_decoding", "peak_memory_bytes",
+}  # fmt: skip
+
+
+def test_bench_speed_has_a_row_per_mode_and_number_of_steps(run, model):
+    options = ("--num-decoding-steps", 1, 4, "--batch", 2, "--repeats", 1)
+    report = run("bench", "speed", model, *options, "--json").report
+    assert report.keys() >= {"model", "device", "dtype", "threads", "batch", "rows"}
+    assert report["batch"] == 2 and report["device"] == "cpu" and report["threads"] >= 1
+    rows = [(row["mode"], row["num_decoding_steps"]) for row in report["rows"]]
+    assert rows == [(mode, steps) for mode in ("class-conditional", "frame-prediction") for steps in (1, 4)]
+    assert all(row.keys() >= ROW_KEYS and row["frames"] == 16 for row in report["rows"])
+
+
+def test_bench_for_people(run, model):
+    assert "with decoding" in run("bench", "speed", model, "--repeats", 1).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sped", "MODEL"], "sped"),
+        (["speed", "nothing"], "Unknown model"),
+        (["speed", "MODEL", "--batch", "0"], "--batch"),
+        (["speed", "MODEL", "--repeats", "0"], "--repeats"),
+        (["speed", "MODEL", "--threads", "0"], "--threads"),
+        (["speed", "MODEL", "--num-decoding-steps", "65"], "64 tokens"),
+    ],
+)
+def test_bench_refuses(run, model, arguments, message):
+    assert message in run("bench", *[model if argument == "MODEL" else argument for argument in arguments]).error
