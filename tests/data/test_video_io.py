@@ -18,6 +18,7 @@ from PIL import Image
 from mutoscope.data import video_decode, video_write
 from mutoscope.data.video_decode import covering_size
 from mutoscope.data.video_io import (
+    FrameStream,
     VideoClip,
     VideoWriter,
     contact_sheet,
@@ -230,6 +231,33 @@ def test_a_damaged_tail_gives_the_frames_before_it_and_one_warning(sample: Sampl
     assert len(video.warnings) == 1
     assert f"{len(video)} frames" in video.warnings[0]
     assert video.frames.mean(axis=(1, 2, 3)).min() > 50  # none is black
+
+
+def test_frames_that_the_decoder_patched_are_told(sample: Sample, tmp_path: Path):
+    path = sample("plain_mp4")
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for position, size in packets[11:13]:
+        data[position + size // 2 : position + size] = bytes(size - size // 2)
+    (tmp_path / "patched.mp4").write_bytes(data)
+    video = read_video(tmp_path / "patched.mp4")
+    assert len(video) == 40
+    assert len(video.warnings) == 1
+    assert "of its 40 frames were patched" in video.warnings[0]
+
+
+def test_text_in_the_file_that_is_not_text_does_no_harm(sample: Sample, tmp_path: Path):
+    data = sample("variable_rate").read_bytes()
+    assert b"Lavf" in data
+    (tmp_path / "odd.mkv").write_bytes(data.replace(b"Lavf", b"\xa5\xfe\xffx"))
+    assert len(read_video(tmp_path / "odd.mkv")) == 12
+
+
+def test_a_header_that_promises_too_little_loses_nothing(sample: Sample, monkeypatch):
+    whole = read_video(sample("plain_mp4")).frames
+    monkeypatch.setattr(FrameStream, "expected_frames", lambda self: 3)
+    assert np.array_equal(read_video(sample("plain_mp4")).frames, whole)
 
 
 def test_reading_only_frames_before_the_damage_gives_no_warning(sample: Sample):
@@ -487,6 +515,15 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, moving, suffix
         writer.write(moving(1, 16, 16)[0])
         raise error
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(path.name, b"old")]
+
+
+def test_closing_twice_does_nothing(tmp_path: Path, moving):
+    with VideoWriter(tmp_path / "clip.mp4", 8) as writer:
+        writer.write(moving(1, 16, 16)[0])
+        writer.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+    with pytest.raises(ValueError, match="is closed"):
+        writer.write(moving(1, 16, 16)[0])
 
 
 def full_disk(*_: object) -> None:

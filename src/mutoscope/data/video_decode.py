@@ -4,6 +4,7 @@
 PyAV is imported inside the functions so that the package works without it.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class DecodeState:
     """What one pass over a stream has found so far."""
 
     num_decoded: int = 0  # frames from the start of the stream to the last decoded one
+    num_patched: int = 0  # frames in which the decoder covered up damage
     num_discarded: int = 0  # packets the container marks as not to be shown
     end_seconds: float = 0.0  # end of the last decoded frame, from the start of the stream
     error: str | None = None
@@ -81,7 +83,7 @@ def open_container(path: str | Path) -> Any:
     path = check_file(path)
     av = require_av(path)
     try:
-        container = av.open(f"file:{path}")
+        container = av.open(f"file:{path}", metadata_errors="replace")
     except OSError as error:  # some of PyAV's errors are OSErrors too
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except av.FFmpegError as error:
@@ -113,10 +115,13 @@ def choose_stream(container: Any, path: str | Path, stream: int | None, notes: l
         if len(candidates) > 1:
             others = ", ".join(map(str, indices[1:]))
             notes.append(f"{path} holds {len(candidates)} video streams; using stream {indices[0]} (others: {others})")
-        return candidates[0]
+        stream = indices[0]
     if stream not in indices:
         raise UserError(f"{path} has no video stream {stream}; its video streams are {', '.join(map(str, indices))}")
-    return candidates[indices.index(stream)]
+    chosen = candidates[indices.index(stream)]
+    if chosen.codec_context is None:
+        raise UserError(f"{path} is in a codec that FFmpeg does not know, or is damaged; convert it to H.264 first")
+    return chosen
 
 
 def codec_name(stream: Any) -> str:
@@ -141,7 +146,7 @@ def _gif_fps(url: str) -> float | None:
     import av
 
     count, seconds = 0, 0.0
-    with suppress(av.FFmpegError), av.open(url) as container:
+    with suppress(av.FFmpegError), av.open(url, metadata_errors="replace") as container:
         for packet in container.demux(video=0):
             if packet.size and packet.duration:
                 count, seconds = count + 1, seconds + float(packet.duration * packet.time_base)
@@ -152,10 +157,9 @@ def stream_seconds(container: Any, stream: Any) -> float | None:
     """Length of the stream the header promises, in seconds; None where it promises nothing."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    tag = stream.metadata.get("DURATION", "")
-    if tag.count(":") == 2:
-        hours, minutes, seconds = tag.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # as Matroska has it
+    if tag:
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
     return container.duration / 1_000_000 if container.duration else None
 
 
@@ -219,6 +223,7 @@ def _numbered(
     seconds = None
     for number, frame in enumerate(frames, first):
         state.num_decoded = number + 1
+        state.num_patched += frame.is_corrupt
         origin = frame.pts if origin is None else origin
         seconds = _seconds(frame, origin, seconds, number, fps)
         length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / fps
@@ -276,6 +281,8 @@ def damage_note(container: Any, stream: Any, path: str | Path, state: DecodeStat
     if seconds and state.end_seconds and seconds - state.end_seconds > max(0.5, 0.1 * seconds):
         end = f"{state.end_seconds:.2f} s of the {seconds:.2f} s in its header"
         return f"{path} may be cut off: its {count} frames end at {end}"
+    if state.num_patched:
+        return f"{path} is damaged: {state.num_patched} of its {count} frames were patched by the decoder"
     return None
 
 

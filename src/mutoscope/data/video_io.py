@@ -7,6 +7,7 @@ Frames are uint8 (t, h, w, 3) RGB, upright (the file's rotation is applied), in 
 them. 10-bit and HDR pictures are converted by FFmpeg's default matrix without tone mapping; pixels are taken as square.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ __all__ = [
 
 SEEK_AFTER = 64  # below this many frames decoding from the start costs less than reading every packet for an index
 IMAGE_FPS = 1.0
+MAX_BYTES_AHEAD = 2**33  # a damaged header may promise any number of frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +165,14 @@ class FrameStream:
         """Frames of the file from its first to the last one decoded so far; at the end, how many there are."""
         return self._state.num_decoded
 
+    def expected_frames(self) -> int:
+        """How many frames this will give by the header, which may be wrong; at least 1."""
+        count = 1.0
+        if self._container is not None:
+            count = self._stream.frames or (stream_seconds(self._container, self._stream) or 0) * self.source_fps
+        count = math.ceil((count * self.fps * self.stride / self.source_fps - self.start) / self.stride)
+        return max(1, min(count, self.max_frames or count))
+
     def close(self) -> None:
         """Close the file; iterating further raises StopIteration."""
         self._frames.close()
@@ -244,10 +254,10 @@ def read_video(
     """
     options = dict(start=start, max_frames=max_frames, stride=stride, fps=fps, size=size, keep_aspect=keep_aspect)
     with FrameStream(path, stream=stream, index=index, **options) as reader:
-        frames = list(reader)
+        frames = _collect(reader)
     whole = start == 0 and max_frames is None and fps is None
     rate = measured_fps(reader.times, reader.fps) if whole else reader.fps
-    return Video(_stack(frames), rate, np.array(reader.times), tuple(reader.warnings))
+    return Video(frames, rate, np.array(reader.times), tuple(reader.warnings))
 
 
 def measured_fps(times: list[float], header_fps: float) -> float:
@@ -261,12 +271,18 @@ def measured_fps(times: list[float], header_fps: float) -> float:
     return measured if abs(measured / header_fps - 1) > 0.02 else header_fps
 
 
-def _stack(frames: list[np.ndarray]) -> UInt8[np.ndarray, "t h w 3"]:
-    """np.stack that frees each frame once copied, so that a long video is never held twice."""
-    video = np.empty((len(frames), *frames[0].shape), dtype=np.uint8)  # (t, h, w, 3)
-    for i in reversed(range(len(video))):
-        video[i] = frames.pop()
-    return video
+def _collect(reader: FrameStream) -> UInt8[np.ndarray, "t h w 3"]:
+    """All frames in one array, never held twice: made at the expected length, of which unused pages cost nothing."""
+    first = next(reader)
+    room = max(1, min(reader.expected_frames(), MAX_BYTES_AHEAD // first.nbytes))
+    video, count = np.empty((room, *first.shape), dtype=np.uint8), 1  # (t, h, w, 3)
+    video[0] = first
+    for frame in reader:
+        if count == len(video):
+            video = np.concatenate([video, np.empty_like(video)])
+        video[count] = frame
+        count += 1
+    return video[:count]
 
 
 def at_constant_rate(
