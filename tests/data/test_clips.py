@@ -111,7 +111,7 @@ def test_flipping_mirrors_about_half_of_the_clips(folder: Path):
     epoch=st.integers(0, 5),
     size=st.tuples(st.integers(8, 30), st.integers(8, 30)),
 )
-@settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow])
 @pytest.mark.slow
 def test_items_do_not_depend_on_the_number_of_workers(folder: Path, seed, num_frames, stride, epoch, size):
     options = dict(random_start=True, random_crop=True, random_flip=True, short="loop", seed=seed, clip_step=29)
