@@ -1,9 +1,11 @@
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 from mutoscope import hub
+from mutoscope.data.video_io import write_video
 from mutoscope.errors import UserError
 from mutoscope.evaluation.shapes_features import load_shapes_features
 from mutoscope.recipes.run import TaskMix, check_model_fits, load_recipe, train
@@ -77,6 +79,16 @@ def test_a_finished_cache_can_be_the_data_of_another_run(tokenizer_folder, model
     data = replace(DATA, kind="tokens", path=str(model_folder / "tokens"))
     assert train(replace(recipe, data=data), tmp_path / "run").finished
     assert not (tmp_path / "run" / "tokens").exists()
+    assert hub.load_index(tmp_path / "run") == hub.load_index(model_folder)
+
+
+def test_labels_the_model_does_not_know_are_refused(tokenizer_folder, model_folder, tmp_path):
+    recipe = tiny_model(tokenizer_folder)
+    data = replace(DATA, kind="tokens", path=str(model_folder / "tokens"))
+    few = replace(recipe, data=data, model=replace(recipe.model, num_classes=1))
+    with pytest.raises(UserError, match=r"needs labels 0 to 0 \(model.num_classes\)"):
+        train(few, tmp_path / "run")
+    train(replace(few, task_weights={"frame-prediction": 1.0}), tmp_path / "run")
 
 
 def test_a_model_that_does_not_fit_its_tokenizer_is_refused_before_any_work(tokenizer_folder, tmp_path):
@@ -98,6 +110,24 @@ def test_a_features_run_leaves_the_judge(tmp_path):
     train(recipe, tmp_path / "judge")
     network, digest = load_shapes_features(tmp_path / "judge")
     assert network(torch.zeros(1, 3, 8, 16, 16)).shape == (1, 64) and len(digest) == 64
+
+
+def test_a_folder_of_videos_goes_through_both_stages(tmp_path, tokenizer_folder):
+    for name in ("left", "right"):
+        for number in range(2):
+            frames = torch.randint(256, (9, 20, 24, 3), dtype=torch.uint8, generator=torch.Generator()).numpy()
+            (tmp_path / "videos" / name).mkdir(parents=True, exist_ok=True)
+            write_video(tmp_path / "videos" / name / f"{number}.gif", frames, fps=8)
+    data = replace(DATA, kind="folder", path=str(tmp_path / "videos"))
+    assert train(replace(tiny_tokenizer(), data=data), tmp_path / "tokenizer").finished
+    recipe = tiny_model(tmp_path / "tokenizer")
+    recipe = replace(recipe, data=data, model=replace(recipe.model, num_classes=2), cache_clips=100)
+    assert train(recipe, tmp_path / "model").finished
+    assert hub.load_index(tmp_path / "model").class_names == ("left", "right")
+    cached = replace(data, kind="tokens", path=str(tmp_path / "model" / "tokens"))
+    shutil.rmtree(tmp_path / "videos")
+    assert train(replace(recipe, data=cached), tmp_path / "again").finished
+    assert hub.load_index(tmp_path / "again").class_names == ("left", "right")
 
 
 def test_a_folder_recipe_without_a_path_is_refused(tmp_path):

@@ -16,7 +16,8 @@ from mutoscope.data.shapes import ShapesWorld, shapes_batch
 class BatchSource(Protocol):
     """Something that makes a batch from clip indices. `num_clips` is None when it never ends."""
 
-    num_clips: int | None
+    @property
+    def num_clips(self) -> int | None: ...
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]: ...
 

@@ -156,6 +156,11 @@ class TokenCache:
         """Workers open the files themselves: a pickled memory map would be copied whole."""
         return {name: value for name, value in self.__dict__.items() if name != "_arrays"}
 
+    @property
+    def labels(self) -> Int[np.ndarray, " n"]:
+        """The label of every clip."""
+        return self._arrays["label"]
+
     def __len__(self) -> int:
         return self.num_clips
 

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mutoscope import hub
+from mutoscope.data.folder import find_videos
 from mutoscope.data.loader import BatchSource, ItemSource, ShapesSource
 from mutoscope.data.shapes import HELD_BACK_SEED, ShapesConfig, ShapesWorld
 from mutoscope.data.token_cache import TokenCache
@@ -100,22 +101,35 @@ def example_clips(data: DataConfig, count: int = 4) -> Batch:
 
 
 def describe_data(data: DataConfig) -> dict[str, Any]:
-    """What model_index.json and the token cache say about the clips."""
-    if data.kind != "shapes":
-        return {"kind": data.kind}
+    """What model_index.json and the token cache say about the clips; cached ones are described by their cache."""
+    if data.kind == "tokens":
+        return TokenCache(data.path or "").info.data
+    if data.kind == "folder":
+        return {"kind": "folder", "class_names": find_videos(data.path or "")[1]}
     names = ("height", "width", "num_frames", "fps", "max_objects", "controllable")
     return {"kind": "shapes"} | {name: getattr(data, name) for name in names}
 
 
+def from_description(data: DataConfig, described: dict[str, Any]) -> DataConfig:
+    """`data` with everything a description says about its clips."""
+    known = {f.name for f in fields(DataConfig)}
+    return replace(data, **{name: value for name, value in described.items() if name in known})
+
+
 def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
     """model_index.json of a finished run; `values` are the fields that depend on the family."""
+    cached = describe_data(data)
+    names = cached.get("class_names")
+    described = {name: value for name, value in cached.items() if name not in ("class_names", "seed", "path")}
+    if described.get("kind") == "shapes":
+        names = shapes_world(from_description(data, described), seed=0).class_names
     return hub.ModelIndex(
         num_frames=data.num_frames,
         height=data.height,
         width=data.width,
         fps=data.fps,
-        class_names=shapes_world(data, data.seed).class_names if data.kind == "shapes" else None,
-        data=describe_data(data),
+        class_names=tuple(names) if names else None,
+        data=described,
         **values,
     )
 
@@ -146,8 +160,9 @@ def _train_model(
     torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not the cache had to be filled
     model = Magvit(recipe.model)
     sheets: list[Callback] = []
-    if recipe.data.kind != "tokens":
-        clips = example_clips(recipe.data)
+    origin = from_description(recipe.data, cache.info.data)
+    if origin.kind == "shapes" or recipe.data.kind == "folder":  # videos behind a ready cache may be gone
+        clips = example_clips(origin)
         sheets = [GenerationSheet(tokenizer, clips["video"], clips["label"], tuple(recipe.task_weights))]
     mix, callbacks = TaskMix(recipe.task_weights), (*sheets, *callbacks)
     result = train_model(model, recipe, cache, out, prepare_batch=mix, callbacks=callbacks, **options)
@@ -231,4 +246,17 @@ def open_cache(recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, proces
     if tuple(cache.info.clip_shape) != recipe.model.latent_shape:
         shapes = f"{cache.info.clip_shape}, but model.latent_shape is {recipe.model.latent_shape}"
         raise UserError(f"The clips in {cache.folder} have the shape {shapes}; change one of them.")
+    check_labels(cache, recipe)
     return cache
+
+
+def check_labels(cache: TokenCache, recipe: ModelRecipe) -> None:
+    """Raises UserError when a class-conditional task would meet a clip without a class, or one unknown to the model."""
+    labels = cache.labels
+    conditional = [task for task in recipe.task_weights if task.startswith("class-conditional")]
+    if conditional and not 0 <= labels.min() <= labels.max() < recipe.model.num_classes:
+        raise UserError(
+            f"Task {conditional[0]!r} needs labels 0 to {recipe.model.num_classes - 1} (model.num_classes); those in "
+            f"{cache.folder} are {labels.min()} to {labels.max()}. Sort the videos into one folder per class, set "
+            "model.num_classes to their number, or leave the task out of task_weights."
+        )
