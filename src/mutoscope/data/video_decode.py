@@ -121,6 +121,9 @@ def choose_stream(container: Any, path: str | Path, stream: int | None, notes: l
     chosen = candidates[indices.index(stream)]
     if chosen.codec_context is None:
         raise UserError(f"{path} is in a codec that FFmpeg does not know, or is damaged; convert it to H.264 first")
+    # One thread: a decoder with threads that is still waiting for garbage collection when a loader worker is forked
+    # hangs that worker, which has none of the threads it would wait for.
+    chosen.codec_context.thread_count = 1
     return chosen
 
 
@@ -307,7 +310,7 @@ def rgb_array(frame: Any, stored_size: tuple[int, int], size: tuple[int, int] | 
     if size is not None:
         wanted = size if turns % 2 == 0 else size[::-1]
         height, width = covering_size(stored_size, wanted) if keep_aspect else wanted
-    array = frame.to_ndarray(format="rgb24", width=width, height=height)  # (h, w, 3)
+    array = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)  # (h, w, 3)
     return np.ascontiguousarray(np.rot90(array, k=turns))
 
 
