@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -65,6 +67,13 @@ def test_loading_leaves_the_global_generator_alone(folder: Path) -> None:
     hub.load_model(folder)
     hub.load_tokenizer(folder)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_loading_does_not_import_the_compiler(folder: Path) -> None:
+    code = f"import sys; from mutoscope import hub; hub.load_model({str(folder)!r}); "
+    code += f"hub.load_tokenizer({str(folder)!r}); "
+    code += "sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_model_may_name_another_folder_as_its_tokenizer(tmp_path: Path) -> None:

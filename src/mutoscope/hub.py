@@ -18,7 +18,8 @@ import shutil
 import tempfile
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import VideoTokenizer
@@ -235,19 +237,38 @@ def model_folder(name_or_folder: str | os.PathLike[str]) -> Path:
 
 def load_component(folder: Path) -> nn.Module:
     """One part: `config.json` and `model.safetensors`. Shapes are compared before memory is spent."""
-    network = build_component(folder, "meta")
+    with without_memory():
+        network = build_component(folder)
     weights = read_weights(folder / WEIGHTS)
     _check_weights(network.state_dict(), weights, folder)
     network.load_state_dict(weights, assign=True)
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         # Tables that are computed at construction and not stored: build once more with real memory.
-        network = build_component(folder, "cpu")
+        network = build_component(folder)
         network.load_state_dict(weights)
     return network.eval()
 
 
-def build_component(folder: Path, device: str) -> nn.Module:
-    """The network that `config.json` describes, with fresh weights; on "meta" without any memory."""
+class _SkipDraws(TorchFunctionMode):
+    """On "meta" there is nothing to draw, yet PyTorch imports its whole compiler to learn the shapes of these."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensor = args[0] if args else kwargs.get("tensor")  # torch.nn.init passes it by name
+        if getattr(func, "__name__", "") in ("normal_", "trunc_normal_", "erfinv_") and tensor.is_meta:
+            return tensor
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks built in this block have shapes but no numbers: for counting parameters and comparing shapes."""
+    with torch.device("meta"), _SkipDraws():
+        yield
+
+
+def build_component(folder: Path) -> nn.Module:
+    """The network that `config.json` describes, with fresh weights."""
     path = folder / CONFIG
     values = read_json(path)
     name = values.pop("class", None)
@@ -258,7 +279,7 @@ def build_component(folder: Path, device: str) -> nn.Module:
     module = import_module(module_name)
     config = dataclass_from_dict(getattr(module, config_name), values, str(path))
     try:
-        with torch.device(device), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             return getattr(module, class_name)(config)
     except UserError:
         raise

@@ -35,9 +35,10 @@ def bundled_row(name: str) -> common.Report:
     from mutoscope import hub
 
     index = hub.load_index(name)
-    tokenizer: Any = hub.build_component(hub.tokenizer_folder(name), "meta")
+    with hub.without_memory():
+        tokenizer: Any = hub.build_component(hub.tokenizer_folder(name))
+        model = None if index.model is None else hub.build_component(hub.model_folder(name))
     shape = tokenizer.spec.latent_shape(index.num_frames, index.height, index.width)
-    model = None if index.model is None else hub.build_component(hub.model_folder(name), "meta")
     return _row(
         name,
         index.family,
@@ -51,14 +52,13 @@ def bundled_row(name: str) -> common.Report:
 
 def paper_tokenizers() -> list[common.Report]:
     """3D-VQ of MAGVIT in its four published sizes."""
-    import torch
-
+    from mutoscope.hub import without_memory
     from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 
     rows = []
     for size in ("B", "L"):
         for side in (128, 64):
-            with torch.device("meta"):
+            with without_memory():
                 tokenizer = VQ3D(VQ3DConfig.paper(size, side))
             shape = tokenizer.spec.latent_shape(16, side, side)
             name = f"3d-vq-{size}-{side}"
@@ -68,8 +68,7 @@ def paper_tokenizers() -> list[common.Report]:
 
 def paper_models() -> list[common.Report]:
     """MAGVIT's transformers B, L and H in the published settings."""
-    import torch
-
+    from mutoscope.hub import without_memory
     from mutoscope.models.magvit import Magvit, MagvitConfig
     from mutoscope.sampling.tasks import TASKS
 
@@ -78,7 +77,7 @@ def paper_models() -> list[common.Report]:
     for setting, (side, fields, can) in PAPER_SETTINGS.items():
         names = {"eight": eight, "ten": TASKS}.get(can, (can,))
         for size in ("B", "L", "H"):
-            with torch.device("meta"):
+            with without_memory():
                 model = Magvit(MagvitConfig.paper(size, tasks=names, **fields))
             rows.append(_row(f"magvit-{size}-{setting}", "magvit", model, (16, side, side), (4, 16, 16), 12, names))
     return rows

@@ -85,14 +85,13 @@ def named_recipe(name: str) -> "Recipe":
 
 def count_parameters(recipe: Any) -> int:
     """Parameters of the network a recipe trains, without allocating it."""
-    import torch
-
     from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig
+    from mutoscope.hub import without_memory
     from mutoscope.models.magvit import Magvit
     from mutoscope.tokenizers.vq3d import VQ3D
     from mutoscope.training.config import ModelRecipe, TokenizerRecipe
 
-    with torch.device("meta"):
+    with without_memory():
         if isinstance(recipe, TokenizerRecipe):
             network: Any = VQ3D(recipe.tokenizer)
         elif isinstance(recipe, ModelRecipe):
