@@ -102,7 +102,7 @@ REFUSED_RECIPES = {
     "a recipe file that is missing": (["nowhere.json"], "nowhere.json"),
     "a flag nobody has": (["vq-shapes", "--loop.num-step", "3"], "--loop.num-step"),
     "a value that is no number": (["vq-shapes", "--loop.num-steps", "many"], "'many'"),
-    "values that make no network": (["vq-shapes", "--tokenizer.filters", "9"], "num_groups"),
+    "values that make no network": (["vq-shapes", "--tokenizer.num-groups", "7"], "num_groups"),
 }
 
 

@@ -67,6 +67,11 @@ def test_neighbouring_tiles_share_at_least_the_overlap_asked_for() -> None:
     assert min(shared) >= 16
 
 
+def test_tiles_are_no_larger_than_their_number_needs() -> None:
+    axis = plan_axis(320, 256, 16, 4)
+    assert axis.length == 168 and axis.starts == (0, 152)
+
+
 @settings(deadline=None, max_examples=25)
 @given(frames=st.integers(1, 30), height=st.integers(1, 40), width=st.integers(1, 40), causal=st.booleans())
 def test_an_exact_tokenizer_gives_the_input_back_at_any_size_and_length(

@@ -7,8 +7,8 @@ so that neighbouring windows meet without a seam. Only one chunk of frames is he
     frames ──► chunk of 16 ──► tiles of 256×256 ──► encode, decode ──► blend in space ──► blend in time ──► frames
                  4 shared         16 pixels shared
 
-Windows all have the same size: the last tile is moved back to end at the edge, and the last chunk is filled up
-by repeating the last frame. Sizes that the strides do not divide are filled up by repeating the edge and cropped.
+Windows of an axis all have the same size: the last tile is moved back to end at the edge, and the last chunk is
+filled up by repeating the last frame. Sizes that the strides do not divide are filled up by repeating the edge and cropped.
 """
 
 from collections.abc import Iterable, Iterator
@@ -68,7 +68,13 @@ def plan_axis(size: int, window: int, overlap: int, stride: int) -> Axis:
     A size below one window becomes one window of the size rounded up to the stride (at least two latent cells).
     """
     padded = max(round_up(size, stride), MIN_LATENT_CELLS * stride)
-    length = min(max(round_up(window, stride), MIN_LATENT_CELLS * stride), padded)
+    smallest = MIN_LATENT_CELLS * stride
+    largest = min(max(round_up(window, stride), smallest), padded)
+    count = 1 if largest == padded else -(-(padded - overlap) // (largest - overlap))
+    # As many windows as the largest length needs, but no longer than they must be: 336 pixels for 320, not 512.
+    length = min(
+        largest, max(round_up(-(-(padded + (count - 1) * overlap) // count), stride), MIN_LATENT_CELLS * stride)
+    )
     step = max((length - overlap) // stride * stride, stride)
     starts = (*range(0, padded - length, step), padded - length)
     ramps = np.zeros((len(starts), padded))
@@ -151,7 +157,9 @@ def encode_decode_stream(
             result[:, :overlap] = tail * (1 - fade) + result[:, :overlap] * fade
         done = length - overlap if more else len(chunk)
         tail = result[:, done:].clone() if more and overlap else None
-        yield np.stack(chunk[:done]), tokenizer.to_uint8(result[None, :, :done])[0].numpy()
+        # A few frames at a time, since every step of the conversion is a copy in float32.
+        after = [tokenizer.to_uint8(part[None])[0].numpy() for part in result[:, :done].split(2, dim=1)]
+        yield np.stack(chunk[:done]), np.concatenate(after)
         held = held[done:]
 
 
