@@ -132,7 +132,7 @@ def test_no_frames_give_no_blocks() -> None:
 
 def test_a_change_of_frame_size_within_the_stream_is_an_error() -> None:
     with pytest.raises(UserError, match="size changes"):
-        list(encode_decode_stream(Lossless(), [noise(8, 8, 3), noise(9, 8, 3)], 8, 8, SMALL))
+        list(encode_decode_stream(Lossless(), iter([noise(8, 8, 3), noise(9, 8, 3)]), 8, 8, SMALL))
 
 
 def test_an_overlap_beyond_half_a_window_is_an_error() -> None:

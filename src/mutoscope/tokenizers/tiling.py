@@ -8,7 +8,8 @@ so that neighbouring windows meet without a seam. Only one chunk of frames is he
                  4 shared         16 pixels shared
 
 Windows of an axis all have the same size: the last tile is moved back to end at the edge, and the last chunk is
-filled up by repeating the last frame. Sizes that the strides do not divide are filled up by repeating the edge and cropped.
+filled up by repeating the last frame. Sizes that the strides do not divide are filled up by repeating the edge and
+cropped.
 """
 
 from collections.abc import Iterable, Iterator
