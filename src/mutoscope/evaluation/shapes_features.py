@@ -5,9 +5,10 @@ features of shapes-FVD; its heads give attribute accuracy. It is not I3D, and no
 Kinetics FVD: every figure carries the name `shapes` and the SHA-256 of the weights file.
 
     video (b, 3, t, h, w) in [-1, 1]
-      -> stem, stride (1, 2, 2)           edges and colours
-      -> three stages of factorised residual blocks, to an eighth of the frames, rows and columns;
-         coordinates are added after the first, so that paths can be told apart
+      -> stem, stride (2, 2, 2)           edges and colours
+      -> three stages of factorised residual blocks, to an eighth of the frames, rows and columns. The first keeps
+         its size, for outlines are lost on a coarser grid; coordinates are added after it, so that paths can be
+         told apart
       -> mean, maximum and attention pooling      any frame size, any length from 8 frames
       -> embedding (b, 64) -> seven linear heads
 """
@@ -39,8 +40,8 @@ class ShapesFeaturesConfig:
     """Widths of the network and the sizes of the world's vocabulary. About 465 thousand parameters."""
 
     stem_channels: int = 24
-    stage_channels: tuple[int, ...] = (48, 80, 104)
-    stage_strides: tuple[tuple[int, int], ...] = ((2, 2), (2, 2), (2, 1))  # (time, space)
+    stage_channels: tuple[int, ...] = (40, 80, 104)
+    stage_strides: tuple[tuple[int, int], ...] = ((1, 1), (2, 2), (2, 2))  # (time, space)
     embedding_size: int = 64
     num_classes: int = 23
     num_shapes: int = 4
@@ -95,7 +96,7 @@ class ShapesFeatures(nn.Module):
     def __init__(self, config: ShapesFeaturesConfig) -> None:
         super().__init__()
         self.config = config
-        self.stem = nn.Conv3d(4, config.stem_channels, (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2))
+        self.stem = nn.Conv3d(4, config.stem_channels, (3, 5, 5), stride=(2, 2, 2), padding=(1, 2, 2))
         widths = (config.stem_channels, *config.stage_channels)
         self.stages = nn.Sequential(
             *(
@@ -115,7 +116,7 @@ class ShapesFeatures(nn.Module):
             raise UserError(f"The shapes features need clips of at least {MIN_FRAMES} frames, found {video.shape[2]}.")
         # The largest of red, green and blue outlines a shape of any colour alike.
         x = torch.cat([video, video.amax(dim=1, keepdim=True)], dim=1)  # (b, 4, t, h, w)
-        x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))  # (b, c, t, h/2, w/2)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))  # (b, c, t/2, h/2, w/2)
         x = self.stages[0](x)
         # Paths need positions, outlines do not: in the stem, smooth coordinates would drown the edges.
         x = x + self.position(_coordinates(x))

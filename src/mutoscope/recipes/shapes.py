@@ -22,16 +22,18 @@ def vq_shapes() -> TokenizerRecipe:
         name="vq-shapes",
         data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
         tokenizer=VQ3DConfig(
-            filters=16,
-            channel_multipliers=(1, 2, 4),
+            filters=8,
+            channel_multipliers=(2, 3, 8),
             num_res_blocks=1,
-            temporal_downsample=(True, True),
-            embedding_dim=32,
+            temporal_downsample=(True, False),
+            embedding_dim=16,
             codebook_size=512,
-            num_groups=8,
+            num_groups=1,
+            padding="zero",
+            entropy_cost=0.02,
         ),
-        optim=OptimConfig(peak_learning_rate=1e-3, beta1=0.0, beta2=0.99, warmup_steps=100),
-        loop=LoopConfig(num_steps=8_000, batch_size=8, ema_decay=0.999, clip_norm=1.0),
+        optim=OptimConfig(peak_learning_rate=1.5e-3, beta1=0.9, beta2=0.99, warmup_steps=100),
+        loop=LoopConfig(num_steps=9_000, batch_size=4, ema_decay=0.998, clip_norm=1.0, num_workers=0),
     )
 
 
@@ -70,7 +72,7 @@ def shapes_features() -> FeaturesRecipe:
         name="shapes-features",
         data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
         optim=OptimConfig(peak_learning_rate=2e-3, beta1=0.9, beta2=0.99, weight_decay=0.01, warmup_steps=200),
-        loop=LoopConfig(num_steps=6_000, batch_size=32, ema_decay=0.998, clip_norm=1.0),
+        loop=LoopConfig(num_steps=2_500, batch_size=32, ema_decay=0.995, clip_norm=1.0, num_workers=0),
     )
 
 
