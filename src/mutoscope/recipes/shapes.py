@@ -72,7 +72,7 @@ def shapes_features() -> FeaturesRecipe:
         name="shapes-features",
         data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
         optim=OptimConfig(peak_learning_rate=2e-3, beta1=0.9, beta2=0.99, weight_decay=0.01, warmup_steps=200),
-        loop=LoopConfig(num_steps=2_500, batch_size=32, ema_decay=0.995, clip_norm=1.0, num_workers=0),
+        loop=LoopConfig(num_steps=1_400, batch_size=32, ema_decay=0.995, clip_norm=1.0, num_workers=0),
     )
 
 
