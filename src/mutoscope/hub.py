@@ -11,16 +11,14 @@ Reading a folder never runs anything found in it: JSON and safetensors hold data
 configuration may name are the ones listed in `CLASSES`.
 """
 
-import difflib
 import json
 import os
 import shutil
 import tempfile
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mutoscope.errors import UserError
+from mutoscope.json_config import dataclass_from_dict, nearest, read_json
 from mutoscope.tokenizers.base import VideoTokenizer
 
 FORMAT = "mutoscope-1"
@@ -78,16 +77,6 @@ def bundled() -> dict[str, Path]:
     return {folder.name: folder for folder in sorted(ZOO.iterdir()) if (folder / INDEX).is_file()}
 
 
-def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """A half-sentence that names the known word closest to the one given, or all of them if none is close."""
-    names = sorted(known)
-    close = difflib.get_close_matches(word.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {next(name for name in names if name.lower() == close[0])!r}?"
-    listed = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
-    return f"known: {listed}." if names else "none are installed."
-
-
 def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
     """The folder of a bundled model, or of a model folder on disk. A folder wins over a name."""
     given = os.fspath(name_or_folder)
@@ -106,85 +95,6 @@ def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------------ reading
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file that must exist."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: the folder is incomplete. Copy or train the model again.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not readable JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold one JSON object, found {type(value).__name__}.")
-    return value
-
-
-def dataclass_from_dict(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """Build a configuration from plain JSON values; unknown and missing keys are errors that name the key.
-
-    Lists become tuples and objects nested dataclasses where the field says so. `where` begins the message.
-    """
-    known = {f.name: f for f in fields(cls)}
-    for key in values:
-        if key not in known:
-            raise UserError(f"{where}: unknown key {key!r}: {nearest(key, known)}")
-    for name, f in known.items():
-        if name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise UserError(f"{where}: key {name!r} is missing.")
-    hints = typing.get_type_hints(cls)
-    try:
-        return cls(**{key: _from_json(hints[key], value, f"{where}, {key}") for key, value in values.items()})
-    except UserError as error:
-        raise UserError(f"{where}: {error}" if where not in str(error) else str(error)) from None
-    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
-        raise UserError(f"{where}: the values do not make a {cls.__name__}: {error}.") from None
-
-
-def _from_json(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        choices = [a for a in arguments if a is not type(None)]
-        for choice in choices:
-            if _fits(choice, value):
-                return _from_json(choice, value, where)
-        raise UserError(f"{where}: found {value!r}, which is none of {', '.join(map(_name, choices))}.")
-    if not _fits(hint, value):
-        raise UserError(f"{where}: expected {_name(hint)}, found {value!r}.")
-    if is_dataclass(hint):
-        return dataclass_from_dict(typing.cast(type, hint), value, where)
-    if origin is tuple:
-        inner = arguments[0] if arguments else Any
-        each = [inner] * len(value) if len(arguments) == 2 and arguments[1] is Ellipsis else list(arguments)
-        if arguments and len(each) != len(value):
-            raise UserError(f"{where}: expected {len(each)} values, found {len(value)}.")
-        return tuple(_from_json(h, v, where) for h, v in zip(each or [Any] * len(value), value, strict=True))
-    return float(value) if hint is float else value
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a JSON value can stand for this annotation. Only the annotations configurations use are judged."""
-    origin = typing.get_origin(hint)
-    if origin is typing.Literal:
-        return value in typing.get_args(hint)
-    if is_dataclass(hint) or hint is dict or origin is dict:
-        return isinstance(value, Mapping)
-    if hint is tuple or origin is tuple:
-        return isinstance(value, list | tuple)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str):
-        return isinstance(value, hint)
-    return True
-
-
-def _name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
 def load_index(name_or_folder: str | os.PathLike[str]) -> ModelIndex:

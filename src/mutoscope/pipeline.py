@@ -17,6 +17,7 @@ from torch import Tensor
 from mutoscope import hub
 from mutoscope.data.video_io import Video, VideoClip
 from mutoscope.errors import UserError
+from mutoscope.json_config import dataclass_from_dict, nearest
 from mutoscope.sampling import tasks
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
@@ -320,7 +321,7 @@ class VideoPipeline:
 
     def _sampler_config(self, options: dict[str, Any]) -> MaskedSamplerConfig:
         chosen = {**self.index.sampling, **{key: value for key, value in options.items() if value is not None}}
-        config = hub.dataclass_from_dict(MaskedSamplerConfig, chosen, "Sampler options")
+        config = dataclass_from_dict(MaskedSamplerConfig, chosen, "Sampler options")
         tokens = prod(self.model.latent_shape)
         if not 1 <= config.num_decoding_steps <= tokens:
             raise UserError(
@@ -351,7 +352,7 @@ def find_class(label: int | str, names: tuple[str, ...] | None, num_classes: int
     lowered = [name.lower() for name in names or ()]
     if text.lower() in lowered:
         return lowered.index(text.lower())
-    hint = hub.nearest(text, names) if names else f"give an index from 0 to {num_classes - 1}."
+    hint = nearest(text, names) if names else f"give an index from 0 to {num_classes - 1}."
     raise UserError(f"Unknown class label {text!r}: {hint}")
 
 

@@ -69,7 +69,7 @@ def resolve_recipe(name: str, overrides: Sequence[str] = ()) -> "Recipe":
 
 
 def named_recipe(name: str) -> "Recipe":
-    from mutoscope.hub import nearest
+    from mutoscope.json_config import nearest
     from mutoscope.recipes.shapes import RECIPES
 
     if name in RECIPES:

@@ -11,7 +11,7 @@ Only the format lives here. What fills a cache decides what is encoded and with 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mutoscope.errors import UserError
+from mutoscope.json_config import dataclass_from_dict
 
 METADATA = "metadata.json"
 PROGRESS = "progress.json"
@@ -44,13 +45,15 @@ class TokenCacheInfo:
     conditions: tuple[str, ...] = ()
     data: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype must be one of {', '.join(DTYPES)}, found {self.dtype!r}.")
+
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], path: Path) -> "TokenCacheInfo":
+    def from_json(cls, values: Any, path: Path) -> "TokenCacheInfo":
         """Raises UserError when fields are missing, unknown or make no sense."""
-        if set(values) != {f.name for f in fields(cls)} or values["dtype"] not in DTYPES:
-            raise UserError(f"{path} does not describe a token cache of this version; tokenize the clips again.")
-        lists = {name: tuple(values[name]) for name in ("clip_shape", "conditions")}
-        return cls(**{**values, **lists})
+        where = f"{path} does not describe a token cache of this version; tokenize the clips again"
+        return dataclass_from_dict(cls, values, where)
 
     def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """File name without suffix -> (dtype, shape)."""

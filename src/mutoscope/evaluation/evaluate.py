@@ -14,7 +14,6 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from mutoscope import hub
 from mutoscope.data.shapes import ShapesConfig
 from mutoscope.errors import UserError
 from mutoscope.evaluation.pixel import psnr_mean_of_frames, psnr_of_clip
@@ -43,6 +42,7 @@ from mutoscope.evaluation.sources import (
     reconstructed_clips,
     world_of,
 )
+from mutoscope.json_config import nearest
 
 PROTOCOLS = ("shapes", "shapes-generation", "shapes-prediction", "shapes-reconstruction", "shapes-files")
 DEFAULT_NUM_CLIPS = 256
@@ -96,7 +96,7 @@ def evaluate(
     """
     began = time.perf_counter()
     if protocol not in PROTOCOLS:
-        raise UserError(f"Unknown protocol {protocol!r}: {hub.nearest(protocol, PROTOCOLS)}")
+        raise UserError(f"Unknown protocol {protocol!r}: {nearest(protocol, PROTOCOLS)}")
     if num_clips is not None:
         checked_count(num_clips)
     opened = open_source(source, device)

@@ -15,6 +15,7 @@ from mutoscope.data.shapes import HELD_BACK_SEED, ShapesConfig, ShapesWorld
 from mutoscope.data.token_cache import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
+from mutoscope.json_config import read_json
 from mutoscope.models.magvit import Magvit
 from mutoscope.recipes.sheets import GenerationSheet
 from mutoscope.recipes.tokenize import condition_key, tokenize
@@ -71,7 +72,7 @@ def train(
 
 def load_recipe(path: str | Path) -> Recipe:
     """The recipe in a JSON file, for example the recipe.json of an earlier run."""
-    return from_json(hub.read_json(Path(path)))
+    return from_json(read_json(Path(path)), str(path))
 
 
 # ------------------------------------------------------------------------------------------------------------- data
@@ -142,9 +143,7 @@ def _train_tokenizer(
 ) -> TrainResult:
     tokenizer = VQ3D(recipe.tokenizer)
     sheet = ReconstructionSheet(example_clips(recipe.data)["video"])
-    result = train_tokenizer(
-        tokenizer, recipe, clip_source(recipe.data), out, callbacks=(sheet, *callbacks), **options
-    )
+    result = train_tokenizer(tokenizer, recipe, clip_source(recipe.data), out, callbacks=(sheet, *callbacks), **options)
     if result.finished and process.is_main:
         index = model_index(recipe.data, family="tokenizer", model=None)
         hub.save_pretrained(out, index, tokenizer=result.network, recipe=to_json(recipe))

@@ -1,10 +1,11 @@
 """Recipes: complete, frozen descriptions of one training run, and their strict JSON form."""
 
-import types
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from mutoscope.errors import UserError
+from mutoscope.json_config import dataclass_from_dict
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 
@@ -119,49 +120,13 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
     return {"recipe": type(recipe).__name__} | _plain(asdict(recipe))
 
 
-def from_json(values: dict[str, Any]) -> Recipe:
-    """Inverse of `to_json`. Unknown, missing or wrongly typed fields raise UserError naming the field."""
+def from_json(values: Mapping[str, Any], where: str = "The recipe") -> Recipe:
+    """Inverse of `to_json`. Unknown, missing or wrongly typed keys raise UserError naming the key, after `where`."""
     values = dict(values)
-    cls = RECIPE_CLASSES.get(values.pop("recipe", None))
+    cls = RECIPE_CLASSES.get(str(values.pop("recipe", None)))
     if cls is None:
-        raise UserError(f'A recipe file needs "recipe" set to one of {", ".join(RECIPE_CLASSES)}.')
-    return config_from_json(cls, values)
-
-
-def config_from_json(cls: type, values: Any, where: str = "") -> Any:
-    """Builds the dataclass `cls` from JSON values; `where` is the dotted name used in messages."""
-    if not isinstance(values, dict):
-        raise UserError(f"{where or 'A recipe'} must be an object with the fields of {cls.__name__}, found {values!r}.")
-    known = {f.name: f for f in fields(cls) if f.init}
-    prefix = f"{where}." if where else ""
-    if unknown := sorted(values.keys() - known.keys()):
-        raise UserError(f"Unknown field {prefix}{unknown[0]}; {cls.__name__} has {', '.join(known)}.")
-    required = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
-    if missing := sorted(required - values.keys()):
-        raise UserError(f"Missing field {prefix}{missing[0]} of {cls.__name__}.")
-    hints = get_type_hints(cls)
-    return cls(**{name: _convert(hints[name], value, prefix + name) for name, value in values.items()})
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if is_dataclass(hint):
-        return config_from_json(hint, value, where)
-    if origin in (Union, types.UnionType):
-        return None if value is None and type(None) in args else _convert(args[0], value, where)
-    if origin is Literal and value in args:
-        return value
-    if origin is tuple and isinstance(value, (list, tuple)):
-        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        if len(inner) == len(value):
-            return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
-    if origin is dict and isinstance(value, dict):
-        return {k: _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if hint in (int, str, bool) and type(value) is hint:
-        return value
-    raise UserError(f"{where} must be {getattr(hint, '__name__', hint)}, found {value!r}.")
+        raise UserError(f'{where}: "recipe" must be set to one of {", ".join(RECIPE_CLASSES)}.')
+    return dataclass_from_dict(cls, values, where)
 
 
 def _plain(value: Any) -> Any:

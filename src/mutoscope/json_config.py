@@ -1,0 +1,115 @@
+"""Strict configurations: plain JSON values to frozen dataclasses, and errors that name the key at fault.
+
+Nothing is guessed. Unknown and missing keys and values of another type are errors; only what JSON cannot say
+is converted: a whole number where a float is meant, a list for a tuple, an object for a nested dataclass.
+"""
+
+import difflib
+import json
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from mutoscope.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A half-sentence that names the known word closest to the one given, or all of them if none is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {next(name for name in names if name.lower() == close[0])!r}?"
+    listed = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+    return f"known: {listed}." if names else "none are installed."
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file that must exist."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the folder is incomplete. Copy or train the model again.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not readable JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold one JSON object, found {type(value).__name__}.")
+    return value
+
+
+def dataclass_from_dict(cls: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """Build a configuration from plain JSON values. `where` begins the message of every error."""
+    try:
+        return _build(cls, values, "")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _build(cls: type[Config], values: Any, key: str) -> Config:
+    """`key` is the dotted name of the object within the file, empty for the file itself."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{key or 'the file'} must be an object with the keys of {cls.__name__}, found {values!r}.")
+    known = {f.name: f for f in fields(cast(Any, cls)) if f.init}
+    prefix = f"{key}." if key else ""
+    for name in values:
+        if name not in known:
+            raise UserError(f"unknown key {prefix + str(name)!r}: {nearest(str(name), known)}")
+    for name, f in known.items():
+        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise UserError(f"key {prefix + name!r} is missing.")
+    hints = get_type_hints(cls)
+    try:
+        return cls(**{name: _convert(hints[name], value, prefix + name) for name, value in values.items()})
+    except UserError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise UserError(f"the values of {key or 'the file'} do not make a {cls.__name__}: {error}.") from None
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if is_dataclass(hint):
+        return _build(cast(type, hint), value, key)
+    if origin in (Union, types.UnionType):
+        return _convert_union(hint, value, key)
+    if origin is Literal and any(type(value) is type(choice) and value == choice for choice in arguments):
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        return _convert_tuple(arguments, value, key)
+    if origin is dict and isinstance(value, Mapping):
+        return {name: _convert(arguments[1], item, f"{key}.{name}") for name, item in value.items()}
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise UserError(f"{key!r} must be {_name(hint)}, found {value!r}.")
+
+
+def _convert_union(hint: Any, value: Any, key: str) -> Any:
+    choices = [choice for choice in get_args(hint) if choice is not types.NoneType]
+    if value is None and len(choices) < len(get_args(hint)):
+        return None
+    if len(choices) == 1:  # its own message says more than a list of one
+        return _convert(choices[0], value, key)
+    for choice in choices:
+        try:
+            return _convert(choice, value, key)
+        except UserError:
+            continue
+    raise UserError(f"{key!r} must be {_name(hint)}, found {value!r}.")
+
+
+def _convert_tuple(arguments: tuple[Any, ...], value: list[Any] | tuple[Any, ...], key: str) -> tuple[Any, ...]:
+    hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+    if len(hints) != len(value):
+        raise UserError(f"{key!r} must hold {len(hints)} values, found {len(value)}.")
+    return tuple(_convert(hint, item, f"{key}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True)))
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
