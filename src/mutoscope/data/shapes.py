@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from mutoscope.data.shapes_motion import drift_track, main_track
 from mutoscope.errors import UserError
 
 SHAPES = ("circle", "square", "triangle", "cross")
@@ -38,13 +39,19 @@ AGENT_CLASS_NAMES = tuple(f"{shape}-push" for shape in SHAPES)
 HELD_BACK_SEED = 1_000_003
 
 _BACKGROUND_TONES = np.array(
-    [(0.10, 0.12, 0.20), (0.16, 0.22, 0.20), (0.24, 0.16, 0.20), (0.20, 0.20, 0.22), (0.10, 0.20, 0.28), (0.26, 0.22, 0.16)],
+    [
+        (0.10, 0.12, 0.20),
+        (0.16, 0.22, 0.20),
+        (0.24, 0.16, 0.20),
+        (0.20, 0.20, 0.22),
+        (0.10, 0.20, 0.28),
+        (0.26, 0.22, 0.16),
+    ],
     dtype=np.float32,
 )
 _TEXTURES = ("gradient", "stripes", "checks", "clouds")
 _TEXTURE_CONTRAST = 0.035
 _AGENT_SPEED = 0.05
-_VERBS = {"spin": "spins", "pulse": "pulses", "swing": "swings"}
 
 
 @dataclass(frozen=True)
@@ -118,10 +125,14 @@ class ShapesWorld:
         objects = _draw_objects(rng, label, self.config)
         background = _background(rng, self.config)
         if self.config.controllable:
-            actions = _random_actions(rng, self.config.num_frames) if actions is None else _checked(actions, self.config)
+            actions = (
+                _random_actions(rng, self.config.num_frames) if actions is None else _checked(actions, self.config)
+            )
             tracks, words = _pushed_tracks(rng, objects, actions), "pushes"
         elif actions is not None:
-            raise UserError("Actions were given, but this world is not controllable: use ShapesConfig(controllable=True).")
+            raise UserError(
+                "Actions were given, but this world is not controllable: set controllable=True in ShapesConfig."
+            )
         else:
             tracks, words = _free_tracks(rng, objects, self.config.num_frames)
         return ShapesClip(
@@ -206,12 +217,12 @@ def _free_tracks(
 ) -> tuple[Float32[np.ndarray, "objects t 4"], str]:
     """Tracks (x, y, radius, angle) of every object, and the words for what the main one does."""
     time = np.arange(num_frames, dtype=np.float32)
-    main, words = _main_track(rng, MOTIONS[objects[0].motion], time)
+    main, words = main_track(rng, MOTIONS[objects[0].motion], time)
     tracks = [main]
     for _ in objects[1:]:
         # Starting clear of the others keeps every shape visible in the first frame.
         for _attempt in range(8):
-            track = _drift_track(rng, time)
+            track = drift_track(rng, time)
             gaps = [np.hypot(*(track[0, :2] - other[0, :2])) - other[0, 2] - track[0, 2] for other in tracks]
             if min(gaps) > -0.02:
                 break
@@ -219,98 +230,13 @@ def _free_tracks(
     return np.stack(tracks), words
 
 
-def _main_track(rng: np.random.Generator, motion: str, t: np.ndarray) -> tuple[np.ndarray, str]:
-    radius, angle = rng.uniform(0.17, 0.23), rng.uniform(-0.25, 0.25)
-    u, phase = rng.uniform(size=4), rng.uniform(0, 2 * pi)
-    sign = 1.0 if rng.integers(2) else -1.0
-    x, y, r, a = _MOTION_FUNCTIONS[motion](t, u, phase, sign, radius, angle, rng)
-    track = np.stack(np.broadcast_arrays(x, y, r, a), axis=1).astype(np.float32)  # (t, 4)
-    return track, _words(motion, sign, track)
-
-
-def _words(motion: str, sign: float, track: np.ndarray) -> str:
-    if motion == "orbit":
-        return "orbits " + ("clockwise" if sign > 0 else "counter-clockwise")
-    if motion == "bounce":
-        return "bounces to the " + ("right" if sign > 0 else "left")
-    if motion == "glide":
-        dx, dy = track[min(1, len(track) - 1), :2] - track[0, :2]
-        horizontal = "to the right" if dx > 0 else "to the left"
-        return "glides " + (horizontal if abs(dx) > abs(dy) else "down" if dy > 0 else "up")
-    return _VERBS[motion]
-
-
-def _fold(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Reflect a coordinate between two walls."""
-    span = high - low
-    return low + np.abs((x - low + span) % (2 * span) - span)
-
-
-def _glide(t, u, phase, sign, radius, angle, rng):  # noqa: ARG001 (one signature for all motions)
-    speed, heading = 0.022 + 0.014 * u[0], rng.integers(4) * pi / 2 + (u[1] - 0.5) * 0.4
-    steps = 15.0 * speed
-    velocity = speed * np.cos(heading), speed * np.sin(heading)
-    start = []
-    for v, w in zip(velocity, u[2:], strict=True):
-        # The whole path of 16 frames fits; longer clips reflect at the walls.
-        low, high = radius - min(0.0, 15 * v), 1 - radius - max(0.0, 15 * v)
-        start.append(low + w * (high - low) if high > low else 0.5 - np.sign(v) * steps / 2)
-    return tuple(_fold(s + v * t, radius, 1 - radius) for s, v in zip(start, velocity, strict=True)) + (radius, angle)
-
-
-def _bounce(t, u, phase, sign, radius, angle, rng):  # noqa: ARG001
-    period, height, floor = 8 + 3 * u[0], 0.36 + 0.12 * u[1], 0.98 - radius
-    arc = (t / period + phase / (2 * pi)) % 1.0
-    start = (0.2 + 0.2 * u[2]) if sign > 0 else (0.8 - 0.2 * u[2])
-    x = _fold(start + sign * (0.013 + 0.012 * u[3]) * t, radius, 1 - radius)
-    return x, floor - height * 4 * arc * (1 - arc), radius, angle
-
-
-def _orbit(t, u, phase, sign, radius, angle, rng):  # noqa: ARG001
-    turn = phase + sign * 2 * pi * t / (14 + 6 * u[0])
-    reach = 0.20 + 0.07 * u[1]
-    return 0.5 + (u[2] - 0.5) * 0.08 + reach * np.cos(turn), 0.5 + (u[3] - 0.5) * 0.08 + reach * np.sin(turn), radius, angle
-
-
-def _spin(t, u, phase, sign, radius, angle, rng):  # noqa: ARG001
-    return 0.3 + 0.4 * u[0], 0.3 + 0.4 * u[1], radius + 0.02, phase + sign * (0.17 + 0.12 * u[2]) * t
-
-
-def _pulse(t, u, phase, sign, radius, angle, rng):  # noqa: ARG001
-    beat = np.sin(phase + 2 * pi * t / (8 + 4 * u[2]))
-    return 0.32 + 0.36 * u[0], 0.32 + 0.36 * u[1], 0.19 * (1 + 0.38 * beat), angle
-
-
-def _swing(t, u, phase, sign, radius, angle, rng):  # noqa: ARG001
-    swing = (0.55 + 0.15 * u[0]) * np.sin(phase + 2 * pi * t / (11 + 5 * u[1]))
-    length, pivot_x, pivot_y = 0.45, 0.45 + 0.1 * u[2], 0.05 + 0.15 * u[3]
-    return pivot_x + length * np.sin(swing), pivot_y + length * np.cos(swing), radius, -swing
-
-
-_MOTION_FUNCTIONS = {
-    "glide": _glide,
-    "bounce": _bounce,
-    "orbit": _orbit,
-    "spin": _spin,
-    "pulse": _pulse,
-    "swing": _swing,
-}
-
-
-def _drift_track(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
-    """A small shape drifting slowly in a straight line, reflected by the walls."""
-    radius, heading, speed = rng.uniform(0.115, 0.14), rng.uniform(0, 2 * pi), rng.uniform(0.004, 0.012)
-    start = rng.uniform(radius, 1 - radius, size=2)
-    xy = [_fold(s + speed * d * t, radius, 1 - radius) for s, d in zip(start, (np.cos(heading), np.sin(heading)), strict=True)]
-    angle = rng.uniform(-0.25, 0.25)
-    return np.stack(np.broadcast_arrays(*xy, radius, angle), axis=1).astype(np.float32)
-
-
 def _random_actions(rng: np.random.Generator, num_frames: int) -> Float32[np.ndarray, "t 2"]:
     """Smooth random steering: a new target direction every four frames."""
     targets = rng.uniform(-1, 1, size=(num_frames // 4 + 2, 2))
     at = np.arange(num_frames) / 4.0
-    return np.stack([np.interp(at, np.arange(len(targets)), targets[:, i]) for i in range(2)], axis=1).astype(np.float32)
+    return np.stack([np.interp(at, np.arange(len(targets)), targets[:, i]) for i in range(2)], axis=1).astype(
+        np.float32
+    )
 
 
 def _checked(actions: np.ndarray, config: ShapesConfig) -> Float32[np.ndarray, "t 2"]:
@@ -374,7 +300,7 @@ def _background(rng: np.random.Generator, config: ShapesConfig) -> Float32[np.nd
     return (tone + _TEXTURE_CONTRAST * texture[..., None]).astype(np.float32)
 
 
-def _centres(size: int) -> Float32[np.ndarray, "size"]:  # noqa: F821
+def _centres(size: int) -> Float32[np.ndarray, "size"]:
     return (np.arange(size, dtype=np.float32) + 0.5) / size
 
 
@@ -392,7 +318,9 @@ def _signed_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def render(
-    background: Float32[np.ndarray, "h w 3"], objects: tuple[ObjectInfo, ...], tracks: Float32[np.ndarray, "objects t 4"]
+    background: Float32[np.ndarray, "h w 3"],
+    objects: tuple[ObjectInfo, ...],
+    tracks: Float32[np.ndarray, "objects t 4"],
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """Draw the objects over the background with anti-aliased edges, the main one in front."""
     height, width = background.shape[:2]
