@@ -121,3 +121,14 @@ def test_wrong_sizes_and_configurations_are_explained():
         VQ3DConfig(filters=10)
     with pytest.raises(UserError, match="B or L"):
         VQ3DConfig.paper("XL")
+
+
+@pytest.mark.parametrize("size", [(2, 8, 8), (4, 2, 8), (4, 8, 2)])
+def test_reflection_without_a_neighbour_is_explained_and_other_paddings_need_none(size: tuple[int, int, int]):
+    video, tokens = torch.zeros(1, 3, *size), torch.zeros(1, *(n // 2 for n in size), dtype=torch.int64)
+    for call, given_tensor in ((small().encode, video), (small().decode, tokens)):
+        with pytest.raises(UserError, match="at least 4 frames of 4×4, found {} frames of {}×{}".format(*size)):
+            call(given_tensor)
+    for padding in ("zero", "replicate"):
+        assert small(padding=padding).decode(tokens).shape == video.shape
+    assert small().encode(torch.zeros(1, 3, 4, 4, 4)).shape == (1, 2, 2, 2)

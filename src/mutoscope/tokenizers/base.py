@@ -43,9 +43,7 @@ class VideoTokenizer(nn.Module):
         """Pixels in [-1, 1], sizes divisible by the strides, to tokens (or latents)."""
         raise AttributeError(f"{type(self).__name__} does not define encode.")
 
-    def decode(
-        self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]
-    ) -> Float[Tensor, "b 3 t h w"]:
+    def decode(self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
         """Tokens (or latents) to pixels, nominally in [-1, 1] but not clipped."""
         raise AttributeError(f"{type(self).__name__} does not define decode.")
 

@@ -4,6 +4,7 @@ Read downward: configuration, building blocks, encoder, decoder, tokenizer.
 Inside, pixels are in [0, 1] as in the paper; the boundary is [-1, 1] like everywhere in this package.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -134,7 +135,7 @@ class Up(nn.Module):
 
 def res_blocks(channels_in: int, channels_out: int, config: VQ3DConfig) -> list[nn.Module]:
     widths = [channels_in] + [channels_out] * config.num_res_blocks
-    return [ResBlock(a, b, config) for a, b in zip(widths, widths[1:], strict=False)]
+    return [ResBlock(a, b, config) for a, b in itertools.pairwise(widths)]
 
 
 class Encoder(nn.Sequential):
@@ -240,12 +241,24 @@ class VQ3D(VideoTokenizer):
                 f"The tokenizer needs frames in multiples of {stride_t} and sizes in multiples of {stride_s}, "
                 f"found {t} frames of {h}×{w}. Pad the clip, or use the tiled encoder of tokenizers/tiling.py."
             )
+        self._check_reflection(t // stride_t, h // stride_s, w // stride_s)
         return self.encoder((video + 1.0) / 2.0)
+
+    def _check_reflection(self, *latent_shape: int) -> None:
+        """A border of one cell mirrors its inner neighbour, so the coarsest level needs two cells on every axis."""
+        if self.config.padding == "reflect" and min(latent_shape) < 2:
+            strides = self.spec.temporal_stride, self.spec.spatial_stride, self.spec.spatial_stride
+            smallest, found = [2 * s for s in strides], [n * s for n, s in zip(latent_shape, strides, strict=True)]
+            raise UserError(
+                "Padding by reflection needs at least {} frames of {}×{}, ".format(*smallest)
+                + 'found {} frames of {}×{}. Use a larger clip, or padding="zero" when training.'.format(*found)
+            )
 
     def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b lt lh lw"]:
         return self.quantizer.tokens(self.encode_to_latents(video))
 
     def decode(self, tokens: Int[Tensor, "b lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
+        self._check_reflection(*tokens.shape[1:])
         return self.decoder(self.quantizer.lookup(tokens)) * 2.0 - 1.0
 
     def forward_train(self, video: Float[Tensor, "b 3 t h w"]) -> VQ3DOutput:
