@@ -119,9 +119,7 @@ class Recorder:
             for tracker in self.trackers:
                 tracker.log(step, values)
 
-    def notify(
-        self, callbacks: Sequence[Callback], steps_done: int, network: nn.Module, batch: dict[str, Any]
-    ) -> None:
+    def notify(self, callbacks: Sequence[Callback], steps_done: int, network: nn.Module, batch: dict[str, Any]) -> None:
         """Calls every callback with `network` in evaluation mode, then puts its mode back."""
         if not self.process.is_main:
             return

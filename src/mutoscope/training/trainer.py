@@ -1,6 +1,6 @@
-"""Stage 2: the loop that trains a video model, or any module with `.loss(batch, generator)`.
+"""The training loop, and stage 2: a video model, or any module with `.loss(batch, generator)`, trained by it.
 
-The few functions below the loop are shared with the tokenizer's loop.
+Stage 1, the tokenizer, runs through the same loop from `tokenizer_trainer.py`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from mutoscope.data.loader import BatchSource, StepSampler, make_loader
 from mutoscope.errors import UserError
 from mutoscope.training.callbacks import Callback, Recorder, StopSignals, due
 from mutoscope.training.checkpoint import save_checkpoint, start_or_resume, write_recipe
-from mutoscope.training.config import FeaturesRecipe, LoopConfig, ModelRecipe, to_json
+from mutoscope.training.config import FeaturesRecipe, LoopConfig, ModelRecipe, Recipe, to_json
 from mutoscope.training.distributed import Process, any_rank, join, no_sync, wrap
 from mutoscope.training.optim import clip_gradients, make_ema, make_optimizer, make_scheduler, set_learning_rate
 from mutoscope.training.tracking import JsonlTracker, Tracker
@@ -65,6 +65,34 @@ def train_model(
     there; on CPU the continued run equals an uninterrupted one bit for bit.
     Raises UserError for a changed recipe, a full disk, damaged checkpoints or a diverging loss.
     """
+    return run_loop(
+        model,
+        ModelLoss(model),
+        recipe,
+        source,
+        out,
+        prepare_batch=prepare_batch,
+        resume=resume,
+        callbacks=callbacks,
+        trackers=trackers,
+        device=device,
+    )
+
+
+def run_loop(
+    model: nn.Module,
+    loss_module: nn.Module,
+    recipe: Recipe,
+    source: BatchSource,
+    out: str | Path,
+    *,
+    prepare_batch: Callable[[Batch, int], Batch] = lambda batch, step: batch,
+    resume: bool,
+    callbacks: Sequence[Callback],
+    trackers: Sequence[Tracker],
+    device: str | torch.device | None,
+) -> TrainResult:
+    """Updates the weights of `model`; `loss_module(batch, generator)` returns the loss and its named parts."""
     loop, out = recipe.loop, Path(out)
     process = join(device)
     check_batch(loop, process)
@@ -78,7 +106,7 @@ def train_model(
         start = start_or_resume(out / "checkpoints", to_json(recipe), parts, generator, resume, process.device)
         set_learning_rate(optimizer, scheduler, start)
         exported = ema.module if ema else model
-        objective = wrap(ModelLoss(model), process)
+        objective = wrap(loss_module, process)
         sampler = StepSampler(
             source.num_clips, loop.batch_size, loop.num_steps, loop.seed, start, process.rank, process.world_size
         )
