@@ -29,9 +29,7 @@ def tiny_model(tokenizer, **loop):
     network = replace(network, codebook_size=vq_shapes().tokenizer.codebook_size)
     loop = replace(recipe.loop, num_steps=4, batch_size=2, log_every=1, checkpoint_every=2, **loop)
     optim = replace(recipe.optim, warmup_steps=1)
-    return replace(
-        recipe, tokenizer=str(tokenizer), data=DATA, model=network, loop=loop, optim=optim, cache_clips=6
-    )
+    return replace(recipe, tokenizer=str(tokenizer), data=DATA, model=network, loop=loop, optim=optim, cache_clips=6)
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +96,7 @@ def test_a_model_that_does_not_fit_its_tokenizer_is_refused_before_any_work(toke
         train(wrong, tmp_path / "run")
     assert not (tmp_path / "run" / "tokens").exists()
     with pytest.raises(UserError, match="inpaint-central"):
-        check_model_fits(
-            replace(recipe, task_weights={"inpaint-central": 1.0}), hub.load_tokenizer(tokenizer_folder)
-        )
+        check_model_fits(replace(recipe, task_weights={"inpaint-central": 1.0}), hub.load_tokenizer(tokenizer_folder))
 
 
 def test_a_features_run_leaves_the_judge(tmp_path):

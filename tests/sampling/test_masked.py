@@ -72,20 +72,18 @@ SETTINGS = {
 }
 
 
-@given(**SETTINGS, keep_given=st.booleans())
-def test_decoding_always_ends_complete(shape, steps, schedule, density, flat, temperature, seed, keep_given):
-    mask = torch.rand(2, *shape, generator=seeded(seed)) < density
+def decode_around(shape, steps, schedule, density, flat, temperature, seed, mask_shape=None, **config):
+    """Random given tokens at random positions, and the events of decoding the rest."""
+    mask = torch.rand(mask_shape or shape, generator=seeded(seed)) < density
     tokens = torch.randint(0, NUM_CODES, (2, *shape), generator=seeded(seed + 1))
-    events = drain(
-        FakeModel(shape, flat),
-        seed,
-        condition_tokens=tokens,
-        condition_mask=mask,
-        schedule=schedule,
-        num_decoding_steps=steps,
-        choice_temperature=temperature,
-        keep_given=keep_given,
-    )
+    given_tokens = {"condition_tokens": tokens, "condition_mask": mask}
+    config |= {"schedule": schedule, "num_decoding_steps": steps, "choice_temperature": temperature}
+    return mask, tokens, drain(FakeModel(shape, flat), seed, **given_tokens, **config)
+
+
+@given(**SETTINGS, keep_given=st.booleans())
+def test_decoding_always_ends_complete(shape, steps, keep_given, **others):
+    mask, _, events = decode_around(shape, steps, mask_shape=(2, *shape), keep_given=keep_given, **others)
     last = events[-1]
     assert last.is_last and not any(event.is_last for event in events[:-1])
     assert len(events) <= steps and [event.step for event in events] == list(range(len(events)))
@@ -96,37 +94,16 @@ def test_decoding_always_ends_complete(shape, steps, schedule, density, flat, te
 
 
 @given(**SETTINGS)
-def test_given_tokens_never_change(shape, steps, schedule, density, flat, temperature, seed):
-    mask = torch.rand(shape, generator=seeded(seed)) < density
-    tokens = torch.randint(0, NUM_CODES, (2, *shape), generator=seeded(seed + 1))
-    events = drain(
-        FakeModel(shape, flat),
-        seed,
-        condition_tokens=tokens,
-        condition_mask=mask,
-        schedule=schedule,
-        num_decoding_steps=steps,
-        choice_temperature=temperature,
-        keep_given=True,
-    )
+def test_given_tokens_never_change(**settings):
+    mask, tokens, events = decode_around(**settings, keep_given=True)
     for event in events:
         assert torch.equal(event.tokens[:, mask], tokens[:, mask])
         assert torch.equal(event.proposal[:, mask], tokens[:, mask])
 
 
 @given(**SETTINGS)
-def test_decided_tokens_never_change(shape, steps, schedule, density, flat, temperature, seed):
-    mask = torch.rand(shape, generator=seeded(seed)) < density
-    tokens = torch.randint(0, NUM_CODES, (2, *shape), generator=seeded(seed + 1))
-    events = drain(
-        FakeModel(shape, flat),
-        seed,
-        condition_tokens=tokens,
-        condition_mask=mask,
-        schedule=schedule,
-        num_decoding_steps=steps,
-        choice_temperature=temperature,
-    )
+def test_decided_tokens_never_change(shape, **others):
+    mask, tokens, events = decode_around(shape, **others)
     known = torch.zeros(2, *shape, dtype=torch.bool)
     for before, after in itertools.pairwise(events):
         known = known | before.decided

@@ -11,8 +11,14 @@ from mutoscope.training.tracking import read_log
 from training.fakes import FakeModel, FakeSource, FakeTokenizer, features_recipe, tokenizer_recipe
 
 TINY = VQ3DConfig(
-    filters=4, channel_multipliers=(1, 2), num_res_blocks=1, temporal_downsample=(True,), embedding_dim=4,
-    codebook_size=8, num_groups=2, padding="zero",
+    filters=4,
+    channel_multipliers=(1, 2),
+    num_res_blocks=1,
+    temporal_downsample=(True,),
+    embedding_dim=4,
+    codebook_size=8,
+    num_groups=2,
+    padding="zero",
 )
 
 

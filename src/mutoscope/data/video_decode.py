@@ -308,7 +308,7 @@ def rgb_array(frame: Any, stored_size: tuple[int, int], size: tuple[int, int] | 
     turns = round(frame.rotation / 90) % 4
     height, width = stored_size
     if size is not None:
-        wanted = size if turns % 2 == 0 else size[::-1]
+        wanted = size if turns % 2 == 0 else (size[1], size[0])
         height, width = covering_size(stored_size, wanted) if keep_aspect else wanted
     array = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)  # (h, w, 3)
     return np.ascontiguousarray(np.rot90(array, k=turns))

@@ -8,7 +8,7 @@ them. 10-bit and HDR pictures are converted by FFmpeg's default matrix without t
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -38,6 +38,9 @@ from mutoscope.data.video_decode import (
 )
 from mutoscope.data.video_write import VideoClip, VideoWriter, write_video
 from mutoscope.errors import UserError
+
+# Number, seconds after the first frame, conversion to RGB.
+SourceFrame = tuple[int, float, Callable[[], np.ndarray]]
 
 __all__ = [
     "IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "FrameIndex", "FrameStream", "Video", "VideoClip", "VideoInfo", "VideoWriter",
@@ -178,7 +181,7 @@ class FrameStream:
         self._frames.close()
         self._close_container()
 
-    def _selected(self, source: Iterator[tuple[int, float, Callable[[], np.ndarray]]]) -> Iterator[np.ndarray]:
+    def _selected(self, source: Iterator[SourceFrame]) -> Generator[np.ndarray, None, None]:
         """Apply start, stride and max_frames; only selected frames are converted to RGB."""
         seen = -1
         for seen, seconds, to_array in source:
@@ -197,9 +200,7 @@ class FrameStream:
         if self._container is not None:
             self._container.close()
 
-    def _video_frames(
-        self, index: FrameIndex | None, start: int
-    ) -> Iterator[tuple[int, float, Callable[[], np.ndarray]]]:
+    def _video_frames(self, index: FrameIndex | None, start: int) -> Iterator[SourceFrame]:
         """(number, seconds after the first frame, conversion to RGB), with one warning where the file is damaged."""
         if index is None and start >= SEEK_AFTER:
             index = index_frames(self.path, self._stream.index)
@@ -252,8 +253,17 @@ def read_video(
     frames before the damage and one warning.
     Raises UserError where the file is missing, a folder, empty, not a video, or without a frame that decodes.
     """
-    options = dict(start=start, max_frames=max_frames, stride=stride, fps=fps, size=size, keep_aspect=keep_aspect)
-    with FrameStream(path, stream=stream, index=index, **options) as reader:
+    with FrameStream(
+        path,
+        start=start,
+        max_frames=max_frames,
+        stride=stride,
+        fps=fps,
+        size=size,
+        keep_aspect=keep_aspect,
+        stream=stream,
+        index=index,
+    ) as reader:
         frames = _collect(reader)
     whole = start == 0 and max_frames is None and fps is None
     rate = measured_fps(reader.times, reader.fps) if whole else reader.fps
@@ -285,9 +295,7 @@ def _collect(reader: FrameStream) -> UInt8[np.ndarray, "t h w 3"]:
     return video[:count]
 
 
-def at_constant_rate(
-    source: Iterator[tuple[int, float, Callable[[], np.ndarray]]], fps: float, frame_seconds: float
-) -> Iterator[tuple[int, float, Callable[[], np.ndarray]]]:
+def at_constant_rate(source: Iterator[SourceFrame], fps: float, frame_seconds: float) -> Iterator[SourceFrame]:
     """Output frame j is the source frame nearest to j / fps seconds; the last source frame lasts frame_seconds."""
     number, previous = 0, None
     for _, seconds, to_array in source:
@@ -302,9 +310,7 @@ def at_constant_rate(
         number += 1
 
 
-def _image_frames(
-    path: Path, size: tuple[int, int] | None, keep_aspect: bool
-) -> Iterator[tuple[int, float, Callable[[], np.ndarray]]]:
+def _image_frames(path: Path, size: tuple[int, int] | None, keep_aspect: bool) -> Iterator[SourceFrame]:
     """A still image as a video of one frame (animated images: of all their frames), upright by its EXIF tag."""
     from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 

@@ -171,7 +171,9 @@ def measure_generation(pipeline: Any, setting: Setting) -> Metrics:
     real = setting.real()
     made, seen = setting.judge.read(video), setting.judge.read(real.video)
     metrics = _distances("", made, seen, setting)
-    for head in ("class", "shape", "motion") if asked is not None else ():
+    if asked is None:
+        return metrics
+    for head in ("class", "shape", "motion"):
         right, truly = made.correct(head, asked), seen.correct(head, real.attributes)
         metrics |= _against_real(f"{head}_accuracy", right, truly, setting.seed)
     return metrics
