@@ -20,7 +20,7 @@ def test_a_tensor_of_the_wrong_rank_is_refused():
     ("annotation", "checked"),
     [
         (Float[Tensor, "b d"], True),
-        (Float[Tensor, "b d"] | None, True),
+        (Float[Tensor, "b d"] | None, True),  # pyright: ignore[reportOperatorIssue] (to it, Float is `Annotated`)
         (tuple[Float[Tensor, "b d"], int], True),
         (dict[str, Float[Tensor, "b d"]], True),
         (Tensor, False),

@@ -80,9 +80,8 @@ def imported_names(node: ast.AST, path: Path) -> list[str]:
 def own_imports(path: Path) -> Iterator[tuple[int, str]]:
     """(line, dotted name) of everything of this package that a file imports anywhere, lazily or not."""
     for node in ast.walk(ast.parse(path.read_text())):
-        for name in imported_names(node, path):
-            if name.startswith("mutoscope."):
-                yield node.lineno, name
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((node.lineno, name) for name in imported_names(node, path) if name.startswith("mutoscope."))
 
 
 def test_parsing_understands_every_form_of_import():
@@ -190,3 +189,12 @@ def test_hidden_draws_are_recognised():
 def test_every_random_draw_takes_a_generator_and_no_device_is_hidden(path: Path):
     found = list(hidden_draws(ast.parse(path.read_text())))
     assert not found, f"{path}: {found}"
+
+
+def test_type_checkers_see_the_public_names_that_are_imported_lazily():
+    """`mutoscope/__init__.py` lists them twice: once to import on first use, once for editors."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    seen = {a.name: node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names}
+    seen = {name: module for name, module in seen.items() if str(module).startswith("mutoscope")}
+    [lazily] = [node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
+    assert seen == ast.literal_eval(lazily)

@@ -4,6 +4,19 @@ The names below are imported when they are first used, so that `import mutoscope
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr__` imports
+    from mutoscope.data.clips import ClipDataset as ClipDataset
+    from mutoscope.data.shapes import ShapesConfig as ShapesConfig
+    from mutoscope.data.shapes import ShapesWorld as ShapesWorld
+    from mutoscope.data.video_io import VideoClip as VideoClip
+    from mutoscope.data.video_io import read_video as read_video
+    from mutoscope.data.video_io import write_video as write_video
+    from mutoscope.errors import UserError as UserError
+    from mutoscope.hub import load_model as load_model
+    from mutoscope.hub import load_tokenizer as load_tokenizer
+    from mutoscope.pipeline import VideoPipeline as VideoPipeline
 
 __version__ = "0.1.0"
 
@@ -23,7 +36,7 @@ _PUBLIC = {
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'mutoscope' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

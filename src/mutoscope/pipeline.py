@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -124,6 +124,12 @@ class VideoPipeline:
         return hub.save_pretrained(folder, index, self.tokenizer, self.model)
 
     # ------------------------------------------------------------------------------------------------ generating
+
+    @overload
+    def __call__(self, *, num_samples: Literal[1] = 1, **options: Any) -> VideoClip: ...
+
+    @overload
+    def __call__(self, *, num_samples: int, **options: Any) -> VideoClip | list[VideoClip]: ...
 
     def __call__(self, *, num_samples: int = 1, **options: Any) -> VideoClip | list[VideoClip]:
         """Generate; a list if several samples are asked for."""

@@ -75,7 +75,7 @@ def test_labels_caption_and_attributes_agree(index: int):
     assert CLASSES[clip.label] == (SHAPES[main.shape], MOTIONS[main.motion])
     assert clip.caption.startswith(("a ", "an "))
     assert f"{COLORS[main.color]} {SHAPES[main.shape]}" in clip.caption
-    assert clip.attributes["num_objects"] == len(clip.objects) == clip.attributes["colors_present"].sum()
+    assert clip.attributes["num_objects"] == len(clip.objects) == np.sum(clip.attributes["colors_present"])
     assert all(clip.attributes["shapes_present"][o.shape] for o in clip.objects)
     assert clip.tracks[0, :, 2].max() > clip.tracks[1:, :, 2].max(initial=0.0)
 

@@ -400,7 +400,7 @@ def test_gif_keeps_equal_frames_and_the_exact_duration(tmp_path: Path, count: in
     frames = np.full((count, 12, 15, 3), 77, dtype=np.uint8)
     write_video(tmp_path / "same.gif", frames, 8)
     with Image.open(tmp_path / "same.gif") as image:
-        assert image.n_frames == count
+        assert getattr(image, "n_frames", 1) == count
         delays = []
         for i in range(count):
             image.seek(i)

@@ -165,4 +165,4 @@ def test_the_protocol_is_frozen_and_goes_into_json():
     assert record["real_seed"] == HELD_BACK_SEED and record["extractor_sha256"] == "ab" * 32
     assert record["frame_stride"] == 1 and record["options"] == {"guidance_scale": 2.0}
     with pytest.raises(dataclasses.FrozenInstanceError):
-        protocol.seed = 2
+        protocol.__setattr__("seed", 2)

@@ -12,7 +12,7 @@ from torch import Tensor
 from mutoscope.interop import magvit_flax
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.layers.token_masking import MASK_TOKEN, cosine_mask_ratio, num_masked_tokens, select_lowest
-from mutoscope.models.magvit import Magvit, MagvitConfig, mask_tokens, masked_cross_entropy
+from mutoscope.models.magvit import Block, Magvit, MagvitConfig, mask_tokens, masked_cross_entropy
 from mutoscope.sampling import tasks
 from mutoscope.sampling.categorical import nucleus
 from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
@@ -208,6 +208,7 @@ def test_transformer_forward(case: Case):
     outputs: dict[str, Tensor] = {}
     model.embedding_norm.register_forward_hook(lambda m, i, out: outputs.__setitem__("BertEmbed_0", out))
     for index, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
         name = f"BertLayer_{index}"
         block.register_forward_hook(lambda m, i, out, name=name: outputs.__setitem__(name, out))
         name = f"{name}/BertAttention_0"
@@ -489,7 +490,7 @@ def check_step_input(model: Magvit, masked, task: str, label: Tensor, data, grou
         sequence = torch.cat([prefix, masked.inputs.flatten(1)], 1)
         assert_equal(sequence, data["model_input"], f"{what} input")
     if "weights" in data:
-        weights = sum(masked.group(group).float() for group in groups).flatten(1)
+        weights = torch.stack([masked.group(group) for group in groups]).sum(0).float().flatten(1)
         assert_equal(torch.cat([torch.zeros(prefix.shape), weights], 1), data["weights"], f"{what} weights")
 
 

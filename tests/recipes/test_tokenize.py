@@ -11,7 +11,9 @@ from training.fakes import FakeSource
 class FirstPixel(VideoTokenizer):
     """The token of a frame is the red value of its first pixel."""
 
-    spec = TokenizerSpec(temporal_stride=1, spatial_stride=4, vocab_size=256)
+    @property
+    def spec(self) -> TokenizerSpec:
+        return TokenizerSpec(temporal_stride=1, spatial_stride=4, vocab_size=256)
 
     def __init__(self, weight=1.0):
         super().__init__()

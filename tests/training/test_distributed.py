@@ -34,9 +34,10 @@ def test_two_ranks_train_like_one_process_with_two_micro_batches(tmp_path):
     for stage in ("model", "tokenizer"):
         assert len(losses(tmp_path / "ranks" / stage)) == 6  # one line per update, not per rank
         assert losses(tmp_path / "ranks" / stage) == pytest.approx(losses(tmp_path / "alone" / stage), rel=1e-4)
-        states = [load_latest_checkpoint(tmp_path / run / stage / "checkpoints") for run in ("ranks", "alone")]
-        for name, value in states[0]["parts"]["ema"].items():
-            torch.testing.assert_close(value, states[1]["parts"]["ema"][name], rtol=1e-4, atol=1e-6)
+        several, alone = (load_latest_checkpoint(tmp_path / run / stage / "checkpoints") for run in ("ranks", "alone"))
+        assert several and alone
+        for name, value in several["parts"]["ema"].items():
+            torch.testing.assert_close(value, alone["parts"]["ema"][name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

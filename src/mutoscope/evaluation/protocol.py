@@ -6,6 +6,7 @@ A number without clips, stride, size, extractor and seed is not a result, so the
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,7 +130,7 @@ def real_clips(config: ShapesConfig, start: int, count: int, seed: int = HELD_BA
 
 # ---------------------------------------------------------------------------------------------------------- figures
 
-Figure = dict[str, object]  # {"value": float | None, "ci95": [low, high] | None}
+Figure = dict[str, Any]  # {"value": float | None, "ci95": [low, high] | None}
 
 
 def figure(value: float, low: float, high: float) -> Figure:
