@@ -16,7 +16,7 @@ def main_track(
     rng: np.random.Generator, motion: str, t: Float32[np.ndarray, " t"]
 ) -> tuple[Float32[np.ndarray, "t 4"], str]:
     """One random path of the main object (x, y, radius, angle) and the words for it, such as "glides up"."""
-    radius, angle = rng.uniform(0.17, 0.23), rng.uniform(-0.25, 0.25)
+    radius, angle = rng.uniform(0.20, 0.25), rng.uniform(-0.25, 0.25)
     u, phase = rng.uniform(size=4), rng.uniform(0, 2 * pi)
     sign = 1.0 if rng.integers(2) else -1.0
     x, y, r, a = _MOTION_FUNCTIONS[motion](t, u, phase, sign, radius, angle, rng)
@@ -43,7 +43,7 @@ def _fold(x: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _glide(t, u, phase, sign, radius, angle, rng):
-    speed, heading = 0.022 + 0.014 * u[0], rng.integers(4) * pi / 2 + (u[1] - 0.5) * 0.4
+    speed, heading = 0.020 + 0.010 * u[0], rng.integers(4) * pi / 2 + (u[1] - 0.5) * 0.4
     steps = 15.0 * speed
     velocity = speed * np.cos(heading), speed * np.sin(heading)
     start = []
@@ -56,7 +56,7 @@ def _glide(t, u, phase, sign, radius, angle, rng):
 
 
 def _bounce(t, u, phase, sign, radius, angle, rng):
-    period, height, floor = 8 + 3 * u[0], 0.36 + 0.12 * u[1], 0.98 - radius
+    period, height, floor = 8 + 3 * u[0], 0.30 + 0.12 * u[1], 0.98 - radius
     arc = (t / period + phase / (2 * pi)) % 1.0
     start = (0.2 + 0.2 * u[2]) if sign > 0 else (0.8 - 0.2 * u[2])
     x = _fold(start + sign * (0.013 + 0.012 * u[3]) * t, radius, 1 - radius)
@@ -65,7 +65,7 @@ def _bounce(t, u, phase, sign, radius, angle, rng):
 
 def _orbit(t, u, phase, sign, radius, angle, rng):
     turn = phase + sign * 2 * pi * t / (14 + 6 * u[0])
-    reach = 0.20 + 0.07 * u[1]
+    reach = 0.19 + 0.06 * u[1]
     return (
         0.5 + (u[2] - 0.5) * 0.08 + reach * np.cos(turn),
         0.5 + (u[3] - 0.5) * 0.08 + reach * np.sin(turn),
@@ -75,17 +75,17 @@ def _orbit(t, u, phase, sign, radius, angle, rng):
 
 
 def _spin(t, u, phase, sign, radius, angle, rng):
-    return 0.3 + 0.4 * u[0], 0.3 + 0.4 * u[1], radius + 0.02, phase + sign * (0.17 + 0.12 * u[2]) * t
+    return 0.3 + 0.4 * u[0], 0.3 + 0.4 * u[1], radius + 0.01, phase + sign * (0.17 + 0.12 * u[2]) * t
 
 
 def _pulse(t, u, phase, sign, radius, angle, rng):
     beat = np.sin(phase + 2 * pi * t / (8 + 4 * u[2]))
-    return 0.32 + 0.36 * u[0], 0.32 + 0.36 * u[1], 0.19 * (1 + 0.38 * beat), angle
+    return 0.32 + 0.36 * u[0], 0.32 + 0.36 * u[1], 0.205 * (1 + 0.36 * beat), angle
 
 
 def _swing(t, u, phase, sign, radius, angle, rng):
     swing = (0.55 + 0.15 * u[0]) * np.sin(phase + 2 * pi * t / (11 + 5 * u[1]))
-    length, pivot_x, pivot_y = 0.45, 0.45 + 0.1 * u[2], 0.05 + 0.15 * u[3]
+    length, pivot_x, pivot_y = 0.42, 0.45 + 0.1 * u[2], 0.05 + 0.15 * u[3]
     return pivot_x + length * np.sin(swing), pivot_y + length * np.cos(swing), radius, -swing
 
 
@@ -101,7 +101,7 @@ _MOTION_FUNCTIONS = {
 
 def drift_track(rng: np.random.Generator, t: Float32[np.ndarray, " t"]) -> Float32[np.ndarray, "t 4"]:
     """A small shape drifting slowly in a straight line, reflected by the walls."""
-    radius, heading, speed = rng.uniform(0.115, 0.14), rng.uniform(0, 2 * pi), rng.uniform(0.004, 0.012)
+    radius, heading, speed = rng.uniform(0.13, 0.15), rng.uniform(0, 2 * pi), rng.uniform(0.004, 0.012)
     start = rng.uniform(radius, 1 - radius, size=2)
     xy = [
         _fold(s + speed * d * t, radius, 1 - radius)

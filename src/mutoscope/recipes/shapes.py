@@ -13,10 +13,11 @@ from mutoscope.training.config import (
 
 
 def vq_shapes() -> TokenizerRecipe:
-    """MAGVIT's 3D-VQ, small: 16x32x32 clips to 4x8x8 tokens from 512 codes (4x4x4 voxels), no adversarial loss.
+    """MAGVIT's 3D-VQ, small: 16x32x32 clips to 8x8x8 tokens from 512 codes (voxels of 2x4x4), no adversarial loss.
 
-    Squared error and the paper's three quantizer terms; Adam with beta1 0, beta2 0.99 and averaged weights as
-    published, at a higher learning rate because the network and the batch are small.
+    Squared error and the paper's three quantizer terms, with averaged weights as published. Three departures:
+    momentum (beta1 0.9), since beta1 0 is there for the adversarial game; a weak entropy term, since most tokens of
+    a clip show plain background and need few codes; one normalisation group, which learns this world fastest.
     """
     return TokenizerRecipe(
         name="vq-shapes",
@@ -30,18 +31,19 @@ def vq_shapes() -> TokenizerRecipe:
             codebook_size=512,
             num_groups=1,
             padding="zero",
-            entropy_cost=0.02,
+            entropy_cost=0.005,
         ),
         optim=OptimConfig(peak_learning_rate=1.5e-3, beta1=0.9, beta2=0.99, warmup_steps=100),
-        loop=LoopConfig(num_steps=9_000, batch_size=4, ema_decay=0.998, clip_norm=1.0, num_workers=0),
+        loop=LoopConfig(num_steps=10_000, batch_size=4, ema_decay=0.998, clip_norm=1.0, num_workers=0),
     )
 
 
 def magvit_shapes() -> ModelRecipe:
-    """MAGVIT, small: a transformer of 2.4M parameters on the 256 tokens of `vq-shapes`, two tasks.
+    """MAGVIT, small: a transformer of 1.3M parameters on the 512 tokens of `vq-shapes`, two tasks.
 
     Class-conditional generation and frame prediction share one network through the task token, one task per batch.
-    AdamW (0.9, 0.96), decay 0.045 on matrices, gradients clipped at 1, warm-up and cosine as published.
+    AdamW (0.9, 0.96), decay 0.045 on matrices, gradients clipped at 1, warm-up and cosine as published. No dropout:
+    a small network sees too few clips to learn them by heart.
     """
     return ModelRecipe(
         name="magvit-shapes",
@@ -49,20 +51,21 @@ def magvit_shapes() -> ModelRecipe:
         data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
         model=MagvitConfig(
             num_layers=6,
-            hidden_size=176,
+            hidden_size=128,
             num_heads=4,
-            mlp_size=704,
+            mlp_size=512,
             codebook_size=512,
             num_classes=23,
             num_special_tokens=16,
-            latent_shape=(4, 8, 8),
+            latent_shape=(8, 8, 8),
             task_token=True,
             tasks=("class-conditional", "frame-prediction"),
+            dropout=0.0,
         ),
-        optim=OptimConfig(peak_learning_rate=1e-3, beta1=0.9, beta2=0.96, weight_decay=0.045, warmup_steps=500),
-        loop=LoopConfig(num_steps=12_000, batch_size=32, ema_decay=None, clip_norm=1.0, num_workers=0),
+        optim=OptimConfig(peak_learning_rate=1.5e-3, beta1=0.9, beta2=0.96, weight_decay=0.045, warmup_steps=300),
+        loop=LoopConfig(num_steps=5_000, batch_size=16, ema_decay=None, clip_norm=1.0, num_workers=0),
         task_weights={"class-conditional": 1.0, "frame-prediction": 1.0},
-        cache_clips=40_000,
+        cache_clips=16_000,
     )
 
 
