@@ -251,3 +251,8 @@ def test_recipe_and_card_are_written(tmp_path: Path) -> None:
 
 def test_the_index_is_plain_json(folder: Path) -> None:
     assert json.loads((folder / "model_index.json").read_text()) == json.loads(json.dumps(asdict(tiny_index())))
+
+
+def test_weights_are_as_readable_as_any_other_file(tmp_path: Path):
+    hub.save_component(tmp_path, tiny_tokenizer())
+    assert (tmp_path / hub.WEIGHTS).stat().st_mode == (tmp_path / hub.CONFIG).stat().st_mode
