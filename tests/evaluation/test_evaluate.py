@@ -174,7 +174,7 @@ def test_a_model_that_obeys_has_full_accuracy_and_one_that_does_not_has_none(jud
 def test_a_tokenizer_gets_reconstruction_figures(judge):
     report = evaluate(CoarseTokenizer(), num_clips=6, judge=judge)
     assert report["protocol_details"]["parts"] == ["shapes-reconstruction"]
-    assert value(report, "codebook_use") == 0.5
+    assert 0.25 < value(report, "codebook_use") <= 0.5  # 8 of the 16 codes can occur; no colour is without any red
     assert 5 < value(report, "reconstruction_psnr_db") < 40
     for head in ("class", "color", "shape", "colors_present", "shapes_present"):
         assert f"reconstruction_{head}_accuracy_over_real" in report["metrics"]

@@ -18,7 +18,14 @@ DATA = DataConfig(num_frames=8, height=16, width=16)
 
 def tiny_tokenizer(**loop):
     recipe = vq_shapes()
-    network = replace(recipe.tokenizer, filters=4, channel_multipliers=(1, 2, 2), num_groups=2, embedding_dim=8)
+    network = replace(
+        recipe.tokenizer,
+        filters=4,
+        channel_multipliers=(1, 2, 2),
+        temporal_downsample=(True, True),
+        num_groups=2,
+        embedding_dim=8,
+    )
     loop = replace(recipe.loop, num_steps=3, batch_size=2, log_every=1, num_workers=0, **loop)
     return replace(recipe, data=DATA, tokenizer=network, loop=loop, optim=replace(recipe.optim, warmup_steps=1))
 
