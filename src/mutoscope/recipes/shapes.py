@@ -19,8 +19,8 @@ def vq_shapes() -> TokenizerRecipe:
     momentum (beta1 0.9), since beta1 0 is there for the adversarial game; a weak entropy term, since most tokens of
     a clip show plain background and need few codes; one normalisation group, which learns this world fastest.
 
-    Cost: 12.5 clips/s on two CPU cores at 2.5 GHz in float32, 55 minutes. On an earlier version of the world with darker
-    grounds, which costs 2 dB or more, training batches stood at 16.5 dB after 180 updates, 19 after 500, 21 after 1,300,
+    Cost: 12.5 clips/s on two CPU cores at 2.5 GHz in float32, 55 minutes. On an earlier version of the world with
+    darker grounds, which costs 2 dB or more, batches stood at 16.5 dB after 180 updates, 19 after 500, 21 after 1,300,
     22 after 2,000 and 23.5 after 3,700. Colours and places come first, outlines late, and the last quarter, where the
     learning rate falls, is worth 2 dB: 1,900 further updates on this world went from 25.5 to 28.2 dB.
     """
@@ -50,8 +50,8 @@ def magvit_shapes() -> ModelRecipe:
     AdamW (0.9, 0.96), decay 0.045 on matrices, gradients clipped at 1, warm-up and cosine as published. No dropout:
     a small network sees too few clips to learn them by heart.
 
-    Cost: 5 minutes to encode the clips (56 clips/s with their conditions), then 17.5 clips/s on two CPU cores at 2.5 GHz
-    in float32, 75 minutes. With batches of 8 the loss on masked tokens fell from 6.2 to 3.3 in 100 updates (plain
+    Cost: 5 minutes to encode the clips (56 clips/s with their conditions), then 17.5 clips/s on two CPU cores at
+    2.5 GHz in float32, 75 minutes. With batches of 8 the loss on masked tokens fell from 6.2 to 3.3 in 100 updates (plain
     background), to 2.4 in 200, and then slowly: accuracy on masked tokens is 0.45 there.
     """
     return ModelRecipe(
