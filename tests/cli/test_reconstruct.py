@@ -92,6 +92,33 @@ def test_a_real_video_of_odd_size_keeps_it(run, tokenizer, clips_dir, out, lossl
     assert read_video(out / "x.webm").frames.shape == (30, 121, 161, 3)
 
 
+# upright size, frames and rate; the odd size has a test of its own
+REAL_VIDEOS = {
+    "street_bikes_h264.mp4": (250, 272, 640, 25),
+    "carphone_talking_h264_sar.mp4": (120, 144, 176, 29.97),
+    "pancake_handheld_h264.mkv": (310, 240, 426, 30),
+    "ucf_eye_makeup_mpeg4.avi": (164, 240, 320, 25),
+    "bunny_animation_vp9.webm": (300, 180, 320, 30),
+    "sketch_rot90_h264.mp4": (23, 352, 288, 29.85),
+    "bracelet_rot270_hevc10_hdr.mp4": (9, 1920, 1080, 30),
+    "talking_head_av1.mp4": (30, 720, 1080, 29.97),
+    "two_people_vfr_h264.mp4": (72, 1080, 1920, 28.05),
+    "nasa_two_video_streams.mp4": (325, 180, 320, 25),
+    "truncated_midstream_h264.mkv": (54, 240, 426, 30),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL_VIDEOS)
+def test_a_real_video_keeps_frames_size_and_rate(run, tokenizer, clips_dir, out, lossless, name):
+    report = run("reconstruct", tokenizer, clips_dir / name, out / "x.mp4", "--json").report
+    frames, height, width, fps = REAL_VIDEOS[name]
+    assert (report["frames"], report["height"], report["width"]) == (frames, height, width)
+    written = read_video(out / "x.mp4")
+    assert written.frames.shape == (frames, height, width, 3)
+    assert written.fps == pytest.approx(fps, abs=0.01)
+
+
 def test_a_real_video_with_a_damaged_tail_gives_its_frames_and_one_warning(run, tokenizer, clips_dir, out, lossless):
     done = run("reconstruct", tokenizer, clips_dir / "corrupted_tail_h264.mp4", out / "x.mp4", "--json")
     assert done.report["frames"] == 28 and len(done.report["warnings"]) == 1
