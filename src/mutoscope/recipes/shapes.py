@@ -16,8 +16,8 @@ def vq_shapes() -> TokenizerRecipe:
     """MAGVIT's 3D-VQ, small: 16x32x32 clips to 8x8x8 tokens from 512 codes (voxels of 2x4x4), no adversarial loss.
 
     Squared error and the paper's three quantizer terms, with averaged weights as published. Departures: beta1 0.9,
-    since beta1 0 is there for the adversarial game (the two were not compared); a weak entropy term, chosen because most
-    tokens of a clip show plain background; one normalisation group, slightly ahead of 2 and 8 in pilots of a minute.
+    since beta1 0 is there for the adversarial game (the two were not compared); a weak entropy term, chosen because
+    most tokens of a clip show plain background; one normalisation group, slightly ahead of 2 and 8 in pilots of a minute.
 
     Cost: 12.5 clips/s on two CPU cores at 2.5 GHz in float32, 55 minutes. This recipe has not been run from scratch to
     its end. A run on an earlier world with darker grounds and entropy weight 0.02 had training batches at 16.5 dB after
