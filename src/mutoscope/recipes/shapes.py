@@ -17,7 +17,7 @@ def vq_shapes() -> TokenizerRecipe:
 
     Squared error and the paper's three quantizer terms, with averaged weights as published. Departures: beta1 0.9,
     since beta1 0 is there for the adversarial game (the two were not compared); a weak entropy term, chosen because
-    most tokens of a clip show plain background; one normalisation group, slightly ahead of 2 and 8 in pilots of a minute.
+    most tokens of a clip show plain background; one normalisation group, slightly ahead of 2 and 8 in short pilots.
 
     Cost: 12.5 clips/s on two CPU cores at 2.5 GHz in float32, 55 minutes. This recipe has not been run from scratch to
     its end. A run on an earlier world with darker grounds and entropy weight 0.02 had training batches at 16.5 dB after
