@@ -38,8 +38,8 @@ def vq_shapes() -> TokenizerRecipe:
             padding="zero",
             entropy_cost=0.005,
         ),
-        optim=OptimConfig(peak_learning_rate=1.5e-3, beta1=0.9, beta2=0.99, warmup_steps=100),
-        loop=LoopConfig(num_steps=10_000, batch_size=4, ema_decay=0.998, clip_norm=1.0, num_workers=0),
+        optim=OptimConfig(1.5e-3, beta1=0.9, beta2=0.99, warmup_steps=100, muon_learning_rate=2.5e-3),
+        loop=LoopConfig(num_steps=8_000, batch_size=4, ema_decay=0.998, clip_norm=1.0, num_workers=0),
     )
 
 

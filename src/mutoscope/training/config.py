@@ -15,6 +15,7 @@ class OptimConfig:
     """Adam with decoupled weight decay, linear warm-up and one cosine (arXiv 2212.05199, appendix B).
 
     Weight decay acts on matrices of dense and attention layers only, never on embeddings, norms or biases.
+    muon_learning_rate: peak rate of Muon for those matrices and for convolution kernels; None: Adam for everything.
     """
 
     peak_learning_rate: float = 1e-4
@@ -23,6 +24,7 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0
     warmup_steps: int = 0
+    muon_learning_rate: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mutoscope.errors import UserError
 from mutoscope.training.config import OptimConfig
+from mutoscope.training.muon import Muon
 
 DECAYED_LAYERS = (nn.Linear, nn.MultiheadAttention)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def decayed_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -29,17 +31,29 @@ def decayed_parameters(model: nn.Module) -> list[nn.Parameter]:
     return list(found.values())
 
 
+def convolution_kernels(model: nn.Module) -> list[nn.Parameter]:
+    """The kernels of every convolution."""
+    return [module.weight for module in model.modules() if isinstance(module, CONVOLUTIONS)]
+
+
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW with decoupled decay on `decayed_parameters`; with weight_decay 0 it is plain Adam."""
-    decayed = decayed_parameters(model) if config.weight_decay else []
-    ids = {id(p) for p in decayed}
+    """AdamW with decoupled decay on `decayed_parameters`; with weight_decay 0 it is plain Adam.
+
+    With `muon_learning_rate` those matrices and all convolution kernels get Muon's updates instead.
+    """
+    muon = config.muon_learning_rate is not None
+    matrices = decayed_parameters(model) if config.weight_decay or muon else []
+    matrices += convolution_kernels(model) if muon else []
+    ids = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
-    groups = [{"params": rest, "weight_decay": 0.0}]
-    if decayed:
-        groups.append({"params": decayed, "weight_decay": config.weight_decay})
-    return torch.optim.AdamW(
-        groups, lr=config.peak_learning_rate, betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=0.0
-    )
+    groups: list[dict] = [{"params": rest, "weight_decay": 0.0}]
+    if matrices:
+        groups.append({"params": matrices, "weight_decay": config.weight_decay})
+    betas = (config.beta1, config.beta2)
+    if muon:
+        groups[-1] |= {"lr": config.muon_learning_rate, "orthogonal": True}
+    kind = Muon if muon else torch.optim.AdamW
+    return kind(groups, lr=config.peak_learning_rate, betas=betas, eps=config.eps, weight_decay=0.0)
 
 
 def learning_rate_factor(step: int, warmup_steps: int, num_steps: int) -> float:
