@@ -14,15 +14,22 @@ _ROUNDS = 5
 def orthogonalize(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
     """The nearest (semi-)orthogonal matrix, approximately: U Vᵀ of the singular value decomposition U S Vᵀ.
 
-    Newton–Schulz iteration in the matrix's own precision; a zero matrix stays zero.
+    Newton–Schulz iteration X ← (a + b XXᵀ + c (XXᵀ)²) X in the matrix's own precision; a zero matrix stays zero.
     """
     a, b, c = _COEFFICIENTS
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
+    # Every factor is a polynomial of the first XXᵀ, so all of them commute: iterating on the small square matrices
+    # alone spares all but two of the products with the long side.
+    gram = x @ x.T
+    identity = torch.eye(len(gram), dtype=x.dtype, device=x.device)
+    product = identity
     for _ in range(_ROUNDS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        factor = a * identity + b * gram + c * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
     return x.T if tall else x
 
 
