@@ -4,6 +4,7 @@
     tokenizer/config.json       {"class": "VQ3D", ...fields of its configuration}
     tokenizer/model.safetensors half precision on disk, float32 in memory
     model/config.json, model/model.safetensors
+    discriminator/...           the tokenizer's opponent, where there was one: only further training needs it
     recipe.json, MODEL_CARD.md  the resolved training configuration and a page for people
 
 `model_index.json` may name another folder or a bundled model as its tokenizer, so several models share one.
@@ -41,6 +42,7 @@ ZOO = Path(__file__).parent / "zoo"
 CLASSES = {
     "VQ3D": ("mutoscope.tokenizers.vq3d", "VQ3D", "VQ3DConfig"),
     "Magvit": ("mutoscope.models.magvit", "Magvit", "MagvitConfig"),
+    "Discriminator": ("mutoscope.tokenizers.discriminator", "Discriminator", "DiscriminatorConfig"),
 }
 
 
@@ -254,6 +256,7 @@ def save_pretrained(
     model: nn.Module | None = None,
     recipe: Mapping[str, Any] | None = None,
     card: str | None = None,
+    discriminator: nn.Module | None = None,
 ) -> Path:
     """Write a model folder so that no reader ever sees half of it.
 
@@ -265,10 +268,9 @@ def save_pretrained(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
-        if tokenizer is not None:
-            save_component(temporary / "tokenizer", tokenizer)
-        if model is not None:
-            save_component(temporary / "model", model)
+        for name, part in (("tokenizer", tokenizer), ("model", model), ("discriminator", discriminator)):
+            if part is not None:
+                save_component(temporary / name, part)
         if recipe is not None:
             write_json(temporary / "recipe.json", recipe)
         if card is not None:

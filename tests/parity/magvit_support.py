@@ -3,6 +3,7 @@
 import re
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from mutoscope.interop import magvit_flax
@@ -159,3 +160,51 @@ def optimiser_of(case: Case, model: Magvit):
 
 
 TRAIN_KEYS = {"task": "task", "task_token": "token", "weight_mode": "weight_mode", "max_grad_norm": "max_grad_norm"}
+
+
+# ------------------------------------------------------------------------------------------------- adversarial stage
+
+
+def channels_first(video: Tensor) -> Tensor:
+    return rearrange(video, "b t h w c -> b c t h w").contiguous()
+
+
+ADVERSARIAL_KEYS = {
+    "g_adversarial_loss_weight": "gan_weight", "grad_penalty_cost": "r1_weight", "loss_type": "gan_loss",
+    "gradient_penalty": None, "model_type": None,
+}  # fmt: skip
+STAGE1_KEYS = {
+    "channel_multipliers": "channel_multipliers", "codebook_size": "codebook_size",
+    "commitment_cost": "commitment_cost", "custom_conv_padding": "padding", "embedding_dim": "embedding_dim",
+    "entropy_loss_ratio": "entropy_cost", "entropy_loss_type": "entropy_kind",
+    "entropy_temperature": "entropy_temperature", "filters": "filters", "num_enc_res_blocks": "num_res_blocks",
+    "temporal_downsample": "temporal_downsample",
+    "num_dec_res_blocks": None, "activation_fn": None, "architecture": None, "conv_downsample": None,
+    "deconv_upsample": None, "norm_type": None,
+}  # fmt: skip
+
+
+def stage1_tokenizer_config(described: dict) -> VQ3DConfig:
+    assert described["norm_type"] == "GN" and described["num_dec_res_blocks"] == described["num_enc_res_blocks"]
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in renamed(described, STAGE1_KEYS).items()}
+    values["padding"] = OUR_PADDING[values.get("padding") or "zero"]
+    return VQ3DConfig(**values)
+
+
+RESNET_NAMES = {"init_conv": "conv1", "init_bn": "bn1", "head": "fc", "proj_conv": "downsample.0",
+                "proj_bn": "downsample.1"}  # fmt: skip
+RESNET_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def resnet_state(flax: dict[str, Tensor], stats: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Flax names such as stage1/block2/conv3/kernel as torchvision's layer1.1.conv3.weight."""
+    state = {}
+    for name, value in {**flax, **stats}.items():
+        *parents, leaf = name.split("/")
+        ours = [RESNET_NAMES.get(part, part) for part in parents]
+        if ours[0].startswith("stage"):
+            ours[:2] = [f"layer{ours[0][5:]}", str(int(ours[1][5:]) - 1)]
+        if leaf == "kernel":
+            value = value.T if value.ndim == 2 else rearrange(value, "kh kw i o -> o i kh kw")
+        state[".".join([*ours, RESNET_LEAVES[leaf]])] = value.contiguous()
+    return state

@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from mutoscope.errors import UserError
+from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 from mutoscope.training.callbacks import ReconstructionSheet, paired_sheet
-from mutoscope.training.tokenizer_trainer import train_tokenizer
+from mutoscope.training.config import AdversarialConfig
+from mutoscope.training.tokenizer_trainer import AdversarialLoss, train_tokenizer
 from mutoscope.training.tracking import read_log
 from training.fakes import FakeModel, FakeSource, FakeTokenizer, features_recipe, tokenizer_recipe
 
@@ -76,3 +80,67 @@ def test_a_reconstruction_sheet_of_something_else_is_refused(tmp_path):
     sheet = ReconstructionSheet(FakeSource()[[0]]["video"])
     with pytest.raises(UserError, match="needs a tokenizer, found FakeModel"):
         train_model(FakeModel(), features_recipe(num_steps=3), FakeSource(), tmp_path, callbacks=[sheet])
+
+
+GAME = AdversarialConfig(DiscriminatorConfig(4, (2,), (2, 4, 4)), lecam_weight=0.1)
+
+
+def test_each_player_gets_its_own_gradient_from_the_one_loss():
+    torch.manual_seed(0)
+    tokenizer, discriminator = VQ3D(TINY), Discriminator(GAME.discriminator)
+    objective = AdversarialLoss(tokenizer, discriminator, GAME)
+    video = torch.rand(2, 3, 2, 4, 4) * 2 - 1
+    total, terms = objective.losses(video)
+    assert torch.isclose(total, sum(terms.values()))
+    mine = {"reconstruction", "commitment", "codebook", "entropy", "generator"}
+    assert set(terms) == mine | {"discriminator", "r1", "lecam"}
+    for player, network, other in (
+        ("tokenizer", tokenizer, discriminator),
+        ("discriminator", discriminator, tokenizer),
+    ):
+        _, terms = objective.losses(video)
+        sum(value for name, value in terms.items() if (name in mine) == (player == "tokenizer")).backward()
+        assert any(p.grad is not None for p in network.parameters()), player
+        assert all(p.grad is None for p in other.parameters()), player
+        network.zero_grad()
+
+
+def test_the_averages_of_the_logits_move_after_they_were_used():
+    torch.manual_seed(0)
+    objective = AdversarialLoss(VQ3D(TINY), Discriminator(GAME.discriminator), replace(GAME, lecam_decay=0.5))
+    video = torch.rand(2, 3, 2, 4, 4) * 2 - 1
+    real_mean = objective.discriminator((video + 1) / 2).mean()
+    objective.losses(video)
+    assert torch.isclose(objective.average_real, 0.5 * real_mean)
+
+
+def test_a_perceptual_distance_joins_the_loss_but_not_the_checkpoints():
+    frozen = torch.nn.Conv3d(3, 4, 1)
+    objective = AdversarialLoss(
+        VQ3D(TINY),
+        Discriminator(GAME.discriminator),
+        GAME,
+        perceptual=lambda real, fake: (frozen(real) - frozen(fake)).square().mean(),
+    )
+    _, terms = objective.losses(torch.rand(1, 3, 2, 4, 4) * 2 - 1)
+    assert terms["perceptual"] > 0
+    assert not any(p is frozen.weight for p in objective.parameters())
+
+
+def test_an_adversarial_run_resumes_bit_for_bit_and_trains_the_discriminator(tmp_path):
+    recipe = replace(tokenizer_recipe(num_steps=4, checkpoint_every=2, ema_decay=0.9), adversarial=GAME)
+
+    def run(out, resume=False):
+        torch.manual_seed(0)
+        tokenizer, discriminator = VQ3D(TINY), Discriminator(GAME.discriminator)
+        before = discriminator.logit.weight.clone()
+        result = train_tokenizer(tokenizer, recipe, FakeSource(), out, discriminator=discriminator, resume=resume)
+        assert resume or not torch.equal(before, discriminator.logit.weight)
+        return [*result.network.parameters(), *discriminator.parameters()]
+
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "cut")
+    (tmp_path / "cut" / "checkpoints" / "step-00000004.pt").unlink()  # as if killed before it was written
+    resumed = run(tmp_path / "cut", resume=True)
+    assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 from mutoscope.models.magvit import Magvit, MagvitConfig
+from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig
 from mutoscope.tokenizers.vq3d import VQ3D, Conv3d, Padding, ResBlock, Up, VQ3DConfig
 
 Kind = Literal["copy", "dense", "conv", "qkv", "qkv_bias", "attention_output"]
@@ -135,6 +136,17 @@ def tokenizer_layout(config: VQ3DConfig) -> list[Entry]:
         *autoencoder_half_entries("decoder", tokenizer.decoder),
         Entry("quantizer.codebook", ("quantizer/codebook",)),
     ]
+
+
+def discriminator_layout(config: DiscriminatorConfig) -> list[Entry]:
+    with torch.device("meta"):  # only the structure is needed
+        network = Discriminator(config)
+    entries = conv_entries("conv_in", "Conv_0", network.conv_in)
+    for index, block in enumerate(network.blocks):
+        for ours, theirs in (("conv1", "Conv_0"), ("skip", "Conv_1"), ("conv2", "Conv_2")):
+            entries += conv_entries(f"blocks.{index}.{ours}", f"ResBlock_{index}/{theirs}", getattr(block, ours))
+    entries += conv_entries("conv_out", "Conv_1", network.conv_out)
+    return [*entries, *dense_entries("dense", "Dense_0"), *dense_entries("logit", "Dense_1")]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -253,6 +265,13 @@ def infer_tokenizer_config(
     )
 
 
+def infer_discriminator_config(flax: dict[str, Tensor], clip_shape: tuple[int, int, int]) -> DiscriminatorConfig:
+    """Sizes from array shapes; the shape of the clips (frames, rows, columns) must be said."""
+    filters = _need(flax, "Conv_0/kernel").shape[-1]
+    widths = [_need(flax, f"ResBlock_{i}/Conv_2/kernel").shape[-1] for i in range(_count(flax, "ResBlock_"))]
+    return DiscriminatorConfig(filters, tuple(width // filters for width in widths), clip_shape)
+
+
 def load_transformer(flax: dict[str, Tensor], config: MagvitConfig) -> Magvit:
     """Our transformer with the checkpoint's weights."""
     model = Magvit(config)
@@ -265,6 +284,13 @@ def load_tokenizer(flax: dict[str, Tensor], config: VQ3DConfig) -> VQ3D:
     tokenizer = VQ3D(config)
     _load(tokenizer, from_flax(flax, tokenizer_layout(config)))
     return tokenizer
+
+
+def load_discriminator(flax: dict[str, Tensor], config: DiscriminatorConfig) -> Discriminator:
+    """Our discriminator with the checkpoint's weights."""
+    network = Discriminator(config)
+    _load(network, from_flax(flax, discriminator_layout(config)))
+    return network
 
 
 def _load(module: nn.Module, state: dict[str, Tensor]) -> None:

@@ -22,6 +22,9 @@ from mutoscope.recipes.tokenize import condition_key, tokenize
 from mutoscope.sampling.masked import MaskedSamplerConfig
 from mutoscope.sampling.tasks import balanced_task_order, needs_video
 from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.tokenizers.discriminator import Discriminator
+from mutoscope.tokenizers.inflation import inflate
+from mutoscope.tokenizers.perceptual import load_perceptual
 from mutoscope.tokenizers.vq3d import VQ3D
 from mutoscope.training.callbacks import Callback, ReconstructionSheet
 from mutoscope.training.config import (
@@ -60,6 +63,9 @@ def train(
     hub.check_writable_folder(out)
     if recipe.loop.threads:
         torch.set_num_threads(recipe.loop.threads)
+    # The entropy term's softmax is full of denormal numbers, on which a CPU spends almost half of a tokenizer's update.
+    # Worker threads inherit the setting only if it comes before the first parallel operation.
+    torch.set_flush_denormal(True)
     torch.manual_seed(recipe.loop.seed)  # initial weights
     process = join(device)
     options = {"resume": resume, "trackers": trackers, "device": process.device}
@@ -141,13 +147,37 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
 def _train_tokenizer(
     recipe: TokenizerRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
-    tokenizer = VQ3D(recipe.tokenizer)
+    tokenizer, game = VQ3D(recipe.tokenizer), recipe.adversarial
+    discriminator = Discriminator(game.discriminator) if game else None
+    start_inflated(recipe, tokenizer, discriminator)
+    perceptual = load_perceptual(game.perceptual_weights) if game and game.perceptual_weights else None
     sheet = ReconstructionSheet(example_clips(recipe.data)["video"])
-    result = train_tokenizer(tokenizer, recipe, clip_source(recipe.data), out, callbacks=(sheet, *callbacks), **options)
+    result = train_tokenizer(
+        tokenizer,
+        recipe,
+        clip_source(recipe.data),
+        out,
+        discriminator=discriminator,
+        perceptual=perceptual.to(process.device) if perceptual else None,
+        callbacks=(sheet, *callbacks),
+        **options,
+    )
     if result.finished and process.is_main:
         index = model_index(recipe.data, family="tokenizer", model=None)
-        hub.save_pretrained(out, index, tokenizer=result.network, recipe=to_json(recipe))
+        parts = {"tokenizer": result.network, "discriminator": discriminator}
+        hub.save_pretrained(out, index, recipe=to_json(recipe), **parts)
     return result
+
+
+def start_inflated(recipe: TokenizerRecipe, tokenizer: VQ3D, discriminator: Discriminator | None) -> None:
+    """Starts both networks from the 2D-VQ that the recipe names, if it names one."""
+    if recipe.start_from is None:
+        return
+    folder = hub.tokenizer_folder(recipe.start_from)
+    inflate(hub.load_component(folder), tokenizer, recipe.inflation)
+    opponent = folder.parent / "discriminator"
+    if discriminator is not None and opponent.is_dir():
+        inflate(hub.load_component(opponent), discriminator, recipe.inflation)
 
 
 def _train_model(

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ class VQ3DConfig:
 
     `temporal_downsample` has one flag per transition between stages: True halves time as well as space.
     `padding`: the paper pads by reflection; the released configurations pad with zeros.
+    `per_frame`: the 2D-VQ, the same network with 2D convolutions that sees every frame alone.
     """
 
     filters: int = 64
@@ -42,8 +44,11 @@ class VQ3DConfig:
     entropy_cost: float = 0.1
     entropy_temperature: float = 0.01
     entropy_kind: EntropyKind = "softmax"
+    per_frame: bool = False
 
     def __post_init__(self) -> None:
+        if self.per_frame and any(self.temporal_downsample):
+            raise UserError("A per-frame tokenizer cannot halve time: set every flag of temporal_downsample to False.")
         stages = len(self.channel_multipliers)
         if len(self.temporal_downsample) != stages - 1:
             raise UserError(
@@ -63,24 +68,32 @@ class VQ3DConfig:
         return tuple(self.filters * multiplier for multiplier in self.channel_multipliers)
 
     @classmethod
-    def paper(cls, size: Literal["B", "L"] = "B", resolution: Literal[64, 128] = 128) -> "VQ3DConfig":
-        """The published sizes: B or L, for 128×128 clips or the 64×64 layout of BAIR."""
+    def paper(
+        cls, size: Literal["B", "L"] = "B", resolution: Literal[64, 128] = 128, per_frame: bool = False
+    ) -> "VQ3DConfig":
+        """The published sizes: B or L, for 128×128 clips or the 64×64 layout of BAIR; 3D-VQ, or 2D-VQ per frame."""
         if size not in ("B", "L") or resolution not in (64, 128):
             raise UserError(f"3D-VQ is published as B or L at 64 or 128 pixels, found {size!r} at {resolution!r}.")
-        filters = {"B": 64, "L": 128}[size]
-        if resolution == 64:
-            return cls(filters=filters, channel_multipliers=(1, 2, 4), temporal_downsample=(True, True))
-        return cls(filters=filters)
+        multipliers, temporal = ((1, 2, 4), (True, True)) if resolution == 64 else ((1, 2, 2, 4), (True, True, False))
+        return cls(
+            filters={"B": 64, "L": 128}[size],
+            channel_multipliers=multipliers,
+            temporal_downsample=tuple(flag and not per_frame for flag in temporal),
+            per_frame=per_frame,
+        )
 
 
 class Conv3d(nn.Conv3d):
-    """Stride 1 and unchanged size; the padding mode holds for time as well as space."""
+    """Stride 1 and unchanged size; the padding mode holds for time as well as space. Per frame: one cell in time."""
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, padding: Padding, bias: bool) -> None:
-        inside = kernel // 2 if padding == "zero" else 0
-        super().__init__(channels_in, channels_out, kernel, padding=inside, bias=bias)
-        self.outside = (kernel // 2,) * 6 if padding != "zero" and kernel > 1 else None
-        self.mode = padding
+    def __init__(self, channels_in: int, channels_out: int, size: int, config: VQ3DConfig, bias: bool) -> None:
+        kernel = (1 if config.per_frame else size, size, size)
+        margins = tuple(k // 2 for k in kernel)
+        zero = config.padding == "zero" or size == 1
+        super().__init__(channels_in, channels_out, kernel, padding=margins if zero else 0, bias=bias)
+        # F.pad counts the axes from the last one backwards, two numbers each.
+        self.outside = None if zero else tuple(margin for margin in reversed(margins) for _ in range(2))
+        self.mode = config.padding
 
     def forward(self, x: Tensor) -> Tensor:
         if self.outside is not None:
@@ -98,11 +111,11 @@ class ResBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, config: VQ3DConfig) -> None:
         super().__init__()
         self.norm1 = group_norm(channels_in, config)
-        self.conv1 = Conv3d(channels_in, channels_out, 3, config.padding, bias=False)
+        self.conv1 = Conv3d(channels_in, channels_out, 3, config, bias=False)
         self.norm2 = group_norm(channels_out, config)
-        self.conv2 = Conv3d(channels_out, channels_out, 3, config.padding, bias=False)
+        self.conv2 = Conv3d(channels_out, channels_out, 3, config, bias=False)
         same = channels_in == channels_out
-        self.shortcut = nn.Identity() if same else Conv3d(channels_in, channels_out, 1, config.padding, bias=False)
+        self.shortcut = nn.Identity() if same else Conv3d(channels_in, channels_out, 1, config, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -127,7 +140,7 @@ class Up(nn.Module):
     def __init__(self, channels: int, temporal: bool, config: VQ3DConfig) -> None:
         super().__init__()
         self.factor = (2.0 if temporal else 1.0, 2.0, 2.0)
-        self.conv = Conv3d(channels, channels, 3, config.padding, bias=True)
+        self.conv = Conv3d(channels, channels, 3, config, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=self.factor, mode="nearest"))
@@ -143,7 +156,7 @@ class Encoder(nn.Sequential):
 
     def __init__(self, config: VQ3DConfig) -> None:
         widths = config.widths
-        layers: list[nn.Module] = [Conv3d(3, config.filters, 3, config.padding, bias=False)]
+        layers: list[nn.Module] = [Conv3d(3, config.filters, 3, config, bias=False)]
         channels = config.filters
         for i, width in enumerate(widths):
             layers += res_blocks(channels, width, config)
@@ -152,7 +165,7 @@ class Encoder(nn.Sequential):
                 layers.append(Down(config.temporal_downsample[i]))
         layers += res_blocks(channels, channels, config)
         layers += [group_norm(channels, config), nn.SiLU()]
-        layers.append(Conv3d(channels, config.embedding_dim, 1, config.padding, bias=True))
+        layers.append(Conv3d(channels, config.embedding_dim, 1, config, bias=True))
         super().__init__(*layers)
 
 
@@ -162,7 +175,7 @@ class Decoder(nn.Sequential):
     def __init__(self, config: VQ3DConfig) -> None:
         widths = config.widths
         channels = widths[-1]
-        layers: list[nn.Module] = [Conv3d(config.embedding_dim, channels, 3, config.padding, bias=True)]
+        layers: list[nn.Module] = [Conv3d(config.embedding_dim, channels, 3, config, bias=True)]
         layers += res_blocks(channels, channels, config)
         for i in reversed(range(len(widths))):
             layers += res_blocks(channels, widths[i], config)
@@ -170,7 +183,7 @@ class Decoder(nn.Sequential):
             if i > 0:
                 layers.append(Up(channels, config.temporal_downsample[i - 1], config))
         layers += [group_norm(channels, config), nn.SiLU()]
-        layers.append(Conv3d(channels, 3, 3, config.padding, bias=True))
+        layers.append(Conv3d(channels, 3, 3, config, bias=True))
         super().__init__(*layers)
 
 
@@ -242,11 +255,19 @@ class VQ3D(VideoTokenizer):
                 f"found {t} frames of {h}×{w}. Pad the clip, or use the tiled encoder of tokenizers/tiling.py."
             )
         self._check_reflection(t // stride_t, h // stride_s, w // stride_s)
-        return self.encoder((video + 1.0) / 2.0)
+        return self._run(self.encoder, (video + 1.0) / 2.0)
+
+    def _run(self, half: nn.Module, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c2 t2 h2 w2"]:
+        """Encoder or decoder. Folding frames into the batch also gives every frame its own norm statistics."""
+        if not self.config.per_frame:
+            return half(x)
+        y = half(rearrange(x, "b c t h w -> (b t) c 1 h w"))
+        return rearrange(y, "(b t) c 1 h w -> b c t h w", b=len(x))
 
     def _check_reflection(self, *latent_shape: int) -> None:
         """A border of one cell mirrors its inner neighbour, so the coarsest level needs two cells on every axis."""
-        if self.config.padding == "reflect" and min(latent_shape) < 2:
+        mirrored = latent_shape[1:] if self.config.per_frame else latent_shape
+        if self.config.padding == "reflect" and min(mirrored) < 2:
             strides = self.spec.temporal_stride, self.spec.spatial_stride, self.spec.spatial_stride
             smallest, found = [2 * s for s in strides], [n * s for n, s in zip(latent_shape, strides, strict=True)]
             raise UserError(
@@ -259,11 +280,11 @@ class VQ3D(VideoTokenizer):
 
     def decode(self, tokens: Int[Tensor, "b lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
         self._check_reflection(*tokens.shape[1:])
-        return self.decoder(self.quantizer.lookup(tokens)) * 2.0 - 1.0
+        return self._run(self.decoder, self.quantizer.lookup(tokens)) * 2.0 - 1.0
 
     def forward_train(self, video: Float[Tensor, "b 3 t h w"]) -> VQ3DOutput:
         """Reconstruction and losses of stage 1: squared error in [0, 1] plus the three quantizer terms."""
         quantized, tokens, losses = self.quantizer(self.encode_to_latents(video))
-        reconstruction = self.decoder(quantized)  # [0, 1]
+        reconstruction = self._run(self.decoder, quantized)  # [0, 1]
         squared_error = (reconstruction.float() - (video + 1.0) / 2.0).square().mean()
         return VQ3DOutput(reconstruction * 2.0 - 1.0, tokens, {"reconstruction": squared_error, **losses})

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict
 from mutoscope.models.magvit import MagvitConfig
+from mutoscope.tokenizers.discriminator import DiscriminatorConfig, GanLoss
+from mutoscope.tokenizers.inflation import Inflation
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 
 
@@ -74,14 +76,41 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class AdversarialConfig:
+    """The game of stage 1: the discriminator and the weights of its losses (arXiv 2212.05199, §3.1 and Tab. 8).
+
+    r1_weight: of ‖∂D(v)/∂v‖², without the customary ½.
+    lecam_weight: the paper uses LeCam and gives no weight; every released configuration has 0.
+    perceptual_weights: local file of a torchvision ResNet or VGG-16; None trains without the perceptual term, which is
+      also what the released code amounts to (its network comes without weights and with a last layer of zeros).
+    """
+
+    discriminator: DiscriminatorConfig
+    gan_loss: GanLoss = "non-saturating"
+    gan_weight: float = 0.1
+    r1_weight: float = 10.0
+    lecam_weight: float = 0.0
+    lecam_decay: float = 0.999
+    perceptual_weight: float = 0.1
+    perceptual_weights: str | None = None
+
+
+@dataclass(frozen=True)
 class TokenizerRecipe:
-    """Stage 1: everything that decides a tokenizer training run."""
+    """Stage 1: everything that decides a tokenizer training run; without `adversarial`, reconstruction alone.
+
+    start_from: folder of a 2D-VQ (see `VQ3DConfig.per_frame`) whose weights, and those of its discriminator if it has
+      one, are inflated into this tokenizer; None starts from random weights.
+    """
 
     name: str
     data: DataConfig
     tokenizer: VQ3DConfig
     optim: OptimConfig
     loop: LoopConfig
+    adversarial: AdversarialConfig | None = None
+    start_from: str | None = None
+    inflation: Inflation = "central"
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,36 @@
-"""Stage 1: the loop that trains a tokenizer to reconstruct clips (arXiv 2212.05199, §3.1)."""
+"""Stage 1: the losses that train a tokenizer to reconstruct clips, alone or against a discriminator.
 
-from collections.abc import Sequence
+arXiv 2212.05199, §3.1 and appendix B.1.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mutoscope.data.loader import BatchSource
 from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.tokenizers.discriminator import (
+    Discriminator,
+    discriminator_loss,
+    generator_loss,
+    lecam_loss,
+    r1_penalty,
+)
 from mutoscope.training.callbacks import Callback
-from mutoscope.training.config import TokenizerRecipe
+from mutoscope.training.config import AdversarialConfig, TokenizerRecipe
 from mutoscope.training.tracking import Tracker
 from mutoscope.training.trainer import Batch, TrainResult, run_loop
+
+ClipDistance = Callable[[Tensor, Tensor], Tensor]
+
+
+def training_video(tokenizer: VideoTokenizer, batch: Batch) -> Float[Tensor, "b 3 t h w"]:
+    """The batch's clips in [-1, 1]. Convolutions read channels-last memory a quarter faster on CPU and GPU."""
+    return tokenizer.from_uint8(batch["video"]).contiguous(memory_format=torch.channels_last_3d)
 
 
 class ReconstructionLoss(nn.Module):
@@ -22,10 +41,69 @@ class ReconstructionLoss(nn.Module):
         self.tokenizer = tokenizer
 
     def forward(self, batch: Batch, _: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        video = self.tokenizer.from_uint8(batch["video"])  # (b, 3, t, h, w)
-        # Convolutions read channels-last memory a quarter faster on CPU and on tensor cores.
-        output = self.tokenizer.forward_train(video.contiguous(memory_format=torch.channels_last_3d))
+        output = self.tokenizer.forward_train(training_video(self.tokenizer, batch))
         return output.loss, output.losses
+
+
+class AdversarialLoss(nn.Module):
+    """Tokenizer and discriminator in one pass and one sum of losses; both are updated from the same forward pass.
+
+    The generator's terms see the discriminator's weights as constants, the discriminator's terms see the
+    reconstruction as a constant, so one backward pass gives each player its own gradient.
+
+        L_G = reconstruction + quantizer + 0.1 · softplus(−D(v̂)) + 0.1 · perceptual(v, v̂)
+        L_D = softplus(−D(v)) + softplus(D(v̂)) + 10 · ‖∂D(v)/∂v‖² + w · LeCam
+    """
+
+    average_real: Tensor
+    average_fake: Tensor
+
+    def __init__(
+        self,
+        tokenizer: VideoTokenizer,
+        discriminator: Discriminator,
+        config: AdversarialConfig,
+        perceptual: ClipDistance | None = None,
+    ):
+        super().__init__()
+        self.tokenizer, self.discriminator, self.config = tokenizer, discriminator, config
+        # Behind a function, so that a frozen network is neither trained nor saved with every checkpoint.
+        self.perceptual = None if perceptual is None else lambda real, fake: perceptual(real, fake)
+        self.register_buffer("average_real", torch.zeros(()))
+        self.register_buffer("average_fake", torch.zeros(()))
+
+    def forward(self, batch: Batch, _: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.losses(training_video(self.tokenizer, batch))
+
+    def losses(self, video: Float[Tensor, "b 3 t h w"]) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Sum and weighted terms for clips in [-1, 1]; moves LeCam's averages on."""
+        output = self.tokenizer.forward_train(video)
+        real, fake = (video + 1) / 2, (output.reconstruction + 1) / 2  # [0, 1], as the discriminator reads them
+        terms = output.losses | self._generator_terms(real, fake) | self._discriminator_terms(real, fake.detach())
+        return torch.stack([term.float() for term in terms.values()]).sum(), terms
+
+    def _generator_terms(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+        logits = functional_call(self.discriminator, frozen, (fake,))
+        terms = {"generator": self.config.gan_weight * generator_loss(logits, self.config.gan_loss)}
+        if self.perceptual is not None:
+            terms["perceptual"] = self.config.perceptual_weight * self.perceptual(real, fake)
+        return terms
+
+    def _discriminator_terms(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        config = self.config
+        real = real.detach().requires_grad_(config.r1_weight > 0)
+        real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)  # (n, 1)
+        terms = {"discriminator": discriminator_loss(real_logits, fake_logits, config.gan_loss)}
+        if config.r1_weight > 0:
+            terms["r1"] = config.r1_weight * r1_penalty(real_logits, real)
+        averages = self.average_real.clone(), self.average_fake.clone()
+        means = real_logits.mean(), fake_logits.mean()
+        if config.lecam_weight > 0:
+            terms["lecam"] = config.lecam_weight * lecam_loss(*means, *averages)
+        for average, mean in zip((self.average_real, self.average_fake), means, strict=True):
+            average.lerp_(mean.detach().float(), 1 - config.lecam_decay)
+        return terms
 
 
 def train_tokenizer(
@@ -34,6 +112,8 @@ def train_tokenizer(
     source: BatchSource,
     out: str | Path,
     *,
+    discriminator: Discriminator | None = None,
+    perceptual: ClipDistance | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     trackers: Sequence[Tracker] = (),
@@ -41,13 +121,20 @@ def train_tokenizer(
 ) -> TrainResult:
     """Trains `tokenizer` in place on batches with "video" uint8 (b, t, h, w, 3); returns what to export.
 
+    With `recipe.adversarial` a discriminator (`discriminator`, or a fresh one) is trained in place beside it, and
+    `perceptual(real, fake)` of clips in [0, 1], if given, joins the loss; only the tokenizer is averaged and returned.
     Writes `log.jsonl`, `checkpoints/` and `samples/` below `out`. With `resume`, continues the newest good checkpoint
     there; on CPU the continued run equals an uninterrupted one bit for bit.
     Raises UserError for a changed recipe, a full disk, damaged checkpoints or a diverging loss.
     """
+    if recipe.adversarial is None:
+        objective: nn.Module = ReconstructionLoss(tokenizer)
+    else:
+        discriminator = discriminator or Discriminator(recipe.adversarial.discriminator)
+        objective = AdversarialLoss(tokenizer, discriminator, recipe.adversarial, perceptual)
     return run_loop(
-        tokenizer.to(memory_format=torch.channels_last_3d),
-        ReconstructionLoss(tokenizer),
+        tokenizer,
+        objective.to(memory_format=torch.channels_last_3d),
         recipe,
         source,
         out,

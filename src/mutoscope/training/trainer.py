@@ -92,17 +92,21 @@ def run_loop(
     trackers: Sequence[Tracker],
     device: str | torch.device | None,
 ) -> TrainResult:
-    """Updates the weights of `model`; `loss_module(batch, generator)` returns the loss and its named parts."""
+    """Updates the weights of `loss_module`, whose forward pass returns the loss and its named parts.
+
+    `model` is the part of it that is averaged, shown to callbacks and returned; the rest, such as a discriminator,
+    lives in the checkpoints only.
+    """
     loop, out = recipe.loop, Path(out)
     process = join(device)
     check_batch(loop, process)
     with StopSignals() as stop:
-        model.to(process.device).train()
-        optimizer = make_optimizer(model, recipe.optim)
+        loss_module.to(process.device).train()
+        optimizer = make_optimizer(loss_module, recipe.optim)
         scheduler = make_scheduler(optimizer, recipe.optim, loop.num_steps)
         ema = make_ema(model, loop.ema_decay)
         generator = torch.Generator(process.device)
-        parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler} | ({"ema": ema} if ema else {})
+        parts = {"model": loss_module, "optimizer": optimizer, "scheduler": scheduler} | ({"ema": ema} if ema else {})
         start = start_or_resume(out / "checkpoints", to_json(recipe), parts, generator, resume, process.device)
         set_learning_rate(optimizer, scheduler, start)
         exported = ema.module if ema else model
@@ -124,7 +128,7 @@ def run_loop(
                             loss, named = objective(micro_batch, generator)
                         (loss / loop.accumulation).backward()
                     add_losses(losses, {"loss": loss} | named, loop.accumulation)
-                grad_norm = clip_gradients(model, loop.clip_norm)
+                grad_norm = clip_gradients(loss_module, loop.clip_norm)
                 learning_rate = optimizer.param_groups[0]["lr"]
                 optimizer.step()
                 scheduler.step()
