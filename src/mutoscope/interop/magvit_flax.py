@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 from mutoscope.models.magvit import Magvit, MagvitConfig
+from mutoscope.models.magvit_baselines import MagvitARConfig
 from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig
 from mutoscope.tokenizers.vq3d import VQ3D, Conv3d, Padding, ResBlock, Up, VQ3DConfig
 
-Kind = Literal["copy", "dense", "conv", "qkv", "qkv_bias", "attention_output"]
+Kind = Literal["copy", "first", "dense", "conv", "qkv", "qkv_bias", "attention_output"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,29 @@ def transformer_layout(config: MagvitConfig) -> list[Entry]:
         *dense_entries("head.dense", "BertMlmLayer_0/mlm_dense"),
         *norm_entries("head.norm", "BertMlmLayer_0/mlm_ln"),
         Entry("head.bias", ("BertMlmLayer_0/mlm_bias/bias",)),
+    ]
+
+
+def causal_block_entries(index: int) -> list[Entry]:
+    ours, theirs = f"blocks.{index}", f"VTNLayer_{index}"
+    projections = tuple(f"{theirs}/SelfAttention_0/{name}/kernel" for name in ("query", "key", "value"))
+    return [
+        *norm_entries(f"{ours}.attention_norm", f"{theirs}/LayerNorm_0"),
+        Entry(f"{ours}.qkv.weight", projections, "qkv"),
+        Entry(f"{ours}.output.weight", (f"{theirs}/SelfAttention_0/out/kernel",), "attention_output"),
+        *norm_entries(f"{ours}.mlp_norm", f"{theirs}/LayerNorm_1"),
+        *dense_entries(f"{ours}.mlp_in", f"{theirs}/MlpBlock_0/Dense_0"),
+        *dense_entries(f"{ours}.mlp_out", f"{theirs}/MlpBlock_0/Dense_1"),
+    ]
+
+
+def autoregressive_layout(config: MagvitARConfig) -> list[Entry]:
+    return [
+        Entry("token_embedding.weight", ("Embed_0/embedding",)),
+        Entry("position_embedding.weight", ("PositionEmbeddings_0/embed_pos",), "first"),
+        *(entry for index in range(config.num_layers) for entry in causal_block_entries(index)),
+        *norm_entries("norm", "decoder_out_ln"),
+        *dense_entries("output", "logits_dense"),
     ]
 
 
@@ -154,6 +178,8 @@ def discriminator_layout(config: DiscriminatorConfig) -> list[Entry]:
 
 
 def _to_ours(kind: Kind, arrays: list[Tensor]) -> Tensor:
+    if kind == "first":
+        return arrays[0][0]
     if kind == "dense":
         return arrays[0].T
     if kind == "conv":
@@ -168,6 +194,8 @@ def _to_ours(kind: Kind, arrays: list[Tensor]) -> Tensor:
 
 
 def _to_theirs(kind: Kind, ours: Tensor, num_heads: int) -> list[Tensor]:
+    if kind == "first":
+        return [ours[None]]
     if kind == "dense":
         return [ours.T]
     if kind == "conv":

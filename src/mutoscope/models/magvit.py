@@ -363,9 +363,14 @@ class Magvit(VideoModel):
     def loss_of(
         self, tokens: Int[Tensor, "b t h w"], masked: MaskedTokens, task: str, label: Int[Tensor, " b"] | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of masked tokens, its mean over each group (0 where empty), and accuracy on [MASK] positions."""
-        logits = self.logits(masked.inputs, task, label).flatten(1, 3)  # (b, n, k)
-        targets = tokens.flatten(1)
+        """`loss_from` the logits of one training example."""
+        return self.loss_from(self.logits(masked.inputs, task, label), tokens, masked)
+
+    def loss_from(
+        self, logits: Float[Tensor, "b t h w k"], tokens: Int[Tensor, "b t h w"], masked: MaskedTokens
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, its mean over each group of positions (0 where empty), and accuracy on [MASK] positions."""
+        logits, targets = logits.flatten(1, 3), tokens.flatten(1)  # (b, n, k), (b, n)
         groups = {name: masked.group(name).flatten(1).float() for name in ("mask", "refine", "recons")}
         weights = torch.stack([groups[name] for name in self.config.loss_groups]).sum(0)  # (b, n)
         loss, terms = masked_cross_entropy(logits, targets, weights, self.config.label_smoothing)

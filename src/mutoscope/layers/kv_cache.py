@@ -1,0 +1,40 @@
+"""Keys and values of the positions decoded so far, passed to a model as an argument."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass
+class KVCache:
+    """Memory for `max_length` positions in every layer, reserved once; `length` of them are filled."""
+
+    keys: Float[Tensor, "layers b heads max_length d"]
+    values: Float[Tensor, "layers b heads max_length d"]
+    length: int = 0
+
+    @classmethod
+    def reserve(
+        cls, shape: tuple[int, int, int, int, int], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> "KVCache":
+        """`shape`: layers, batch, heads, longest sequence, size of a head."""
+        return cls(torch.empty(shape, device=device, dtype=dtype), torch.empty(shape, device=device, dtype=dtype))
+
+    def append(
+        self, layer: int, k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"]
+    ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
+        """Writes the new positions of one layer behind the filled ones; returns all of them, old and new.
+
+        `length` moves on with `advance`, once all layers are written.
+        """
+        end = self.length + k.shape[2]
+        if end > self.keys.shape[3]:
+            raise ValueError(f"the cache holds {self.keys.shape[3]} positions, {end} are needed")
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def advance(self, num_positions: int) -> None:
+        self.length += num_positions

@@ -1,0 +1,252 @@
+"""What MAGVIT is compared with under the same tokenizer (arXiv 2212.05199, §4.3, Tab. 5 and 6).
+
+`MagvitAR`: an autoregressive transformer over the same tokens, one at a time.
+`PrefixMagvit`: masked decoding with the condition as a prefix of the sequence instead of inside it.
+Latent masking as in MaskGIT needs no network of its own: `MagvitConfig(condition_mode="cond->cond")`, decoded with
+`keep_given`. The 2D-VQ is `VQ3DConfig(per_frame=True)`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mutoscope.errors import UserError
+from mutoscope.layers.attention import attention
+from mutoscope.layers.kv_cache import KVCache
+from mutoscope.layers.masks import causal_mask
+from mutoscope.layers.token_masking import cosine_mask_ratio
+from mutoscope.models.base import VideoModel
+from mutoscope.models.magvit import PAPER_SIZES, Magvit, MagvitConfig, mask_tokens
+
+BEGIN, SEPARATOR = -1, -2  # rows counted from the end of the vocabulary
+
+
+@dataclass(frozen=True)
+class MagvitARConfig:
+    """Sizes as in MAGVIT. Vocabulary rows: codes, class labels, "no class", then `num_special_tokens`.
+
+    condition_frames: latent frames of the condition video that precede the clip, followed by a separator.
+    With one special token the separator shares its row with "no class", as in the official vocabulary.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    mlp_size: int
+    codebook_size: int = 1024
+    num_classes: int = 0
+    num_special_tokens: int = 1
+    latent_shape: tuple[int, int, int] = (4, 16, 16)  # frames, rows, columns
+    condition_frames: int = 0
+    dropout: float = 0.1
+    layer_norm_eps: float = 1e-6
+    label_smoothing: float = 1e-4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "latent_shape", tuple(self.latent_shape))  # JSON has no tuples
+        if self.hidden_size % self.num_heads:
+            raise UserError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}.")
+        if not 0 <= self.condition_frames <= self.latent_shape[0]:
+            raise UserError(f"condition_frames {self.condition_frames} is not among 0 ... {self.latent_shape[0]}.")
+
+    @classmethod
+    def paper(cls, size: Literal["Ti", "S", "B", "L", "H"], **overrides: Any) -> "MagvitARConfig":
+        if size not in PAPER_SIZES:
+            raise UserError(f"There is no MAGVIT size {size!r}; sizes: {', '.join(PAPER_SIZES)}.")
+        layers, hidden, mlp, heads = PAPER_SIZES[size]
+        return cls(layers, hidden, heads, mlp, **overrides)
+
+    @property
+    def num_tokens(self) -> int:
+        return math.prod(self.latent_shape)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.codebook_size + self.num_classes + 1 + self.num_special_tokens
+
+    @property
+    def prefix_length(self) -> int:
+        """Begin and class; with a condition, its tokens and the separator."""
+        _, h, w = self.latent_shape
+        return 2 + (self.condition_frames * h * w + 1 if self.condition_frames else 0)
+
+    @property
+    def max_length(self) -> int:
+        """Longest input: the last token is predicted, never read."""
+        return self.prefix_length + self.num_tokens - 1
+
+
+class CausalBlock(nn.Module):
+    """Norm before each sub-layer; attention without biases, MLP with them."""
+
+    def __init__(self, config: MagvitARConfig) -> None:
+        super().__init__()
+        d, eps = config.hidden_size, config.layer_norm_eps
+        self.num_heads = config.num_heads
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(d, eps=eps), nn.LayerNorm(d, eps=eps)
+        self.qkv, self.output = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
+        self.mlp_in, self.mlp_out = nn.Linear(d, config.mlp_size), nn.Linear(config.mlp_size, d)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "n m"], layer: int, cache: KVCache | None
+    ) -> Float[Tensor, "b n d"]:
+        qkv = self.qkv(self.attention_norm(x))
+        q, k, v = rearrange(qkv, "b n (three heads d) -> three b heads n d", three=3, heads=self.num_heads)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)  # (b, heads, m, d)
+        a = attention(q, k, v, mask, self.dropout.p if self.training else 0.0)
+        x = x + self.dropout(self.output(rearrange(a, "b heads n d -> b n (heads d)")))
+        h = F.gelu(self.mlp_in(self.mlp_norm(x)), approximate="tanh")  # (b, n, mlp)
+        return x + self.dropout(self.mlp_out(self.dropout(h)))
+
+
+class MagvitAR(VideoModel):
+    """Decoder-only transformer: [begin, class, condition..., separator?, tokens in (time, row, column) order].
+
+    Plainly causal in training as in sampling. (The official training mask also hides code 0 and the begin token from
+    attention, which its cached decoding does not: the two disagree there.)
+    """
+
+    def __init__(self, config: MagvitARConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.max_length, config.hidden_size)
+        self.blocks = nn.ModuleList(CausalBlock(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.output = nn.Linear(config.hidden_size, config.vocab_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.initialize_weights()
+
+    def initialize_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for embedding in (self.token_embedding, self.position_embedding):
+            nn.init.normal_(embedding.weight, std=self.config.hidden_size**-0.5)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.config.latent_shape
+
+    def new_cache(self, batch_size: int) -> KVCache:
+        """Memory for one whole sequence per sample."""
+        config, heads = self.config, self.config.num_heads
+        shape = (config.num_layers, batch_size, heads, config.max_length, config.hidden_size // heads)
+        return KVCache.reserve(shape, self.device, self.token_embedding.weight.dtype)
+
+    def prefix(
+        self, label: Int[Tensor, " b"] | None, condition_tokens: Int[Tensor, "b t h w"] | None, batch_size: int
+    ) -> Int[Tensor, "b p"]:
+        """Everything before the first token of the clip; without a label the class slot holds "no class"."""
+        config = self.config
+        labels = torch.full((batch_size,), config.num_classes) if label is None else label
+        if labels.device.type == "cpu" and not 0 <= int(labels.min()) <= int(labels.max()) <= config.num_classes:
+            raise UserError(f"Class labels must lie in 0 ... {config.num_classes - 1}; found {labels.tolist()}.")
+        classes = config.codebook_size + labels.to(self.device).long()[:, None]  # (b, 1)
+        parts = [torch.full_like(classes, BEGIN), classes]
+        if config.condition_frames:
+            if condition_tokens is None:
+                raise UserError("This model needs the tokens of a condition video (a context).")
+            given = condition_tokens[:, : config.condition_frames].to(self.device).flatten(1)
+            parts += [given, torch.full_like(classes, SEPARATOR)]
+        return torch.cat(parts, dim=1)
+
+    def forward(self, ids: Int[Tensor, "b n"], cache: KVCache | None = None) -> Float[Tensor, "b n vocab"]:
+        """Logits of the token after each position; with a cache, `ids` continue what it holds."""
+        start, n = (cache.length if cache else 0), ids.shape[1]
+        ids = torch.where(ids < 0, ids + self.config.vocab_size, ids)
+        x = self.dropout(self.token_embedding(ids)) + self.position_embedding.weight[start : start + n]  # (b, n, d)
+        mask = causal_mask(n, start + n, ids.device)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, mask, layer, cache)
+        if cache is not None:
+            cache.advance(n)
+        return self.output(self.norm(x))
+
+    def code_logits(self, ids: Int[Tensor, "b n"], cache: KVCache | None = None) -> Float[Tensor, "b k"]:
+        """Logits over the codes for the token after the last one."""
+        return self(ids, cache)[:, -1, : self.config.codebook_size]
+
+    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross entropy of every next token, class and condition included. Keys as for `Magvit.loss`."""
+        tokens = batch["tokens"].to(self.device).flatten(1)  # (b, n)
+        prefix = self.prefix(batch.get("label"), batch.get("condition_tokens"), len(tokens))
+        sequence = torch.cat([prefix, tokens], dim=1)
+        targets = torch.where(sequence < 0, sequence + self.config.vocab_size, sequence)[:, 1:]
+        logits = self(sequence[:, :-1]).flatten(0, 1).float()
+        loss = F.cross_entropy(logits, targets.flatten(), label_smoothing=self.config.label_smoothing)
+        with torch.no_grad():
+            last = logits.view(*targets.shape, -1)[:, -tokens.shape[1] :]  # (b, n, vocab)
+            parts = {"accuracy": (last.argmax(-1) == tokens).float().mean()}
+        return loss, parts
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The condition as a prefix
+
+
+class PrefixMagvit(Magvit):
+    """Masked modelling of [class, tokens of the given latent frames, separator, tokens of the clip].
+
+    The clip's own tokens are masked without regard to the condition. Longer sequences are its price: 1024 tokens and
+    one given latent frame make 1282 positions.
+    """
+
+    def __init__(self, config: MagvitConfig, condition_frames: int = 1) -> None:
+        if config.task_token or condition_frames < 1:
+            raise UserError("Prefix conditioning is for one task without a task token, with at least one given frame.")
+        super().__init__(config)
+        self.condition_frames = condition_frames
+        _, h, w = config.latent_shape
+        num_positions = self.position_embedding.num_embeddings + condition_frames * h * w + 1
+        self.position_embedding = nn.Embedding(num_positions, config.hidden_size)
+        nn.init.trunc_normal_(self.position_embedding.weight, std=0.02, a=-0.04, b=0.04)
+
+    def prefix_logits(
+        self, tokens: Int[Tensor, "b t h w"], condition_tokens: Int[Tensor, "b t h w"], label: Tensor | None
+    ) -> Float[Tensor, "b t h w k"]:
+        """Logits over the codes for every position of the clip. `tokens` holds codes, or MASK_TOKEN where hidden."""
+        given = condition_tokens[:, : self.condition_frames].to(self.device).flatten(1)
+        classes = self.prefix("class-conditional", label, len(tokens))
+        ids = torch.cat([classes, given, torch.full_like(classes, SEPARATOR), tokens.flatten(1)], dim=1)
+        x = self.hidden(ids)[:, -self.config.num_tokens :]
+        return self.head(x, self.token_embedding.weight, self.config.codebook_size).view(*tokens.shape, -1)
+
+    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        tokens = batch["tokens"].to(self.device)
+        progress = torch.rand((), generator=generator, device=generator.device).to(self.device)  # one for the batch
+        scores = torch.rand(tokens.shape, generator=generator, device=generator.device).to(self.device)
+        masked = mask_tokens(tokens, scores, cosine_mask_ratio(progress))
+        logits = self.prefix_logits(masked.inputs, batch["condition_tokens"], batch.get("label"))
+        return self.loss_from(logits, tokens, masked)
+
+
+@dataclass(frozen=True)
+class GivenPrefix:
+    """A `PrefixMagvit` and the condition it completes, in the form that the masked sampler asks of a network."""
+
+    model: PrefixMagvit
+    condition_tokens: Int[Tensor, "b t h w"]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.model.latent_shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def logits(
+        self, tokens: Tensor, task: str, label: Tensor | None = None, unconditional: bool = False
+    ) -> Float[Tensor, "b t h w k"]:
+        return self.model.prefix_logits(tokens, self.condition_tokens, None if unconditional else label)

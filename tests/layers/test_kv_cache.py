@@ -1,0 +1,25 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mutoscope.layers.kv_cache import KVCache
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+def test_what_was_written_is_read_back_in_order(portions: list[int]):
+    cache = KVCache.reserve((2, 1, 3, sum(portions), 4), torch.device("cpu"))
+    written = torch.randn(2, 1, 3, sum(portions), 4, generator=torch.Generator().manual_seed(0))
+    for portion in portions:
+        span = slice(cache.length, cache.length + portion)
+        for layer in range(2):
+            k, v = cache.append(layer, written[layer, :, :, span], -written[layer, :, :, span])
+            assert torch.equal(k, written[layer, :, :, : span.stop]) and torch.equal(v, -k)
+        cache.advance(portion)
+    assert cache.length == sum(portions)
+
+
+def test_a_full_cache_says_so():
+    cache = KVCache.reserve((1, 1, 1, 2, 4), torch.device("cpu"))
+    with pytest.raises(ValueError, match="2 positions, 3 are needed"):
+        cache.append(0, torch.zeros(1, 1, 3, 4), torch.zeros(1, 1, 3, 4))
