@@ -15,7 +15,7 @@ _MODELS = {"layers", "tokenizers", "models"}
 _SAMPLING = _MODELS | {"sampling"}
 _PIPELINE = _SAMPLING | {"data", "hub", "pipeline"}
 _TRAINING = _MODELS | {"data", "training"}
-_TOP = _PIPELINE | _TRAINING | {"evaluation", "recipes", "benchmark"}
+_TOP = _PIPELINE | _TRAINING | {"extension", "evaluation", "recipes", "benchmark"}
 
 LEAVES = {"errors", "json_config"}  # open to all; of this package they import at most each other
 
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interop": _MODELS | {"interop"},
     "hub": _MODELS | {"interop", "hub"},
     "pipeline": _PIPELINE,
+    "extension": _PIPELINE,
     "evaluation": _PIPELINE | {"evaluation"},
     "playground": _PIPELINE | {"playground"},
     "training": _TRAINING,

@@ -34,7 +34,8 @@ class Request:
 
     `video` (1, 3, t, h, w) in [-1, 1] holds what the task is given, the rest of it is not looked at.
     `context_frames` counts the given frames of the tasks that start from frames. `batch_size` samples are decoded
-    together; more are made in several rounds, which bounds memory.
+    together; more are made in several rounds, which bounds memory. `paste_given` puts the given pixels back over the
+    result, which the paper does not do: its figures count the given part as the tokenizer and the model return it.
     """
 
     task: str
@@ -45,6 +46,7 @@ class Request:
     video: Float[Tensor, "1 3 t h w"] | None = None
     context_frames: int = 1
     batch_size: int = 16
+    paste_given: bool = False
 
     @property
     def num_rounds(self) -> int:
@@ -86,7 +88,8 @@ class VideoPipeline:
         context: frames the clip starts with, any size (cropped to the model's shape and resized)
         task, task_video: one of the ten tasks and the clip it completes
         context_frames: how many of the first frames are given (default: all of `context`, 1 of `task_video`)
-        num_frames: must be a length the model was trained for
+        num_frames: must be a length the model was trained for (`extension.longer` repeats the prediction)
+        paste_given: put the given pixels back over the result
         sampler options: fields of the sampler's configuration, such as num_decoding_steps or guidance_scale
     """
 
@@ -146,7 +149,7 @@ class VideoPipeline:
         if request.num_samples != 1:
             raise UserError(f"A stream holds one sample, found num_samples={request.num_samples}.")
         for tokens in self._sample(request, lambda event: None):
-            yield from self._decode(tokens)[0]
+            yield from self._paste(self._decode(tokens), request)[0]
 
     def run(self, request: Request, on_step: Callable[[SampleEvent], None] = lambda event: None) -> Generation:
         """Carry out a checked request."""
@@ -156,7 +159,8 @@ class VideoPipeline:
         for tokens in self._sample(request, on_step):
             self._synchronize()
             decode_start = time.perf_counter()
-            clips += [VideoClip(frames, self.index.fps) for frames in self._decode(tokens)]
+            decoded = self._paste(self._decode(tokens), request)
+            clips += [VideoClip(frames, self.index.fps) for frames in decoded]
             now = time.perf_counter()
             decoding += now - decode_start
             first = first or now - start
@@ -177,6 +181,7 @@ class VideoPipeline:
         num_samples: int = 1,
         seed: int = 0,
         batch_size: int = 16,
+        paste_given: bool = False,
         **sampler_options: Any,
     ) -> Request:
         """Check a call and put its parts into the model's form; raises UserError for whatever does not fit."""
@@ -192,6 +197,7 @@ class VideoPipeline:
             video=video,
             context_frames=given,
             batch_size=max(batch_size, 1),
+            paste_given=paste_given,
         )
 
     @torch.inference_mode()
@@ -222,13 +228,22 @@ class VideoPipeline:
         if request.video is None:
             return None, None
         video = tasks.condition_video(request.task, request.video.to(self.device), request.context_frames)
-        latents_given = tasks.latent_context_frames(request.context_frames, self.tokenizer.spec.temporal_stride)
-        return self.tokenizer.encode(video), tasks.latent_mask(request.task, self.model.latent_shape, latents_given)
+        stride = self.tokenizer.spec.temporal_stride
+        mask = self.model.config.condition_mask(request.task, request.context_frames, stride)
+        return self.tokenizer.encode(video), mask
 
     @torch.inference_mode()
     def _decode(self, tokens: Int[Tensor, "b lt lh lw"]) -> UInt8[np.ndarray, "b t h w 3"]:
         frames = self.tokenizer.to_uint8(self.tokenizer.decode(tokens))
         return frames[:, : self.index.num_frames, : self.index.height, : self.index.width].cpu().numpy()
+
+    def _paste(self, clips: UInt8[np.ndarray, "b t h w 3"], request: Request) -> UInt8[np.ndarray, "b t h w 3"]:
+        """The given pixels over the generated ones, if the request asks for it."""
+        if request.video is None or not request.paste_given:
+            return clips
+        mask = tasks.pixel_mask(request.task, *clips.shape[1:4], request.context_frames).numpy()
+        given = self.tokenizer.to_uint8(request.video)[0].numpy()  # (t, h, w, 3)
+        return np.where(mask[..., None], given, clips)
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":

@@ -1,6 +1,7 @@
 """mutoscope generate: files, JSON, and what is refused before anything is written."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ from PIL import Image
 
 from mutoscope.data import video_write
 from mutoscope.data.video_io import read_video
+from mutoscope.hub import save_pretrained
 from mutoscope.pipeline import VideoPipeline
+from mutoscope.sampling.tasks import TASKS
+from tiny_models import MODEL, tiny_index, tiny_model, tiny_tokenizer
 
 KEYS = {
     "model", "mode", "outputs", "frames", "height", "width", "fps", "seed", "num_decoding_steps", "seconds",
@@ -108,7 +112,8 @@ REFUSED = {
     "a negative seed": (["--out", "x.gif", "--seed", "-1"], "--seed"),
     "a seed beyond 64 bits": (["--out", "x.gif", "--seed", str(2**64)], "--seed"),
     "a seed that is no number": (["--out", "x.gif", "--seed", "many"], "'many'"),
-    "another length": (["--out", "x.gif", "--num-frames", "24"], "use 8"),
+    "a shorter length": (["--out", "x.gif", "--num-frames", "6"], "use 8"),
+    "longer and wider": (["--out", "x.gif", "--num-frames", "24", "--panorama", "1"], "outpaint-vertical"),
     "no upscaling at all": (["--out", "x.gif", "--upscale", "0"], "--upscale"),
     "a device nobody has": (["--out", "x.gif", "--device", "abacus"], "abacus"),
     "a number format nobody has": (["--out", "x.gif", "--dtype", "int3"], "int3"),
@@ -184,3 +189,31 @@ def test_a_damaged_model_is_told(run, models, out, tmp_path: Path):
     broken = shutil.copytree(models / "model", tmp_path / "broken")
     (broken / "model" / "model.safetensors").write_bytes(b"x" * 100)
     assert "damaged" in run("generate", broken, "--out", out / "x.gif").error
+
+
+@pytest.fixture(scope="module")
+def ten_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "ten"
+    return save_pretrained(folder, tiny_index(tasks=TASKS), tiny_tokenizer(), tiny_model(replace(MODEL, tasks=TASKS)))
+
+
+def test_a_longer_clip_is_continued_round_after_round(run, ten_tasks, out):
+    report = run("generate", ten_tasks, "--out", out / "x.gif", "--num-frames", 21, "--num-samples", 2, "--json").report
+    clips = [read_video(out / f"x-{i}.gif").frames for i in range(2)]
+    assert report["frames"] == 21 and [clip.shape for clip in clips] == [(21, 8, 8, 3)] * 2
+    first = VideoPipeline.from_pretrained(ten_tasks)(num_samples=2)
+    np.testing.assert_array_equal(clips[1][:8], first[1].frames)
+    assert not np.array_equal(clips[0], clips[1])
+
+
+def test_a_panorama_is_as_wide_as_asked_for_and_keeps_the_pasted_middle(run, ten_tasks, video, out):
+    options = ("--task", "outpaint-vertical", "--video", video, "--panorama", 2, "--paste-given")
+    report = run("generate", ten_tasks, "--out", out / "wide.gif", *options, "--json").report
+    frames = read_video(out / "wide.gif").frames
+    assert (report["height"], report["width"]) == (8, 16) == frames.shape[1:3]
+
+
+def test_longer_and_wider_at_once_is_refused(run, ten_tasks, out):
+    options = ("--num-frames", 20, "--panorama", 1)
+    assert "not both" in run("generate", ten_tasks, "--out", out / "x.gif", *options).error
+    assert not list(out.iterdir())

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
-from mutoscope.layers.condition_regions import TASKS, check_task, condition_region, strip_starts
+from mutoscope.layers.condition_regions import TASKS, check_task, condition_region, strip_starts, touched_tokens
 
 # Share of latent positions that have to be generated, 4x16x16 latents (arXiv 2212.05199, Tab. 12).
 GENERATED_TOKENS = {
@@ -51,3 +51,13 @@ def test_an_unknown_task_is_refused_with_the_nearest_name():
         condition_region("frame_prediktion", (4, 4, 4))
     with pytest.raises(UserError, match="not trained for"):
         check_task("inpaint-central", ("class-conditional",))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_tokens_that_touch_given_pixels_are_the_latent_rule_and_what_it_misses_of_the_dynamic_tasks(task: str):
+    latent, pixels = condition_region(task, (4, 16, 16)), condition_region(task, (16, 128, 128))
+    touched = touched_tokens(pixels, (4, 16, 16))
+    missed = {"outpaint-dynamic": 128, "inpaint-dynamic": 64}
+    assert int((touched & ~latent).sum()) == missed.get(task, 0)
+    if task != "frame-interpolation":  # one given frame at each end touches the same two latent frames
+        assert not (latent & ~touched).any()

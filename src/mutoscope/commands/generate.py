@@ -1,5 +1,6 @@
 """mutoscope generate: video clips from a model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +25,8 @@ def generate(
     video: str | None = None,
     actions: str | None = None,
     num_frames: int | None = None,
+    panorama: int = 0,
+    paste_given: bool = False,
     num_samples: int = 1,
     num_decoding_steps: int | None = None,
     num_diffusion_steps: int | None = None,
@@ -51,7 +54,10 @@ def generate(
         task: one of the ten tasks, such as frame-interpolation
         video: clip that the task completes
         actions: file of actions per frame, for models trained with actions
-        num_frames: length of the clip (default: what the model was trained for)
+        num_frames: length of the clip (default: what the model was trained for); a longer one is continued by
+            repeated frame prediction
+        panorama: rounds of vertical outpainting, each of which widens the clip by half the model's width
+        paste_given: put the given pixels back over the result
         num_samples: how many clips
         num_decoding_steps: passes of the network per clip
         num_diffusion_steps: denoising steps per token, for models with a diffusion head
@@ -65,6 +71,8 @@ def generate(
     """
     path = common.check_output_file(out)
     _check_options(num_samples, num_decoding_steps, guidance_scale, temperature, seed, fps, upscale)
+    common.check_range("--num-frames", num_frames, low=1, high=100_000)
+    common.check_range("--panorama", panorama, low=0, high=1000)
     if num_diffusion_steps is not None:
         raise UserError("This model has no diffusion head. Leave --num-diffusion-steps out.")
     from mutoscope import hub
@@ -74,10 +82,13 @@ def generate(
     pipeline = common.load_pipeline(model, device, dtype)
     request = pipeline.prepare(
         class_label=class_label, prompt=prompt, context_frames=context_frames, task=task, actions=actions,
-        num_frames=num_frames, num_samples=num_samples, seed=seed, num_decoding_steps=num_decoding_steps,
-        guidance_scale=guidance_scale, temperature=temperature, **given,
+        num_frames=num_frames if (num_frames or 0) <= pipeline.index.num_frames else None, paste_given=paste_given,
+        num_samples=num_samples, seed=seed, num_decoding_steps=num_decoding_steps, guidance_scale=guidance_scale,
+        temperature=temperature, **given,
     )  # fmt: skip
+    _check_extension(pipeline, num_frames, panorama)
     result = run_with_progress(pipeline, request)
+    result = _extend(pipeline, result, num_frames or 0, panorama)
     fps = fps or pipeline.index.fps
     outputs, size, warnings = _write(result.clips, path, fps, upscale)
     return {
@@ -127,6 +138,43 @@ def _read_frames(path: str | None, count: int | None) -> Any:
     common.check_input_file(path)
     common.check_range("--context-frames", count, low=1)
     return read_video(path, max_frames=count or 256).frames
+
+
+def _check_extension(pipeline: Any, num_frames: int | None, panorama: int) -> None:
+    """Refuses before anything is generated what the model was not trained to continue."""
+    from mutoscope.sampling.tasks import check_task
+
+    if num_frames is not None and num_frames > pipeline.index.num_frames:
+        check_task("frame-prediction", pipeline.index.tasks)
+    if panorama:
+        check_task("outpaint-vertical", pipeline.index.tasks)
+        if num_frames is not None and num_frames != pipeline.index.num_frames:
+            raise UserError("Make a clip longer or wider, not both: leave --num-frames or --panorama out.")
+
+
+def _extend(pipeline: Any, result: "Generation", num_frames: int, panorama: int) -> "Generation":
+    """The clips continued to `num_frames`, or widened by `panorama` rounds, and what all rounds took together."""
+    if num_frames <= pipeline.index.num_frames and not panorama:
+        return result
+    from mutoscope.data.video_io import VideoClip
+    from mutoscope.extension import longer, wider
+
+    request, rounds, clips = result.request, [result], []
+    options = {"num_decoding_steps": request.sampler.num_decoding_steps,
+               "guidance_scale": request.sampler.guidance_scale,
+               "temperature": request.sampler.temperature, "on_round": rounds.append}  # fmt: skip
+    keeps_class = request.labels is not None and "class-conditional-frame-prediction" in pipeline.index.tasks
+    for i, clip in enumerate(result.clips):
+        # Every clip has seeds of its own, so that equal beginnings would still part.
+        seed = request.seed + 1 + i * (num_frames + 2 * panorama)
+        label = int(request.labels[i]) if keeps_class else None
+        if panorama:
+            frames = wider(pipeline, clip.frames, panorama, seed=seed, **options)
+        else:
+            frames = longer(pipeline, clip.frames, num_frames, class_label=label, seed=seed, **options)
+        clips.append(VideoClip(frames, clip.fps))
+    seconds, sampling = (sum(getattr(r, name) for r in rounds) for name in ("seconds", "seconds_sampling"))
+    return replace(result, clips=tuple(clips), seconds=seconds, seconds_sampling=sampling)
 
 
 def run_with_progress(pipeline: Any, request: Any) -> "Generation":

@@ -7,6 +7,7 @@ grid it says which token positions belong to the condition.
 import difflib
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -71,3 +72,13 @@ def condition_region(
             given[frame, strip_rows, left : left + width // 2] = True
     # Inpainting is given everything outside the rectangle that the matching outpainting is given.
     return ~given if task.startswith("inpaint") else given
+
+
+def touched_tokens(given: Bool[Tensor, "t h w"], latent_shape: tuple[int, int, int]) -> Bool[Tensor, "lt lh lw"]:
+    """True where the supervoxel of a token holds at least one given pixel.
+
+    This is how the paper defines the condition region; the released code applies `condition_region` to the latent grid
+    instead, which leaves out 128 of 1024 tokens for dynamic outpainting and 64 for dynamic inpainting.
+    """
+    voxel = tuple(size // cells for size, cells in zip(given.shape, latent_shape, strict=True))
+    return F.max_pool3d(given[None, None].float(), voxel, voxel)[0, 0].bool()

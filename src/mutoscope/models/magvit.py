@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 from mutoscope.layers.attention import attention
-from mutoscope.layers.condition_regions import TASKS, check_task, condition_region
+from mutoscope.layers.condition_regions import TASKS, check_task, condition_region, touched_tokens
 from mutoscope.layers.token_masking import MASK_TOKEN, cosine_mask_ratio, num_masked_tokens, select_lowest
 from mutoscope.models.base import VideoModel
 
@@ -57,6 +57,8 @@ class MagvitConfig:
 
     Vocabulary rows: `codebook_size` codes, `num_classes` labels, one row "no class", then `num_special_tokens`. Single
     task models of the paper have 1 special token and no task token, multi-task models 16 and a task token.
+    `condition_clip_shape` decides which tokens are condition: None, by the released rule on the latent grid; the
+    clips' shape in pixels, by the paper's rule, every token whose supervoxel holds a given pixel.
     """
 
     num_layers: int
@@ -75,11 +77,19 @@ class MagvitConfig:
     label_smoothing: float = 1e-4
     loss_groups: tuple[LossGroup, ...] = ("mask", "refine", "recons")
     condition_mode: ConditionMode = "cond->input"
+    condition_clip_shape: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         # JSON has no tuples.
-        for name in ("latent_shape", "tasks", "loss_groups"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("latent_shape", "tasks", "loss_groups", "condition_clip_shape"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.condition_clip_shape and any(
+            size % cells for size, cells in zip(self.condition_clip_shape, self.latent_shape, strict=True)
+        ):
+            raise UserError(
+                f"condition_clip_shape {self.condition_clip_shape} is no multiple of latent_shape {self.latent_shape}."
+            )
         if self.hidden_size % self.num_heads:
             raise UserError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}.")
         for task in self.tasks:
@@ -116,6 +126,14 @@ class MagvitConfig:
     @property
     def unconditional_class_id(self) -> int:
         return self.codebook_size + self.num_classes
+
+    def condition_mask(self, task: str, context_frames: int = 1, temporal_stride: int = 1) -> Bool[Tensor, "t h w"]:
+        """Which token positions `task` is given, when `context_frames` frames are given at the start (or both ends)."""
+        if self.condition_clip_shape is None:
+            latent_frames = math.ceil(context_frames / temporal_stride)
+            return condition_region(task, self.latent_shape, latent_frames, latent_frames)
+        pixels = condition_region(task, self.condition_clip_shape, context_frames, context_frames)
+        return touched_tokens(pixels, self.latent_shape)
 
     def task_token_id(self, task: str) -> int:
         if self.separate_inpainting_token and task.startswith("inpaint"):
@@ -339,8 +357,8 @@ class Magvit(VideoModel):
 
         Batch: `tokens` (b, t, h, w); `task`, one name for the whole batch; `label` (b,), used by class-conditional
         tasks; `condition_tokens` (b, t, h, w), tokens of the condition video, for every task but class-conditional;
-        `condition_mask` (t, h, w) or (b, t, h, w), by default the region of the task with one latent frame given at
-        each end. Raises UserError for an unknown task or missing condition tokens.
+        `condition_mask` (t, h, w) or (b, t, h, w), by default that of the configuration with one frame given at each
+        end. Raises UserError for an unknown task or missing condition tokens.
         """
         task = check_task(batch["task"], self.config.tasks)
         tokens = batch["tokens"].to(self.device)
@@ -352,7 +370,7 @@ class Magvit(VideoModel):
         else:
             condition_tokens = condition_tokens.to(self.device)
             if condition_mask is None:
-                condition_mask = condition_region(task, self.config.latent_shape)
+                condition_mask = self.config.condition_mask(task)
         progress = torch.rand((), generator=generator, device=generator.device).to(self.device)  # one for the batch
         scores = torch.rand(tokens.shape, generator=generator, device=generator.device).to(self.device)
         masked = mask_tokens(

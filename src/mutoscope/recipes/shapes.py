@@ -71,7 +71,7 @@ def magvit_shapes() -> ModelRecipe:
             tasks=("class-conditional", "frame-prediction"),
             dropout=0.0,
         ),
-        optim=OptimConfig(peak_learning_rate=1.5e-3, beta1=0.9, beta2=0.96, weight_decay=0.045, warmup_steps=300),
+        optim=OptimConfig(1.5e-3, 0.9, 0.96, weight_decay=0.045, warmup_steps=200, muon_learning_rate=3e-3),
         loop=LoopConfig(num_steps=5_000, batch_size=16, ema_decay=None, clip_norm=1.0, num_workers=0),
         task_weights={"class-conditional": 1.0, "frame-prediction": 1.0},
         cache_clips=16_000,

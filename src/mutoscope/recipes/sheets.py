@@ -42,6 +42,7 @@ class GenerationSheet:
         if needs_video(task):
             condition = tokenizer.encode(condition_video(task, tokenizer.from_uint8(self.clips.to(device))))
         generator = torch.Generator(device).manual_seed(self.seed)
-        for event in self.sampler.sample(model, task, self.labels.to(device), condition, generator):
+        mask, labels = model.config.condition_mask(task), self.labels.to(device)
+        for event in self.sampler.sample(model, task, labels, condition, generator, condition_mask=mask):
             tokens = event.proposal  # (b, t, h, w)
         return tokenizer.to_uint8(tokenizer.decode(tokens))
