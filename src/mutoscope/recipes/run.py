@@ -202,7 +202,7 @@ def _train_model(
             family="magvit",
             tokenizer=recipe.tokenizer if bundled else "./tokenizer",
             tasks=tuple(recipe.task_weights),
-            sampling=asdict(MaskedSamplerConfig()),
+            sampling=asdict(MaskedSamplerConfig(**recipe.sampling)),
         )
         own = None if bundled else tokenizer  # a folder may move or vanish; a model folder stands on its own
         hub.save_pretrained(out, index, tokenizer=own, model=result.network, recipe=to_json(recipe))

@@ -101,6 +101,7 @@ class TokenizerRecipe:
 
     start_from: folder of a 2D-VQ (see `VQ3DConfig.per_frame`) whose weights, and those of its discriminator if it has
       one, are inflated into this tokenizer; None starts from random weights.
+    protocol: name of the evaluation that its figures follow.
     """
 
     name: str
@@ -111,6 +112,7 @@ class TokenizerRecipe:
     adversarial: AdversarialConfig | None = None
     start_from: str | None = None
     inflation: Inflation = "central"
+    protocol: str = "shapes"
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ class ModelRecipe:
     tokenizer: bundled name or folder of the tokenizer.
     task_weights: how often each task gets a whole batch (see `sampling.tasks.balanced_task_order`).
     cache_clips: clips encoded once into the token cache before training starts; training cycles through them.
+    sampling: options of the sampler that become the model's defaults.
+    protocol: name of the evaluation that its figures follow.
     """
 
     name: str
@@ -130,6 +134,8 @@ class ModelRecipe:
     loop: LoopConfig
     task_weights: dict[str, float] = field(default_factory=lambda: {"class-conditional": 1.0, "frame-prediction": 1.0})
     cache_clips: int = 40_000
+    sampling: dict[str, Any] = field(default_factory=dict)
+    protocol: str = "shapes"
 
 
 @dataclass(frozen=True)

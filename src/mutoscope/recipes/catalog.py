@@ -1,0 +1,8 @@
+"""Every recipe by name."""
+
+from collections.abc import Callable
+
+from mutoscope.recipes import magvit_paper, shapes
+from mutoscope.training.config import Recipe
+
+RECIPES: dict[str, Callable[[], Recipe]] = {**shapes.RECIPES, **magvit_paper.RECIPES}

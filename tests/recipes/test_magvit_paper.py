@@ -1,0 +1,77 @@
+"""The paper's recipes have the paper's numbers (arXiv 2212.05199, Tab. 8 and 9, and the released configurations)."""
+
+import pytest
+import torch
+
+from mutoscope.models.magvit import Magvit
+from mutoscope.recipes.catalog import RECIPES
+from mutoscope.recipes.magvit_paper import DATASETS
+from mutoscope.sampling.masked import MaskedSamplerConfig
+from mutoscope.tokenizers.discriminator import Discriminator
+from mutoscope.tokenizers.vq3d import VQ3D
+from mutoscope.training.config import ModelRecipe, TokenizerRecipe, from_json, to_json
+
+# name: updates, warm-up, batch (released configurations)
+RELEASED = {
+    "magvit-vq-b-ucf101": (37_000, 74, 128),
+    "magvit-vq-l-ucf101": (74_000, 37, 256),
+    "magvit-vq-b-bair": (135_200, 338, 128),
+    "magvit-vq-l-bair": (135_200, 169, 256),
+    "magvit-b-ucf101": (74_000, 5_000, 256),
+    "magvit-l-ucf101": (74_000, 5_000, 256),
+    "magvit-b-bair": (67_600, 5_000, 256),
+    "magvit-l-bair": (135_200, 5_000, 256),
+    "magvit-b-bair-mt8": (202_800, 5_000, 256),
+    "magvit-l-bair-mt8": (270_400, 5_000, 256),
+}
+PARAMETERS = {
+    "magvit-vq-b-ucf101": 40_579_843,
+    "magvit-vq-l-bair": 141_882_371,
+    "magvit-2d-vq-l-imagenet": 53_104_387,
+    "magvit-b-ucf101": 87_301_991,
+    "magvit-b-bair-mt8": 87_236_625,
+    "magvit-l-ssv2-mt10": 305_659_071,
+    "magvit-h-bair": 633_949_186,
+}
+PAPER = [name for name in RECIPES if not name.endswith("shapes") and name != "shapes-features"]
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_lengths_are_those_of_the_released_configurations(name: str):
+    recipe = RECIPES[name]()
+    assert (recipe.loop.num_steps, recipe.optim.warmup_steps, recipe.loop.batch_size) == RELEASED[name]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_networks_have_the_published_parameter_counts(name: str):
+    recipe = RECIPES[name]()
+    with torch.device("meta"):
+        network = VQ3D(recipe.tokenizer) if isinstance(recipe, TokenizerRecipe) else Magvit(recipe.model)
+    assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_recipe_is_complete_and_survives_its_json(name: str):
+    recipe = RECIPES[name]()
+    assert recipe.name == name and from_json(to_json(recipe)) == recipe
+    assert recipe.protocol and recipe.optim.warmup_steps < recipe.loop.num_steps
+    data = recipe.data
+    if isinstance(recipe, ModelRecipe):
+        spec = RECIPES[recipe.tokenizer.removeprefix("runs/")]().tokenizer
+        with torch.device("meta"):
+            tokenizer = VQ3D(spec).spec
+        assert tokenizer.vocab_size == recipe.model.codebook_size
+        assert tokenizer.latent_shape(data.num_frames, data.height, data.width) == recipe.model.latent_shape
+        assert set(recipe.task_weights) == set(recipe.model.tasks)
+        assert MaskedSamplerConfig(**recipe.sampling).num_decoding_steps == 12
+    else:
+        assert recipe.adversarial is not None
+        shape = recipe.adversarial.discriminator.clip_shape
+        assert shape == (data.num_frames, data.height, data.width)
+        with torch.device("meta"):
+            assert Discriminator(recipe.adversarial.discriminator).config.per_frame == recipe.tokenizer.per_frame
+
+
+def test_kinetics_decodes_with_its_own_schedule():
+    assert RECIPES["magvit-b-kinetics600"]().sampling == {"schedule": "uniform", "choice_temperature": 7.5}
+    assert all(row.published for row in DATASETS.values())
