@@ -27,6 +27,7 @@ VERBS = {
     "tokenize": "encode a folder of videos once, for training from tokens",
     "evaluate": "compare a model or a folder of videos with real clips",
     "bench": "measure speed and memory",
+    "convert": "turn published weights into a model folder",
     "inspect": "show what a loader will see in a video or folder, and what is broken",
 }
 
