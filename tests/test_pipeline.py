@@ -242,3 +242,24 @@ def test_fitting_crops_the_middle() -> None:
 
 def test_peak_memory_is_that_of_the_process() -> None:
     assert peak_memory_bytes("cpu") > 50_000_000
+
+
+def test_lists_stand_for_one_sample_each(ten_tasks: VideoPipeline) -> None:
+    videos = [noise(8), noise(8)[::-1].copy(), noise(8)[:, ::-1].copy()]
+    clips = ten_tasks(task="inpaint-central", task_video=videos, paste_given=True, batch_size=2)
+    assert isinstance(clips, list) and len(clips) == 3
+    for clip, video in zip(clips, videos, strict=True):
+        np.testing.assert_array_equal(clip.frames[:, 0], video[:, 0])
+    first = ten_tasks(task="inpaint-central", task_video=[videos[0]])
+    assert isinstance(first, list) and len(first) == 1
+    labels = ten_tasks.prepare(class_label=[2, "square-spin"], context=[noise(1), noise(1)]).labels
+    assert labels is not None and labels.tolist() == [2, 0]
+
+
+def test_lists_of_different_lengths_are_refused(ten_tasks: VideoPipeline) -> None:
+    with pytest.raises(UserError, match="2 for context"):
+        ten_tasks(class_label=[0, 1, 2], context=[noise(1), noise(1)])
+    with pytest.raises(UserError, match="num_samples 5"):
+        ten_tasks(class_label=[0, 1, 2], num_samples=5)
+    with pytest.raises(UserError, match="same length"):
+        ten_tasks(context=[noise(1), noise(2)])

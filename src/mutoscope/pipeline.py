@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -32,7 +32,8 @@ MAX_SEED = 2**64 - 1
 class Request:
     """One checked call: everything random about it follows from `seed`.
 
-    `video` (1, 3, t, h, w) in [-1, 1] holds what the task is given, the rest of it is not looked at.
+    `video` in [-1, 1] holds what the task is given, one clip for all samples or one for each; the rest of it is not
+    looked at.
     `context_frames` counts the given frames of the tasks that start from frames. `batch_size` samples are decoded
     together; more are made in several rounds, which bounds memory. `paste_given` puts the given pixels back over the
     result, which the paper does not do: its figures count the given part as the tokenizer and the model return it.
@@ -43,7 +44,7 @@ class Request:
     seed: int
     sampler: MaskedSamplerConfig
     labels: Int[Tensor, " b"] | None = None
-    video: Float[Tensor, "1 3 t h w"] | None = None
+    video: Float[Tensor, "n 3 t h w"] | None = None
     context_frames: int = 1
     batch_size: int = 16
     paste_given: bool = False
@@ -87,6 +88,7 @@ class VideoPipeline:
         class_label: index or name of a class; without one, a class-conditional model draws a class per sample
         context: frames the clip starts with, any size (cropped to the model's shape and resized)
         task, task_video: one of the ten tasks and the clip it completes
+        (a list of labels, contexts or videos stands for one sample each)
         context_frames: how many of the first frames are given (default: all of `context`, 1 of `task_video`)
         num_frames: must be a length the model was trained for (`extension.longer` repeats the prediction)
         paste_given: put the given pixels back over the result
@@ -129,15 +131,16 @@ class VideoPipeline:
     # ------------------------------------------------------------------------------------------------ generating
 
     @overload
-    def __call__(self, *, num_samples: Literal[1] = 1, **options: Any) -> VideoClip: ...
+    def __call__(self, *, num_samples: Literal[1] | None = None, **options: Any) -> VideoClip: ...
 
     @overload
     def __call__(self, *, num_samples: int, **options: Any) -> VideoClip | list[VideoClip]: ...
 
-    def __call__(self, *, num_samples: int = 1, **options: Any) -> VideoClip | list[VideoClip]:
-        """Generate; a list if several samples are asked for."""
+    def __call__(self, *, num_samples: int | None = None, **options: Any) -> VideoClip | list[VideoClip]:
+        """Generate; a list if several samples are asked for or lists are given."""
         clips = self.generate(num_samples=num_samples, **options).clips
-        return clips[0] if num_samples == 1 else list(clips)
+        listed = any(is_listed(options.get(name)) for name in ("class_label", "context", "task_video"))
+        return list(clips) if listed or len(clips) > 1 else clips[0]
 
     def generate(self, *, on_step: Callable[[SampleEvent], None] = lambda event: None, **options: Any) -> Generation:
         """Generate and measure. `on_step` receives every event of the sampler."""
@@ -149,7 +152,7 @@ class VideoPipeline:
         if request.num_samples != 1:
             raise UserError(f"A stream holds one sample, found num_samples={request.num_samples}.")
         for tokens in self._sample(request, lambda event: None):
-            yield from self._paste(self._decode(tokens), request)[0]
+            yield from self._paste(self._decode(tokens), request, 0)[0]
 
     def run(self, request: Request, on_step: Callable[[SampleEvent], None] = lambda event: None) -> Generation:
         """Carry out a checked request."""
@@ -159,7 +162,7 @@ class VideoPipeline:
         for tokens in self._sample(request, on_step):
             self._synchronize()
             decode_start = time.perf_counter()
-            decoded = self._paste(self._decode(tokens), request)
+            decoded = self._paste(self._decode(tokens), request, len(clips))
             clips += [VideoClip(frames, self.index.fps) for frames in decoded]
             now = time.perf_counter()
             decoding += now - decode_start
@@ -170,24 +173,25 @@ class VideoPipeline:
     def prepare(
         self,
         *,
-        class_label: int | str | None = None,
+        class_label: int | str | Sequence[int | str] | None = None,
         prompt: str | None = None,
-        context: Frames | None = None,
+        context: Frames | Sequence[Frames] | None = None,
         context_frames: int | None = None,
         task: str | None = None,
-        task_video: Frames | None = None,
+        task_video: Frames | Sequence[Frames] | None = None,
         actions: Any = None,
         num_frames: int | None = None,
-        num_samples: int = 1,
+        num_samples: int | None = None,
         seed: int = 0,
         batch_size: int = 16,
         paste_given: bool = False,
         **sampler_options: Any,
     ) -> Request:
         """Check a call and put its parts into the model's form; raises UserError for whatever does not fit."""
+        num_samples = common_length(num_samples, class_label=class_label, context=context, task_video=task_video)
         self._check_capabilities(prompt, actions, num_frames, num_samples, seed)
         task = self._choose_task(task, class_label, context, task_video)
-        video, given = self._given_video(task, context, task_video, context_frames)
+        video, given = self._given_videos(task, context, task_video, context_frames)
         return Request(
             task=task,
             num_samples=num_samples,
@@ -204,16 +208,16 @@ class VideoPipeline:
     def _sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Int[Tensor, "b lt lh lw"]]:
         """Final tokens, round by round."""
         generator = torch.Generator().manual_seed(request.seed)
-        condition, mask = self._condition(request)
         for start in range(0, request.num_samples, request.batch_size):
             count = min(request.batch_size, request.num_samples - start)
             labels = None if request.labels is None else request.labels[start : start + count].to(self.device)
+            condition, mask = self._condition(request, start, count)
             tokens = None
             for event in MaskedSampler(request.sampler).sample(
                 self.model,
                 request.task,
                 labels,
-                None if condition is None else condition.expand(count, -1, -1, -1),
+                condition,
                 generator,
                 condition_mask=mask,
                 batch_size=count,
@@ -223,26 +227,32 @@ class VideoPipeline:
             assert tokens is not None
             yield tokens
 
-    def _condition(self, request: Request) -> tuple[Int[Tensor, "1 lt lh lw"] | None, Bool[Tensor, "lt lh lw"] | None]:
-        """Tokens of the condition video, and where they are shown (arXiv 2212.05199 §3.2)."""
+    def _condition(
+        self, request: Request, start: int, count: int
+    ) -> tuple[Int[Tensor, "b lt lh lw"] | None, Bool[Tensor, "lt lh lw"] | None]:
+        """Tokens of some samples' condition videos, and where they are shown (arXiv 2212.05199 §3.2)."""
         if request.video is None:
             return None, None
-        video = tasks.condition_video(request.task, request.video.to(self.device), request.context_frames)
+        given = request.video if len(request.video) == 1 else request.video[start : start + count]
+        video = tasks.condition_video(request.task, given.to(self.device), request.context_frames)
         stride = self.tokenizer.spec.temporal_stride
         mask = self.model.config.condition_mask(request.task, request.context_frames, stride)
-        return self.tokenizer.encode(video), mask
+        return self.tokenizer.encode(video).expand(count, -1, -1, -1), mask
 
     @torch.inference_mode()
     def _decode(self, tokens: Int[Tensor, "b lt lh lw"]) -> UInt8[np.ndarray, "b t h w 3"]:
         frames = self.tokenizer.to_uint8(self.tokenizer.decode(tokens))
         return frames[:, : self.index.num_frames, : self.index.height, : self.index.width].cpu().numpy()
 
-    def _paste(self, clips: UInt8[np.ndarray, "b t h w 3"], request: Request) -> UInt8[np.ndarray, "b t h w 3"]:
-        """The given pixels over the generated ones, if the request asks for it."""
+    def _paste(
+        self, clips: UInt8[np.ndarray, "b t h w 3"], request: Request, start: int
+    ) -> UInt8[np.ndarray, "b t h w 3"]:
+        """The given pixels over the generated ones, if the request asks for it. `start`: number of the first sample."""
         if request.video is None or not request.paste_given:
             return clips
         mask = tasks.pixel_mask(request.task, *clips.shape[1:4], request.context_frames).numpy()
-        given = self.tokenizer.to_uint8(request.video)[0].numpy()  # (t, h, w, 3)
+        videos = request.video if len(request.video) == 1 else request.video[start : start + len(clips)]
+        given = self.tokenizer.to_uint8(videos).numpy()  # (b or 1, t, h, w, 3)
         return np.where(mask[..., None], given, clips)
 
     def _synchronize(self) -> None:
@@ -283,9 +293,7 @@ class VideoPipeline:
         if not 0 <= seed <= MAX_SEED:
             raise UserError(f"seed must be between 0 and 2^64 - 1, found {seed}.")
 
-    def _choose_task(
-        self, task: str | None, class_label: int | str | None, context: Frames | None, task_video: Frames | None
-    ) -> str:
+    def _choose_task(self, task: str | None, class_label: Any, context: Any, task_video: Any) -> str:
         """The task named, or the one that what is given implies; it must be one the model was trained for."""
         if task is None:
             if task_video is not None:
@@ -300,6 +308,24 @@ class VideoPipeline:
         if class_label is not None and not task.startswith("class-conditional"):
             raise UserError(f"The task {task!r} takes no class label. Leave it out.")
         return task
+
+    def _given_videos(
+        self,
+        task: str,
+        context: Frames | Sequence[Frames] | None,
+        task_video: Frames | Sequence[Frames] | None,
+        context_frames: int | None,
+    ) -> tuple[Float[Tensor, "n 3 t h w"] | None, int]:
+        """`_given_video` of one call, or of every sample where lists are given."""
+        contexts, videos = as_list(context), as_list(task_video)
+        length = max(len(contexts), len(videos))
+        contexts, videos = (given * length if len(given) == 1 else given for given in (contexts, videos))
+        found = [self._given_video(task, c, v, context_frames) for c, v in zip(contexts, videos, strict=True)]
+        counts = {count for _, count in found}
+        if len(counts) > 1:
+            raise UserError(f"All contexts of one call must have the same length, found {sorted(counts)} frames.")
+        clips = [video for video, _ in found if video is not None]
+        return (torch.cat(clips) if clips else None), counts.pop()
 
     def _given_video(
         self, task: str, context: Frames | None, task_video: Frames | None, context_frames: int | None
@@ -330,11 +356,13 @@ class VideoPipeline:
         return self.tokenizer.from_uint8(torch.from_numpy(fitted)[None]), count
 
     def _labels(
-        self, task: str, class_label: int | str | None, num_samples: int, seed: int
+        self, task: str, class_label: int | str | Sequence[int | str] | None, num_samples: int, seed: int
     ) -> Int[Tensor, " b"] | None:
         num_classes = self.model.config.num_classes
         if class_label is not None:
-            return torch.full((num_samples,), find_class(class_label, self.index.class_names, num_classes))
+            asked = [class_label] if isinstance(class_label, int | str) else class_label
+            found = [find_class(label, self.index.class_names, num_classes) for label in asked]
+            return torch.tensor(found if len(found) > 1 else found * num_samples)
         if task.startswith("class-conditional") and num_classes:
             generator = torch.Generator().manual_seed(seed)
             return torch.randint(num_classes, (num_samples,), generator=generator)
@@ -359,6 +387,27 @@ class VideoPipeline:
         """Send a clip of any size and length through the tokenizer and back."""
         frames, fps = (video, self.index.fps) if isinstance(video, np.ndarray) else (video.frames, video.fps)
         return VideoClip(encode_decode(self.tokenizer, frames, tiling, self.device), fps)
+
+
+def is_listed(given: Any) -> bool:
+    """Whether something is given for every sample by itself: a list, or an array of clips."""
+    single = given is None or isinstance(given, int | str) or (isinstance(given, np.ndarray) and given.ndim == 4)
+    return not single
+
+
+def as_list(given: Frames | Sequence[Frames] | None) -> list[Any]:
+    """One clip, or nothing, as a list of one."""
+    return list(given) if given is not None and is_listed(given) else [given]
+
+
+def common_length(num_samples: int | None, **given: Any) -> int:
+    """How many samples a call asks for: said outright, or the length of what is listed for one sample each."""
+    lengths = {name: len(value) for name, value in given.items() if is_listed(value)}
+    asked = set(lengths.values()) | ({num_samples} if num_samples is not None else set())
+    if lengths and (len(asked) > 1 or 0 in asked):
+        listed = ", ".join(f"{length} for {name}" for name, length in lengths.items())
+        raise UserError(f"Lists must have one entry per sample: found {listed}, num_samples {num_samples}.")
+    return asked.pop() if asked else 1
 
 
 def find_class(label: int | str, names: tuple[str, ...] | None, num_classes: int) -> int:

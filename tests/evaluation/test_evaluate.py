@@ -57,13 +57,19 @@ class FakePipeline:
     def __call__(self, **given):
         self.calls.append(given)
         if "context" in given:
-            context = given["context"]
-            assert context.shape == (1, 32, 32, 3) and context.dtype == np.uint8
-            return Clip(np.repeat(context, 16, axis=0) if self.predict == "copy" else self._continued(context))
+            return [Clip(self._predicted(context)) for context in given["context"]]
+        if "task_video" in given:
+            return [Clip(video) for video in given["task_video"]]
+        if isinstance(given["class_label"], list):
+            return [Clip(np.zeros((16, 32, 32, 3), np.uint8)) for _ in given["class_label"]]
         label = self.index.class_names.index(given["class_label"])
         fitting = [Clip(clip.frames) for clip in clips_of(77) if clip.label == label][: given["num_samples"]]
         assert len(fitting) == given["num_samples"]
         return fitting if len(fitting) > 1 else fitting[0]
+
+    def _predicted(self, context: np.ndarray) -> np.ndarray:
+        assert context.shape == (1, 32, 32, 3) and context.dtype == np.uint8
+        return np.repeat(context, 16, axis=0) if self.predict == "copy" else self._continued(context)
 
     def _continued(self, context: np.ndarray) -> np.ndarray:
         frames = next(clip.frames for clip in clips_of(HELD_BACK_SEED) if (clip.frames[0] == context[0]).all())
@@ -97,7 +103,7 @@ def test_a_model_gets_generation_and_prediction_figures(judge):
     report = evaluate(pipeline, "shapes", num_clips=FEW, seed=5, judge=judge, num_decoding_steps=3)
     assert {"source", "protocol", "metrics", "num_clips", "seconds"} <= set(report)
     assert report["protocol"] == "shapes" and report["num_clips"] == FEW
-    assert len(pipeline.calls) == 2 * FEW
+    assert len(pipeline.calls) == FEW + 1  # a call per class, one for the whole batch of first frames
     for name in ("shapes_fvd", "class_accuracy", "shape_accuracy", "motion_accuracy", "prediction_shapes_fvd"):
         assert {name, f"{name}_real"} <= set(report["metrics"])
     for figure in report["metrics"].values():
@@ -219,3 +225,17 @@ def test_models_of_other_data_are_refused(judge):
 ])  # fmt: skip
 def test_classes_are_read_from_file_and_folder_names(path, name, tmp_path):
     assert class_in_name(tmp_path / path) == (None if name is None else CLASS_NAMES.index(name))
+
+
+def test_every_task_of_a_model_is_measured_against_the_tokenizers_round_trip(judge):
+    tasks = ("class-conditional", "inpaint-central", "outpaint-dynamic", "frame-prediction")
+    index = ModelIndex("magvit", 16, 32, 32, class_names=CLASS_NAMES, tasks=tasks)
+    pipeline = FakePipeline(index, tokenizer=CoarseTokenizer())
+    report = evaluate(pipeline, "shapes-tasks", num_clips=FEW, judge=judge, batch_size=3)
+    assert {f"{task.replace('-', '_')}_shapes_fvd" for task in tasks} <= set(report["metrics"])
+    assert "class_conditional_given_psnr_db" not in report["metrics"]
+    assert report["metrics"]["inpaint_central_given_psnr_db"]["value"] is None  # the fake returns what it is given
+    assert value(report, "inpaint_central_shapes_fvd") == pytest.approx(0, abs=1e-6)
+    assert 5 < value(report, "outpaint_dynamic_given_round_trip_db") < 40
+    assert [len(call["task_video"]) for call in pipeline.calls if "task_video" in call] == [3, 1, 3, 1]
+    json.dumps(report, allow_nan=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mutoscope.data.shapes import ShapesConfig
 from mutoscope.errors import UserError
-from mutoscope.evaluation.pixel import psnr_mean_of_frames, psnr_of_clip
+from mutoscope.evaluation.pixel import psnr_mean_of_frames, psnr_of_clip, psnr_of_region
 from mutoscope.evaluation.protocol import (
     EvaluationProtocol,
     Figure,
@@ -33,6 +33,7 @@ from mutoscope.evaluation.protocol import (
 )
 from mutoscope.evaluation.sources import (
     class_in_name,
+    completed_clips,
     folder_clips,
     generated_clips,
     is_model,
@@ -43,8 +44,16 @@ from mutoscope.evaluation.sources import (
     world_of,
 )
 from mutoscope.json_config import nearest
+from mutoscope.sampling.tasks import pixel_mask
 
-PROTOCOLS = ("shapes", "shapes-generation", "shapes-prediction", "shapes-reconstruction", "shapes-files")
+PROTOCOLS = (
+    "shapes",
+    "shapes-generation",
+    "shapes-prediction",
+    "shapes-tasks",
+    "shapes-reconstruction",
+    "shapes-files",
+)
 DEFAULT_NUM_CLIPS = 256
 Metrics = dict[str, Figure]
 
@@ -89,7 +98,8 @@ def evaluate(
 
     `source` is a bundled name, a folder with model_index.json, a folder of videos, a loaded pipeline or a tokenizer.
     `protocol` "shapes" measures whatever the source can do: generation and first-frame prediction of a model,
-    reconstruction of a tokenizer, the files of a folder; "shapes-generation" and the like measure one of them.
+    reconstruction of a tokenizer, the files of a folder; "shapes-generation" and the like measure one of them, and
+    "shapes-tasks" each of the ten tasks that a model was trained for.
     `num_clips` defaults to 256, or to all files of a folder; figures of different counts do not compare.
     At most `batch_size` clips are generated or reconstructed together. `options` go to the sampler.
     Raises UserError for a source that cannot be measured so.
@@ -123,6 +133,8 @@ def evaluate(
         metrics |= measure_generation(opened, setting)
     if "shapes-prediction" in parts:
         metrics |= measure_prediction(opened, setting)
+    if "shapes-tasks" in parts:
+        metrics |= measure_tasks(opened, setting)
     if "shapes-reconstruction" in parts:
         metrics |= measure_reconstruction(getattr(opened, "tokenizer", opened), setting)
     return {
@@ -145,7 +157,7 @@ def _parts(opened: Any, protocol: str) -> list[str]:
         tasks = opened.index.tasks
         usual = ["shapes-generation"] if "class-conditional" in tasks else []
         usual += ["shapes-prediction"] if prediction_task(tasks) else []
-        possible = [*usual, "shapes-reconstruction"]
+        possible = [*usual, "shapes-tasks", "shapes-reconstruction"]
     chosen = usual if protocol == "shapes" else [protocol]
     if not chosen or not set(chosen) <= set(possible):
         raise UserError(f"Protocol {protocol!r} does not fit this source; it can be measured by {', '.join(possible)}.")
@@ -187,7 +199,9 @@ def measure_prediction(pipeline: Any, setting: Setting) -> Metrics:
     whole clips, the given frame included.
     """
     seed, real = setting.seed, setting.real()
-    video = predicted_clips(pipeline, real, setting.world, seed, setting.protocol.options, setting.progress)
+    video = predicted_clips(
+        pipeline, real, setting.world, seed, setting.protocol.options, setting.batch_size, setting.progress
+    )
     made, seen = setting.judge.read(video), setting.judge.read(real.video)
     future, predicted = real.video[:, 1:], video[:, 1:]
     copied = repeat(real.video[:, 0], "n h w c -> n t h w c", t=future.shape[1])
@@ -202,6 +216,34 @@ def measure_prediction(pipeline: Any, setting: Setting) -> Metrics:
         kept, truly = _all_correct(made, heads, real), _all_correct(seen, heads, real)
         metrics |= _against_real(f"prediction_keeps_{'_and_'.join(heads)}", kept, truly, seed, paired=True)
     return metrics | _distances("prediction_", made, seen, setting)
+
+
+def measure_tasks(pipeline: Any, setting: Setting) -> Metrics:
+    """Every task on the same held-back clips: shapes-FVD of the completed clips, and PSNR inside what was given.
+
+    `..._given_psnr_db` is that of the result as the model returns it, nothing pasted back;
+    `..._given_round_trip_db` that of the clip sent through the tokenizer, in the same region: what the model could
+    reach at best. The task names lose their hyphens in names of figures.
+    """
+    seed, real, options = setting.seed, setting.real(), setting.protocol.options
+    seen, more = setting.judge.read(real.video), setting.more_real()
+    round_trip, _ = reconstructed_clips(pipeline.tokenizer, real.video, setting.batch_size)
+    metrics: Metrics = {}
+    for task in pipeline.index.tasks:
+        video = completed_clips(
+            pipeline, task, real, setting.world, seed, options, setting.batch_size, setting.progress
+        )
+        name = task.replace("-", "_")
+        metrics |= _distances(f"{name}_", setting.judge.read(video), seen, setting, other=more)
+        region = pixel_mask(task, *video.shape[1:4])
+        if region.any():
+            given, best = psnr_of_region(real.video, video, region), psnr_of_region(real.video, round_trip, region)
+            metrics |= {
+                f"{name}_given_psnr_db": mean_figure(given, seed),
+                f"{name}_given_round_trip_db": mean_figure(best, seed),
+                f"{name}_given_over_round_trip_db": mean_figure(given - best, seed),
+            }
+    return metrics
 
 
 def measure_reconstruction(tokenizer: Any, setting: Setting) -> Metrics:

@@ -32,6 +32,11 @@ def psnr_of_clip(real: Tensor | np.ndarray, fake: Tensor | np.ndarray) -> Tensor
     return _psnr(_squared_error(real, fake).mean(dim=(-4, -3, -2, -1)))
 
 
+def psnr_of_region(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, region: Tensor) -> Tensor:
+    """`psnr_of_clip` over the pixels where `region` (t, h, w) is True."""
+    return _psnr(_squared_error(real, fake)[..., region, :].mean(dim=(-2, -1)))
+
+
 def _squared_error(real: Tensor | np.ndarray, fake: Tensor | np.ndarray) -> Tensor:
     real, fake = _unit_range(real), _unit_range(fake)
     if real.shape != fake.shape:

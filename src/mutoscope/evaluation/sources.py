@@ -16,6 +16,7 @@ from mutoscope.data.shapes import CLASS_NAMES, CLASSES, MOTIONS, SHAPES, ShapesC
 from mutoscope.errors import UserError
 from mutoscope.evaluation.protocol import RealClips
 from mutoscope.pipeline import VideoPipeline, fit_frames
+from mutoscope.sampling.tasks import needs_video
 
 PREDICTION_TASKS = ("frame-prediction", "class-conditional-frame-prediction")
 Clips = UInt8[Tensor, "n t h w 3"]
@@ -96,15 +97,43 @@ def class_attributes(labels: Tensor) -> dict[str, Tensor]:
 
 
 def predicted_clips(
-    pipeline: Any, real: RealClips, world: ShapesConfig, seed: int, options: Mapping[str, Any], progress: bool = False
+    pipeline: Any,
+    real: RealClips,
+    world: ShapesConfig,
+    seed: int,
+    options: Mapping[str, Any],
+    batch_size: int = 16,
+    progress: bool = False,
 ) -> Clips:
     """One clip from the first frame of each real one."""
     task = prediction_task(pipeline.index.tasks)
+    if task is None:
+        raise UserError("This model predicts no frames: it was trained for neither of " + ", ".join(PREDICTION_TASKS))
+    return completed_clips(pipeline, task, real, world, seed, options, batch_size, progress)
+
+
+def completed_clips(
+    pipeline: Any,
+    task: str,
+    real: RealClips,
+    world: ShapesConfig,
+    seed: int,
+    options: Mapping[str, Any],
+    batch_size: int = 16,
+    progress: bool = False,
+) -> Clips:
+    """What a model makes of what `task` shows of each real clip, or of its class alone."""
     clips: list[Tensor] = []
-    for number, clip in enumerate(tqdm(real.video, "predict", disable=not progress, leave=False)):
-        given: dict[str, Any] = {"task": task, "context": clip[:1].numpy()}
-        if task == "class-conditional-frame-prediction":
-            given["class_label"] = CLASS_NAMES[int(real.attributes["class"][number])]
+    starts = range(0, len(real.video), batch_size)
+    for number, start in enumerate(tqdm(starts, task, disable=not progress, leave=False)):
+        rows = slice(start, start + batch_size)
+        given: dict[str, Any] = {"task": task}
+        if task in PREDICTION_TASKS:
+            given["context"] = list(real.video[rows, :1].numpy())
+        elif needs_video(task):
+            given["task_video"] = list(real.video[rows].numpy())
+        if task.startswith("class-conditional"):
+            given["class_label"] = [CLASS_NAMES[int(label)] for label in real.attributes["class"][rows]]
         clips += _frames(pipeline(**given, seed=call_seed(seed, number), **options))
     return _stack(clips, world)
 
