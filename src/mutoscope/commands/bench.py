@@ -1,15 +1,21 @@
 """mutoscope bench: measurements."""
 
+from pathlib import Path
 from typing import Literal
 
 import mutoscope.commands.common as common
+from mutoscope.errors import UserError
 
 
 def bench(
-    kind: Literal["speed"],
+    kind: Literal["speed", "claims"],
     model: str,
     /,
     *,
+    out: str | None = None,
+    seeds: tuple[int, ...] = (0, 1),
+    num_steps: int = 1_000,
+    num_clips: int = 128,
     num_decoding_steps: tuple[int, ...] = (),
     batch: int = 1,
     repeats: int = 3,
@@ -18,13 +24,19 @@ def bench(
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
 ) -> common.Report:
-    """Measure how fast a model generates: delay of the first frame, frames per second, memory.
+    """Measure how fast a model generates, or train and compare the variants that a paper compares.
 
-    Every row is the median over repetitions after one warm-up run.
+    speed: delay of the first frame, frames per second, memory; medians over repetitions after one warm-up run.
+    claims: every variant of the paper's ablations trained alike on the built-in world and judged by shapes-FVD. Takes
+    about 8 minutes per training on two CPU cores; the same command continues a run that was stopped.
 
     Args:
-        kind: what to measure: speed
-        model: bundled name or model folder
+        kind: what to measure: speed or claims
+        model: for speed a bundled name or model folder, for claims the paper: magvit
+        out: claims: folder of the run (default: runs/claims-magvit)
+        seeds: claims: one training of every variant per seed
+        num_steps: claims: updates per training
+        num_clips: claims: held-back clips per measurement
         num_decoding_steps: one or several, such as 4 12 64 (default: the model's)
         batch: clips generated together
         repeats: timed runs per row
@@ -33,6 +45,8 @@ def bench(
         device: cpu, cuda, cuda:1, mps ...
         dtype: number format of the network
     """
+    if kind == "claims":
+        return claims(model, out or f"runs/claims-{model}", seeds, num_steps, num_clips)
     common.check_range("--batch", batch, low=1, high=10_000)
     common.check_range("--repeats", repeats, low=1, high=1000)
     common.check_range("--threads", threads, low=1, high=4096)
@@ -57,7 +71,43 @@ def bench(
         torch.set_num_threads(before)
 
 
+def claims(paper: str, out: str, seeds: tuple[int, ...], num_steps: int, num_clips: int) -> common.Report:
+    """Train and measure the variants of a paper; see `benchmark/claims_magvit.py`."""
+    if paper != "magvit":
+        raise UserError(f"There are no claims of {paper!r} to check; papers: magvit.")
+    common.check_range("--num-steps", num_steps, low=200)
+    common.check_range("--num-clips", num_clips, low=2)
+    for seed in seeds:
+        common.check_range("--seeds", seed, low=0)
+    from mutoscope.benchmark.claims_magvit import VARIANTS, ClaimsConfig, run_claims
+    from mutoscope.hub import check_writable_folder
+
+    folder = Path(out).expanduser()
+    check_writable_folder(folder.parent)
+    config = ClaimsConfig(seeds=seeds, num_steps=num_steps, num_clips=num_clips)
+    with common.progress_steps("bench claims", len(VARIANTS) * len(seeds), "variant") as advance:
+        report = run_claims(config, folder, on_result=lambda row: advance())
+    return {"model": paper, "out": str(folder), **report}
+
+
+def claims_summary(report: common.Report) -> str:
+    rows = [
+        (
+            row["paper"],
+            row["variant"],
+            str(row["num_decoding_steps"]),
+            f"{row['shapes_fvd']:.1f}",
+            ", ".join(f"{value:.1f}" for value in row["shapes_fvd_per_seed"]),
+        )
+        for row in report["rows"]
+    ]
+    titles = ("paper", "variant", "steps", "shapes-FVD", "per seed")
+    return f"real against real: {report['real_against_real']:.1f}\n{common.table([titles, *rows])}"
+
+
 def summary(report: common.Report) -> str:
+    if "real_against_real" in report:
+        return claims_summary(report)
     machine = f"{report['device']}, {report['dtype']}, {report['threads']} threads"
     titles = ("mode", "steps", "seconds", "first frame", "frames/s", "with decoding", "memory")
     rows = [
