@@ -259,3 +259,10 @@ def test_the_real_network_speaks_the_protocol():
     for task in ("class-conditional", "class-conditional-frame-prediction"):
         events = drain(model, task=task, label=torch.tensor([0, 2]), condition_tokens=tokens, guidance_scale=1.5)
         assert events[-1].is_last and not events[-1].confidence.requires_grad
+
+
+def test_masks_and_conditions_of_the_wrong_size_are_refused():
+    with pytest.raises(UserError, match=r"mask must have the latent shape \(2, 3, 3\), found \(2, 3, 4\)"):
+        drain(FakeModel(), condition_mask=torch.ones(2, 3, 4, dtype=torch.bool))
+    with pytest.raises(UserError, match=r"tokens must have the latent shape \(2, 3, 3\), found \(2, 2, 2\)"):
+        drain(FakeModel(), task="frame-prediction", condition_tokens=torch.zeros(1, 2, 2, 2, dtype=torch.int64))

@@ -174,6 +174,11 @@ class MaskedSampler:
         """
         tokens = torch.full(shape, MASK_TOKEN, device=model.device)
         given = condition_region(task, shape[1:]) if condition_mask is None else condition_mask
+        if tuple(given.shape[-3:]) != shape[1:] or given.ndim > 4:
+            raise UserError(f"The condition mask must have the latent shape {shape[1:]}, found {tuple(given.shape)}.")
+        if condition_tokens is not None and tuple(condition_tokens.shape) != shape:
+            found = tuple(condition_tokens.shape[1:])
+            raise UserError(f"The condition tokens must have the latent shape {shape[1:]}, found {found}.")
         given = given.to(model.device).expand(shape)
         if condition_tokens is None:
             if bool(given.any()):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from mutoscope.data.contact_sheet import contact_sheet
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.training.checkpoint import checkpoint_paths
 from mutoscope.training.config import LoopConfig
 from mutoscope.training.distributed import Process, mean_over_ranks
 from mutoscope.training.tracking import Tracker
@@ -107,7 +108,7 @@ class Recorder:
         if not log_now and not due(step, self.loop.checkpoint_every, self.loop.num_steps):
             return
         values = mean_over_ranks(losses | {"grad_norm": grad_norm}, self.process)
-        check_finite(step, values)
+        check_finite(step, values, self.out / "checkpoints")
         if not log_now:
             return
         now = time.perf_counter()
@@ -141,13 +142,15 @@ class Recorder:
             tracker.image(step, name, image)
 
 
-def check_finite(step: int, values: dict[str, float]) -> None:
-    """Raises UserError naming the first quantity that is infinite or not a number."""
+def check_finite(step: int, values: dict[str, float], checkpoints: Path) -> None:
+    """Raises UserError naming the first quantity that is infinite or not a number, and the last good checkpoint."""
     for name, value in values.items():
         if not np.isfinite(value):
+            saved = checkpoint_paths(checkpoints)
+            good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no earlier checkpoint"
             raise UserError(
-                f"Training diverged: {name} is {value} at step {step}. Lower the learning rate, lengthen the warm-up "
-                "or clip gradients; the last checkpoint is from before."
+                f"Training diverged: {name} is {value} at step {step}; {good}. Lower the learning rate, lengthen the "
+                "warm-up or clip gradients."
             )
 
 
