@@ -89,7 +89,8 @@ class VideoPipeline:
         context: frames the clip starts with, any size (cropped to the model's shape and resized)
         task, task_video: one of the ten tasks and the clip it completes
         (a list of labels, contexts or videos stands for one sample each)
-        context_frames: how many of the first frames are given (default: all of `context`, 1 of `task_video`)
+        context_frames: how many of the first frames are given (default: all of `context`; of `task_video` as
+            many as in training)
         num_frames: must be a length the model was trained for (`extension.longer` repeats the prediction)
         paste_given: put the given pixels back over the result
         sampler options: fields of the sampler's configuration, such as num_decoding_steps or guidance_scale
@@ -344,7 +345,8 @@ class VideoPipeline:
         if context is not None and not predicts:
             raise UserError(f"The task {task!r} completes a whole video; give a video instead of a context.")
         needed = self.index.num_frames
-        count = context_frames if context_frames is not None else (len(given) if context is not None else 1)
+        trained = self.model.config.context_frames
+        count = context_frames if context_frames is not None else (len(given) if context is not None else trained)
         if not 1 <= count < needed:
             raise UserError(f"The number of context frames must be between 1 and {needed - 1}, found {count}.")
         if len(given) < (count if predicts else needed):

@@ -72,6 +72,9 @@ def test_every_recipe_is_complete_and_survives_its_json(name: str):
             assert Discriminator(recipe.adversarial.discriminator).config.per_frame == recipe.tokenizer.per_frame
 
 
-def test_kinetics_decodes_with_its_own_schedule():
+def test_kinetics_gives_five_frames_and_decodes_with_its_own_schedule():
+    config = RECIPES["magvit-b-kinetics600"]().model
+    assert config.condition_mask("frame-prediction")[:, 0, 0].tolist() == [True, True, False, False]
+    assert config.condition_mask("frame-prediction", 1, 4)[:, 0, 0].tolist() == [True, False, False, False]
     assert RECIPES["magvit-b-kinetics600"]().sampling == {"schedule": "uniform", "choice_temperature": 7.5}
     assert all(row.published for row in DATASETS.values())

@@ -8,9 +8,11 @@ from mutoscope import hub
 from mutoscope.data.video_io import write_video
 from mutoscope.errors import UserError
 from mutoscope.evaluation.shapes_features import load_shapes_features
-from mutoscope.recipes.run import TaskMix, check_model_fits, load_recipe, train
+from mutoscope.recipes.run import TaskMix, check_model_fits, load_recipe, start_inflated, train
 from mutoscope.recipes.shapes import magvit_shapes, shapes_features, vq_shapes
-from mutoscope.training.config import DataConfig
+from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig
+from mutoscope.tokenizers.vq3d import VQ3D
+from mutoscope.training.config import AdversarialConfig, DataConfig
 from mutoscope.training.tracking import read_log
 
 DATA = DataConfig(num_frames=8, height=16, width=16)
@@ -147,3 +149,41 @@ def test_a_task_holds_for_a_whole_batch_and_the_mix_is_exactly_balanced():
     assert all(("condition_tokens" in p) == (p["task"] == "frame-prediction") for p in prepared)
     assert mix(batch, 300)["task"] == tasks[0]
     assert TaskMix({"class-conditional": 1.0, "frame-prediction": 0.5}).order == mix.order
+
+
+def adversarial_tokenizer(per_frame: bool, **changes):
+    """The tiny tokenizer against a discriminator, in two dimensions or in three."""
+    recipe = tiny_tokenizer()
+    temporal = (False, False) if per_frame else (True, True)
+    network = replace(recipe.tokenizer, temporal_downsample=temporal, per_frame=per_frame)
+    discriminator = DiscriminatorConfig(4, (2, 2, 2), (8, 16, 16), per_frame)
+    return replace(recipe, tokenizer=network, adversarial=AdversarialConfig(discriminator), **changes)
+
+
+def test_a_2d_tokenizer_and_its_discriminator_are_inflated_into_3d_ones(tmp_path):
+    flat = adversarial_tokenizer(per_frame=True)
+    assert train(flat, tmp_path / "flat").finished
+    recipe = adversarial_tokenizer(per_frame=False, start_from=str(tmp_path / "flat"))
+    tokenizer, discriminator = VQ3D(recipe.tokenizer), Discriminator(recipe.adversarial.discriminator)
+    start_inflated(recipe, tokenizer, discriminator)
+    source = hub.load_tokenizer(tmp_path / "flat")
+    assert torch.equal(tokenizer.encoder[0].weight[:, :, 1], source.encoder[0].weight[:, :, 0])
+    opponent = hub.load_component(tmp_path / "flat" / "discriminator")
+    assert torch.equal(discriminator.logit.weight, opponent.logit.weight)
+    assert train(recipe, tmp_path / "deep").finished
+    names = {line for row in read_log(tmp_path / "deep" / "log.jsonl") for line in row}
+    assert {"generator", "discriminator", "r1", "reconstruction"} <= names
+
+
+def test_a_model_can_be_given_more_than_one_frame(tokenizer_folder, model_folder, tmp_path):
+    recipe = tiny_model(tokenizer_folder)
+    more = replace(recipe, model=replace(recipe.model, context_frames=5, latent_context_frames=2))
+    assert train(more, tmp_path / "run").finished
+    data = replace(DATA, kind="tokens", path=str(model_folder / "tokens"))
+    with pytest.raises(UserError, match="show 1 context frames"):
+        train(replace(more, data=data), tmp_path / "other")
+
+
+def test_options_of_the_sampler_become_defaults_of_the_model(tokenizer_folder, tmp_path):
+    train(replace(tiny_model(tokenizer_folder), sampling={"schedule": "uniform"}), tmp_path / "run")
+    assert hub.load_index(tmp_path / "run").sampling["schedule"] == "uniform"

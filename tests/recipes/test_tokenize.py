@@ -51,6 +51,14 @@ def test_clips_and_the_conditions_of_the_tasks_are_encoded(tmp_path):
     assert batch["label"].tolist() == [0, 1, 2, 3, 4]
 
 
+def test_conditions_show_as_many_frames_as_asked_for(tmp_path):
+    source = FakeSource()
+    batch = fill(tmp_path / "cache", source, context_frames=2)[range(5)]
+    assert torch.equal(batch["conditions"]["frame-prediction"], batch["tokens"])  # both frames of these clips
+    with pytest.raises(UserError, match="other clips or another tokenizer"):
+        fill(tmp_path / "cache", source)
+
+
 def test_an_interrupted_cache_is_continued(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fill(tmp_path / "cut", Stopping(3))

@@ -50,7 +50,7 @@ def generate(
         class_label: index or name of a class
         prompt: text to show, for models trained with text
         context: video or image whose first frames the clip starts with
-        context_frames: how many of them are given (default 1)
+        context_frames: how many of them are given (default: as many as in training)
         task: one of the ten tasks, such as frame-interpolation
         video: clip that the task completes
         actions: file of actions per frame, for models trained with actions
@@ -78,13 +78,15 @@ def generate(
     from mutoscope import hub
 
     hub.resolve(model)  # an unknown name should be told before anything slow
-    given = {"context": _read_frames(context, context_frames or 1), "task_video": _read_frames(video, None)}
+    frames = {"task_video": _read_frames(video, None), "context": _read_frames(context, context_frames)}
     pipeline = common.load_pipeline(model, device, dtype)
+    if frames["context"] is not None and pipeline.model is not None:
+        frames["context"] = frames["context"][: context_frames or pipeline.model.config.context_frames]
     request = pipeline.prepare(
         class_label=class_label, prompt=prompt, context_frames=context_frames, task=task, actions=actions,
         num_frames=num_frames if (num_frames or 0) <= pipeline.index.num_frames else None, paste_given=paste_given,
         num_samples=num_samples, seed=seed, num_decoding_steps=num_decoding_steps, guidance_scale=guidance_scale,
-        temperature=temperature, **given,
+        temperature=temperature, **frames,
     )  # fmt: skip
     _check_extension(pipeline, num_frames, panorama)
     result = run_with_progress(pipeline, request)

@@ -59,6 +59,8 @@ class MagvitConfig:
     task models of the paper have 1 special token and no task token, multi-task models 16 and a task token.
     `condition_clip_shape` decides which tokens are condition: None, by the released rule on the latent grid; the
     clips' shape in pixels, by the paper's rule, every token whose supervoxel holds a given pixel.
+    `context_frames` are given in training at the start of the clip (or at both ends), which are
+    `latent_context_frames` rows of latents: 1 and 1, but 5 and 2 for Kinetics-600.
     """
 
     num_layers: int
@@ -78,18 +80,17 @@ class MagvitConfig:
     loss_groups: tuple[LossGroup, ...] = ("mask", "refine", "recons")
     condition_mode: ConditionMode = "cond->input"
     condition_clip_shape: tuple[int, int, int] | None = None
+    context_frames: int = 1
+    latent_context_frames: int = 1
 
     def __post_init__(self) -> None:
         # JSON has no tuples.
         for name in ("latent_shape", "tasks", "loss_groups", "condition_clip_shape"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.condition_clip_shape and any(
-            size % cells for size, cells in zip(self.condition_clip_shape, self.latent_shape, strict=True)
-        ):
-            raise UserError(
-                f"condition_clip_shape {self.condition_clip_shape} is no multiple of latent_shape {self.latent_shape}."
-            )
+        clip = self.condition_clip_shape or self.latent_shape
+        if any(size % cells for size, cells in zip(clip, self.latent_shape, strict=True)):
+            raise UserError(f"condition_clip_shape {clip} is no multiple of latent_shape {self.latent_shape}.")
         if self.hidden_size % self.num_heads:
             raise UserError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}.")
         for task in self.tasks:
@@ -100,6 +101,9 @@ class MagvitConfig:
         unknown = set(self.loss_groups) - {"mask", "refine", "recons"}
         if unknown or not self.loss_groups:
             raise UserError(f"loss_groups must name some of mask, refine, recons; found {self.loss_groups}.")
+        if not 1 <= self.latent_context_frames <= min(self.context_frames, self.latent_shape[0]):
+            frames = f"{self.latent_context_frames} latent frames for {self.context_frames} context frames"
+            raise UserError(f"{frames} of {self.latent_shape[0]} in all: latent_context_frames does not fit.")
         if self.condition_mode not in ("cond->input", "input->input", "cond->cond"):
             raise UserError(f"condition_mode {self.condition_mode!r} is none of cond->input, input->input, cond->cond.")
 
@@ -127,13 +131,18 @@ class MagvitConfig:
     def unconditional_class_id(self) -> int:
         return self.codebook_size + self.num_classes
 
-    def condition_mask(self, task: str, context_frames: int = 1, temporal_stride: int = 1) -> Bool[Tensor, "t h w"]:
-        """Which token positions `task` is given, when `context_frames` frames are given at the start (or both ends)."""
-        if self.condition_clip_shape is None:
-            latent_frames = math.ceil(context_frames / temporal_stride)
-            return condition_region(task, self.latent_shape, latent_frames, latent_frames)
-        pixels = condition_region(task, self.condition_clip_shape, context_frames, context_frames)
-        return touched_tokens(pixels, self.latent_shape)
+    def condition_mask(
+        self, task: str, context_frames: int | None = None, temporal_stride: int = 1
+    ) -> Bool[Tensor, "t h w"]:
+        """Which token positions `task` is given, when `context_frames` frames are given at the start (or both ends).
+
+        Without a number, as many as in training.
+        """
+        if self.condition_clip_shape is not None:
+            frames = context_frames or self.context_frames
+            return touched_tokens(condition_region(task, self.condition_clip_shape, frames, frames), self.latent_shape)
+        frames = math.ceil(context_frames / temporal_stride) if context_frames else self.latent_context_frames
+        return condition_region(task, self.latent_shape, frames, frames)
 
     def task_token_id(self, task: str) -> int:
         if self.separate_inpainting_token and task.startswith("inpaint"):
@@ -357,8 +366,8 @@ class Magvit(VideoModel):
 
         Batch: `tokens` (b, t, h, w); `task`, one name for the whole batch; `label` (b,), used by class-conditional
         tasks; `condition_tokens` (b, t, h, w), tokens of the condition video, for every task but class-conditional;
-        `condition_mask` (t, h, w) or (b, t, h, w), by default that of the configuration with one frame given at each
-        end. Raises UserError for an unknown task or missing condition tokens.
+        `condition_mask` (t, h, w) or (b, t, h, w), by default that of the configuration. Raises UserError for an
+        unknown task or missing condition tokens.
         """
         task = check_task(batch["task"], self.config.tasks)
         tokens = batch["tokens"].to(self.device)

@@ -50,25 +50,27 @@ class PaperDataset:
     num_classes: int = 0
     fps: int = 25
     sampling: dict[str, Any] | None = None
-    inflated: bool = False
+    context_frames: int = 1
+    latent_context_frames: int = 1
 
 
 DATASETS = {
     "ucf101": PaperDataset(
         9_537, 128, (500, 2000, 2000, 2000), ("class-conditional",), "ucf101-class-conditional",
-        "B 159 ± 2 (IS 83.6), L 76 ± 2 (IS 89.3)", num_classes=101, inflated=True,
+        "B 159 ± 2 (IS 83.6), L 76 ± 2 (IS 89.3)", num_classes=101,
     ),
     "bair": PaperDataset(
         43_264, 64, (400, 800, 400, 800), ("frame-prediction",), "bair-debiased",
-        "B 76 (debiased 48), L 62 (debiased 31)", fps=10, inflated=True,
+        "B 76 (debiased 48), L 62 (debiased 31)", fps=10,
     ),
     "bair-mt8": PaperDataset(
         43_264, 64, (400, 800, 1200, 1600), EIGHT_TASKS, "bair-debiased",
-        "mean over eight tasks, debiased: B 32.8, L 22.8", fps=10, inflated=True,
+        "mean over eight tasks, debiased: B 32.8, L 22.8", fps=10,
     ),
     "kinetics600": PaperDataset(
         384_000, 128, (45, 180, 180, 360), ("frame-prediction",), "kinetics600-5-frames",
         "B 24.5 ± 0.9, L 9.9 ± 0.3", sampling={"schedule": "uniform", "choice_temperature": 7.5},
+        context_frames=5, latent_context_frames=2,
     ),
     "ssv2-mt10": PaperDataset(
         169_000, 128, (135, 400, 720, 1440), TASKS, "ssv2",
@@ -125,7 +127,14 @@ def transformer(dataset: str, size: Size) -> ModelRecipe:
         name=f"magvit-{short}-{dataset}",
         tokenizer=f"runs/magvit-vq-{vq}-{dataset}",
         data=_data(row),
-        model=MagvitConfig.paper(size, num_classes=row.num_classes, tasks=row.tasks, **multi),
+        model=MagvitConfig.paper(
+            size,
+            num_classes=row.num_classes,
+            tasks=row.tasks,
+            context_frames=row.context_frames,
+            latent_context_frames=row.latent_context_frames,
+            **multi,
+        ),
         optim=OptimConfig(1e-4, 0.9, 0.96, weight_decay=0.045, warmup_steps=5_000),
         loop=LoopConfig(updates(row.num_videos, 256, row.epochs[2 if size == "B" else 3]), 256, clip_norm=1.0),
         task_weights=dict.fromkeys(row.tasks, 1.0),

@@ -18,7 +18,7 @@ from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesC
 from mutoscope.json_config import read_json
 from mutoscope.models.magvit import Magvit
 from mutoscope.recipes.sheets import GenerationSheet
-from mutoscope.recipes.tokenize import condition_key, tokenize
+from mutoscope.recipes.tokenize import CONTEXT_FRAMES, condition_key, tokenize
 from mutoscope.sampling.masked import MaskedSamplerConfig
 from mutoscope.sampling.tasks import balanced_task_order, needs_video
 from mutoscope.tokenizers.base import VideoTokenizer
@@ -267,11 +267,17 @@ def open_cache(recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, proces
                 num_clips=recipe.cache_clips,
                 tasks=tuple(recipe.task_weights),
                 data=describe_data(recipe.data) | {"seed": recipe.data.seed, "path": recipe.data.path},
+                context_frames=recipe.model.context_frames,
             )
         barrier(process)
         cache = TokenCache(out / "tokens")
     if missing := {condition_key(t) for t in recipe.task_weights if needs_video(t)} - set(cache.info.conditions):
         raise UserError(f"{cache.folder} lacks the condition of {sorted(missing)[0]!r}; tokenize the clips again.")
+    if (given := cache.info.data.get(CONTEXT_FRAMES, 1)) != recipe.model.context_frames:
+        raise UserError(
+            f"The conditions in {cache.folder} show {given} context frames, model.context_frames is "
+            f"{recipe.model.context_frames}; tokenize the clips again."
+        )
     if tuple(cache.info.clip_shape) != recipe.model.latent_shape:
         shapes = f"{cache.info.clip_shape}, but model.latent_shape is {recipe.model.latent_shape}"
         raise UserError(f"The clips in {cache.folder} have the shape {shapes}; change one of them.")

@@ -40,7 +40,8 @@ class GenerationSheet:
         device, tokenizer = model.device, self.tokenizer
         condition = None
         if needs_video(task):
-            condition = tokenizer.encode(condition_video(task, tokenizer.from_uint8(self.clips.to(device))))
+            video = tokenizer.from_uint8(self.clips.to(device))
+            condition = tokenizer.encode(condition_video(task, video, model.config.context_frames))
         generator = torch.Generator(device).manual_seed(self.seed)
         mask, labels = model.config.condition_mask(task), self.labels.to(device)
         for event in self.sampler.sample(model, task, labels, condition, generator, condition_mask=mask):

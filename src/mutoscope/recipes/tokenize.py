@@ -15,6 +15,8 @@ from mutoscope.errors import UserError
 from mutoscope.sampling.tasks import condition_video, needs_video
 from mutoscope.tokenizers.base import VideoTokenizer
 
+CONTEXT_FRAMES = "context_frames"  # in TokenCacheInfo.data, where it is not 1
+
 
 def tokenize(
     tokenizer: VideoTokenizer,
@@ -26,11 +28,13 @@ def tokenize(
     tasks: tuple[str, ...] = (),
     data: dict[str, Any] | None = None,
     batch_size: int = 32,
+    context_frames: int = 1,
 ) -> TokenCache:
     """Encodes clips 0 ... num_clips-1 of `source` into the folder `out`, with the conditions of `tasks`.
 
     A finished cache of the same clips, tokenizer and tasks is opened as it is; an unfinished one is continued.
     Raises UserError when `out` holds anything else. A finite source ends the cache at its last clip.
+    `context_frames` are what the tasks that start from frames are given.
     """
     count = min(num_clips, source.num_clips or num_clips)
     video = source[[0]]["video"]  # (1, t, h, w, 3)
@@ -41,7 +45,7 @@ def tokenize(
         tokenizer=tokenizer_name,
         tokenizer_hash=weights_hash(tokenizer),
         conditions=tuple(dict.fromkeys(condition_key(task) for task in tasks if needs_video(task))),
-        data=data or {},
+        data=(data or {}) | ({} if context_frames == 1 else {CONTEXT_FRAMES: context_frames}),
     )
     out = Path(out)
     if out.exists():
@@ -53,7 +57,7 @@ def tokenize(
     with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", mininterval=0.5) as bar:
         while writer.position < count:
             batch = source[list(range(writer.position, min(writer.position + batch_size, count)))]
-            conditions = {task: _encode(tokenizer, batch["video"], task) for task in info.conditions}
+            conditions = {task: _encode(tokenizer, batch["video"], task, context_frames) for task in info.conditions}
             writer.write(_encode(tokenizer, batch["video"]), batch["label"], conditions)
             bar.update(len(batch["label"]))
     return writer.finish()
@@ -65,11 +69,13 @@ def condition_key(task: str) -> str:
 
 
 @torch.no_grad()
-def _encode(tokenizer: VideoTokenizer, frames: UInt8[Tensor, "b t h w 3"], task: str | None = None) -> Tensor:
+def _encode(
+    tokenizer: VideoTokenizer, frames: UInt8[Tensor, "b t h w 3"], task: str | None = None, context_frames: int = 1
+) -> Tensor:
     """Tokens or latents of the clips, or of what `task` shows of them."""
     device = next(tokenizer.parameters()).device
     video = tokenizer.from_uint8(frames.to(device))  # (b, 3, t, h, w)
-    video = condition_video(task, video) if task else video
+    video = condition_video(task, video, context_frames) if task else video
     return tokenizer.encode(video.contiguous(memory_format=torch.channels_last_3d)).cpu()
 
 
