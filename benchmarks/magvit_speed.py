@@ -1,0 +1,132 @@
+"""MAGVIT's 12 parallel steps against one token at a time: MAGVIT-B and the autoregressive transformer of its size.
+
+    python benchmarks/magvit_speed.py OUT.json [--device cuda] [--dtype bfloat16] [--compile]
+
+Both have random weights, 1,024 tokens (a clip of 16×128×128) and a class label, in one process, so that the ratio is
+that of one machine at one time. The autoregressive transformer keeps keys and values; with --ar-tokens fewer than
+1,024 of its tokens are timed, spread over the sequence, and the rest is interpolated.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from mutoscope.models.magvit import Magvit, MagvitConfig
+from mutoscope.models.magvit_baselines import MagvitAR, MagvitARConfig
+from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
+from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
+
+FRAMES = 16
+
+
+def seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median time of a call after one that does not count."""
+    times = []
+    for repeat in range(repeats + 1):
+        synchronize(device)
+        start = time.perf_counter()
+        call()
+        synchronize(device)
+        if repeat:
+            times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@torch.inference_mode()
+def parallel_row(size: str, device: torch.device, dtype: torch.dtype, options: argparse.Namespace) -> dict[str, Any]:
+    """A whole clip's tokens in 12 steps, and the floating-point operations that takes."""
+    config = MagvitConfig.paper(size, num_classes=101, tasks=("class-conditional",))
+    model = Magvit(config).to(device, dtype).eval()
+    if options.compile:
+        model.hidden = torch.compile(model.hidden, mode="reduce-overhead")
+    sampler, label = MaskedSampler(MaskedSamplerConfig()), torch.zeros(1, dtype=torch.int64, device=device)
+
+    def call() -> None:
+        for _ in sampler.sample(model, "class-conditional", label, generator=torch.Generator().manual_seed(0)):
+            pass
+
+    taken = seconds(call, device, options.repeats)
+    n = config.prefix_length + config.num_tokens
+    weights = sum(p.numel() for p in model.blocks.parameters())
+    operations = 12 * (2 * weights * n + 4 * config.num_layers * n * n * config.hidden_size)
+    return {"model": f"MAGVIT-{size}", "steps": 12, "seconds": taken, "tflops_per_second": operations / taken / 1e12}
+
+
+@torch.inference_mode()
+def autoregressive_row(
+    size: str, device: torch.device, dtype: torch.dtype, options: argparse.Namespace
+) -> dict[str, Any]:
+    """A whole clip's tokens one by one, from the times of single tokens at several depths of the sequence."""
+    model = MagvitAR(MagvitARConfig.paper(size, num_classes=101)).to(device, dtype).eval()
+    total = model.config.num_tokens
+    cache, token = model.new_cache(1), torch.zeros(1, 1, dtype=torch.int64, device=device)
+    depths = torch.linspace(0, total - 1, max(2, options.ar_tokens // 8)).long().tolist()
+    times = []
+    for depth in depths:
+
+        def call(depth: int = depth) -> None:
+            cache.length = depth  # what the skipped positions hold does not change the time
+            model.code_logits(token, cache).argmax(-1)
+
+        times.append(seconds(call, device, 7))
+    per_token = sum((a + b) / 2 for a, b in itertools.pairwise(times)) / (len(times) - 1)
+    return {"model": f"AR-{size}", "steps": total, "seconds": per_token * total, "seconds_per_token": per_token}
+
+
+@torch.inference_mode()
+def decoder_row(size: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+    tokenizer = VQ3D(VQ3DConfig.paper("B" if size == "B" else "L")).to(device).eval()
+    tokens = torch.zeros(1, 4, 16, 16, dtype=torch.int64, device=device)
+    return {
+        "model": f"3D-VQ-{size} decoder",
+        "steps": 1,
+        "seconds": seconds(lambda: tokenizer.decode(tokens), device, 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--size", default="B", choices=("B", "L"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ar-tokens", type=int, default=128)
+    options = parser.parse_args()
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
+    parallel = parallel_row(options.size, device, dtype, options)
+    serial = autoregressive_row(options.size, device, dtype, options)
+    decoder = decoder_row(options.size, device, options)
+    report = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "dtype": options.dtype,
+        "compiled": options.compile,
+        "torch": torch.__version__,
+        "rows": [parallel, serial, decoder],
+        "speedup_over_autoregressive": serial["seconds"] / parallel["seconds"],
+        "frames_per_second": FRAMES / parallel["seconds"],
+        "frames_per_second_with_decoding": FRAMES / (parallel["seconds"] + decoder["seconds"]),
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
