@@ -105,21 +105,30 @@ def main() -> None:
     for path in islice((p for p in files if "carphone" in p.name or "bunny" in p.name), 2):
         videos[path.name] = read_video(path, max_frames=48).frames
     cases = [case for case in MEMORY_CASES if not (arguments.no_1080p and case[1] == 1080)]
+    result: dict = {
+        "model": arguments.model,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "windows": [],
+        "clips": [],
+        "memory": [],
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(section: str, row: dict) -> None:
+        """Every row is on disk as soon as it is measured: the large videos take many minutes."""
+        result[section].append(row)
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        print(json.dumps(row), flush=True)
+
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         folder = Path(name)
-        result = {
-            "model": arguments.model,
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-            "windows": [
-                window_row(tokenizer, label, frames, tile, chunk)
-                for label, frames in videos.items()
-                for tile, chunk in ((4096, 16), (64, 4096), (64, 16))
-            ],
-            "memory": [memory_row(arguments.model, folder, *case) for case in cases],
-            "clips": [clip_row(arguments.model, path, folder) for path in files],
-        }
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+        for label, frames in videos.items():
+            for tile, chunk in ((4096, 16), (64, 4096), (64, 16)):
+                add("windows", window_row(tokenizer, label, frames, tile, chunk))
+        for path in files:
+            add("clips", clip_row(arguments.model, path, folder))
+        for case in cases:
+            add("memory", memory_row(arguments.model, folder, *case))
 
 
 if __name__ == "__main__":

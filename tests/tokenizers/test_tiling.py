@@ -151,3 +151,12 @@ def test_windows_encoded_are_counted_with_their_overlap() -> None:
     count = count_tokens(spec, 20, 16, 28, SMALL)
     assert count.num_tokens == 5 * 4 * 7
     assert count.num_tokens_encoded == 3 * 2 * (2 * 4 * 4)
+
+
+@pytest.mark.parametrize("frames, filled", [(5, 8), (9, 12), (3, 8)])
+def test_a_video_shorter_than_a_chunk_is_filled_up_to_the_strides_only(frames: int, filled: int) -> None:
+    tokenizer = Lossless()
+    assert len(encode_decode(tokenizer, noise(frames, 8, 8, 3), TilingConfig(chunk=64))) == frames
+    assert tokenizer.largest == 3 * filled * 8 * 8
+    count = count_tokens(tokenizer.spec, frames, 8, 8, TilingConfig(chunk=64))
+    assert count.num_tokens_encoded == filled // 4 * 2 * 2

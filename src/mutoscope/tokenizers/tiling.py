@@ -151,7 +151,9 @@ def encode_decode_stream(
         if not held:
             return
         chunk = held[:length]
-        filled = np.stack(chunk + [chunk[-1]] * (length - len(chunk)))  # (length, h, w, 3)
+        # A later chunk is filled up to the usual length, a video shorter than one chunk only to the strides.
+        wanted = length if tail is not None else min(length, chunk_length(spec, len(chunk)))
+        filled = np.stack(chunk + [chunk[-1]] * (wanted - len(chunk)))  # (wanted, h, w, 3)
         result = encode_decode_chunk(tokenizer, torch.from_numpy(filled), rows, columns, torch.device(device))
         if tail is not None:
             fade = ((torch.arange(overlap) + 0.5) / overlap)[:, None, None]  # (overlap, 1, 1)
@@ -214,6 +216,7 @@ def count_tokens(
     length = chunk_length(spec, config.chunk)
     step = length - min(config.chunk_overlap, length // 2)
     chunks = 1 + max(0, -(-(num_frames - length) // step))
+    length = min(length, chunk_length(spec, num_frames)) if chunks == 1 else length
     tiles = [plan_axis(size, config.tile, config.tile_overlap, spec.spatial_stride) for size in (height, width)]
     per_window = np.prod(spec.latent_shape(length, tiles[0].length, tiles[1].length))
     encoded = int(per_window) * chunks * len(tiles[0].starts) * len(tiles[1].starts)
