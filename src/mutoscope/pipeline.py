@@ -139,9 +139,9 @@ class VideoPipeline:
 
     def __call__(self, *, num_samples: int | None = None, **options: Any) -> VideoClip | list[VideoClip]:
         """Generate; a list if several samples are asked for or lists are given."""
-        clips = self.generate(num_samples=num_samples, **options).clips
+        clips = list(self.generate(num_samples=num_samples, **options).clips)
         listed = any(is_listed(options.get(name)) for name in ("class_label", "context", "task_video"))
-        return list(clips) if listed or len(clips) > 1 else clips[0]
+        return clips if listed or len(clips) > 1 else clips[0]
 
     def generate(self, *, on_step: Callable[[SampleEvent], None] = lambda event: None, **options: Any) -> Generation:
         """Generate and measure. `on_step` receives every event of the sampler."""

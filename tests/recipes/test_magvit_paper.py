@@ -1,15 +1,20 @@
 """The paper's recipes have the paper's numbers (arXiv 2212.05199, Tab. 8 and 9, and the released configurations)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
 from mutoscope.models.magvit import Magvit
-from mutoscope.recipes.catalog import RECIPES
+from mutoscope.recipes import catalog
 from mutoscope.recipes.magvit_paper import DATASETS
 from mutoscope.sampling.masked import MaskedSamplerConfig
 from mutoscope.tokenizers.discriminator import Discriminator
 from mutoscope.tokenizers.vq3d import VQ3D
 from mutoscope.training.config import ModelRecipe, TokenizerRecipe, from_json, to_json
+
+RECIPES: dict[str, Callable[[], Any]] = {**catalog.RECIPES}
 
 # name: updates, warm-up, batch (released configurations)
 RELEASED = {

@@ -1,5 +1,6 @@
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -164,11 +165,12 @@ def test_a_2d_tokenizer_and_its_discriminator_are_inflated_into_3d_ones(tmp_path
     flat = adversarial_tokenizer(per_frame=True)
     assert train(flat, tmp_path / "flat").finished
     recipe = adversarial_tokenizer(per_frame=False, start_from=str(tmp_path / "flat"))
-    tokenizer, discriminator = VQ3D(recipe.tokenizer), Discriminator(recipe.adversarial.discriminator)
+    tokenizer: Any = VQ3D(recipe.tokenizer)
+    discriminator = Discriminator(recipe.adversarial.discriminator)
     start_inflated(recipe, tokenizer, discriminator)
-    source = hub.load_tokenizer(tmp_path / "flat")
+    source: Any = hub.load_tokenizer(tmp_path / "flat")
     assert torch.equal(tokenizer.encoder[0].weight[:, :, 1], source.encoder[0].weight[:, :, 0])
-    opponent = hub.load_component(tmp_path / "flat" / "discriminator")
+    opponent: Any = hub.load_component(tmp_path / "flat" / "discriminator")
     assert torch.equal(discriminator.logit.weight, opponent.logit.weight)
     assert train(recipe, tmp_path / "deep").finished
     names = {line for row in read_log(tmp_path / "deep" / "log.jsonl") for line in row}

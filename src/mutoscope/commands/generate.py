@@ -165,11 +165,11 @@ def _extend(pipeline: Any, result: "Generation", num_frames: int, panorama: int)
     options = {"num_decoding_steps": request.sampler.num_decoding_steps,
                "guidance_scale": request.sampler.guidance_scale,
                "temperature": request.sampler.temperature, "on_round": rounds.append}  # fmt: skip
-    keeps_class = request.labels is not None and "class-conditional-frame-prediction" in pipeline.index.tasks
-    for i, clip in enumerate(result.clips):
+    keeps_class = "class-conditional-frame-prediction" in pipeline.index.tasks
+    labels = request.labels.tolist() if request.labels is not None and keeps_class else [None] * len(result.clips)
+    for i, (clip, label) in enumerate(zip(result.clips, labels, strict=True)):
         # Every clip has seeds of its own, so that equal beginnings would still part.
         seed = request.seed + 1 + i * (num_frames + 2 * panorama)
-        label = int(request.labels[i]) if keeps_class else None
         if panorama:
             frames = wider(pipeline, clip.frames, panorama, seed=seed, **options)
         else:

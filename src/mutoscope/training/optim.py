@@ -33,7 +33,8 @@ def decayed_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def convolution_kernels(model: nn.Module) -> list[nn.Parameter]:
     """The kernels of every convolution."""
-    return [module.weight for module in model.modules() if isinstance(module, CONVOLUTIONS)]
+    found = (module.weight for module in model.modules() if isinstance(module, CONVOLUTIONS))
+    return [weight for weight in found if isinstance(weight, nn.Parameter)]
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
