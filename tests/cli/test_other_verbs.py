@@ -208,3 +208,12 @@ def test_bench_for_people(run, model):
 )
 def test_bench_refuses(run, model, arguments, message):
     assert message in run("bench", *[model if argument == "MODEL" else argument for argument in arguments]).error
+
+
+def test_the_plan_of_the_claims_is_listed_without_training(run, out):
+    report = run("bench", "claims", "magvit", "--out", out / "run", "--seeds", 3, "--dry-run", "--json").report
+    assert {entry["seed"] for entry in report["trainings"]} == {3}
+    assert {"commit", "autoregressive", "commit-mt8"} <= {entry["variant"] for entry in report["trainings"]}
+    assert "Tab. 5" in run("bench", "claims", "magvit", "--out", out / "run", "--dry-run").out
+    assert not list(out.iterdir())
+    assert "papers: magvit" in run("bench", "claims", "magi", "--dry-run").error

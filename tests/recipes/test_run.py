@@ -9,7 +9,7 @@ from mutoscope import hub
 from mutoscope.data.video_io import write_video
 from mutoscope.errors import UserError
 from mutoscope.evaluation.shapes_features import load_shapes_features
-from mutoscope.recipes.run import TaskMix, check_model_fits, load_recipe, start_inflated, train
+from mutoscope.recipes.run import TaskMix, check_model_fits, flushed_denormals, load_recipe, start_inflated, train
 from mutoscope.recipes.shapes import magvit_shapes, shapes_features, vq_shapes
 from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig
 from mutoscope.tokenizers.vq3d import VQ3D
@@ -189,3 +189,10 @@ def test_a_model_can_be_given_more_than_one_frame(tokenizer_folder, model_folder
 def test_options_of_the_sampler_become_defaults_of_the_model(tokenizer_folder, tmp_path):
     train(replace(tiny_model(tokenizer_folder), sampling={"schedule": "uniform"}), tmp_path / "run")
     assert hub.load_index(tmp_path / "run").sampling["schedule"] == "uniform"
+
+
+def test_denormals_are_flushed_during_a_run_and_not_afterwards():
+    tiny = torch.tensor(1e-40)
+    with flushed_denormals():
+        assert tiny.mul(1.0).item() == 0.0
+    assert tiny.mul(1.0).item() > 0.0

@@ -16,6 +16,7 @@ def bench(
     seeds: tuple[int, ...] = (0, 1),
     num_steps: int = 1_000,
     num_clips: int = 128,
+    dry_run: bool = False,
     num_decoding_steps: tuple[int, ...] = (),
     batch: int = 1,
     repeats: int = 3,
@@ -37,6 +38,7 @@ def bench(
         seeds: claims: one training of every variant per seed
         num_steps: claims: updates per training
         num_clips: claims: held-back clips per measurement
+        dry_run: claims: only list what would be trained
         num_decoding_steps: one or several, such as 4 12 64 (default: the model's)
         batch: clips generated together
         repeats: timed runs per row
@@ -46,7 +48,7 @@ def bench(
         dtype: number format of the network
     """
     if kind == "claims":
-        return claims(model, out or f"runs/claims-{model}", seeds, num_steps, num_clips)
+        return claims(model, out or f"runs/claims-{model}", seeds, num_steps, num_clips, dry_run)
     common.check_range("--batch", batch, low=1, high=10_000)
     common.check_range("--repeats", repeats, low=1, high=1000)
     common.check_range("--threads", threads, low=1, high=4096)
@@ -71,7 +73,9 @@ def bench(
         torch.set_num_threads(before)
 
 
-def claims(paper: str, out: str, seeds: tuple[int, ...], num_steps: int, num_clips: int) -> common.Report:
+def claims(
+    paper: str, out: str, seeds: tuple[int, ...], num_steps: int, num_clips: int, dry_run: bool
+) -> common.Report:
     """Train and measure the variants of a paper; see `benchmark/claims_magvit.py`."""
     if paper != "magvit":
         raise UserError(f"There are no claims of {paper!r} to check; papers: magvit.")
@@ -84,6 +88,9 @@ def claims(paper: str, out: str, seeds: tuple[int, ...], num_steps: int, num_cli
 
     folder = Path(out).expanduser()
     check_writable_folder(folder.parent)
+    if dry_run:
+        trainings = [{"variant": v.name, "paper": v.paper, "seed": seed} for seed in seeds for v in VARIANTS]
+        return {"model": paper, "out": str(folder), "num_steps": num_steps, "dry_run": True, "trainings": trainings}
     config = ClaimsConfig(seeds=seeds, num_steps=num_steps, num_clips=num_clips)
     with common.progress_steps("bench claims", len(VARIANTS) * len(seeds), "variant") as advance:
         report = run_claims(config, folder, on_result=lambda row: advance())
@@ -105,7 +112,15 @@ def claims_summary(report: common.Report) -> str:
     return f"real against real: {report['real_against_real']:.1f}\n{common.table([titles, *rows])}"
 
 
+def plan_summary(report: common.Report) -> str:
+    rows = [(entry["paper"], entry["variant"], str(entry["seed"])) for entry in report["trainings"]]
+    heading = f"{len(rows)} trainings of {report['num_steps']} updates into {report['out']}"
+    return f"{heading}\n{common.table([('paper', 'variant', 'seed'), *rows])}"
+
+
 def summary(report: common.Report) -> str:
+    if "trainings" in report:
+        return plan_summary(report)
     if "real_against_real" in report:
         return claims_summary(report)
     machine = f"{report['device']}, {report['dtype']}, {report['threads']} threads"
