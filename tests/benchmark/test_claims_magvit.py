@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from mutoscope.benchmark.claims_magvit import VARIANTS, ClaimsConfig, Laboratory, run_claims, summarise
+from mutoscope.benchmark.claims_magvit import (
+    VARIANTS,
+    ClaimsConfig,
+    Laboratory,
+    keep_settings,
+    run_claims,
+    summarise,
+)
+from mutoscope.errors import UserError
 from mutoscope.evaluation.protocol import Judge
 from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig
 from small_shapes_model import save_small_model
@@ -50,6 +58,13 @@ def test_every_kind_of_variant_is_trained_measured_and_not_repeated(config, judg
     assert run_claims(config, tmp_path, variants=variants, judge=judge) == report
     assert (tmp_path / "commit-0.json").stat().st_mtime_ns == before
     assert json.loads((tmp_path / "claims.json").read_text())["rows"] == report["rows"]
+
+
+def test_results_of_other_settings_are_not_mixed_in(config, judge, tmp_path: Path):
+    keep_settings(tmp_path / "settings.json", config)
+    keep_settings(tmp_path / "settings.json", replace(config, seeds=(0, 7)))
+    with pytest.raises(UserError, match="other settings"):
+        run_claims(replace(config, num_steps=121), tmp_path, judge=judge)
 
 
 def test_variants_of_one_seed_start_from_equal_weights(config, judge, tmp_path: Path):

@@ -211,6 +211,9 @@ def test_a_panorama_is_as_wide_as_asked_for_and_keeps_the_pasted_middle(run, ten
     report = run("generate", ten_tasks, "--out", out / "wide.gif", *options, "--json").report
     frames = read_video(out / "wide.gif").frames
     assert (report["height"], report["width"]) == (8, 16) == frames.shape[1:3]
+    source = read_video(video).frames
+    middle = VideoPipeline.from_pretrained(ten_tasks)(task="outpaint-vertical", task_video=source, paste_given=True)
+    np.testing.assert_array_equal(frames[:, :, 4:12], middle.frames)
 
 
 def test_longer_and_wider_at_once_is_refused(run, ten_tasks, out):

@@ -316,3 +316,9 @@ def test_a_small_model_learns_a_constant_clip():
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[0] > 2.9 and losses[-1] < 0.5 and float(parts["accuracy"]) > 0.9
+
+
+def test_five_context_frames_fill_two_latent_frames():
+    config = MagvitConfig(1, 8, 2, 16, latent_shape=(4, 2, 2))
+    given = [int(config.condition_mask("frame-prediction", frames, 4)[:, 0, 0].sum()) for frames in (1, 4, 5, 8)]
+    assert given == [1, 1, 2, 2]

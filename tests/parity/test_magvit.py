@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from mutoscope.interop import magvit_flax
-from mutoscope.layers.condition_regions import TASKS
+from mutoscope.layers.condition_regions import TASKS, condition_region
 from mutoscope.layers.token_masking import MASK_TOKEN, cosine_mask_ratio, num_masked_tokens, select_lowest
 from mutoscope.models.magvit import Block, Magvit, MagvitConfig, mask_tokens, masked_cross_entropy
 from mutoscope.sampling import tasks
@@ -173,7 +173,8 @@ def test_tasks(case: Case):
         seen.add(task)
         fields = case.under(f"{prefix}/")
         expected = fields["latent_mask"].bool()
-        latent = tasks.latent_mask(task, tuple(expected.shape[-3:]), latent_frames)
+        t, h, w = expected.shape[-3:]
+        latent = condition_region(task, (t, h, w), latent_frames, latent_frames)
         assert_equal(latent.expand(expected.shape), expected, f"{prefix} latent mask")
         if "video_mask" in fields:
             mask = tasks.pixel_mask(task, *video.shape[-3:], frames)

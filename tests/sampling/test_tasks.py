@@ -7,8 +7,6 @@ from mutoscope.sampling.tasks import (
     TASKS,
     balanced_task_order,
     condition_video,
-    latent_context_frames,
-    latent_mask,
     needs_video,
     pixel_mask,
 )
@@ -56,11 +54,6 @@ def test_outpainting_repeats_the_nearest_given_pixel():
 
 def test_only_full_generation_needs_no_video():
     assert [task for task in TASKS if not needs_video(task)] == ["class-conditional"]
-
-
-def test_five_context_frames_fill_two_latent_frames():
-    assert [latent_context_frames(frames, 4) for frames in (1, 4, 5, 8)] == [1, 1, 2, 2]
-    assert latent_mask("frame-prediction", (4, 2, 2), 2)[:, 0, 0].tolist() == [True, True, False, False]
 
 
 def test_impossible_contexts_are_refused():

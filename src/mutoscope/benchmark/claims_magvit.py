@@ -18,6 +18,7 @@ from torch import Tensor
 from mutoscope import hub
 from mutoscope.data.shapes import HELD_BACK_SEED
 from mutoscope.data.token_cache import TokenCache
+from mutoscope.errors import UserError
 from mutoscope.evaluation.frechet import frechet_distance_between
 from mutoscope.evaluation.protocol import Judge, Readings, RealClips, real_clips
 from mutoscope.hub import write_json
@@ -81,7 +82,7 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class ClaimsConfig:
-    """What all variants share. The defaults take about 8 minutes per training on two CPU cores."""
+    """What all variants share. The defaults are meant for about 8 minutes per training on two CPU cores; not timed."""
 
     tokenizer: str = "vq-shapes"
     seeds: tuple[int, ...] = (0, 1)
@@ -118,6 +119,7 @@ def run_claims(
     Raises UserError when `out` belongs to other settings.
     """
     out = Path(out)
+    keep_settings(out / "settings.json", config)
     lab = Laboratory.open(config, out, judge or Judge.bundled())
     rows = []
     for seed in config.seeds:
@@ -130,6 +132,15 @@ def run_claims(
     report = {"settings": asdict(config), "real_against_real": lab.real_against_real(), "rows": summarise(rows)}
     write_json(out / "claims.json", report)
     return report
+
+
+def keep_settings(file: Path, config: ClaimsConfig) -> None:
+    """Results of different settings do not compare, so a folder holds those of one."""
+    settings = json.loads(json.dumps(asdict(config) | {"seeds": None}))  # more seeds may join; JSON has no tuples
+    if file.exists() and json.loads(file.read_text()) != settings:
+        raise UserError(f"{file.parent} holds results of other settings ({file.name}); name another folder.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, settings)
 
 
 def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def bench(
 
     speed: delay of the first frame, frames per second, memory; medians over repetitions after one warm-up run.
     claims: every variant of the paper's ablations trained alike on the built-in world and judged by shapes-FVD. Takes
-    about 8 minutes per training on two CPU cores; the same command continues a run that was stopped.
+    hours on two CPU cores; the same command continues a run that was stopped.
 
     Args:
         kind: what to measure: speed or claims

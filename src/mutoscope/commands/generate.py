@@ -169,7 +169,7 @@ def _extend(pipeline: Any, result: "Generation", num_frames: int, panorama: int)
     labels = request.labels.tolist() if request.labels is not None and keeps_class else [None] * len(result.clips)
     for i, (clip, label) in enumerate(zip(result.clips, labels, strict=True)):
         # Every clip has seeds of its own, so that equal beginnings would still part.
-        seed = request.seed + 1 + i * (num_frames + 2 * panorama)
+        seed = (request.seed + 1 + i * (num_frames + 2 * panorama)) % 2**63
         if panorama:
             frames = wider(pipeline, clip.frames, panorama, seed=seed, **options)
         else:

@@ -145,9 +145,10 @@ def transformer(dataset: str, size: Size) -> ModelRecipe:
 
 
 def imagenet_2d(size: Size) -> TokenizerRecipe:
-    """The 2D-VQ that UCF-101 and BAIR start from: the same network on single images, 128×128, from a folder of them.
+    """The 2D-VQ that UCF-101 and BAIR start from: the same network on single frames, 128×128.
 
-    Neither epochs nor batch were published; 100 epochs of batches of 256 are our choice.
+    Takes single frames of a folder of videos; a reader for folders of images is not part of this package yet. Neither
+    epochs nor batch were published; 100 epochs of batches of 256 are our choice.
     """
     width: Literal["B", "L"] = "B" if size == "B" else "L"
     discriminator = replace(DiscriminatorConfig.paper(width), clip_shape=(1, 128, 128), per_frame=True)

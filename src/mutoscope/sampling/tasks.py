@@ -1,10 +1,9 @@
 """The ten tasks: what a model is shown of a clip (arXiv 2212.05199 §3.3 and appendix Tab. 12).
 
-`condition_video` and `pixel_mask` describe the pixels, `latent_mask` the token positions. A model learns its tasks from
-tokens of the *condition video*: the clip with everything not given padded over.
+`condition_video` and `pixel_mask` describe the pixels; which token positions are given is a matter of the model's
+configuration (`MagvitConfig.condition_mask`). A model learns its tasks from tokens of the *condition video*: the clip
+with everything not given padded over.
 """
-
-import math
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,8 +17,6 @@ __all__ = [
     "balanced_task_order",
     "check_task",
     "condition_video",
-    "latent_context_frames",
-    "latent_mask",
     "needs_video",
     "pixel_mask",
 ]
@@ -32,21 +29,11 @@ def needs_video(task: str) -> bool:
     return check_task(task) != "class-conditional"
 
 
-def latent_context_frames(context_frames: int, temporal_stride: int) -> int:
-    """Latent frames that hold at least one given frame: ceil(frames / stride)."""
-    return math.ceil(context_frames / temporal_stride)
-
-
 def pixel_mask(task: str, num_frames: int, height: int, width: int, context_frames: int = 1) -> Bool[Tensor, "t h w"]:
     """True where a pixel is given. `context_frames` counts at the start, and for interpolation at either end."""
     if not 1 <= context_frames <= num_frames:
         raise UserError(f"{context_frames} context frames of a clip of {num_frames}; choose 1 to {num_frames}.")
     return condition_region(task, (num_frames, height, width), context_frames, context_frames)
-
-
-def latent_mask(task: str, latent_shape: tuple[int, int, int], latent_context_frames: int = 1) -> Bool[Tensor, "t h w"]:
-    """True where a token position belongs to the condition."""
-    return condition_region(task, latent_shape, latent_context_frames, latent_context_frames)
 
 
 def condition_video(
