@@ -17,8 +17,7 @@ import os
 import shutil
 import tempfile
 import typing
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -26,10 +25,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict, nearest, read_json
+from mutoscope.meta import without_memory
 from mutoscope.tokenizers.base import VideoTokenizer
 
 FORMAT = "mutoscope-1"
@@ -159,24 +158,6 @@ def load_component(folder: Path) -> nn.Module:
         network = build_component(folder)
         network.load_state_dict(weights)
     return network.eval()
-
-
-class _SkipDraws(TorchFunctionMode):
-    """On "meta" there is nothing to draw, yet PyTorch imports its whole compiler to learn the shapes of these."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        tensor = args[0] if args else kwargs.get("tensor")  # torch.nn.init passes it by name
-        if getattr(func, "__name__", "") in ("normal_", "trunc_normal_", "erfinv_") and tensor.is_meta:
-            return tensor
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def without_memory() -> Iterator[None]:
-    """Networks built in this block have shapes but no numbers: for counting parameters and comparing shapes."""
-    with torch.device("meta"), _SkipDraws():
-        yield
 
 
 def build_component(folder: Path) -> nn.Module:

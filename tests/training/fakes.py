@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from mutoscope.tokenizers.base import VideoTokenizer
-from mutoscope.tokenizers.vq3d import VQ3DConfig, VQ3DOutput
+from mutoscope.tokenizers.base import TokenizerOutput, VideoTokenizer
+from mutoscope.tokenizers.vq3d import VQ3DConfig
 from mutoscope.training.config import DataConfig, FeaturesRecipe, LoopConfig, OptimConfig, TokenizerRecipe
 
 LOOP = LoopConfig(num_steps=12, batch_size=4, log_every=1, sample_every=100, checkpoint_every=4, num_workers=0)
@@ -64,7 +64,7 @@ class FakeTokenizer(VideoTokenizer):
     def decode(self, tokens: Tensor) -> Tensor:
         return self.layer(tokens)
 
-    def forward_train(self, video: Tensor) -> VQ3DOutput:
+    def forward_train(self, video: Tensor) -> TokenizerOutput:
         decoded = self.layer(video)
         terms = {"reconstruction": (decoded - video).square().mean(), "commitment": decoded.abs().mean() * 0.01}
-        return VQ3DOutput(decoded, torch.zeros(len(video), 1, 1, 1, dtype=torch.int64), terms)
+        return TokenizerOutput(decoded, torch.zeros(len(video), 1, 1, 1, dtype=torch.int64), terms)

@@ -33,9 +33,10 @@ def _bundled() -> list[str]:
 def bundled_row(name: str) -> common.Report:
     """One bundled model; sizes counted from its configuration."""
     from mutoscope import hub
+    from mutoscope.meta import without_memory
 
     index = hub.load_index(name)
-    with hub.without_memory():
+    with without_memory():
         tokenizer: Any = hub.build_component(hub.tokenizer_folder(name))
         model = None if index.model is None else hub.build_component(hub.model_folder(name))
     shape = tokenizer.spec.latent_shape(index.num_frames, index.height, index.width)
@@ -52,7 +53,7 @@ def bundled_row(name: str) -> common.Report:
 
 def paper_tokenizers() -> list[common.Report]:
     """3D-VQ of MAGVIT in its four published sizes."""
-    from mutoscope.hub import without_memory
+    from mutoscope.meta import without_memory
     from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 
     rows = []
@@ -68,7 +69,7 @@ def paper_tokenizers() -> list[common.Report]:
 
 def paper_models() -> list[common.Report]:
     """MAGVIT's transformers B, L and H in the published settings."""
-    from mutoscope.hub import without_memory
+    from mutoscope.meta import without_memory
     from mutoscope.models.magvit import Magvit, MagvitConfig
     from mutoscope.sampling.tasks import TASKS
 

@@ -87,7 +87,7 @@ def named_recipe(name: str) -> "Recipe":
 def count_parameters(recipe: Any) -> int:
     """Parameters of the network a recipe trains, without allocating it."""
     from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig
-    from mutoscope.hub import without_memory
+    from mutoscope.meta import without_memory
     from mutoscope.models.magvit import Magvit
     from mutoscope.tokenizers.vq3d import VQ3D
     from mutoscope.training.config import ModelRecipe, TokenizerRecipe

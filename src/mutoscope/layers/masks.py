@@ -1,7 +1,8 @@
 """Who may look at whom: boolean attention masks, True where a query may look at a key."""
 
 import torch
-from jaxtyping import Bool
+import torch.nn.functional as F
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 
@@ -9,3 +10,31 @@ def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Bool[T
     """Every query sees itself and what came before. The queries are the last `num_queries` of the keys' positions."""
     position = torch.arange(num_keys - num_queries, num_keys, device=device)  # (n,)
     return torch.arange(num_keys, device=device) <= position[:, None]
+
+
+def num_visible(
+    length: int, prefix_length: int, num_parallel: int, device: torch.device, sequential_start: bool = True
+) -> Int[Tensor, " n"]:
+    """How many positions each query of a parallel autoregressive sequence sees, always the first ones.
+
+    Groups of `num_parallel` positions, counted from the last position of the prefix, see each other and everything
+    before (arXiv 2412.15119 §3.3). With a sequential start the first group, and the prefix always, is causal instead.
+    With `num_parallel` 1 this is plain causality.
+    """
+    step = torch.arange(length, device=device) - (prefix_length - 1)  # number of the token that is predicted
+    grouped = num_parallel * (step.div(num_parallel, rounding_mode="floor") + 1)
+    causal = step < (num_parallel if sequential_start else 0)
+    return torch.where(causal, step + 1, grouped) + prefix_length - 1
+
+
+def first_positions_mask(visible: Int[Tensor, " n"], num_keys: int) -> Bool[Tensor, "n m"]:
+    """Each query sees its number of first keys."""
+    return torch.arange(num_keys, device=visible.device) < visible[:, None]
+
+
+def hide_padding(mask: Bool[Tensor, "n m"], prefix_mask: Bool[Tensor, "b p"]) -> Bool[Tensor, "b 1 n m"]:
+    """Takes the padded columns of the prefix out of the mask; every position keeps seeing itself."""
+    n, m = mask.shape
+    columns = F.pad(prefix_mask.bool(), (0, m - prefix_mask.shape[1]), value=True)  # (b, m)
+    itself = torch.eye(m, dtype=torch.bool, device=mask.device)[m - n :]
+    return (mask & columns[:, None, None]) | itself

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -21,11 +22,11 @@ def keep_top_k(logits: Float[Tensor, "*s k"], top_k: int) -> Float[Tensor, "*s k
 
 
 def nucleus(logits: Float[Tensor, "*s k"], top_p: float) -> Bool[Tensor, "*s k"]:
-    """True for the most probable entries that together reach `top_p`; the most probable one always belongs to them."""
+    """True for the most probable entries that together exceed `top_p`; the most probable one always belongs to them."""
     ordered, order = logits.sort(dim=-1, descending=True)
-    probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities  # mass of the entries ranked above
-    return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before < top_p)
+    reached = ordered.softmax(-1).cumsum(-1)
+    before = F.pad(reached[..., :-1], (1, 0))  # mass of the entries ranked above
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before <= top_p)
 
 
 def sample_categorical(

@@ -1,6 +1,6 @@
 """What every tokenizer promises: pixels in, tokens or latents out, and back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
@@ -30,6 +30,20 @@ class TokenizerSpec:
         alone = 1 if self.causal_in_time else 0
         latent_frames = alone + -(-(num_frames - alone) // self.temporal_stride)
         return latent_frames, -(-height // self.spatial_stride), -(-width // self.spatial_stride)
+
+
+@dataclass(frozen=True)
+class TokenizerOutput:
+    """A training pass: reconstruction in [-1, 1], tokens, and the weighted terms whose sum is `loss`."""
+
+    reconstruction: Float[Tensor, "b 3 t h w"]
+    tokens: Int[Tensor, "b lt lh lw"]
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> Tensor:
+        """Sum of the weighted terms."""
+        return torch.stack([term.float() for term in self.losses.values()]).sum()
 
 
 class VideoTokenizer(nn.Module):

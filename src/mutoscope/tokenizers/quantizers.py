@@ -14,7 +14,10 @@ EntropyKind = Literal["softmax", "argmax"]
 
 @dataclass(frozen=True)
 class VectorQuantizerConfig:
-    """Codebook size and the weights of its three losses (arXiv 2212.05199, appendix B.1)."""
+    """Codebook size and the weights of its three losses (arXiv 2212.05199, appendix B.1).
+
+    normalized: latents and codes are scaled to unit length wherever they are used (arXiv 2110.04627 §3.2).
+    """
 
     codebook_size: int = 1024
     embedding_dim: int = 256
@@ -23,6 +26,7 @@ class VectorQuantizerConfig:
     entropy_cost: float = 0.1
     entropy_temperature: float = 0.01
     entropy_kind: EntropyKind = "softmax"
+    normalized: bool = False
 
 
 def squared_distances(x: Float[Tensor, "n d"], codes: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:
@@ -56,19 +60,29 @@ class VectorQuantizer(nn.Module):
     def __init__(self, config: VectorQuantizerConfig) -> None:
         super().__init__()
         self.config = config
-        # Uniform in ±sqrt(3 / K): variance scaling that reads the number of rows as fan-in.
+        # Uniform in ±sqrt(3 / K): variance scaling that reads the number of rows as fan-in. Of a normalized codebook
+        # only the directions count.
         bound = (3.0 / config.codebook_size) ** 0.5
-        self.codebook = nn.Parameter(torch.empty(config.codebook_size, config.embedding_dim).uniform_(-bound, bound))
+        codes = torch.empty(config.codebook_size, config.embedding_dim).uniform_(-bound, bound)
+        self.codebook = nn.Parameter(F.normalize(codes, dim=-1) if config.normalized else codes)
+
+    @property
+    def codes(self) -> Float[Tensor, "k d"]:
+        """The codebook as it is used."""
+        return self._scaled(self.codebook)
+
+    def _scaled(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return F.normalize(x, dim=-1) if self.config.normalized else x
 
     def tokens(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
         """Index of the nearest code at every position; the first one on ties."""
         b, _, t, h, w = latents.shape
-        flat = rearrange(latents, "b d t h w -> (b t h w) d")
-        return squared_distances(flat, self.codebook).argmin(1).view(b, t, h, w)
+        flat = self._scaled(rearrange(latents, "b d t h w -> (b t h w) d").float())
+        return squared_distances(flat, self.codes).argmin(1).view(b, t, h, w)
 
     def lookup(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
         """The codebook rows of the tokens."""
-        return rearrange(F.embedding(tokens, self.codebook), "b t h w d -> b d t h w")
+        return rearrange(F.embedding(tokens, self.codes), "b t h w d -> b d t h w")
 
     def forward(
         self, latents: Float[Tensor, "b d t h w"]
@@ -76,10 +90,10 @@ class VectorQuantizer(nn.Module):
         """Straight-through codes, tokens, and the weighted losses "commitment", "codebook" and "entropy"."""
         config = self.config
         b, _, t, h, w = latents.shape
-        flat = rearrange(latents, "b d t h w -> (b t h w) d").float()  # (n, d)
-        distances = squared_distances(flat, self.codebook)  # (n, k)
+        flat = self._scaled(rearrange(latents, "b d t h w -> (b t h w) d").float())  # (n, d)
+        distances = squared_distances(flat, self.codes)  # (n, k)
         tokens = distances.argmin(1)
-        codes = F.embedding(tokens, self.codebook)  # (n, d)
+        codes = F.embedding(tokens, self.codes)  # (n, d)
         losses = {
             "commitment": config.commitment_cost * (codes.detach() - flat).square().mean(),
             "codebook": config.codebook_cost * (codes - flat.detach()).square().mean(),

@@ -6,17 +6,16 @@ Inside, pixels are in [0, 1] as in the paper; the boundary is [-1, 1] like every
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
-from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
+from mutoscope.tokenizers.base import TokenizerOutput, TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.quantizers import EntropyKind, VectorQuantizer, VectorQuantizerConfig
 
 Padding = Literal["reflect", "zero", "replicate"]
@@ -187,20 +186,6 @@ class Decoder(nn.Sequential):
         super().__init__(*layers)
 
 
-@dataclass(frozen=True)
-class VQ3DOutput:
-    """A training pass: reconstruction in [-1, 1], tokens, and the weighted terms whose sum is `loss`."""
-
-    reconstruction: Float[Tensor, "b 3 t h w"]
-    tokens: Int[Tensor, "b lt lh lw"]
-    losses: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def loss(self) -> Tensor:
-        """Sum of the weighted terms "reconstruction", "commitment", "codebook" and "entropy"."""
-        return torch.stack([term.float() for term in self.losses.values()]).sum()
-
-
 class VQ3D(VideoTokenizer):
     """3D convolutional encoder, vector quantizer, decoder.
 
@@ -282,9 +267,9 @@ class VQ3D(VideoTokenizer):
         self._check_reflection(*tokens.shape[1:])
         return self._run(self.decoder, self.quantizer.lookup(tokens)) * 2.0 - 1.0
 
-    def forward_train(self, video: Float[Tensor, "b 3 t h w"]) -> VQ3DOutput:
+    def forward_train(self, video: Float[Tensor, "b 3 t h w"]) -> TokenizerOutput:
         """Reconstruction and losses of stage 1: squared error in [0, 1] plus the three quantizer terms."""
         quantized, tokens, losses = self.quantizer(self.encode_to_latents(video))
         reconstruction = self._run(self.decoder, quantized)  # [0, 1]
         squared_error = (reconstruction.float() - (video + 1.0) / 2.0).square().mean()
-        return VQ3DOutput(reconstruction * 2.0 - 1.0, tokens, {"reconstruction": squared_error, **losses})
+        return TokenizerOutput(reconstruction * 2.0 - 1.0, tokens, {"reconstruction": squared_error, **losses})

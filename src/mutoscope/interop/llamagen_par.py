@@ -1,0 +1,282 @@
+"""Published LlamaGen and PAR checkpoints (transformers and the VQ-16 tokenizer) to our networks.
+
+A checkpoint is a `.pt` or `.pth` file in one of several wrappers, read without executing anything in it. What a file
+does not say, its grid and its number of heads, is inferred from published sizes or asked for.
+"""
+
+import argparse
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mutoscope.errors import UserError
+from mutoscope.meta import without_memory
+from mutoscope.models.par import PAPER_SIZES, PAR, PARConfig
+from mutoscope.tokenizers.vq2d import VQ2D, Attention, Down, Norm, ResBlock, Up, VQ2DConfig
+
+Network = TypeVar("Network", bound=nn.Module)
+WRAPPERS = ("model", "module", "state_dict")  # DDP training, DeepSpeed, Lightning
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors of a file, and the training script's arguments where it kept them."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    arguments: dict[str, Any]
+
+
+def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
+    """Open a published file; `ema` asks for the averaged weights of a training checkpoint.
+
+    Only tensors, plain containers and one `argparse.Namespace` are let in. Raises UserError for anything else, for a
+    damaged file, and for a wrapper that is not known.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no file {str(path)!r}.")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or malicious file fails in many ways, none of which is the program's fault
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} is damaged, or holds more than tensors and was refused: {reason}") from None
+    if not isinstance(stored, Mapping):
+        raise UserError(f"{path} holds a {type(stored).__name__}, not the weights of a network.")
+    arguments = vars(stored["args"]) if isinstance(stored.get("args"), argparse.Namespace) else {}
+    return Checkpoint(path, _unwrap(stored, path, ema), arguments)
+
+
+def _unwrap(stored: Mapping[str, Any], path: Path, ema: bool) -> dict[str, Tensor]:
+    if ema and not isinstance(stored.get("ema"), Mapping):
+        raise UserError(f"{path} keeps no averaged weights. Convert it without --ema.")
+    names = ("ema",) if ema else WRAPPERS
+    inner = next((stored[name] for name in names if isinstance(stored.get(name), Mapping)), stored)
+    weights = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise UserError(f"{path} holds no weights: found {', '.join(map(str, list(stored)[:5])) or 'nothing'}.")
+    return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Transformers
+
+LAYER = {
+    "attention.wqkv": "attention.qkv",
+    "attention.wo": "attention.output",
+    "feed_forward.w1": "mlp_gate",
+    "feed_forward.w3": "mlp_in",
+    "feed_forward.w2": "mlp_out",
+    "attention_norm": "attention_norm",
+    "ffn_norm": "mlp_norm",
+}
+OUTSIDE = {
+    "tok_embeddings.weight": "token_embedding.weight",
+    "spe_tok_embeddings.special_embeddings.weight": "query_embedding.weight",
+    "cls_embedding.embedding_table.weight": "condition.weight",
+    "cls_embedding.cap_proj.fc1.weight": "condition.fc1.weight",
+    "cls_embedding.cap_proj.fc2.weight": "condition.fc2.weight",
+    "cls_embedding.uncond_embedding": "condition.unconditional",
+    "norm.weight": "norm.weight",
+    "output.weight": "output.weight",
+}
+# A table that is computed, and what a generation leaves behind in the official model.
+IGNORED = re.compile(r"^freqs_cis$|\.kv_cache\.|^causal_mask$|^mask$")
+
+
+def our_name(name: str) -> str | None:
+    """Name of an official transformer tensor in `PAR`; None if there is none."""
+    if name in OUTSIDE:
+        return OUTSIDE[name]
+    match = re.fullmatch(r"layers\.(\d+)\.(.+)\.weight", name)
+    return f"blocks.{match[1]}.{LAYER[match[2]]}.weight" if match and match[2] in LAYER else None
+
+
+def transformer_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The tensors under our names. Raises UserError naming the first that is not known."""
+    weights: dict[str, Tensor] = {}
+    for name, value in checkpoint.weights.items():
+        if IGNORED.search(name):
+            continue
+        if (ours := our_name(name)) is None:
+            raise UserError(f"{checkpoint.path}: tensor {name!r} is not part of LlamaGen or PAR.")
+        weights[ours] = value
+    for needed in ("token_embedding.weight", "output.weight", "blocks.0.attention.qkv.weight"):
+        if needed not in weights:
+            raise UserError(f"{checkpoint.path} is no LlamaGen or PAR transformer: {needed} is missing.")
+    return weights
+
+
+def infer_transformer_config(
+    checkpoint: Checkpoint,
+    grid: tuple[int, int] | None = None,
+    num_heads: int | None = None,
+    rope_base: float = 10_000.0,
+    norm_eps: float = 1e-5,
+) -> PARConfig:
+    """Sizes from the tensors' shapes; heads from published widths and the grid from the script's arguments, or given.
+
+    `grid`: rows and columns of tokens. Raises UserError where something has to be said and was not.
+    """
+    weights = transformer_weights(checkpoint)
+    codebook_size, hidden = weights["token_embedding.weight"].shape
+    num_layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    known = {(layers, width): heads for layers, width, heads in PAPER_SIZES.values()}
+    heads = num_heads or known.get((num_layers, hidden))
+    if heads is None:
+        raise UserError(
+            f"{checkpoint.path} has {num_layers} layers of width {hidden}, which is no published size, and a file does "
+            "not say how many heads it has: name --num-heads."
+        )
+    if hidden % heads:
+        raise UserError(f"{checkpoint.path} has width {hidden}, which is no multiple of {heads} heads.")
+    rows = weights["blocks.0.attention.qkv.weight"].shape[0] // (hidden // heads)
+    queries = weights.get("query_embedding.weight")
+    shape = _grid(checkpoint, grid)
+    return PARConfig(
+        num_layers=num_layers,
+        hidden_size=hidden,
+        num_heads=heads,
+        num_kv_heads=(rows - heads) // 2,
+        codebook_size=codebook_size,
+        latent_shape=(1, *shape),
+        num_parallel=1 if queries is None else len(queries) + 1,
+        mlp_size=weights["blocks.0.mlp_in.weight"].shape[0],
+        rope_base=rope_base,
+        norm_eps=norm_eps,
+        **_condition_sizes(checkpoint.path, weights),
+    )
+
+
+def _condition_sizes(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    if "condition.weight" in weights:
+        return {"num_classes": len(weights["condition.weight"]) - 1}
+    if "condition.unconditional" not in weights:
+        raise UserError(f"{path} has neither class labels nor captions.")
+    length, size = weights["condition.unconditional"].shape
+    return {"num_classes": None, "caption_size": size, "caption_length": length}
+
+
+def _grid(checkpoint: Checkpoint, grid: tuple[int, int] | None) -> tuple[int, int]:
+    if grid is not None:
+        return grid
+    size, stride = (checkpoint.arguments.get(name) for name in ("image_size", "downsample_size"))
+    if isinstance(size, int) and isinstance(stride, int) and stride > 0 and size % stride == 0:
+        return size // stride, size // stride
+    raise UserError(
+        f"{checkpoint.path} does not say its grid of tokens: name --grid ROWS COLUMNS (24 24 for images of 384 pixels "
+        "at stride 16, 16 16 for 256)."
+    )
+
+
+def load_transformer(checkpoint: Checkpoint, config: PARConfig) -> PAR:
+    """The network in evaluation mode. Raises UserError naming the first tensor that does not fit."""
+    with without_memory():
+        model = PAR(config)
+    return _load(model, transformer_weights(checkpoint), checkpoint.path)
+
+
+def _load(network: Network, weights: Mapping[str, Tensor], path: Path) -> Network:
+    expected = network.state_dict()
+    for name in sorted(set(expected) | set(weights)):
+        if name not in weights:
+            raise UserError(f"{path}: {name} is missing; the file is incomplete or belongs to another network.")
+        if name not in expected:
+            raise UserError(f"{path}: {name} does not belong to a network of these sizes.")
+        found, wanted = tuple(weights[name].shape), tuple(expected[name].shape)
+        if found != wanted:
+            raise UserError(f"{path}: {name} is {found}, a network of these sizes has {wanted}.")
+    network.load_state_dict(weights, assign=True)
+    return network.eval()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tokenizer
+
+
+def infer_tokenizer_config(checkpoint: Checkpoint) -> VQ2DConfig:
+    """Sizes from the tensors' shapes. Raises UserError for a file that is no LlamaGen tokenizer."""
+    weights, path = checkpoint.weights, checkpoint.path
+    try:
+        filters = weights["encoder.conv_in.weight"].shape[0]
+        codebook_size, embedding_dim = weights["quantize.embedding.weight"].shape
+        latent_channels = weights["encoder.conv_out.weight"].shape[0]
+        blocks = [re.match(r"encoder\.conv_blocks\.(\d+)\.res\.(\d+)\.conv2\.weight", name) for name in weights]
+        places = [(int(found[1]), int(found[2])) for found in blocks if found]
+        last = max(block for _, block in places)
+        stages = [
+            weights[f"encoder.conv_blocks.{stage}.res.{last}.conv2.weight"].shape[0]
+            for stage in range(1 + max(stage for stage, _ in places))
+        ]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is no LlamaGen tokenizer: {error} is missing.") from None
+    return VQ2DConfig(
+        filters=filters,
+        channel_multipliers=tuple(width // filters for width in stages),
+        num_res_blocks=last + 1,
+        latent_channels=latent_channels,
+        embedding_dim=embedding_dim,
+        codebook_size=codebook_size,
+        num_groups=math.gcd(32, filters),
+    )
+
+
+def tokenizer_names(tokenizer: VQ2D) -> dict[str, str]:
+    """Official name of every tensor of ours."""
+    names = {"quantizer.codebook": "quantize.embedding.weight"}
+    names |= _half_names(tokenizer.encoder, "encoder", list(range(len(tokenizer.config.widths))))
+    names |= _half_names(tokenizer.decoder, "decoder", list(range(len(tokenizer.config.widths))))
+    return names
+
+
+def _half_names(half: nn.Sequential, side: str, stages: list[int]) -> dict[str, str]:
+    """Walks the layers in order: both networks build theirs in the same order, which is all that has to be known."""
+    layers = dict(half.named_children())
+    plain = [key for key, layer in layers.items() if isinstance(layer, nn.Conv2d)]  # 3 of them, in order
+    inward, outward = (plain[:1], plain[1:]) if side == "encoder" else (plain[:2], plain[2:])
+    outer = ["conv_in", "conv_out", "quant_conv"] if side == "encoder" else ["post_quant_conv", "conv_in", "conv_out"]
+    theirs = {key: name if "quant" in name else f"{side}.{name}" for key, name in zip(plain, outer, strict=True)}
+    body = [key for key in layers if int(inward[-1]) < int(key) < int(outward[0])]
+    norm_out = next(key for key in body if isinstance(layers[key], Norm))
+    theirs[norm_out] = f"{side}.norm_out"
+    body = [key for key in body if int(key) < int(norm_out)]
+    middle, rest = (body[-3:], body[:-3]) if side == "encoder" else (body[:3], body[3:])
+    theirs |= {key: f"{side}.mid.{i}" for i, key in enumerate(middle)}
+    stage, counts = stages[0], {"res": 0, "attn": 0}
+    for key in rest:
+        if isinstance(layers[key], Down | Up):
+            sampler = "downsample" if side == "encoder" else "upsample"
+            theirs[key], stage, counts = f"{side}.conv_blocks.{stage}.{sampler}", stage + 1, {"res": 0, "attn": 0}
+        elif isinstance(layers[key], ResBlock | Attention):
+            kind = "res" if isinstance(layers[key], ResBlock) else "attn"
+            theirs[key] = f"{side}.conv_blocks.{stage}.{kind}.{counts[kind]}"
+            counts[kind] += 1
+    renamed = {"shortcut": "nin_shortcut", "output": "proj_out"}
+    names = {}
+    for name in half.state_dict():
+        key, _, inner = name.partition(".")
+        inner = ".".join(renamed.get(part, part) for part in inner.split("."))
+        names[f"{side}.{name}"] = f"{theirs[key]}.{inner}"
+    return names
+
+
+def load_tokenizer(checkpoint: Checkpoint, config: VQ2DConfig) -> VQ2D:
+    """The tokenizer in evaluation mode. Raises UserError naming the first tensor that does not fit."""
+    with without_memory():
+        tokenizer = VQ2D(config)
+    ours = {theirs: name for name, theirs in tokenizer_names(tokenizer).items()}
+    weights: dict[str, Tensor] = {}
+    for name, value in checkpoint.weights.items():
+        if name == "quantize.codebook_used":  # a meter
+            continue
+        if name not in ours:
+            raise UserError(f"{checkpoint.path}: tensor {name!r} is not part of LlamaGen's tokenizer.")
+        weights[ours[name]] = value
+    return _load(tokenizer, weights, checkpoint.path)
