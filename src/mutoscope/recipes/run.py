@@ -203,6 +203,8 @@ def _train_model(
     cache = open_cache(recipe, tokenizer, out, process)
     torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not the cache had to be filled
     model = Magvit(recipe.model)
+    if recipe.start_from:
+        start_from(recipe.start_from, model)
     sheets: list[Callback] = []
     origin = from_description(recipe.data, cache.info.data)
     if origin.kind == "shapes" or recipe.data.kind == "folder":  # videos behind a ready cache may be gone
@@ -222,6 +224,19 @@ def _train_model(
         own = None if bundled else tokenizer  # a folder may move or vanish; a model folder stands on its own
         hub.save_pretrained(out, index, tokenizer=own, model=result.network, recipe=to_json(recipe))
     return result
+
+
+def start_from(name_or_folder: str, model: Magvit) -> None:
+    """Copies the weights of a saved model; raises UserError unless it has the same tensors."""
+    found, expected = hub.load_model(name_or_folder).state_dict(), model.state_dict()
+    for name in sorted(set(found) | set(expected)):
+        shapes = [tuple(weights[name].shape) if name in weights else None for weights in (found, expected)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"start_from {name_or_folder!r} does not fit the recipe's model: {name} is {shapes[0]} there, "
+                f"{shapes[1]} here. Change model, or start from random weights."
+            )
+    model.load_state_dict(found)
 
 
 def _train_features(

@@ -1,5 +1,6 @@
 """Recipes on the built-in world: everything here trains on two CPU cores, with nothing to download."""
 
+from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 from mutoscope.training.config import (
@@ -70,13 +71,12 @@ def magvit_shapes() -> ModelRecipe:
             num_special_tokens=16,
             latent_shape=(8, 8, 8),
             task_token=True,
-            tasks=("class-conditional", "frame-prediction"),
             dropout=0.0,
         ),
         optim=OptimConfig(1.5e-3, 0.9, 0.96, weight_decay=0.045, warmup_steps=200, muon_learning_rate=3e-3),
         loop=LoopConfig(num_steps=12_000, batch_size=16, ema_decay=None, clip_norm=1.0, num_workers=0),
-        task_weights={"class-conditional": 1.0, "frame-prediction": 1.0},
-        cache_clips=16_000,
+        task_weights=dict.fromkeys(TASKS, 1.0) | {"class-conditional": 3.0, "frame-prediction": 2.0},
+        cache_clips=8_000,
         sampling={"choice_temperature": 18.0},
     )
 

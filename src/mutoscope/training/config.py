@@ -122,6 +122,8 @@ class ModelRecipe:
     tokenizer: bundled name or folder of the tokenizer.
     task_weights: how often each task gets a whole batch (see `sampling.tasks.balanced_task_order`).
     cache_clips: clips encoded once into the token cache before training starts; training cycles through them.
+    start_from: bundled name or folder of a model of the same shapes whose weights training starts from; None starts
+      from random weights.
     sampling: options of the sampler that become the model's defaults.
     protocol: name of the evaluation that its figures follow.
     """
@@ -136,6 +138,7 @@ class ModelRecipe:
     cache_clips: int = 40_000
     sampling: dict[str, Any] = field(default_factory=dict)
     protocol: str = "shapes"
+    start_from: str | None = None
 
 
 @dataclass(frozen=True)
