@@ -10,7 +10,8 @@ import torch
 from mutoscope import hub
 from mutoscope.data.video_io import VideoClip
 from mutoscope.errors import UserError
-from mutoscope.pipeline import VideoPipeline, find_class, fit_frames, peak_memory_bytes
+from mutoscope.generation.base import find_class, fit_frames
+from mutoscope.pipeline import VideoPipeline, peak_memory_bytes
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.tasks import TASKS, condition_video
 from tiny_models import CLASS_NAMES, MODEL, save_tiny_model, tiny_index, tiny_model, tiny_tokenizer

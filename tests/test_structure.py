@@ -13,7 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 _MODELS = {"layers", "tokenizers", "models"}
 _SAMPLING = _MODELS | {"sampling"}
-_PIPELINE = _SAMPLING | {"data", "hub", "pipeline"}
+_GENERATION = _SAMPLING | {"hub", "generation"}
+_PIPELINE = _GENERATION | {"data", "pipeline"}
 _TRAINING = _MODELS | {"data", "training"}
 _TOP = _PIPELINE | _TRAINING | {"extension", "evaluation", "recipes", "benchmark"}
 
@@ -31,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sampling": _SAMPLING,
     "interop": _MODELS | {"interop"},
     "hub": _MODELS | {"interop", "hub"},
+    "generation": _GENERATION,
     "pipeline": _PIPELINE,
     "extension": _PIPELINE,
     "evaluation": _PIPELINE | {"evaluation"},

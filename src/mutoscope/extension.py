@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mutoscope.errors import UserError
-from mutoscope.pipeline import Frames, Generation, VideoPipeline
+from mutoscope.generation import Frames
+from mutoscope.pipeline import Generation, VideoPipeline
 
 
 def longer(

@@ -41,6 +41,8 @@ ZOO = Path(__file__).parent / "zoo"
 CLASSES = {
     "VQ3D": ("mutoscope.tokenizers.vq3d", "VQ3D", "VQ3DConfig"),
     "Magvit": ("mutoscope.models.magvit", "Magvit", "MagvitConfig"),
+    "PAR": ("mutoscope.models.par", "PAR", "PARConfig"),
+    "VQ2D": ("mutoscope.tokenizers.vq2d", "VQ2D", "VQ2DConfig"),
     "Discriminator": ("mutoscope.tokenizers.discriminator", "Discriminator", "DiscriminatorConfig"),
 }
 
@@ -54,7 +56,7 @@ class ModelIndex:
     `sampling` holds defaults of the sampler's configuration, `data` what the model was trained on.
     """
 
-    family: str  # "magvit", or "tokenizer" for a tokenizer alone
+    family: str  # "magvit", "par", or "tokenizer" for a tokenizer alone
     num_frames: int
     height: int
     width: int

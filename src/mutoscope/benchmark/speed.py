@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from mutoscope.errors import UserError
-from mutoscope.pipeline import Generation, Request, VideoPipeline, peak_memory_bytes, reset_peak_memory
+from mutoscope.generation import Request
+from mutoscope.pipeline import Generation, VideoPipeline, peak_memory_bytes, reset_peak_memory
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _measure(pipeline: VideoPipeline, request: Request, repeats: int, on_run: Ca
     frames = runs[0].num_frames
     return {
         "mode": request.task,
-        "num_decoding_steps": request.sampler.num_decoding_steps,
+        "num_decoding_steps": request.num_steps,
         "frames": frames,
         "repeats": repeats,
         "seconds": seconds,

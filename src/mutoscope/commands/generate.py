@@ -162,7 +162,7 @@ def _extend(pipeline: Any, result: "Generation", num_frames: int, panorama: int)
     from mutoscope.extension import longer, wider
 
     request, rounds, clips = result.request, [result], []
-    options = {"num_decoding_steps": request.sampler.num_decoding_steps,
+    options = {"num_decoding_steps": request.num_steps,
                "guidance_scale": request.sampler.guidance_scale,
                "temperature": request.sampler.temperature, "on_round": rounds.append}  # fmt: skip
     keeps_class = "class-conditional-frame-prediction" in pipeline.index.tasks
@@ -183,7 +183,7 @@ def run_with_progress(pipeline: Any, request: Any) -> "Generation":
     """Carry out a request with one tick per decoding step."""
     from mutoscope.pipeline import reset_peak_memory
 
-    total = request.num_rounds * request.sampler.num_decoding_steps
+    total = request.num_rounds * request.num_steps
     reset_peak_memory(pipeline.device)
     with common.progress_steps("generate", total) as advance:
         return pipeline.run(request, lambda event: advance())
@@ -192,7 +192,7 @@ def run_with_progress(pipeline: Any, request: Any) -> "Generation":
 def timing(result: "Generation") -> common.Report:
     """The time keys that `generate` and `bench speed` share."""
     return {
-        "num_decoding_steps": result.request.sampler.num_decoding_steps,
+        "num_decoding_steps": result.request.num_steps,
         "seconds": result.seconds,
         "seconds_first_frame": result.seconds_first_frame,
         "frames_per_second": result.frames_per_second,

@@ -24,7 +24,7 @@ from mutoscope.evaluation.shapes_features import (
     load_shapes_features,
     to_float,
 )
-from mutoscope.pipeline import fit_frames
+from mutoscope.generation.base import fit_frames
 
 MEAN_RESAMPLES = 2000
 FRECHET_RESAMPLES = 100

@@ -15,7 +15,8 @@ from mutoscope import hub
 from mutoscope.data.shapes import CLASS_NAMES, CLASSES, MOTIONS, SHAPES, ShapesConfig
 from mutoscope.errors import UserError
 from mutoscope.evaluation.protocol import RealClips
-from mutoscope.pipeline import VideoPipeline, fit_frames
+from mutoscope.generation.base import fit_frames
+from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import needs_video
 
 PREDICTION_TASKS = ("frame-prediction", "class-conditional-frame-prediction")

@@ -1,5 +1,6 @@
 """What every tokenizer promises: pixels in, tokens or latents out, and back."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +22,11 @@ class TokenizerSpec:
     vocab_size: int | None = None
     latent_channels: int | None = None
     causal_in_time: bool = False
+
+    @property
+    def decodes_in_order(self) -> bool:
+        """Whether a latent frame can be decoded before those after it are known."""
+        return self.causal_in_time or self.temporal_stride == 1
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """(latent_frames, latent_height, latent_width) of a clip; sizes are padded up to the strides.
@@ -60,6 +66,17 @@ class VideoTokenizer(nn.Module):
     def decode(self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
         """Tokens (or latents) to pixels, nominally in [-1, 1] but not clipped."""
         raise AttributeError(f"{type(self).__name__} does not define decode.")
+
+    def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Pixels (b, 3, t, h, w) of latent frames (b, n, lh, lw) or (b, d, n, lh, lw), as these arrive in turn.
+
+        Together they equal what `decode` makes of the whole. Sub-classes that remember earlier frames override this.
+        Raises AttributeError for a tokenizer that looks ahead.
+        """
+        if self.spec.temporal_stride > 1 or self.spec.causal_in_time:
+            raise AttributeError(f"{type(self).__name__} does not decode frame by frame.")
+        for part in latents:
+            yield self.decode(part)
 
     def from_uint8(self, frames: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
         """0…255 to [-1, 1]: black is -1."""
