@@ -2,7 +2,7 @@
 
     model_index.json            ModelIndex: what the folder holds and how it is used
     tokenizer/config.json       {"class": "VQ3D", ...fields of its configuration}
-    tokenizer/model.safetensors half precision on disk, float32 in memory
+    tokenizer/model.safetensors half precision on disk as a rule, float32 in memory
     model/config.json, model/model.safetensors
     discriminator/...           the tokenizer's opponent, where there was one: only further training needs it
     recipe.json, MODEL_CARD.md  the resolved training configuration and a page for people
@@ -215,21 +215,21 @@ def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], 
 # ------------------------------------------------------------------------------------------------------ writing
 
 
-def save_component(folder: Path, module: nn.Module) -> None:
+def save_component(folder: Path, module: nn.Module, half: bool = True) -> None:
     """Write `config.json` and `model.safetensors` of a tokenizer or model into a folder."""
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, {"class": type(module).__name__, **asdict(typing.cast(Any, module).config)})
     # Written by us rather than by safetensors, whose files nobody but their owner may read.
-    (folder / WEIGHTS).write_bytes(save({key: _to_disk(value) for key, value in module.state_dict().items()}))
+    (folder / WEIGHTS).write_bytes(save({key: _to_disk(value, half) for key, value in module.state_dict().items()}))
 
 
-def _to_disk(value: Tensor) -> Tensor:
+def _to_disk(value: Tensor, half: bool) -> Tensor:
     value = value.detach().cpu()
-    half = value.half() if value.is_floating_point() else value
-    kept = half if bool(half.isfinite().all()) else value  # beyond 65504 half precision has no number
-    return kept.clone().contiguous()
+    if half and value.is_floating_point() and bool(value.half().isfinite().all()):
+        value = value.half()  # beyond 65504 half precision has no number
+    return value.clone().contiguous()
 
 
 def save_pretrained(
@@ -240,8 +240,11 @@ def save_pretrained(
     recipe: Mapping[str, Any] | None = None,
     card: str | None = None,
     discriminator: nn.Module | None = None,
+    half: bool = True,
 ) -> Path:
-    """Write a model folder so that no reader ever sees half of it.
+    """Write a model folder so that no reader ever sees part of it.
+
+    Weights are rounded to half precision unless `half` is False.
 
     Everything goes to a temporary folder beside the target first. An existing folder keeps its other files
     (checkpoints, logs); the parts written here replace their older versions, the index last.
@@ -253,7 +256,7 @@ def save_pretrained(
     try:
         for name, part in (("tokenizer", tokenizer), ("model", model), ("discriminator", discriminator)):
             if part is not None:
-                save_component(temporary / name, part)
+                save_component(temporary / name, part, half)
         if recipe is not None:
             write_json(temporary / "recipe.json", recipe)
         if card is not None:

@@ -1,5 +1,6 @@
 """mutoscope convert: official parameters become folders that the other verbs take, and what is refused."""
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mutoscope.interop import magvit_flax
+from interop.test_llamagen_par import official as official_names
+from mutoscope.interop import llamagen_par, magvit_flax
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.tokenizers.vq3d import VQ3D
-from tiny_models import MODEL, TOKENIZER, tiny_model
+from tiny_models import MODEL, TOKENIZER, tiny_image_tokenizer, tiny_model, tiny_par
 
 CLIP = ("--num-frames", 8, "--height", 8, "--width", 8)
 OFFICIAL = replace(TOKENIZER, filters=32, num_groups=32, padding="zero")  # the official code has 32 groups throughout
@@ -60,7 +62,7 @@ def test_without_tasks_a_transformer_with_a_task_token_can_do_all_ten(run, offic
 def test_what_cannot_be_converted_is_explained_and_leaves_nothing(run, official, out, tokenizer):
     vq, bert = official
     cases = {
-        "kinds: magvit-flax": ("magvit", vq),
+        "kinds: llamagen, par, vq16, magvit-flax": ("magvit", vq),
         "no checkpoint": ("magvit-flax", out / "missing.npz"),
         "--tokenizer FOLDER": ("magvit-flax", bert),
         "check these numbers": ("magvit-flax", bert, "--tokenizer", tokenizer, *CLIP, "--num-classes", 99),
@@ -74,3 +76,50 @@ def test_what_cannot_be_converted_is_explained_and_leaves_nothing(run, official,
 def test_an_existing_folder_is_never_overwritten(run, official, out):
     (out / "vq").mkdir()
     assert "exists already" in run("convert", "magvit-flax", official[0], out / "vq", *CLIP).error
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> tuple[Path, Path]:
+    """Files as LlamaGen's and PAR's scripts write them: a tokenizer and a transformer."""
+    tokenizer = tiny_image_tokenizer()
+    names = llamagen_par.tokenizer_names(tokenizer)
+    torch.save({"model": {names[n]: v for n, v in tokenizer.state_dict().items()}}, tmp_path / "vq.pt")
+    arguments = argparse.Namespace(image_size=8, downsample_size=2)
+    weights = official_names(tiny_par(latent_shape=(1, 4, 4)))
+    torch.save({"model": weights, "args": arguments}, tmp_path / "par.pt")
+    return tmp_path / "vq.pt", tmp_path / "par.pt"
+
+
+def test_a_published_pair_becomes_a_model_that_generates(run, published, out):
+    vq, par = published
+    run("convert", "vq16", vq, out / "vq", "--json")
+    report = run("convert", "par", par, out / "par", "--tokenizer", out / "vq", "--num-heads", 2, "--json").report
+    assert report["family"] == "par"
+    pipeline = VideoPipeline.from_pretrained(out / "par")
+    for name, value in tiny_par(latent_shape=(1, 4, 4)).state_dict().items():
+        assert torch.equal(pipeline.model.state_dict()[name], value), name  # not rounded
+    clip = run("generate", out / "par", "--class-label", 1, "--out", out / "x.png", "--json").report
+    assert clip["num_decoding_steps"] == 4 + 12 // 4 and clip["mode"] == "class-conditional"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("llamagen", "par.pt", "--tokenizer", "vq"), "convert it as par"),
+        (("par", "par.pt", "--tokenizer", "vq", "--grid", 3, 3), "2x2 equal regions"),
+        (("par", "par.pt"), "--tokenizer"),
+        (("par", "vq.pt", "--tokenizer", "vq"), "not part of LlamaGen or PAR"),
+        (("vq16", "par.pt"), "no LlamaGen tokenizer"),
+        (("par", "broken.pt", "--tokenizer", "vq"), "damaged"),
+    ],
+)
+def test_published_files_that_do_not_fit_are_explained_and_leave_nothing(run, published, out, arguments, message):
+    vq, par = published
+    run("convert", "vq16", vq, out / "vq", "--json")
+    (par.parent / "broken.pt").write_bytes(par.read_bytes()[:1000])
+    kind, source, *options = arguments
+    options = [out / "vq" if option == "vq" else option for option in options]
+    heads = ("--num-heads", 2) if kind != "vq16" else ()
+    result = run("convert", kind, par.parent / source, out / "new", *heads, *options)
+    assert result.status == 2 and message in result.err
+    assert not (out / "new").exists()

@@ -1,15 +1,12 @@
 """mutoscope convert: published checkpoints to our folders."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-KINDS = ("magvit-flax",)
+KINDS = ("llamagen", "par", "vq16", "magvit-flax")
 
 
 def convert(
@@ -19,88 +16,160 @@ def convert(
     /,
     *,
     tokenizer: str | None = None,
-    num_frames: int = 16,
-    height: int = 128,
-    width: int = 128,
+    grid: tuple[int, int] | None = None,
+    num_heads: int | None = None,
+    rope_base: float = 10_000.0,
+    norm_eps: float = 1e-5,
+    ema: bool = False,
+    num_frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
     fps: float = 8,
     num_classes: int = 0,
     tasks: tuple[str, ...] | None = None,
     padding: Literal["zero", "reflect", "replicate"] = "zero",
+    half: bool = False,
 ) -> common.Report:
     """Turn the weights of an official implementation into a folder that every verb takes as a model.
 
-    magvit-flax: parameters of the official MAGVIT code, flattened to one .safetensors or .npz file with names joined by
-    "/". A tokenizer becomes a tokenizer folder; a transformer needs --tokenizer, which says what its tokens mean.
+    llamagen, par: a transformer (.pt or .pth) of LlamaGen or PAR, for classes or captions, in any of the wrappers its
+    scripts write. vq16: LlamaGen's image tokenizer. magvit-flax: parameters of the official MAGVIT code, flattened to
+    one .safetensors or .npz file with names joined by "/". A tokenizer becomes a tokenizer folder; a transformer needs
+    --tokenizer, which says what its tokens mean.
 
     Args:
-        kind: magvit-flax
+        kind: llamagen, par, vq16 or magvit-flax
         source: file with the weights; nothing in it is executed
         out: folder to write, made new
         tokenizer: converted tokenizer (or any other model folder) whose tokens a transformer was trained on
-        num_frames: frames of the clips the model was trained on
-        height: of those clips
-        width: of those clips
-        fps: their frames per second
-        num_classes: classes of a class-conditional transformer
-        tasks: what a transformer was trained for (default: with classes class-conditional, otherwise frame-prediction;
-            all it can hold if it has a task token)
-        padding: of the tokenizer's convolutions, which leaves no trace in the weights; zero in the released settings
+        grid: llamagen, par: rows and columns of tokens, where the file does not say (24 24 for images of 384 pixels)
+        num_heads: llamagen, par: attention heads, needed for sizes that were not published
+        rope_base: llamagen, par: base of the rotary embedding
+        norm_eps: llamagen, par: epsilon of the norms
+        ema: llamagen, par, vq16: take the averaged weights that a training checkpoint may keep
+        num_frames: magvit-flax: frames of the clips the model was trained on (default 16)
+        height: magvit-flax: of those clips (default 128)
+        width: magvit-flax: of those clips (default 128)
+        fps: frames per second of clips
+        num_classes: magvit-flax: classes of a class-conditional transformer
+        tasks: magvit-flax: what a transformer was trained for (default: with classes class-conditional, otherwise
+            frame-prediction; all it can hold if it has a task token)
+        padding: magvit-flax: of the tokenizer's convolutions, which leaves no trace in the weights; zero in the
+            released settings
+        half: round the weights to half precision, which halves the folder
     """
     if kind not in KINDS:
         raise UserError(f"Unknown kind {kind!r} of checkpoint; kinds: {', '.join(KINDS)}.")
-    for name, value in {"--num-frames": num_frames, "--height": height, "--width": width}.items():
+    for name, value in {
+        "--num-frames": num_frames,
+        "--height": height,
+        "--width": width,
+        "--num-heads": num_heads,
+    }.items():
         common.check_range(name, value, low=1)
+    common.check_range("--grid", min(grid) if grid else None, low=1)
     common.check_range("--num-classes", num_classes, low=0)
     common.check_range("--fps", fps, above=0, high=1000)
     path, target = common.check_input_file(source, "checkpoint"), Path(out).expanduser()
     from mutoscope import hub
-    from mutoscope.interop import magvit_flax
 
     if target.exists():
         raise UserError(f"{out!r} exists already; name a new folder.")
     hub.check_writable_folder(target.parent)
-    flax = magvit_flax.read_flat(path)
-    clip = {"num_frames": num_frames, "height": height, "width": width, "fps": fps}
-    if "quantizer/codebook" in flax:
-        network: Any = magvit_flax.load_tokenizer(flax, magvit_flax.infer_tokenizer_config(flax, padding=padding))
-        _check_clip(network.spec, clip)
-        hub.save_pretrained(target, hub.ModelIndex(family="tokenizer", model=None, **clip), tokenizer=network)
+    if kind == "magvit-flax":
+        clip = {"num_frames": num_frames or 16, "height": height or 128, "width": width or 128, "fps": fps}
+        network, family = _magvit_flax(path, target, tokenizer, clip, num_classes, tasks, padding, half)
+    elif kind == "vq16":
+        network, family = _vq16(path, target, fps, ema, half), "tokenizer"
     else:
-        network = _convert_transformer(flax, target, tokenizer, clip, num_classes, tasks)
+        sizes = {"grid": grid, "num_heads": num_heads, "rope_base": rope_base, "norm_eps": norm_eps}
+        network, family = _llamagen_par(kind, path, target, tokenizer, fps, ema, half, sizes), "par"
     return {
         "kind": kind,
         "source": source,
         "output": out,
-        "family": "tokenizer" if "quantizer/codebook" in flax else "magvit",
+        "family": family,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
     }
 
 
-def _check_clip(spec: Any, clip: dict[str, Any]) -> None:
-    t, s = spec.temporal_stride, spec.spatial_stride
-    if clip["num_frames"] % t or clip["height"] % s or clip["width"] % s:
+def _vq16(path: Path, target: Path, fps: float, ema: bool, half: bool) -> Any:
+    from mutoscope import hub
+    from mutoscope.interop import llamagen_par
+
+    checkpoint = llamagen_par.read_checkpoint(path, ema)
+    network = llamagen_par.load_tokenizer(checkpoint, llamagen_par.infer_tokenizer_config(checkpoint))
+    side = 24 * network.spec.spatial_stride
+    index = hub.ModelIndex(family="tokenizer", model=None, num_frames=1, height=side, width=side, fps=fps)
+    hub.save_pretrained(target, index, tokenizer=network, half=half)
+    return network
+
+
+def _llamagen_par(
+    kind: str,
+    path: Path,
+    target: Path,
+    tokenizer: str | None,
+    fps: float,
+    ema: bool,
+    half: bool,
+    sizes: dict[str, Any],
+) -> Any:
+    """Writes a transformer with its tokenizer into one folder that stands on its own."""
+    from mutoscope import hub
+    from mutoscope.interop import llamagen_par
+
+    own = _transformer_tokenizer(tokenizer)
+    checkpoint = llamagen_par.read_checkpoint(path, ema)
+    config = llamagen_par.infer_transformer_config(checkpoint, **sizes)
+    found = "llamagen" if config.num_parallel == 1 else "par"
+    if kind != found:
+        raise UserError(f"{path} predicts {config.num_parallel} tokens per step: convert it as {found}.")
+    if own.spec.vocab_size != config.codebook_size:
         raise UserError(
-            f"This tokenizer takes frames in multiples of {t} and sizes in multiples of {s}, found "
-            f"{clip['num_frames']} frames of {clip['height']}×{clip['width']}: say --num-frames, --height and --width."
+            f"{path} speaks {config.codebook_size} codes, the tokenizer {tokenizer!r} {own.spec.vocab_size}: they do "
+            "not belong together."
         )
+    network, stride = llamagen_par.load_transformer(checkpoint, config), own.spec.spatial_stride
+    _, rows, columns = config.latent_shape
+    tasks = ("class-conditional",) if config.num_classes is not None else ()
+    index = hub.ModelIndex(
+        family="par", num_frames=1, height=rows * stride, width=columns * stride, fps=fps, tasks=tasks
+    )
+    hub.save_pretrained(target, index, tokenizer=own, model=network, half=half)
+    return network
 
 
-def _convert_transformer(
-    flax: "dict[str, Tensor]",
+def _transformer_tokenizer(tokenizer: str | None) -> Any:
+    from mutoscope import hub
+
+    if tokenizer is None:
+        raise UserError("A transformer's weights say nothing about its tokenizer: name one with --tokenizer FOLDER.")
+    return hub.load_tokenizer(tokenizer)
+
+
+def _magvit_flax(
+    path: Path,
     target: Path,
     tokenizer: str | None,
     clip: dict[str, Any],
     num_classes: int,
     tasks: tuple[str, ...] | None,
-) -> Any:
-    """Writes a transformer with its tokenizer into one folder that stands on its own."""
+    padding: Literal["zero", "reflect", "replicate"],
+    half: bool,
+) -> tuple[Any, str]:
     from mutoscope import hub
     from mutoscope.interop import magvit_flax
     from mutoscope.sampling.tasks import TASKS
 
-    if tokenizer is None:
-        raise UserError("A transformer's weights say nothing about its tokenizer: name one with --tokenizer FOLDER.")
-    own = hub.load_tokenizer(tokenizer)
+    flax = magvit_flax.read_flat(path)
+    if "quantizer/codebook" in flax:
+        network = magvit_flax.load_tokenizer(flax, magvit_flax.infer_tokenizer_config(flax, padding=padding))
+        _check_clip(network.spec, clip)
+        index = hub.ModelIndex(family="tokenizer", model=None, **clip)
+        hub.save_pretrained(target, index, tokenizer=network, half=half)
+        return network, "tokenizer"
+    own = _transformer_tokenizer(tokenizer)
     _check_clip(own.spec, clip)
     shape = own.spec.latent_shape(clip["num_frames"], clip["height"], clip["width"])
     config = magvit_flax.infer_transformer_config(flax, shape, own.spec.vocab_size or 0, num_classes)
@@ -111,8 +180,17 @@ def _convert_transformer(
     config = magvit_flax.infer_transformer_config(flax, shape, own.spec.vocab_size or 0, num_classes, tasks=tasks)
     model = magvit_flax.load_transformer(flax, config)
     index = hub.ModelIndex(family="magvit", tasks=tasks, **clip)
-    hub.save_pretrained(target, index, tokenizer=own, model=model)
-    return model
+    hub.save_pretrained(target, index, tokenizer=own, model=model, half=half)
+    return model, "magvit"
+
+
+def _check_clip(spec: Any, clip: dict[str, Any]) -> None:
+    t, s = spec.temporal_stride, spec.spatial_stride
+    if clip["num_frames"] % t or clip["height"] % s or clip["width"] % s:
+        raise UserError(
+            f"This tokenizer takes frames in multiples of {t} and sizes in multiples of {s}, found "
+            f"{clip['num_frames']} frames of {clip['height']}×{clip['width']}: say --num-frames, --height and --width."
+        )
 
 
 def summary(report: common.Report) -> str:

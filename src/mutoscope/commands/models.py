@@ -21,7 +21,10 @@ def models() -> common.Report:
     Bundled models come with weights. Paper configurations have none: they are the published sizes, built and counted
     without memory.
     """
-    return {"bundled": [bundled_row(name) for name in _bundled()], "paper": [*paper_tokenizers(), *paper_models()]}
+    return {
+        "bundled": [bundled_row(name) for name in _bundled()],
+        "paper": [*paper_tokenizers(), *paper_models(), *paper_par()],
+    }
 
 
 def _bundled() -> list[str]:
@@ -46,9 +49,20 @@ def bundled_row(name: str) -> common.Report:
         model or tokenizer,
         (index.num_frames, index.height, index.width),
         shape,
-        index.sampling.get("num_decoding_steps", 12) if model else None,
+        _planned_steps(index, model),
         index.tasks if model else ("reconstruction",),
     ) | {"tokenizer": index.tokenizer if model else None, "num_classes": len(index.class_names or ()) if model else 0}
+
+
+def _planned_steps(index: Any, model: Any) -> int | None:
+    """Passes of the network per clip, by default."""
+    if model is None:
+        return None
+    if index.family == "par":
+        from mutoscope.sampling.parallel_ar import group_starts
+
+        return len(group_starts(model.latent_shape, model.num_parallel, model.num_start))
+    return index.sampling.get("num_decoding_steps", 12)
 
 
 def paper_tokenizers() -> list[common.Report]:
@@ -81,6 +95,26 @@ def paper_models() -> list[common.Report]:
             with without_memory():
                 model = Magvit(MagvitConfig.paper(size, tasks=names, **fields))
             rows.append(_row(f"magvit-{size}-{setting}", "magvit", model, (16, side, side), (4, 16, 16), 12, names))
+    return rows
+
+
+def paper_par() -> list[common.Report]:
+    """LlamaGen's VQ-16, and LlamaGen and PAR in the published sizes on images of 384 pixels."""
+    from mutoscope.meta import without_memory
+    from mutoscope.models.par import PAR, PARConfig
+    from mutoscope.sampling.parallel_ar import group_starts
+    from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
+
+    with without_memory():
+        tokenizer = VQ2D(VQ2DConfig())
+    rows = [_row("vq-16", "tokenizer", tokenizer, (1, 384, 384), (1, 24, 24), None, ("reconstruction",))]
+    for size in ("B", "L", "XL", "XXL", "3B"):
+        for n in (1, 4, 16):
+            with without_memory():
+                model = PAR(PARConfig.paper(size, num_parallel=n))
+            name = f"llamagen-{size}" if n == 1 else f"par-{size}-{n}x"
+            steps = len(group_starts(model.latent_shape, n, model.num_start))
+            rows.append(_row(name, "par", model, (1, 384, 384), (1, 24, 24), steps, ("class-conditional",)))
     return rows
 
 
