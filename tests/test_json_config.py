@@ -112,3 +112,27 @@ def test_damaged_json_is_an_error(tmp_path: Path, text: str):
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(UserError, match="config.json is missing"):
         read_json(tmp_path / "config.json")
+
+
+@dataclass(frozen=True)
+class Round:
+    radius: float
+    color: str = "red"
+
+
+@dataclass(frozen=True)
+class Square:
+    side: float
+    color: str = "red"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    shape: Round | Square
+
+
+def test_of_several_configurations_the_one_with_these_keys_is_built():
+    for shape in (Round(1.0), Square(2.0, "blue")):
+        assert dataclass_from_dict(Drawing, {"shape": asdict(shape)}, "x") == Drawing(shape)
+    with pytest.raises(UserError, match=r"unknown key 'shape.sied': did you mean 'side'"):
+        dataclass_from_dict(Drawing, {"shape": {"side": 1.0, "sied": 2.0}}, "x")

@@ -96,12 +96,20 @@ def _convert_union(hint: Any, value: Any, key: str) -> Any:
         return None
     if len(choices) == 1:  # its own message says more than a list of one
         return _convert(choices[0], value, key)
+    if isinstance(value, Mapping) and all(is_dataclass(choice) for choice in choices):
+        return _build(max(choices, key=lambda choice: _shared_keys(choice, value)), value, key)
     for choice in choices:
         try:
             return _convert(choice, value, key)
         except UserError:
             continue
     raise UserError(f"{key!r} must be {_name(hint)}, found {value!r}.")
+
+
+def _shared_keys(cls: Any, values: Mapping[str, Any]) -> int:
+    """How well an object fits a configuration: keys known to it, less those that are not."""
+    known = {f.name for f in fields(cls)}
+    return 2 * len(known & set(values)) - len(values)
 
 
 def _convert_tuple(arguments: tuple[Any, ...], value: list[Any] | tuple[Any, ...], key: str) -> tuple[Any, ...]:

@@ -9,6 +9,8 @@ from mutoscope import hub
 from mutoscope.data.video_io import write_video
 from mutoscope.errors import UserError
 from mutoscope.evaluation.shapes_features import load_shapes_features
+from mutoscope.models.par import PARConfig
+from mutoscope.pipeline import VideoPipeline
 from mutoscope.recipes.run import TaskMix, check_model_fits, flushed_denormals, load_recipe, start_inflated, train
 from mutoscope.recipes.shapes import magvit_shapes, shapes_features, vq_shapes
 from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig
@@ -33,13 +35,24 @@ def tiny_tokenizer(**loop):
     return replace(recipe, data=DATA, tokenizer=network, loop=loop, optim=replace(recipe.optim, warmup_steps=1))
 
 
+TWO_TASKS = ("class-conditional", "frame-prediction")
+
+
 def tiny_model(tokenizer, **loop):
     recipe = magvit_shapes()
     network = replace(recipe.model, num_layers=1, hidden_size=16, num_heads=2, mlp_size=16, latent_shape=(2, 4, 4))
-    network = replace(network, codebook_size=vq_shapes().tokenizer.codebook_size)
+    network = replace(network, codebook_size=vq_shapes().tokenizer.codebook_size, tasks=TWO_TASKS)
     loop = replace(recipe.loop, num_steps=4, batch_size=2, log_every=1, checkpoint_every=2, **loop)
     optim = replace(recipe.optim, warmup_steps=1)
-    return replace(recipe, tokenizer=str(tokenizer), data=DATA, model=network, loop=loop, optim=optim, cache_clips=6)
+    recipe = replace(recipe, tokenizer=str(tokenizer), data=DATA, model=network, loop=loop, optim=optim, cache_clips=6)
+    return replace(recipe, task_weights=dict.fromkeys(TWO_TASKS, 1.0))
+
+
+def tiny_par(tokenizer):
+    recipe = tiny_model(tokenizer)
+    codes = vq_shapes().tokenizer.codebook_size
+    network = PARConfig(1, 16, 2, None, codes, (2, 4, 4), num_parallel=4, num_classes=23, mlp_size=16)
+    return replace(recipe, model=network, task_weights={"class-conditional": 1.0}, sampling={"guidance_scale": 1.5})
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +197,29 @@ def test_a_model_can_be_given_more_than_one_frame(tokenizer_folder, model_folder
     data = replace(DATA, kind="tokens", path=str(model_folder / "tokens"))
     with pytest.raises(UserError, match="show 1 context frames"):
         train(replace(more, data=data), tmp_path / "other")
+
+
+def test_a_par_model_trains_resumes_and_generates(tokenizer_folder, tmp_path):
+    recipe = tiny_par(tokenizer_folder)
+    assert train(recipe, tmp_path / "run").finished
+    assert load_recipe(tmp_path / "run" / "recipe.json") == recipe
+    assert (tmp_path / "run" / "samples" / "class-conditional-00000004.png").exists()
+    pipeline = VideoPipeline.from_pretrained(tmp_path / "run")
+    assert pipeline.index.family == "par" and pipeline.prepare().sampler.guidance_scale == 1.5
+    assert pipeline(class_label="circle-glide").frames.shape == (8, 16, 16, 3)
+    with pytest.raises(UserError, match="does not do"):
+        train(replace(recipe, task_weights={"frame-prediction": 1.0}), tmp_path / "other")
+
+
+def test_training_can_start_from_another_model(tokenizer_folder, model_folder, tmp_path):
+    recipe = replace(tiny_model(tokenizer_folder), start_from=str(model_folder))
+    recipe = replace(recipe, optim=replace(recipe.optim, peak_learning_rate=0.0, muon_learning_rate=0.0))
+    train(recipe, tmp_path / "run")
+    before, after = (hub.load_model(folder).state_dict() for folder in (model_folder, tmp_path / "run"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    wider = replace(recipe, model=replace(recipe.model, hidden_size=32))
+    with pytest.raises(UserError, match="does not fit the recipe's model: blocks"):
+        train(wider, tmp_path / "other")
 
 
 def test_options_of_the_sampler_become_defaults_of_the_model(tokenizer_folder, tmp_path):

@@ -129,3 +129,12 @@ def test_a_resumed_optimiser_takes_the_rate_of_the_present_schedule():
     scheduler = make_scheduler(optimizer, config, 8)
     set_learning_rate(optimizer, scheduler, 4)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0)
+
+
+def test_embeddings_are_decayed_only_when_asked_for():
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4))
+    for asked, expected in ((False, {0.0}), (True, {0.1})):
+        optimizer = make_optimizer(model, OptimConfig(weight_decay=0.1, decay_embeddings=asked))
+        found = {g["weight_decay"] for g in optimizer.param_groups if any(p is model[0].weight for p in g["params"])}
+        assert found == expected
+        assert sum(len(g["params"]) for g in optimizer.param_groups) == 3

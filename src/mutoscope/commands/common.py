@@ -153,7 +153,9 @@ def parse_flags(target: Callable[..., T], prog: str, arguments: Sequence[str], *
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(target, prog=prog, args=list(arguments), config=(tyro.conf.FlagCreatePairsOff,), **options)
+            # A recipe's configuration may be one of several classes: the one it has is the one its flags change.
+            markers = (tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands)
+            return tyro.cli(target, prog=prog, args=list(arguments), config=markers, **options)
     except SystemExit as stop:
         if stop.code:
             raise UserError(f"{_flatten(errors.getvalue())} See {prog} --help.") from None

@@ -88,15 +88,14 @@ def count_parameters(recipe: Any) -> int:
     """Parameters of the network a recipe trains, without allocating it."""
     from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig
     from mutoscope.meta import without_memory
-    from mutoscope.models.magvit import Magvit
-    from mutoscope.tokenizers.vq3d import VQ3D
+    from mutoscope.recipes.run import FAMILIES, TOKENIZERS
     from mutoscope.training.config import ModelRecipe, TokenizerRecipe
 
     with without_memory():
         if isinstance(recipe, TokenizerRecipe):
-            network: Any = VQ3D(recipe.tokenizer)
+            network: Any = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer)
         elif isinstance(recipe, ModelRecipe):
-            network = Magvit(recipe.model)
+            network = FAMILIES[type(recipe.model)][2](recipe.model)
         else:
             network = ShapesFeatures(ShapesFeaturesConfig())
     return sum(parameter.numel() for parameter in network.parameters())

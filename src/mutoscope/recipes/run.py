@@ -1,13 +1,14 @@
 """From a recipe to a finished model folder: data, network, loop, sample sheets, export."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mutoscope import hub
 from mutoscope.data.folder import find_videos
@@ -17,16 +18,19 @@ from mutoscope.data.token_cache import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
 from mutoscope.json_config import read_json
-from mutoscope.models.magvit import Magvit
+from mutoscope.models.magvit import Magvit, MagvitConfig
+from mutoscope.models.par import PAR, PARConfig
 from mutoscope.recipes.sheets import GenerationSheet
 from mutoscope.recipes.tokenize import CONTEXT_FRAMES, condition_key, tokenize
 from mutoscope.sampling.masked import MaskedSamplerConfig
+from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig
 from mutoscope.sampling.tasks import balanced_task_order, needs_video
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.discriminator import Discriminator
 from mutoscope.tokenizers.inflation import inflate
 from mutoscope.tokenizers.perceptual import load_perceptual
-from mutoscope.tokenizers.vq3d import VQ3D
+from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
+from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 from mutoscope.training.callbacks import Callback, ReconstructionSheet
 from mutoscope.training.config import (
     DataConfig,
@@ -43,6 +47,13 @@ from mutoscope.training.tracking import Tracker
 from mutoscope.training.trainer import Batch, TrainResult, train_model
 
 TASK_ORDER_SEED = 0
+
+# configuration -> family in model_index.json, configuration of its sampler, network
+FAMILIES: dict[type, tuple[str, Callable[..., Any], Callable[[Any], nn.Module]]] = {
+    MagvitConfig: ("magvit", MaskedSamplerConfig, Magvit),
+    PARConfig: ("par", ParallelARSamplerConfig, PAR),
+}
+TOKENIZERS: dict[type, Callable[[Any], VideoTokenizer]] = {VQ3DConfig: VQ3D, VQ2DConfig: VQ2D}
 
 
 def train(
@@ -162,7 +173,7 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
 def _train_tokenizer(
     recipe: TokenizerRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
-    tokenizer, game = VQ3D(recipe.tokenizer), recipe.adversarial
+    tokenizer, game = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer), recipe.adversarial
     discriminator = Discriminator(game.discriminator) if game else None
     start_inflated(recipe, tokenizer, discriminator)
     perceptual = load_perceptual(game.perceptual_weights) if game and game.perceptual_weights else None
@@ -184,11 +195,13 @@ def _train_tokenizer(
     return result
 
 
-def start_inflated(recipe: TokenizerRecipe, tokenizer: VQ3D, discriminator: Discriminator | None) -> None:
+def start_inflated(recipe: TokenizerRecipe, tokenizer: VideoTokenizer, discriminator: Discriminator | None) -> None:
     """Starts both networks from the 2D-VQ that the recipe names, if it names one."""
     if recipe.start_from is None:
         return
     folder = hub.tokenizer_folder(recipe.start_from)
+    if not isinstance(tokenizer, VQ3D):
+        raise UserError("start_from inflates a 2D-VQ into a 3D-VQ; this recipe trains another kind of tokenizer.")
     inflate(hub.load_component(folder), tokenizer, recipe.inflation)
     opponent = folder.parent / "discriminator"
     if discriminator is not None and opponent.is_dir():
@@ -202,31 +215,32 @@ def _train_model(
     check_model_fits(recipe, tokenizer)
     cache = open_cache(recipe, tokenizer, out, process)
     torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not the cache had to be filled
-    model = Magvit(recipe.model)
+    family, sampler, network = FAMILIES[type(recipe.model)]
+    model = network(recipe.model)
     if recipe.start_from:
         start_from(recipe.start_from, model)
+    bundled = recipe.tokenizer in hub.bundled() and not os.path.isdir(recipe.tokenizer)
+    index = model_index(
+        recipe.data,
+        family=family,
+        tokenizer=recipe.tokenizer if bundled else "./tokenizer",
+        tasks=tuple(recipe.task_weights),
+        sampling=asdict(sampler(**recipe.sampling)),
+    )
     sheets: list[Callback] = []
     origin = from_description(recipe.data, cache.info.data)
     if origin.kind == "shapes" or recipe.data.kind == "folder":  # videos behind a ready cache may be gone
         clips = example_clips(origin)
-        sheets = [GenerationSheet(tokenizer, clips["video"], clips["label"], tuple(recipe.task_weights))]
+        sheets = [GenerationSheet(tokenizer, index, clips["video"], clips["label"])]
     mix, callbacks = TaskMix(recipe.task_weights), (*sheets, *callbacks)
     result = train_model(model, recipe, cache, out, prepare_batch=mix, callbacks=callbacks, **options)
     if result.finished and process.is_main:
-        bundled = recipe.tokenizer in hub.bundled() and not os.path.isdir(recipe.tokenizer)
-        index = model_index(
-            recipe.data,
-            family="magvit",
-            tokenizer=recipe.tokenizer if bundled else "./tokenizer",
-            tasks=tuple(recipe.task_weights),
-            sampling=asdict(MaskedSamplerConfig(**recipe.sampling)),
-        )
         own = None if bundled else tokenizer  # a folder may move or vanish; a model folder stands on its own
         hub.save_pretrained(out, index, tokenizer=own, model=result.network, recipe=to_json(recipe))
     return result
 
 
-def start_from(name_or_folder: str, model: Magvit) -> None:
+def start_from(name_or_folder: str, model: nn.Module) -> None:
     """Copies the weights of a saved model; raises UserError unless it has the same tensors."""
     found, expected = hub.load_model(name_or_folder).state_dict(), model.state_dict()
     for name in sorted(set(found) | set(expected)):
@@ -279,8 +293,9 @@ def check_model_fits(recipe: ModelRecipe, tokenizer: VideoTokenizer) -> None:
                 f"model.{name} is {getattr(model, name)}, but tokenizer {recipe.tokenizer!r} gives {value} for "
                 f"{data.num_frames} frames of {data.height}x{data.width}. Change the recipe's model or data."
             )
-    if missing := set(recipe.task_weights) - set(model.tasks):
-        raise UserError(f"task_weights names {sorted(missing)[0]!r}, which model.tasks does not: {model.tasks}.")
+    tasks = model.tasks if isinstance(model, MagvitConfig) else ("class-conditional",)
+    if missing := set(recipe.task_weights) - set(tasks):
+        raise UserError(f"task_weights names {sorted(missing)[0]!r}, which the model does not do: {tasks}.")
 
 
 def open_cache(recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, process: Process) -> TokenCache:
@@ -297,16 +312,16 @@ def open_cache(recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, proces
                 num_clips=recipe.cache_clips,
                 tasks=tuple(recipe.task_weights),
                 data=describe_data(recipe.data) | {"seed": recipe.data.seed, "path": recipe.data.path},
-                context_frames=recipe.model.context_frames,
+                context_frames=context_frames(recipe),
             )
         barrier(process)
         cache = TokenCache(out / "tokens")
     if missing := {condition_key(t) for t in recipe.task_weights if needs_video(t)} - set(cache.info.conditions):
         raise UserError(f"{cache.folder} lacks the condition of {sorted(missing)[0]!r}; tokenize the clips again.")
-    if (given := cache.info.data.get(CONTEXT_FRAMES, 1)) != recipe.model.context_frames:
+    if (given := cache.info.data.get(CONTEXT_FRAMES, 1)) != context_frames(recipe):
         raise UserError(
             f"The conditions in {cache.folder} show {given} context frames, model.context_frames is "
-            f"{recipe.model.context_frames}; tokenize the clips again."
+            f"{context_frames(recipe)}; tokenize the clips again."
         )
     if tuple(cache.info.clip_shape) != recipe.model.latent_shape:
         shapes = f"{cache.info.clip_shape}, but model.latent_shape is {recipe.model.latent_shape}"
@@ -315,11 +330,16 @@ def open_cache(recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, proces
     return cache
 
 
+def context_frames(recipe: ModelRecipe) -> int:
+    """Frames that the tasks which start from frames are given."""
+    return recipe.model.context_frames if isinstance(recipe.model, MagvitConfig) else 1
+
+
 def check_labels(cache: TokenCache, recipe: ModelRecipe) -> None:
     """Raises UserError when a class-conditional task would meet a clip without a class, or one unknown to the model."""
     labels = cache.labels
     conditional = [task for task in recipe.task_weights if task.startswith("class-conditional")]
-    if conditional and not 0 <= labels.min() <= labels.max() < recipe.model.num_classes:
+    if conditional and not 0 <= labels.min() <= labels.max() < (recipe.model.num_classes or 0):
         raise UserError(
             f"Task {conditional[0]!r} needs labels 0 to {recipe.model.num_classes - 1} (model.num_classes); those in "
             f"{cache.folder} are {labels.min()} to {labels.max()}. Sort the videos into one folder per class, set "

@@ -7,16 +7,22 @@ from typing import Any, Literal
 from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict
 from mutoscope.models.magvit import MagvitConfig
+from mutoscope.models.par import PARConfig
 from mutoscope.tokenizers.discriminator import DiscriminatorConfig, GanLoss
 from mutoscope.tokenizers.inflation import Inflation
+from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
+
+TokenizerConfig = VQ3DConfig | VQ2DConfig
+ModelConfig = MagvitConfig | PARConfig
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """Adam with decoupled weight decay, linear warm-up and one cosine (arXiv 2212.05199, appendix B).
 
-    Weight decay acts on matrices of dense and attention layers only, never on embeddings, norms or biases.
+    Weight decay acts on matrices of dense and attention layers only, never on norms or biases, and on embeddings only
+    with `decay_embeddings` (as LlamaGen's scripts do).
     muon_learning_rate: peak rate of Muon for those matrices and for convolution kernels; None: Adam for everything.
     """
 
@@ -27,6 +33,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     warmup_steps: int = 0
     muon_learning_rate: float | None = None
+    decay_embeddings: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ class TokenizerRecipe:
 
     name: str
     data: DataConfig
-    tokenizer: VQ3DConfig
+    tokenizer: TokenizerConfig
     optim: OptimConfig
     loop: LoopConfig
     adversarial: AdversarialConfig | None = None
@@ -120,7 +127,8 @@ class ModelRecipe:
     """Stage 2: a video model on the tokens of a frozen tokenizer.
 
     tokenizer: bundled name or folder of the tokenizer.
-    task_weights: how often each task gets a whole batch (see `sampling.tasks.balanced_task_order`).
+    task_weights: how often each task gets a whole batch (see `sampling.tasks.balanced_task_order`); models other than
+      MAGVIT have the task class-conditional alone.
     cache_clips: clips encoded once into the token cache before training starts; training cycles through them.
     start_from: bundled name or folder of a model of the same shapes whose weights training starts from; None starts
       from random weights.
@@ -131,7 +139,7 @@ class ModelRecipe:
     name: str
     tokenizer: str
     data: DataConfig
-    model: MagvitConfig
+    model: ModelConfig
     optim: OptimConfig
     loop: LoopConfig
     task_weights: dict[str, float] = field(default_factory=lambda: {"class-conditional": 1.0, "frame-prediction": 1.0})

@@ -31,6 +31,12 @@ def decayed_parameters(model: nn.Module) -> list[nn.Parameter]:
     return list(found.values())
 
 
+def embedding_tables(model: nn.Module) -> list[nn.Parameter]:
+    """The tables of every embedding."""
+    found = (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+    return list({id(table): table for table in found}.values())
+
+
 def convolution_kernels(model: nn.Module) -> list[nn.Parameter]:
     """The kernels of every convolution."""
     found = (module.weight for module in model.modules() if isinstance(module, CONVOLUTIONS))
@@ -38,7 +44,7 @@ def convolution_kernels(model: nn.Module) -> list[nn.Parameter]:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW with decoupled decay on `decayed_parameters`; with weight_decay 0 it is plain Adam.
+    """AdamW with decoupled decay on `decayed_parameters` (and embeddings if asked); with weight_decay 0 plain Adam.
 
     With `muon_learning_rate` those matrices and all convolution kernels get Muon's updates instead.
     """
@@ -46,8 +52,12 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     matrices = decayed_parameters(model) if config.weight_decay or muon else []
     matrices += convolution_kernels(model) if muon else []
     ids = {id(p) for p in matrices}
+    tables = embedding_tables(model) if config.weight_decay and config.decay_embeddings else []
+    ids |= {id(p) for p in tables}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
     groups: list[dict] = [{"params": rest, "weight_decay": 0.0}]
+    if tables:
+        groups.append({"params": tables, "weight_decay": config.weight_decay})
     if matrices:
         groups.append({"params": matrices, "weight_decay": config.weight_decay})
     betas = (config.beta1, config.beta2)
