@@ -42,6 +42,7 @@ CLASSES = {
     "VQ3D": ("mutoscope.tokenizers.vq3d", "VQ3D", "VQ3DConfig"),
     "Magvit": ("mutoscope.models.magvit", "Magvit", "MagvitConfig"),
     "PAR": ("mutoscope.models.par", "PAR", "PARConfig"),
+    "Causal3D": ("mutoscope.tokenizers.causal3d", "Causal3D", "Causal3DConfig"),
     "VQ2D": ("mutoscope.tokenizers.vq2d", "VQ2D", "VQ2DConfig"),
     "Discriminator": ("mutoscope.tokenizers.discriminator", "Discriminator", "DiscriminatorConfig"),
 }

@@ -5,7 +5,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutoscope.tokenizers.quantizers import VectorQuantizer, VectorQuantizerConfig, entropy_loss, squared_distances
+from mutoscope.tokenizers.quantizers import (
+    FiniteScalarQuantizer,
+    GaussianBottleneck,
+    LookupFreeQuantizer,
+    VectorQuantizer,
+    VectorQuantizerConfig,
+    entropy_loss,
+    squared_distances,
+)
 
 
 def quantizer(size: int = 12, dim: int = 3, **overrides) -> VectorQuantizer:
@@ -73,3 +81,56 @@ def test_initial_codes_are_uniform_by_the_number_of_rows():
     codes = quantizer(1024, 64).codebook
     bound = math.sqrt(3 / 1024)
     assert codes.abs().max() <= bound and codes.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+
+
+@given(bits=st.integers(1, 12), seed=st.integers(0, 99))
+def test_lookup_free_codes_are_signs_and_every_code_finds_itself(bits: int, seed: int):
+    network = LookupFreeQuantizer(bits)
+    x = torch.randn(2, bits, 1, 2, 3, generator=torch.Generator().manual_seed(seed))
+    codes, tokens, _ = network(x)
+    assert torch.equal(codes.sign(), x.sign()) and tokens.max() < 2**bits
+    assert torch.equal(network.lookup(tokens), codes.sign())
+    assert torch.equal(network.encode(network.lookup(tokens)), tokens)
+
+
+def test_lookup_free_entropy_equals_that_of_all_codes_written_out():
+    bits = 4
+    network = LookupFreeQuantizer(bits, entropy_temperature=0.5)
+    x = torch.randn(2, bits, 1, 2, 3, generator=torch.Generator().manual_seed(0))
+    flat = x.permute(0, 2, 3, 4, 1).reshape(-1, bits)
+    codes = network.lookup(torch.arange(2**bits).view(1, 1, 1, -1)).reshape(bits, -1).T  # (16, bits)
+    expected = entropy_loss(-squared_distances(flat, codes), 0.5)
+    torch.testing.assert_close(network.entropy(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@given(levels=st.lists(st.integers(2, 9), min_size=1, max_size=4).map(tuple))
+def test_every_finite_scalar_code_finds_itself(levels: tuple[int, ...]):
+    network = FiniteScalarQuantizer(levels)
+    tokens = torch.arange(math.prod(levels)).view(1, 1, 1, -1)
+    codes = network.lookup(tokens)
+    assert codes.abs().max() <= 1
+    half = torch.tensor([level // 2 for level in levels]).view(-1, 1, 1, 1)
+    assert torch.equal(network._numbers(codes * half), tokens)
+
+
+@given(levels=st.lists(st.integers(2, 9), min_size=1, max_size=4).map(tuple))
+def test_finite_scalar_rounding_reaches_every_level_and_lets_gradients_through(levels: tuple[int, ...]):
+    network = FiniteScalarQuantizer(levels)
+    sweep = torch.linspace(-8, 8, 400).view(1, 1, 1, 1, -1).expand(1, len(levels), 1, 1, -1)
+    latents = sweep.clone().requires_grad_()
+    codes, tokens, losses = network(latents)
+    assert [len(codes[0, i].unique()) for i in range(len(levels))] == list(levels) and not losses
+    assert torch.equal(network.encode(latents), tokens)
+    torch.testing.assert_close(network.lookup(tokens), codes.detach())
+    codes.sum().backward()
+    assert latents.grad is not None and latents.grad[..., 200].abs().min() > 0
+
+
+def test_gaussian_bottleneck_draws_around_the_mean_and_vanishes_at_the_prior():
+    bottleneck = GaussianBottleneck(1.0)
+    latents = torch.cat([torch.full((4, 3, 2, 8, 8), 0.5), torch.zeros(4, 3, 2, 8, 8)], dim=1)
+    draw, mean, _ = bottleneck(latents, torch.Generator().manual_seed(0))
+    assert torch.equal(mean, latents[:, :3]) and torch.equal(bottleneck.encode(latents), mean)
+    assert abs((draw - mean).std().item() - 1) < 0.05
+    assert torch.equal(bottleneck(latents)[0], mean)
+    assert bottleneck(torch.zeros(1, 6, 1, 2, 2))[2]["kl"] == 0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
-from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
+from mutoscope.tokenizers.base import StreamState, TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.tiling import TilingConfig, count_tokens, encode_decode, encode_decode_stream, plan_axis
 
 SMALL = TilingConfig(tile=16, tile_overlap=4, chunk=8, chunk_overlap=2)
@@ -38,6 +38,16 @@ class Lossless(VideoTokenizer):
     def decode(self, tokens: torch.Tensor) -> torch.Tensor:
         t, s = self.strides
         return tokens if self.causal else rearrange(tokens, "b (c f p q) t h w -> b c (t f) (h p) (w q)", f=t, p=s, q=s)
+
+    def encode_part(self, video: torch.Tensor, state: StreamState) -> torch.Tensor:
+        self.largest = max(self.largest, video.numel())
+        alone = 0 if state.past else 1
+        assert (video.shape[2] - alone) % self.strides[0] == 0
+        state.past[self] = video
+        return video
+
+    def decode_part(self, latents: torch.Tensor, state: StreamState) -> torch.Tensor:
+        return latents
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -64,7 +64,7 @@ class FakeTokenizer(VideoTokenizer):
     def decode(self, tokens: Tensor) -> Tensor:
         return self.layer(tokens)
 
-    def forward_train(self, video: Tensor) -> TokenizerOutput:
+    def forward_train(self, video: Tensor, generator: torch.Generator | None = None) -> TokenizerOutput:
         decoded = self.layer(video)
         terms = {"reconstruction": (decoded - video).square().mean(), "commitment": decoded.abs().mean() * 0.01}
         return TokenizerOutput(decoded, torch.zeros(len(video), 1, 1, 1, dtype=torch.int64), terms)

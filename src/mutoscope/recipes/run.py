@@ -26,6 +26,7 @@ from mutoscope.sampling.masked import MaskedSamplerConfig
 from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig
 from mutoscope.sampling.tasks import balanced_task_order, needs_video
 from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
 from mutoscope.tokenizers.discriminator import Discriminator
 from mutoscope.tokenizers.inflation import inflate
 from mutoscope.tokenizers.perceptual import load_perceptual
@@ -53,7 +54,11 @@ FAMILIES: dict[type, tuple[str, Callable[..., Any], Callable[[Any], nn.Module]]]
     MagvitConfig: ("magvit", MaskedSamplerConfig, Magvit),
     PARConfig: ("par", ParallelARSamplerConfig, PAR),
 }
-TOKENIZERS: dict[type, Callable[[Any], VideoTokenizer]] = {VQ3DConfig: VQ3D, VQ2DConfig: VQ2D}
+TOKENIZERS: dict[type, Callable[[Any], VideoTokenizer]] = {
+    VQ3DConfig: VQ3D,
+    VQ2DConfig: VQ2D,
+    Causal3DConfig: Causal3D,
+}
 
 
 def train(

@@ -40,16 +40,23 @@ class TokenizerSpec:
 
 @dataclass(frozen=True)
 class TokenizerOutput:
-    """A training pass: reconstruction in [-1, 1], tokens, and the weighted terms whose sum is `loss`."""
+    """A training pass: reconstruction in [-1, 1], tokens or latents, and the weighted terms whose sum is `loss`."""
 
     reconstruction: Float[Tensor, "b 3 t h w"]
-    tokens: Int[Tensor, "b lt lh lw"]
+    tokens: Tensor
     losses: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def loss(self) -> Tensor:
         """Sum of the weighted terms."""
         return torch.stack([term.float() for term in self.losses.values()]).sum()
+
+
+@dataclass
+class StreamState:
+    """What the layers of a causal tokenizer remember of earlier frames, by layer."""
+
+    past: dict[nn.Module, Tensor] = field(default_factory=dict)
 
 
 class VideoTokenizer(nn.Module):
@@ -66,6 +73,14 @@ class VideoTokenizer(nn.Module):
     def decode(self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
         """Tokens (or latents) to pixels, nominally in [-1, 1] but not clipped."""
         raise AttributeError(f"{type(self).__name__} does not define decode.")
+
+    def encode_part(self, video: Float[Tensor, "b 3 t h w"], state: StreamState) -> Tensor:
+        """Tokens or latents of the next frames of a stream, for causal tokenizers."""
+        raise AttributeError(f"{type(self).__name__} does not encode in parts.")
+
+    def decode_part(self, latents: Tensor, state: StreamState) -> Float[Tensor, "b 3 t h w"]:
+        """Pixels of the next tokens or latents of a stream, for causal tokenizers."""
+        raise AttributeError(f"{type(self).__name__} does not decode in parts.")
 
     def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
         """Pixels (b, 3, t, h, w) of latent frames (b, n, lh, lw) or (b, d, n, lh, lw), as these arrive in turn.

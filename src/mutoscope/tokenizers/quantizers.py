@@ -101,3 +101,133 @@ class VectorQuantizer(nn.Module):
         }
         quantized = rearrange(flat + (codes - flat).detach(), "(b t h w) d -> b d t h w", b=b, t=t, h=h, w=w)
         return quantized, tokens.view(b, t, h, w), losses
+
+
+class LookupFreeQuantizer(nn.Module):
+    """Every channel becomes its sign: 2^bits codes without a table (arXiv 2310.05737 §3.1).
+
+    A code's number is Σ 2^i over its positive channels. The entropy term treats bits as independent given the latent,
+    which makes its first part exact; the entropy of the average code is taken over groups of at most `group_bits` bits
+    and summed, since a table of all 2^16 codes per position does not fit.
+    """
+
+    def __init__(
+        self,
+        num_bits: int,
+        commitment_cost: float = 0.25,
+        entropy_cost: float = 0.1,
+        entropy_temperature: float = 0.01,
+        group_bits: int = 8,
+    ) -> None:
+        super().__init__()
+        self.num_bits, self.group_bits = num_bits, group_bits
+        self.commitment_cost, self.entropy_cost, self.temperature = commitment_cost, entropy_cost, entropy_temperature
+
+    def encode(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
+        """The code of every position."""
+        powers = 2 ** torch.arange(self.num_bits, device=latents.device)
+        return ((latents > 0) * powers.view(-1, 1, 1, 1)).sum(1)
+
+    def lookup(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
+        """±1 per channel."""
+        bits = torch.arange(self.num_bits, device=tokens.device).view(-1, 1, 1, 1)
+        return ((tokens[:, None] >> bits) & 1).float() * 2 - 1
+
+    def forward(
+        self, latents: Float[Tensor, "b d t h w"], generator: torch.Generator | None = None
+    ) -> tuple[Float[Tensor, "b d t h w"], Int[Tensor, "b t h w"], dict[str, Tensor]]:
+        """Straight-through codes, tokens, and the weighted losses "commitment" and "entropy"."""
+        latents = latents.float()
+        codes = torch.where(latents > 0, 1.0, -1.0)
+        losses = {
+            "commitment": self.commitment_cost * (latents - codes).square().mean(),
+            "entropy": self.entropy_cost * self.entropy(latents),
+        }
+        return latents + (codes - latents).detach(), self.encode(latents), losses
+
+    def entropy(self, latents: Float[Tensor, "b d t h w"]) -> Float[Tensor, ""]:
+        """Mean entropy of a position's code minus the entropy of the average code, as `entropy_loss` of all codes."""
+        # softmax over -|z - c|²/τ of the corners of a cube: bit i is positive with probability sigmoid(4 z_i / τ).
+        logits = rearrange(latents, "b d t h w -> (b t h w) d") * (4 / self.temperature)
+        positive, negative = F.logsigmoid(logits), F.logsigmoid(-logits)  # (n, d)
+        of_position = -(positive.exp() * positive + negative.exp() * negative).sum(-1).mean()
+        of_average = logits.new_zeros(())
+        for p, q in zip(positive.split(self.group_bits, 1), negative.split(self.group_bits, 1), strict=True):
+            joint = torch.zeros_like(p[:, :1])  # (n, 1)
+            for i in range(p.shape[1]):
+                joint = torch.cat([joint + q[:, i : i + 1], joint + p[:, i : i + 1]], dim=1)  # (n, 2^(i+1))
+            average = joint.exp().mean(0)
+            of_average = of_average - (average * (average + 1e-5).log()).sum()
+        return of_position - of_average
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """Every channel is squashed into its range and rounded to one of `levels[i]` values (arXiv 2309.15505)."""
+
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def _level(self, like: Tensor) -> Float[Tensor, "d 1 1 1"]:
+        return torch.tensor(self.levels, dtype=torch.float32, device=like.device).view(-1, 1, 1, 1)
+
+    def _bounded(self, latents: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
+        """Squashed so that rounding reaches every level; an even number of levels is shifted by half a step."""
+        level = self._level(latents)
+        half = (level - 1) * (1 + 1e-3) / 2
+        offset = (level % 2 == 0) * 0.5
+        return (latents.float() + (offset / half).atanh()).tanh() * half - offset
+
+    def encode(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
+        """The code of every position: its levels as the digits of a number, the first channel's the lowest."""
+        return self._numbers(self._bounded(latents).round())
+
+    def _numbers(self, rounded: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
+        level = self._level(rounded)
+        place = F.pad(level.cumprod(0)[:-1], (0, 0, 0, 0, 0, 0, 1, 0), value=1.0)
+        return ((rounded + level.div(2, rounding_mode="floor")) * place).sum(1).round().long()
+
+    def lookup(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
+        """Levels scaled to [-1, 1]."""
+        digits = []
+        for level in self.levels:
+            digits.append((tokens % level - level // 2) / (level // 2))
+            tokens = tokens // level
+        return torch.stack(digits, dim=1).float()
+
+    def forward(
+        self, latents: Float[Tensor, "b d t h w"], generator: torch.Generator | None = None
+    ) -> tuple[Float[Tensor, "b d t h w"], Int[Tensor, "b t h w"], dict[str, Tensor]]:
+        """Straight-through codes and tokens; it needs no losses of its own."""
+        bounded = self._bounded(latents)
+        rounded = bounded + (bounded.round() - bounded).detach()
+        codes = rounded / self._level(latents).div(2, rounding_mode="floor")
+        return codes, self._numbers(rounded.detach()), {}
+
+
+class GaussianBottleneck(nn.Module):
+    """Continuous latents drawn from N(mean, exp(log variance)), pulled towards N(0, 1) (arXiv 1312.6114)."""
+
+    def __init__(self, kl_cost: float) -> None:
+        super().__init__()
+        self.kl_cost = kl_cost
+
+    def encode(self, latents: Float[Tensor, "b d2 t h w"]) -> Float[Tensor, "b d t h w"]:
+        """The mean."""
+        return latents.chunk(2, dim=1)[0]
+
+    def lookup(self, tokens: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
+        return tokens
+
+    def forward(
+        self, latents: Float[Tensor, "b d2 t h w"], generator: torch.Generator | None = None
+    ) -> tuple[Float[Tensor, "b d t h w"], Float[Tensor, "b d t h w"], dict[str, Tensor]]:
+        """A draw (the mean without a generator), the mean, and the weighted loss "kl", a mean over all numbers."""
+        mean, log_variance = latents.float().chunk(2, dim=1)
+        log_variance = log_variance.clamp(-30, 20)
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        draw = mean
+        if generator is not None:
+            noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean.device)
+            draw = mean + noise * (0.5 * log_variance).exp()
+        return draw, mean, {"kl": self.kl_cost * kl}

@@ -7,6 +7,8 @@ so that neighbouring windows meet without a seam. Only one chunk of frames is he
     frames ──► chunk of 16 ──► tiles of 256×256 ──► encode, decode ──► blend in space ──► blend in time ──► frames
                  4 shared         16 pixels shared
 
+A causal tokenizer needs no overlap in time: it remembers what came before, so its chunks equal the whole video.
+
 Windows of an axis all have the same size: the last tile is moved back to end at the edge, and the last chunk is
 filled up by repeating the last frame. Sizes that the strides do not divide are filled up by repeating the edge and
 cropped.
@@ -21,7 +23,7 @@ from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
 from mutoscope.errors import UserError
-from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
+from mutoscope.tokenizers.base import StreamState, TokenizerSpec, VideoTokenizer
 
 # Fewer latent cells than this along an axis leave a reflecting convolution nothing to reflect.
 MIN_LATENT_CELLS = 2
@@ -104,10 +106,21 @@ def chunk_length(spec: TokenizerSpec, chunk: int) -> int:
     return alone + max(round_up(max(chunk - alone, 1), spec.temporal_stride), MIN_LATENT_CELLS * spec.temporal_stride)
 
 
+States = dict[tuple[int, int], StreamState]
+
+
 def encode_decode_chunk(
-    tokenizer: VideoTokenizer, frames: UInt8[Tensor, "t h w 3"], rows: Axis, columns: Axis, device: torch.device
+    tokenizer: VideoTokenizer,
+    frames: UInt8[Tensor, "t h w 3"],
+    rows: Axis,
+    columns: Axis,
+    device: torch.device,
+    states: States | None = None,
 ) -> Float32[Tensor, "3 t h w"]:
-    """One chunk through the tokenizer, tile by tile; values in [-1, 1], cropped to the size given."""
+    """One chunk through the tokenizer, tile by tile; values in [-1, 1], cropped to the size given.
+
+    `states` holds what a causal tokenizer remembers of the chunks before, for every tile.
+    """
     t, height, width, _ = frames.shape
     blended = torch.zeros(3, t, rows.size, columns.size)
     for top, row_weights in zip(rows.starts, rows.weights, strict=True):
@@ -116,7 +129,13 @@ def encode_decode_chunk(
             y = torch.arange(top, top + rows.length).clamp(max=height - 1)
             x = torch.arange(left, left + columns.length).clamp(max=width - 1)
             tile = frames[:, y][:, :, x][None].to(device)  # (1, t, tile, tile, 3)
-            result = tokenizer.decode(tokenizer.encode(tokenizer.from_uint8(tile)))[0].float().cpu()
+            video = tokenizer.from_uint8(tile)
+            if states is None:
+                decoded = tokenizer.decode(tokenizer.encode(video))
+            else:
+                state = states.setdefault((top, left), StreamState())
+                decoded = tokenizer.decode_part(tokenizer.encode_part(video, state), state)
+            result = decoded[0].float().cpu()  # (3, t, tile, tile)
             weights = torch.from_numpy(np.outer(row_weights, column_weights))  # (tile, tile)
             blended[:, :, top : top + rows.length, left : left + columns.length] += result * weights
     return blended[:, :, :height, :width]
@@ -141,7 +160,8 @@ def encode_decode_stream(
     rows = plan_axis(height, config.tile, config.tile_overlap, spec.spatial_stride)
     columns = plan_axis(width, config.tile, config.tile_overlap, spec.spatial_stride)
     length = chunk_length(spec, config.chunk)
-    overlap = min(config.chunk_overlap, length // 2)
+    overlap = 0 if spec.causal_in_time else min(config.chunk_overlap, length // 2)
+    states: States | None = {} if spec.causal_in_time else None
     source = iter(frames)
     held: list[np.ndarray] = []  # the frames of the current chunk
     tail: Tensor | None = None  # the shared frames as the chunk before saw them
@@ -152,9 +172,12 @@ def encode_decode_stream(
             return
         chunk = held[:length]
         # A later chunk is filled up to the usual length, a video shorter than one chunk only to the strides.
-        wanted = length if tail is not None else min(length, chunk_length(spec, len(chunk)))
+        if states:
+            wanted = round_up(len(chunk), spec.temporal_stride)
+        else:
+            wanted = length if tail is not None else min(length, chunk_length(spec, len(chunk)))
         filled = np.stack(chunk + [chunk[-1]] * (wanted - len(chunk)))  # (wanted, h, w, 3)
-        result = encode_decode_chunk(tokenizer, torch.from_numpy(filled), rows, columns, torch.device(device))
+        result = encode_decode_chunk(tokenizer, torch.from_numpy(filled), rows, columns, torch.device(device), states)
         if tail is not None:
             fade = ((torch.arange(overlap) + 0.5) / overlap)[:, None, None]  # (overlap, 1, 1)
             result[:, :overlap] = tail * (1 - fade) + result[:, :overlap] * fade
@@ -164,6 +187,8 @@ def encode_decode_stream(
         after = [tokenizer.to_uint8(part[None])[0].numpy() for part in result[:, :done].split(2, dim=1)]
         yield np.stack(chunk[:done]), np.concatenate(after)
         held = held[done:]
+        if states is not None:
+            length = max(round_up(config.chunk, spec.temporal_stride), spec.temporal_stride)  # no first frame any more
 
 
 def _fill(held: list[np.ndarray], source: Iterator[np.ndarray], count: int, height: int, width: int) -> bool:
@@ -213,12 +238,15 @@ def count_tokens(
     config = config or TilingConfig()
     grid = spec.latent_shape(num_frames, height, width)
     bits = np.log2(spec.vocab_size) if spec.vocab_size else 32 * (spec.latent_channels or 1)
+    tiles = [plan_axis(size, config.tile, config.tile_overlap, spec.spatial_stride) for size in (height, width)]
+    tokens, num_tiles = int(np.prod(grid)), len(tiles[0].starts) * len(tiles[1].starts)
+    ratio = float(num_frames * height * width * 24 / (tokens * bits))
+    if spec.causal_in_time:
+        per_tile = int(np.prod(spec.latent_shape(num_frames, tiles[0].length, tiles[1].length)))
+        return TokenCount(grid, tokens, per_tile * num_tiles, ratio)
     length = chunk_length(spec, config.chunk)
     step = length - min(config.chunk_overlap, length // 2)
     chunks = 1 + max(0, -(-(num_frames - length) // step))
     length = min(length, chunk_length(spec, num_frames)) if chunks == 1 else length
-    tiles = [plan_axis(size, config.tile, config.tile_overlap, spec.spatial_stride) for size in (height, width)]
     per_window = np.prod(spec.latent_shape(length, tiles[0].length, tiles[1].length))
-    encoded = int(per_window) * chunks * len(tiles[0].starts) * len(tiles[1].starts)
-    tokens = int(np.prod(grid))
-    return TokenCount(grid, tokens, encoded, float(num_frames * height * width * 24 / (tokens * bits)))
+    return TokenCount(grid, tokens, int(per_window) * chunks * num_tiles, ratio)

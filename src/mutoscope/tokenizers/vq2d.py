@@ -208,7 +208,9 @@ class VQ2D(VideoTokenizer):
     def decode(self, tokens: Int[Tensor, "b t lh lw"]) -> Float[Tensor, "b 3 t h w"]:
         return self._per_frame(self.decoder, self.quantizer.lookup(tokens))
 
-    def forward_train(self, video: Float[Tensor, "b 3 t h w"]) -> TokenizerOutput:
+    def forward_train(
+        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None
+    ) -> TokenizerOutput:
         """Reconstruction and losses: squared error in [-1, 1] plus the quantizer's terms."""
         quantized, tokens, losses = self.quantizer(self.encode_to_latents(video))
         reconstruction = self._per_frame(self.decoder, quantized)

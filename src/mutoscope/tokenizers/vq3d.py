@@ -267,7 +267,9 @@ class VQ3D(VideoTokenizer):
         self._check_reflection(*tokens.shape[1:])
         return self._run(self.decoder, self.quantizer.lookup(tokens)) * 2.0 - 1.0
 
-    def forward_train(self, video: Float[Tensor, "b 3 t h w"]) -> TokenizerOutput:
+    def forward_train(
+        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None
+    ) -> TokenizerOutput:
         """Reconstruction and losses of stage 1: squared error in [0, 1] plus the three quantizer terms."""
         quantized, tokens, losses = self.quantizer(self.encode_to_latents(video))
         reconstruction = self._run(self.decoder, quantized)  # [0, 1]

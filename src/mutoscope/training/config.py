@@ -8,12 +8,13 @@ from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.models.par import PARConfig
+from mutoscope.tokenizers.causal3d import Causal3DConfig
 from mutoscope.tokenizers.discriminator import DiscriminatorConfig, GanLoss
 from mutoscope.tokenizers.inflation import Inflation
 from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 
-TokenizerConfig = VQ3DConfig | VQ2DConfig
+TokenizerConfig = VQ3DConfig | VQ2DConfig | Causal3DConfig
 ModelConfig = MagvitConfig | PARConfig
 
 

@@ -40,8 +40,8 @@ class ReconstructionLoss(nn.Module):
         super().__init__()
         self.tokenizer = tokenizer
 
-    def forward(self, batch: Batch, _: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        output = self.tokenizer.forward_train(training_video(self.tokenizer, batch))
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        output = self.tokenizer.forward_train(training_video(self.tokenizer, batch), generator)
         return output.loss, output.losses
 
 
@@ -72,12 +72,14 @@ class AdversarialLoss(nn.Module):
         self.register_buffer("average_real", torch.zeros(()))
         self.register_buffer("average_fake", torch.zeros(()))
 
-    def forward(self, batch: Batch, _: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.losses(training_video(self.tokenizer, batch))
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.losses(training_video(self.tokenizer, batch), generator)
 
-    def losses(self, video: Float[Tensor, "b 3 t h w"]) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    def losses(
+        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Sum and weighted terms for clips in [-1, 1]; moves LeCam's averages on."""
-        output = self.tokenizer.forward_train(video)
+        output = self.tokenizer.forward_train(video, generator)
         real, fake = (video + 1) / 2, (output.reconstruction + 1) / 2  # [0, 1], as the discriminator reads them
         terms = output.losses | self._generator_terms(real, fake) | self._discriminator_terms(real, fake.detach())
         return torch.stack([term.float() for term in terms.values()]).sum(), terms

@@ -1,0 +1,283 @@
+"""A causal video autoencoder: the first frame alone, later frames in groups that see no future.
+
+After MAGVIT-v2 (arXiv 2310.05737 §3.2), whose tokenizer was never released; the layout here is our own. Causal
+convolutions in time and norms over single frames make streaming in either direction equal to the whole clip. Three
+bottlenecks: LFQ and FSQ give tokens, KL gives continuous latents.
+
+Read downward: configuration, layers, encoder, decoder, tokenizer.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import log2, prod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mutoscope.errors import UserError
+from mutoscope.tokenizers.base import StreamState, TokenizerOutput, TokenizerSpec, VideoTokenizer
+from mutoscope.tokenizers.quantizers import (
+    FiniteScalarQuantizer,
+    GaussianBottleneck,
+    LookupFreeQuantizer,
+)
+
+Bottleneck = Literal["lfq", "fsq", "kl"]
+
+
+@dataclass(frozen=True)
+class Causal3DConfig:
+    """Sizes of the network. Defaults: 17 frames of 128×128 to 5×16×16 tokens of 65,536 codes.
+
+    Every stage after the first halves both sides, and time too where `temporal_downsample` says so. `num_bits` is for
+    LFQ (2^bits codes), `levels` for FSQ (their product), `latent_channels` for KL.
+    """
+
+    filters: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    num_res_blocks: int = 2
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+    num_groups: int = 32
+    bottleneck: Bottleneck = "lfq"
+    num_bits: int = 16
+    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
+    latent_channels: int = 16
+    commitment_cost: float = 0.25
+    entropy_cost: float = 0.1
+    entropy_temperature: float = 0.01
+    kl_cost: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name in ("channel_multipliers", "temporal_downsample", "levels"):  # JSON has no tuples
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        stages = len(self.channel_multipliers)
+        if len(self.temporal_downsample) != stages - 1:
+            raise UserError(
+                f"temporal_downsample needs one flag per stage transition: {stages} stages have {stages - 1}, "
+                f"found {len(self.temporal_downsample)}."
+            )
+        if any(width % self.num_groups for width in self.widths):
+            raise UserError(f"Every stage width must be a multiple of num_groups {self.num_groups}: {self.widths}.")
+        if not 1 <= self.num_bits <= 16 or min(self.levels) < 2 or log2(prod(self.levels)) > 16:
+            raise UserError(f"Tokens have at most 65,536 codes: found num_bits {self.num_bits}, levels {self.levels}.")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each stage, from the pixels to the latents."""
+        return tuple(self.filters * multiplier for multiplier in self.channel_multipliers)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Channels of the latents after the bottleneck."""
+        return {"lfq": self.num_bits, "fsq": len(self.levels), "kl": self.latent_channels}[self.bottleneck]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layers. Each takes the stream's state, or None for a whole clip.
+
+
+class CausalConv3d(nn.Conv3d):
+    """Frame t sees frames up to t; before the first frame there are copies of it. Zero padding in space."""
+
+    def __init__(self, channels_in: int, channels_out: int, size: int = 3, stride: tuple[int, int, int] = (1, 1, 1)):
+        super().__init__(channels_in, channels_out, size, stride, padding=(0, size // 2, size // 2))
+        self.num_past = size - 1
+
+    def forward(
+        self, x: Float[Tensor, "b c t h w"], state: StreamState | None = None
+    ) -> Float[Tensor, "b c2 t2 h2 w2"]:
+        if self.num_past == 0:
+            return super().forward(x)
+        past = state.past.get(self) if state else None
+        if past is None:
+            past = x[:, :, :1].expand(-1, -1, self.num_past, -1, -1)
+        x = torch.cat([past, x], dim=2)
+        if state is not None:
+            # The next output begins `stride` frames after the last one's first frame.
+            state.past[self] = x[:, :, x.shape[2] - (self.num_past + 1 - self.stride[0]) :]
+        return super().forward(x)
+
+
+class FrameNorm(nn.GroupNorm):
+    """Group normalisation of every frame by itself, followed by swish."""
+
+    def __init__(self, channels: int, config: Causal3DConfig) -> None:
+        super().__init__(config.num_groups, channels, eps=1e-6)
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+        y = super().forward(rearrange(x, "b c t h w -> (b t) c h w"))
+        return F.silu(rearrange(y, "(b t) c h w -> b c t h w", b=len(x)))
+
+
+class ResBlock(nn.Module):
+    """(norm, swish, causal convolution) twice."""
+
+    def __init__(self, channels_in: int, channels_out: int, config: Causal3DConfig) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = FrameNorm(channels_in, config), CausalConv3d(channels_in, channels_out)
+        self.norm2, self.conv2 = FrameNorm(channels_out, config), CausalConv3d(channels_out, channels_out)
+        same = channels_in == channels_out
+        self.shortcut = None if same else CausalConv3d(channels_in, channels_out, 1)
+
+    def forward(self, x: Float[Tensor, "b c t h w"], state: StreamState | None) -> Float[Tensor, "b c2 t h w"]:
+        h = self.conv1(self.norm1(x), state)
+        h = self.conv2(self.norm2(h), state)
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Down(CausalConv3d):
+    """Half the size in space and, if asked, in time: frames 0, 2, 4 … see the frame before them."""
+
+    def __init__(self, channels: int, temporal: bool) -> None:
+        super().__init__(channels, channels, stride=(2 if temporal else 1, 2, 2))
+
+
+class Up(nn.Module):
+    """Twice the size in space and, if asked, in time: channels become pixels. The very first frame stays single."""
+
+    def __init__(self, channels: int, temporal: bool) -> None:
+        super().__init__()
+        self.factor = 2 if temporal else 1
+        self.conv = CausalConv3d(channels, channels * self.factor * 4)
+
+    def forward(self, x: Float[Tensor, "b c t h w"], state: StreamState | None) -> Float[Tensor, "b c t2 h2 w2"]:
+        begins = state is None or self.conv not in state.past
+        y = self.conv(x, state)
+        y = rearrange(y, "b (c f p q) t h w -> b c (t f) (h p) (w q)", f=self.factor, p=2, q=2)
+        return y[:, :, self.factor - 1 :] if begins else y
+
+
+class Stack(nn.Module):
+    """Layers in a row, the state handed to each."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(
+        self, x: Float[Tensor, "b c t h w"], state: StreamState | None = None
+    ) -> Float[Tensor, "b c2 t2 h2 w2"]:
+        for layer in self.layers:
+            x = layer(x) if isinstance(layer, FrameNorm) else layer(x, state)
+        return x
+
+
+def res_blocks(channels_in: int, channels_out: int, count: int, config: Causal3DConfig) -> list[nn.Module]:
+    return [ResBlock(a, b, config) for a, b in itertools.pairwise([channels_in] + [channels_out] * count)]
+
+
+def encoder(config: Causal3DConfig, channels_out: int) -> Stack:
+    """Pixels to what the bottleneck reads."""
+    layers: list[nn.Module] = [CausalConv3d(3, config.filters)]
+    channels = config.filters
+    for i, width in enumerate(config.widths):
+        layers += res_blocks(channels, width, config.num_res_blocks, config)
+        channels = width
+        if i < len(config.widths) - 1:
+            layers.append(Down(channels, config.temporal_downsample[i]))
+    layers += res_blocks(channels, channels, config.num_res_blocks, config)
+    return Stack([*layers, FrameNorm(channels, config), CausalConv3d(channels, channels_out, 1)])
+
+
+def decoder(config: Causal3DConfig) -> Stack:
+    """Codes or latents to pixels: the encoder mirrored."""
+    channels = config.widths[-1]
+    layers: list[nn.Module] = [CausalConv3d(config.embedding_dim, channels)]
+    layers += res_blocks(channels, channels, config.num_res_blocks, config)
+    for i in reversed(range(len(config.widths))):
+        layers += res_blocks(channels, config.widths[i], config.num_res_blocks, config)
+        channels = config.widths[i]
+        if i > 0:
+            layers.append(Up(channels, config.temporal_downsample[i - 1]))
+    return Stack([*layers, FrameNorm(channels, config), CausalConv3d(channels, 3)])
+
+
+class Causal3D(VideoTokenizer):
+    """Encoder, bottleneck and decoder; pixels in [-1, 1].
+
+    Clips have 1 + k·s frames, s the temporal stride. A clip may also come in parts: the first of 1 + k·s frames, the
+    others of multiples of s; for decoding, in parts of any number of latent frames.
+    """
+
+    def __init__(self, config: Causal3DConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        if c.bottleneck == "lfq":
+            costs = c.commitment_cost, c.entropy_cost, c.entropy_temperature
+            self.bottleneck: LookupFreeQuantizer | FiniteScalarQuantizer | GaussianBottleneck = LookupFreeQuantizer(
+                c.num_bits, *costs
+            )
+        elif c.bottleneck == "fsq":
+            self.bottleneck = FiniteScalarQuantizer(c.levels)
+        else:
+            self.bottleneck = GaussianBottleneck(c.kl_cost)
+        self.encoder = encoder(config, c.embedding_dim * (2 if c.bottleneck == "kl" else 1))
+        self.decoder = decoder(config)
+
+    @property
+    def spec(self) -> TokenizerSpec:
+        config = self.config
+        codes = {"lfq": 2**config.num_bits, "fsq": prod(config.levels), "kl": None}[config.bottleneck]
+        return TokenizerSpec(
+            temporal_stride=2 ** sum(config.temporal_downsample),
+            spatial_stride=2 ** len(config.temporal_downsample),
+            vocab_size=codes,
+            latent_channels=config.latent_channels if codes is None else None,
+            causal_in_time=True,
+        )
+
+    def encode_to_latents(
+        self, video: Float[Tensor, "b 3 t h w"], state: StreamState | None = None
+    ) -> Float[Tensor, "b d lt lh lw"]:
+        """What the bottleneck reads. Raises UserError for sizes that the strides do not divide."""
+        stride, side = self.spec.temporal_stride, self.spec.spatial_stride
+        t, h, w = video.shape[-3:]
+        alone = 0 if state is not None and self.encoder.layers[0] in state.past else 1
+        if (t - alone) % stride or t < 1 or h % side or w % side:
+            raise UserError(
+                f"The tokenizer needs {alone} + k·{stride} frames and sizes in multiples of {side}, found {t} frames "
+                f"of {h}×{w}. Pad the clip, or use the tiled encoder of tokenizers/tiling.py."
+            )
+        return self.encoder(video, state)
+
+    def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]:
+        return self.bottleneck.encode(self.encode_to_latents(video))
+
+    def decode(self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
+        return self.decoder(self.bottleneck.lookup(tokens))
+
+    def encode_part(self, video: Float[Tensor, "b 3 t h w"], state: StreamState) -> Tensor:
+        """Tokens or latents of the next frames of a stream."""
+        return self.bottleneck.encode(self.encode_to_latents(video, state))
+
+    def decode_part(self, latents: Tensor, state: StreamState) -> Float[Tensor, "b 3 t h w"]:
+        """Pixels of the next tokens or latents of a stream."""
+        return self.decoder(self.bottleneck.lookup(latents), state)
+
+    def stream_encode(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Tokens or latents of a clip's parts as these arrive; together they equal `encode` of the whole."""
+        state = StreamState()
+        for part in parts:
+            yield self.encode_part(part, state)
+
+    def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+        state = StreamState()
+        for part in latents:
+            yield self.decode_part(part, state)
+
+    def forward_train(
+        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None
+    ) -> TokenizerOutput:
+        """Reconstruction and losses: squared error in [-1, 1] plus the bottleneck's terms.
+
+        `generator` draws the latents of the KL bottleneck; without one, their mean is decoded.
+        """
+        latents, tokens, losses = self.bottleneck(self.encode_to_latents(video), generator)
+        reconstruction = self.decoder(latents)
+        return TokenizerOutput(reconstruction, tokens, {"reconstruction": F.mse_loss(reconstruction, video), **losses})

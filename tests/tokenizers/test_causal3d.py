@@ -1,0 +1,122 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mutoscope.errors import UserError
+from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
+from mutoscope.tokenizers.tiling import TilingConfig, count_tokens, encode_decode
+
+BOTTLENECKS = ("lfq", "fsq", "kl")
+
+
+def config(bottleneck: str = "lfq", **changes) -> Causal3DConfig:
+    fields = {"num_bits": 5, "levels": (4, 3, 5), "latent_channels": 3, "num_res_blocks": 1, "num_groups": 4}
+    return Causal3DConfig(8, (1, 1, 2), temporal_downsample=(True, True), bottleneck=bottleneck, **fields | changes)
+
+
+def small(bottleneck: str = "lfq") -> Causal3D:
+    torch.manual_seed(0)
+    return Causal3D(config(bottleneck)).eval()
+
+
+def clip(frames: int, seed: int = 0, side: int = 8) -> torch.Tensor:
+    return torch.rand(2, 3, frames, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_the_paper_setting_gives_the_paper_grid():
+    with torch.device("meta"):
+        tokenizer = Causal3D(Causal3DConfig())
+    assert tokenizer.spec.latent_shape(17, 128, 128) == (5, 16, 16)
+    assert tokenizer.spec.vocab_size == 65_536
+    assert Causal3DConfig(bottleneck="fsq").embedding_dim == 6
+
+
+@pytest.mark.parametrize("bottleneck", BOTTLENECKS)
+@torch.no_grad()
+def test_shapes_of_clips_and_single_images(bottleneck: str):
+    tokenizer = small(bottleneck)
+    for frames in (1, 5, 17):
+        latents = tokenizer.encode(clip(frames))
+        assert tuple(latents.shape[-3:]) == tokenizer.spec.latent_shape(frames, 8, 8)
+        assert tokenizer.decode(latents).shape == (2, 3, frames, 8, 8)
+
+
+@settings(max_examples=15, deadline=None)
+@given(parts=st.lists(st.integers(0, 3), min_size=1, max_size=4), bottleneck=st.sampled_from(BOTTLENECKS))
+@torch.no_grad()
+def test_streamed_encoding_and_decoding_equal_the_whole(parts: list[int], bottleneck: str):
+    tokenizer = small(bottleneck)
+    lengths = [1 + 4 * parts[0], *(4 * max(n, 1) for n in parts[1:])]
+    video = clip(sum(lengths))
+    whole = tokenizer.encode(video)
+    axis = whole.ndim - 3
+    streamed = list(tokenizer.stream_encode(video.split(lengths, dim=2)))
+    torch.testing.assert_close(torch.cat(streamed, dim=axis), whole, atol=1e-5, rtol=1e-5)
+
+    expected = tokenizer.decode(whole)
+    decoded = list(tokenizer.stream_decode(whole.split(1, dim=axis)))
+    assert [part.shape[2] for part in decoded] == [1] + [4] * (whole.shape[axis] - 1)
+    torch.testing.assert_close(torch.cat(decoded, dim=2), expected, atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(frame=st.integers(0, 12), seed=st.integers(0, 9))
+@torch.no_grad()
+def test_the_future_cannot_leak(frame: int, seed: int):
+    tokenizer = small("kl")
+    video = clip(13, seed)
+    changed = video.clone()
+    changed[:, :, frame] += 0.5
+    difference = (tokenizer.encode(changed) - tokenizer.encode(video)).abs().amax(dim=(0, 1, 3, 4))  # (4,)
+    reached = 0 if frame == 0 else 1 + (frame - 1) // 4  # the group of the changed frame
+    assert difference[:reached].sum() == 0 and difference[reached] > 0
+    latents = tokenizer.encode(video)
+    moved = latents.clone()
+    moved[:, :, reached] += 1.0
+    pixels = (tokenizer.decode(moved) - tokenizer.decode(latents)).abs().amax(dim=(0, 1, 3, 4))  # (13,)
+    first = 0 if reached == 0 else 1 + 4 * (reached - 1)
+    assert pixels[:first].sum() == 0 and pixels[first : first + 1] > 0
+
+
+@pytest.mark.parametrize("bottleneck", BOTTLENECKS)
+def test_training_lowers_the_loss(bottleneck: str):
+    torch.manual_seed(0)
+    tokenizer = Causal3D(config(bottleneck))
+    optimizer, generator, losses = torch.optim.Adam(tokenizer.parameters(), lr=3e-3), torch.Generator(), []
+    for _ in range(20):
+        optimizer.zero_grad()
+        output = tokenizer.forward_train(clip(5), generator)
+        output.loss.backward()
+        optimizer.step()
+        losses.append(output.losses["reconstruction"].item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(math.isfinite(value) for value in losses)
+
+
+@pytest.mark.parametrize("bottleneck", ["lfq", "fsq"])
+@torch.no_grad()
+def test_long_videos_in_chunks_equal_the_whole(bottleneck: str):
+    tokenizer = small(bottleneck)
+    video = np.random.default_rng(0).integers(0, 256, (22, 8, 8, 3), dtype=np.uint8)
+    chunked = encode_decode(tokenizer, video, TilingConfig(chunk=5, chunk_overlap=2))
+    whole = encode_decode(tokenizer, video, TilingConfig(chunk=64))
+    assert chunked.shape == video.shape
+    assert np.abs(chunked.astype(int) - whole.astype(int)).max() <= 1
+    assert count_tokens(tokenizer.spec, 22, 8, 8).num_tokens_encoded == 7 * 2 * 2
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match=r"1 \+ k·4 frames"):
+        small().encode(clip(4))
+    with pytest.raises(UserError, match=r"0 \+ k·4 frames"):
+        list(small().stream_encode([clip(1), clip(3)]))
+    with pytest.raises(UserError, match="one flag per stage"):
+        Causal3DConfig(temporal_downsample=(True,))
+    with pytest.raises(UserError, match="65,536"):
+        Causal3DConfig(levels=(8,) * 6)
+    with pytest.raises(UserError, match="num_groups"):
+        Causal3DConfig(filters=20)
