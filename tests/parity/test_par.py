@@ -25,6 +25,12 @@ from mutoscope.layers.token_order import inverse_order, region_order
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.sampling.categorical import keep_top_k, nucleus
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSamplerConfig, PrefillMemo, group_starts
+from mutoscope.tokenizers.discriminator import (
+    PatchDiscriminator,
+    PatchDiscriminatorConfig,
+    discriminator_loss,
+    generator_loss,
+)
 from mutoscope.training.optim import clip_gradients
 from parity.cases import FOLDER, Case, assert_close, assert_equal, for_each
 from parity.par_support import (
@@ -270,6 +276,27 @@ def test_tokenizer_of_published_size(case: Case):
     assert_close(latents[:, :, 0], stored["quant_conv_out"], atol=2e-3, what="latents")
     assert_equal(tokenizer.encode(video), square(stored["ids"][None]), "ids")
     assert_close(tokenizer.decode(square(stored["decode_ids"][None]))[:, :, 0], stored["decoded"], atol=2e-3)
+
+
+def test_patch_discriminator_and_its_losses():
+    stored = Case(FOLDER / "par" / "discriminator.json")
+    if not stored.path.with_suffix(".safetensors").exists():
+        pytest.skip("the vectors at hand hold no discriminator")
+    weights = {n.removeprefix("weights.main."): t for n, t in stored.tensors.items() if n.startswith("weights.main.")}
+    network = PatchDiscriminator(PatchDiscriminatorConfig(len(weights["0.bias"]), len(weights) // 6))
+    network.load_state_dict(weights)
+    network.train()
+    # The official non-saturating losses use logits as targets and are left out.
+    real, fake = (network((stored.tensors[name][:, :, None] + 1) / 2) for name in ("real", "fake"))
+    assert_close(real, stored.tensors["logits_real_train"], atol=5e-4, what="real")
+    assert_close(fake, stored.tensors["logits_fake_train"], atol=5e-4, what="fake")
+    expected = {
+        "hinge_d": 0.5 * discriminator_loss(real, fake, "hinge"),
+        "hinge_g": generator_loss(fake, "hinge"),
+        "vanilla_d": 0.5 * discriminator_loss(real, fake),
+    }
+    for name, value in expected.items():
+        assert_close(value, stored.tensors[name].squeeze(), rtol=1e-4, what=name)
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints

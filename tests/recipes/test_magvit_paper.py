@@ -38,7 +38,7 @@ PARAMETERS = {
     "magvit-l-ssv2-mt10": 305_659_071,
     "magvit-h-bair": 633_949_186,
 }
-PAPER = [name for name in RECIPES if not name.endswith("shapes") and name != "shapes-features"]
+PAPER = [name for name in RECIPES if name.startswith("magvit-") and name != "magvit-shapes"]
 
 
 @pytest.mark.parametrize("name", RELEASED)

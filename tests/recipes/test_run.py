@@ -2,8 +2,10 @@ import shutil
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mutoscope import hub
 from mutoscope.data.video_io import write_video
@@ -11,9 +13,11 @@ from mutoscope.errors import UserError
 from mutoscope.evaluation.shapes_features import load_shapes_features
 from mutoscope.models.par import PARConfig
 from mutoscope.pipeline import VideoPipeline
+from mutoscope.recipes.par_paper import imagenet, vq16_imagenet
 from mutoscope.recipes.run import TaskMix, check_model_fits, flushed_denormals, load_recipe, start_inflated, train
 from mutoscope.recipes.shapes import magvit_shapes, shapes_features, vq_shapes
-from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig
+from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig, PatchDiscriminatorConfig
+from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3D
 from mutoscope.training.config import AdversarialConfig, DataConfig
 from mutoscope.training.tracking import read_log
@@ -150,7 +154,7 @@ def test_a_folder_of_videos_goes_through_both_stages(tmp_path, tokenizer_folder)
 
 
 def test_a_folder_recipe_without_a_path_is_refused(tmp_path):
-    with pytest.raises(UserError, match='"folder" with a path'):
+    with pytest.raises(UserError, match='"images" with a path'):
         train(replace(tiny_tokenizer(), data=replace(DATA, kind="folder")), tmp_path / "run")
 
 
@@ -232,3 +236,27 @@ def test_denormals_are_flushed_during_a_run_and_not_afterwards():
     with flushed_denormals():
         assert tiny.mul(1.0).item() == 0.0
     assert tiny.mul(1.0).item() > 0.0
+
+
+def test_images_train_a_tokenizer_against_patches_and_a_par_model_on_ten_crops(tmp_path):
+    rng = np.random.default_rng(0)
+    for label in ("ant", "bee"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(tmp_path / "images" / label / "x.png")
+    data = DataConfig("images", str(tmp_path / "images"), 1, 8, 8)
+    recipe = vq16_imagenet()
+    network = VQ2DConfig(8, (1, 1), 1, 16, 4, 16, num_groups=8)
+    game = replace(recipe.adversarial, discriminator=PatchDiscriminatorConfig(4, 1), start_step=2)
+    loop = replace(recipe.loop, num_steps=4, batch_size=2, log_every=1, num_workers=0, autocast="none")
+    train(replace(recipe, data=data, tokenizer=network, adversarial=game, loop=loop), tmp_path / "vq")
+    rows = read_log(tmp_path / "vq" / "log.jsonl")
+    assert [row["generator"] != 0 for row in rows] == [False, False, True, True]  # the game starts at update 2
+    assert [row["discriminator"] != 0 for row in rows] == [False, False, True, True]
+
+    model = PARConfig(1, 16, 2, None, 16, (1, 4, 4), num_parallel=4, num_classes=2, mlp_size=16)
+    recipe = replace(imagenet("L", 4), tokenizer=str(tmp_path / "vq"), model=model, loop=loop)
+    optim = replace(recipe.optim, warmup_steps=1)
+    train(replace(recipe, data=replace(data, ten_crops=True), optim=optim), tmp_path / "par")
+    labels = np.load(tmp_path / "par" / "tokens" / "label.npy")
+    assert labels.tolist() == [0] * 10 + [1] * 10
+    assert VideoPipeline.from_pretrained(tmp_path / "par")(class_label="bee").frames.shape == (1, 8, 8, 3)

@@ -12,6 +12,7 @@ from torch import nn
 
 from mutoscope import hub
 from mutoscope.data.folder import find_videos
+from mutoscope.data.images import ImageDataset, find_images
 from mutoscope.data.loader import BatchSource, ItemSource, ShapesSource
 from mutoscope.data.shapes import HELD_BACK_SEED, ShapesConfig, ShapesWorld
 from mutoscope.data.token_cache import TokenCache
@@ -25,9 +26,9 @@ from mutoscope.recipes.tokenize import CONTEXT_FRAMES, condition_key, tokenize
 from mutoscope.sampling.masked import MaskedSamplerConfig
 from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig
 from mutoscope.sampling.tasks import balanced_task_order, needs_video
-from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
-from mutoscope.tokenizers.discriminator import Discriminator
+from mutoscope.tokenizers.discriminator import Discriminator, make_discriminator
 from mutoscope.tokenizers.inflation import inflate
 from mutoscope.tokenizers.perceptual import load_perceptual
 from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
@@ -129,7 +130,11 @@ def clip_source(data: DataConfig) -> BatchSource:
         from mutoscope.data.clips import ClipDataset
 
         return ItemSource(ClipDataset(data.path, data.num_frames, data.height, data.width, data.frame_stride))
-    raise UserError(f'Clips come from kind "shapes", or "folder" with a path; found {data.kind!r} and {data.path!r}.')
+    if data.kind == "images" and data.path:
+        return ItemSource(ImageDataset(data.path, data.height, data.width, data.ten_crops))
+    raise UserError(
+        f'Clips come from kind "shapes", or "folder" or "images" with a path; found {data.kind!r} and {data.path!r}.'
+    )
 
 
 def example_clips(data: DataConfig, count: int = 4) -> Batch:
@@ -144,6 +149,8 @@ def describe_data(data: DataConfig) -> dict[str, Any]:
         return TokenCache(data.path or "").info.data
     if data.kind == "folder":
         return {"kind": "folder", "class_names": find_videos(data.path or "")[1]}
+    if data.kind == "images":
+        return {"kind": "images", "class_names": find_images(data.path or "")[1], "ten_crops": data.ten_crops}
     names = ("height", "width", "num_frames", "fps", "max_objects", "controllable")
     return {"kind": "shapes"} | {name: getattr(data, name) for name in names}
 
@@ -179,7 +186,7 @@ def _train_tokenizer(
     recipe: TokenizerRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
     tokenizer, game = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer), recipe.adversarial
-    discriminator = Discriminator(game.discriminator) if game else None
+    discriminator = make_discriminator(game.discriminator) if game else None
     start_inflated(recipe, tokenizer, discriminator)
     perceptual = load_perceptual(game.perceptual_weights) if game and game.perceptual_weights else None
     sheet = ReconstructionSheet(example_clips(recipe.data)["video"])
@@ -200,7 +207,7 @@ def _train_tokenizer(
     return result
 
 
-def start_inflated(recipe: TokenizerRecipe, tokenizer: VideoTokenizer, discriminator: Discriminator | None) -> None:
+def start_inflated(recipe: TokenizerRecipe, tokenizer: VideoTokenizer, discriminator: nn.Module | None) -> None:
     """Starts both networks from the 2D-VQ that the recipe names, if it names one."""
     if recipe.start_from is None:
         return
@@ -209,14 +216,15 @@ def start_inflated(recipe: TokenizerRecipe, tokenizer: VideoTokenizer, discrimin
         raise UserError("start_from inflates a 2D-VQ into a 3D-VQ; this recipe trains another kind of tokenizer.")
     inflate(hub.load_component(folder), tokenizer, recipe.inflation)
     opponent = folder.parent / "discriminator"
-    if discriminator is not None and opponent.is_dir():
+    if isinstance(discriminator, Discriminator) and opponent.is_dir():
         inflate(hub.load_component(opponent), discriminator, recipe.inflation)
 
 
 def _train_model(
     recipe: ModelRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
-    tokenizer = hub.load_tokenizer(recipe.tokenizer).to(process.device, memory_format=torch.channels_last_3d)
+    tokenizer = hub.load_tokenizer(recipe.tokenizer).to(process.device)
+    channels_last(tokenizer)
     check_model_fits(recipe, tokenizer)
     cache = open_cache(recipe, tokenizer, out, process)
     torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not the cache had to be filled
@@ -234,7 +242,7 @@ def _train_model(
     )
     sheets: list[Callback] = []
     origin = from_description(recipe.data, cache.info.data)
-    if origin.kind == "shapes" or recipe.data.kind == "folder":  # videos behind a ready cache may be gone
+    if origin.kind == "shapes" or recipe.data.kind != "tokens":  # videos behind a ready cache may be gone
         clips = example_clips(origin)
         sheets = [GenerationSheet(tokenizer, index, clips["video"], clips["label"])]
     mix, callbacks = TaskMix(recipe.task_weights), (*sheets, *callbacks)

@@ -1,6 +1,7 @@
-"""MAGVIT's discriminator and the adversarial losses of stage 1 (arXiv 2212.05199, §3.1 and appendix A.2).
+"""Discriminators and the adversarial losses of stage 1.
 
-A small residual network in three dimensions after StyleGAN, without norms, blur or equalised learning rates.
+MAGVIT's is a small residual network in three dimensions after StyleGAN, without norms, blur or equalised learning rates
+(arXiv 2212.05199, §3.1 and appendix A.2). LlamaGen's is the PatchGAN of VQGAN (arXiv 1611.07004, 2012.09841).
 """
 
 import itertools
@@ -121,17 +122,60 @@ class Discriminator(nn.Module):
         return self.logit(F.leaky_relu(self.dense(x), SLOPE))
 
 
+@dataclass(frozen=True)
+class PatchDiscriminatorConfig:
+    """Width and number of halvings; defaults are LlamaGen's: 2,765,633 parameters."""
+
+    filters: int = 64
+    num_layers: int = 3
+
+    def __post_init__(self) -> None:
+        if self.filters < 1 or self.num_layers < 1:
+            raise UserError(f"The discriminator needs positive sizes, found {self}.")
+
+
+class PatchDiscriminator(nn.Sequential):
+    """One logit per patch of every frame; pixels in [0, 1] outside, [-1, 1] inside. Norms over the batch."""
+
+    def __init__(self, config: PatchDiscriminatorConfig) -> None:
+        width, last = config.filters, config.num_layers
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(SLOPE)]
+        for i in range(1, last + 1):
+            channels = [width * min(2 ** (i - 1), 8), width * min(2**i, 8)]
+            layers += [nn.Conv2d(*channels, 4, 2 if i < last else 1, 1, bias=False), nn.BatchNorm2d(channels[1])]
+            layers.append(nn.LeakyReLU(SLOPE))
+        super().__init__(*layers, nn.Conv2d(width * min(2**last, 8), 1, 4, 1, 1))
+        self.config = config
+        self.initialize_weights()
+
+    def initialize_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, mean=1.0, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "n 1 rows columns"]:
+        return super().forward(video.transpose(1, 2).flatten(0, 1) * 2 - 1)  # (b·t, 3, h, w)
+
+
+def make_discriminator(config: DiscriminatorConfig | PatchDiscriminatorConfig) -> nn.Module:
+    """The network that a configuration describes."""
+    return Discriminator(config) if isinstance(config, DiscriminatorConfig) else PatchDiscriminator(config)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Losses
 
 
-def generator_loss(fake: Float[Tensor, "n 1"], kind: GanLoss = "non-saturating") -> Float[Tensor, ""]:
+def generator_loss(fake: Float[Tensor, "n 1 *patches"], kind: GanLoss = "non-saturating") -> Float[Tensor, ""]:
     """mean softplus(−D(v̂)), or −mean D(v̂) for the hinge."""
     return F.softplus(-fake).mean() if kind == "non-saturating" else -fake.mean()
 
 
 def discriminator_loss(
-    real: Float[Tensor, "n 1"], fake: Float[Tensor, "n 1"], kind: GanLoss = "non-saturating"
+    real: Float[Tensor, "n 1 *patches"], fake: Float[Tensor, "n 1 *patches"], kind: GanLoss = "non-saturating"
 ) -> Float[Tensor, ""]:
     """mean softplus(−D(v)) + mean softplus(D(v̂)), or the hinge mean relu(1 − D(v)) + mean relu(1 + D(v̂))."""
     if kind == "non-saturating":
@@ -139,7 +183,7 @@ def discriminator_loss(
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
-def r1_penalty(real: Float[Tensor, "n 1"], video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
+def r1_penalty(real: Float[Tensor, "n 1 *patches"], video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
     """mean over the batch of ‖∂D(v)/∂v‖², without the customary ½. `video` must require gradients."""
     (gradient,) = torch.autograd.grad(real.sum(), video, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3, 4)).mean()

@@ -9,7 +9,7 @@ from mutoscope.json_config import dataclass_from_dict
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.models.par import PARConfig
 from mutoscope.tokenizers.causal3d import Causal3DConfig
-from mutoscope.tokenizers.discriminator import DiscriminatorConfig, GanLoss
+from mutoscope.tokenizers.discriminator import DiscriminatorConfig, GanLoss, PatchDiscriminatorConfig
 from mutoscope.tokenizers.inflation import Inflation
 from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
@@ -64,19 +64,21 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where clips come from: the built-in world ("shapes"), a folder of videos, or a folder of cached tokens.
+    """Where clips come from: the built-in world ("shapes"), a folder of videos or of images, or cached tokens.
 
-    path: the folder, for "folder" and "tokens"; unused for "shapes".
+    path: the folder, for all but "shapes".
+    ten_crops: "images" only: ten crops of every image (see `data.images`) instead of the middle.
     seed, fps, max_objects, controllable: the built-in world only.
     frame_stride: source frames per clip frame, for "folder" only.
     """
 
-    kind: Literal["shapes", "folder", "tokens"] = "shapes"
+    kind: Literal["shapes", "folder", "images", "tokens"] = "shapes"
     path: str | None = None
     num_frames: int = 16
     height: int = 32
     width: int = 32
     frame_stride: int = 1
+    ten_crops: bool = False
     seed: int = 0
     fps: int = 8
     max_objects: int = 3
@@ -87,15 +89,19 @@ class DataConfig:
 class AdversarialConfig:
     """The game of stage 1: the discriminator and the weights of its losses (arXiv 2212.05199, §3.1 and Tab. 8).
 
+    start_step: update from which the players meet; before it only the other losses count.
+    discriminator_weight: of the discriminator's own loss.
     r1_weight: of ‖∂D(v)/∂v‖², without the customary ½.
     lecam_weight: the paper uses LeCam and gives no weight; every released configuration has 0.
     perceptual_weights: local file of a torchvision ResNet or VGG-16; None trains without the perceptual term, which is
       also what the released code amounts to (its network comes without weights and with a last layer of zeros).
     """
 
-    discriminator: DiscriminatorConfig
+    discriminator: DiscriminatorConfig | PatchDiscriminatorConfig
     gan_loss: GanLoss = "non-saturating"
     gan_weight: float = 0.1
+    discriminator_weight: float = 1.0
+    start_step: int = 0
     r1_weight: float = 10.0
     lecam_weight: float = 0.0
     lecam_decay: float = 0.999

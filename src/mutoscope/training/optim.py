@@ -105,7 +105,11 @@ def make_ema(model: nn.Module, decay: float | None) -> AveragedModel | None:
 
 
 def clip_gradients(model: nn.Module, clip_norm: float | None) -> torch.Tensor:
-    """Scales all gradients to a global norm of at most `clip_norm`; returns the norm before clipping."""
+    """Scales all gradients to a global norm of at most `clip_norm`; returns the norm before clipping.
+
+    Where several networks play against each other (`players`), each is clipped by itself; the norm is the first's.
+    """
     if clip_norm is not None:
-        return nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        norms = [nn.utils.clip_grad_norm_(part.parameters(), clip_norm) for part in getattr(model, "players", [model])]
+        return norms[0]
     return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

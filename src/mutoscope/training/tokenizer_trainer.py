@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mutoscope.data.loader import BatchSource
-from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.tokenizers.discriminator import (
-    Discriminator,
     discriminator_loss,
     generator_loss,
     lecam_loss,
+    make_discriminator,
     r1_penalty,
 )
 from mutoscope.training.callbacks import Callback
@@ -29,7 +29,7 @@ ClipDistance = Callable[[Tensor, Tensor], Tensor]
 
 
 def training_video(tokenizer: VideoTokenizer, batch: Batch) -> Float[Tensor, "b 3 t h w"]:
-    """The batch's clips in [-1, 1]. Convolutions read channels-last memory a quarter faster on CPU and GPU."""
+    """The batch's clips in [-1, 1], channels last in memory like the kernels."""
     return tokenizer.from_uint8(batch["video"]).contiguous(memory_format=torch.channels_last_3d)
 
 
@@ -61,7 +61,7 @@ class AdversarialLoss(nn.Module):
     def __init__(
         self,
         tokenizer: VideoTokenizer,
-        discriminator: Discriminator,
+        discriminator: nn.Module,
         config: AdversarialConfig,
         perceptual: ClipDistance | None = None,
     ):
@@ -73,30 +73,41 @@ class AdversarialLoss(nn.Module):
         self.register_buffer("average_fake", torch.zeros(()))
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.losses(training_video(self.tokenizer, batch), generator)
+        meets = batch.get("step", self.config.start_step) >= self.config.start_step
+        return self.losses(training_video(self.tokenizer, batch), generator, meets)
+
+    @property
+    def players(self) -> tuple[nn.Module, nn.Module]:
+        """Whose gradients are clipped each by itself."""
+        return self.tokenizer, self.discriminator
 
     def losses(
-        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None
+        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None, meets: bool = True
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Sum and weighted terms for clips in [-1, 1]; moves LeCam's averages on."""
+        """Sum and weighted terms for clips in [-1, 1]; moves LeCam's averages on.
+
+        `meets` False leaves the game out: its terms count 0.
+        """
         output = self.tokenizer.forward_train(video, generator)
         real, fake = (video + 1) / 2, (output.reconstruction + 1) / 2  # [0, 1], as the discriminator reads them
-        terms = output.losses | self._generator_terms(real, fake) | self._discriminator_terms(real, fake.detach())
+        game = self._generator_terms(real, fake) | self._discriminator_terms(real, fake.detach())
+        weight = 1.0 if meets else 0.0
+        terms = output.losses | {name: term * weight for name, term in game.items()}
+        if self.perceptual is not None:
+            terms["perceptual"] = self.config.perceptual_weight * self.perceptual(real, fake)
         return torch.stack([term.float() for term in terms.values()]).sum(), terms
 
     def _generator_terms(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         logits = functional_call(self.discriminator, frozen, (fake,))
-        terms = {"generator": self.config.gan_weight * generator_loss(logits, self.config.gan_loss)}
-        if self.perceptual is not None:
-            terms["perceptual"] = self.config.perceptual_weight * self.perceptual(real, fake)
-        return terms
+        return {"generator": self.config.gan_weight * generator_loss(logits, self.config.gan_loss)}
 
     def _discriminator_terms(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         config = self.config
         real = real.detach().requires_grad_(config.r1_weight > 0)
-        real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)  # (n, 1)
-        terms = {"discriminator": discriminator_loss(real_logits, fake_logits, config.gan_loss)}
+        real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)  # (n, 1, ...)
+        loss = discriminator_loss(real_logits, fake_logits, config.gan_loss)
+        terms = {"discriminator": config.discriminator_weight * loss}
         if config.r1_weight > 0:
             terms["r1"] = config.r1_weight * r1_penalty(real_logits, real)
         averages = self.average_real.clone(), self.average_fake.clone()
@@ -114,7 +125,7 @@ def train_tokenizer(
     source: BatchSource,
     out: str | Path,
     *,
-    discriminator: Discriminator | None = None,
+    discriminator: nn.Module | None = None,
     perceptual: ClipDistance | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -132,14 +143,15 @@ def train_tokenizer(
     if recipe.adversarial is None:
         objective: nn.Module = ReconstructionLoss(tokenizer)
     else:
-        discriminator = discriminator or Discriminator(recipe.adversarial.discriminator)
+        discriminator = discriminator or make_discriminator(recipe.adversarial.discriminator)
         objective = AdversarialLoss(tokenizer, discriminator, recipe.adversarial, perceptual)
     return run_loop(
         tokenizer,
-        objective.to(memory_format=torch.channels_last_3d),
+        channels_last(objective),
         recipe,
         source,
         out,
+        prepare_batch=lambda batch, step: batch | {"step": step},
         resume=resume,
         callbacks=callbacks,
         trackers=trackers,
