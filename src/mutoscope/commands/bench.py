@@ -8,14 +8,17 @@ from mutoscope.errors import UserError
 
 
 def bench(
-    kind: Literal["speed", "claims"],
+    kind: Literal["speed", "claims", "entropy"],
     model: str,
     /,
     *,
     out: str | None = None,
     seeds: tuple[int, ...] = (0, 1),
     num_steps: int = 1_000,
-    num_clips: int = 128,
+    num_clips: int | None = None,
+    data: str = "shapes",
+    frame: int = 0,
+    num_parallel: int = 4,
     dry_run: bool = False,
     num_decoding_steps: tuple[int, ...] = (),
     batch: int = 1,
@@ -30,14 +33,18 @@ def bench(
     speed: delay of the first frame, frames per second, memory; medians over repetitions after one warm-up run.
     claims: every variant of the paper's ablations trained alike on the built-in world and judged by shapes-FVD. Takes
     hours on two CPU cores; the same command continues a run that was stopped.
+    entropy: which tokens of a frame depend on which, and what it costs to decode several at once (PAR, Fig. 11 and 12).
 
     Args:
-        kind: what to measure: speed or claims
-        model: for speed a bundled name or model folder, for claims the paper: magvit
-        out: claims: folder of the run (default: runs/claims-magvit)
+        kind: what to measure: speed, claims or entropy
+        model: for speed and entropy a bundled name or model folder, for claims the paper: magvit
+        out: claims: folder of the run (default: runs/claims-magvit); entropy: picture to draw, a .png
         seeds: claims: one training of every variant per seed
         num_steps: claims: updates per training
-        num_clips: claims: held-back clips per measurement
+        num_clips: claims: held-back clips per measurement (default 128); entropy: clips to encode (default 4096)
+        data: entropy: folder of videos, or shapes for the built-in world
+        frame: entropy: latent frame to look at
+        num_parallel: entropy: tokens per step
         dry_run: claims: only list what would be trained
         num_decoding_steps: one or several, such as 4 12 64 (default: the model's)
         batch: clips generated together
@@ -48,7 +55,9 @@ def bench(
         dtype: number format of the network
     """
     if kind == "claims":
-        return claims(model, out or f"runs/claims-{model}", seeds, num_steps, num_clips, dry_run)
+        return claims(model, out or f"runs/claims-{model}", seeds, num_steps, num_clips or 128, dry_run)
+    if kind == "entropy":
+        return entropy(model, data, out, num_clips or 4096, frame, num_parallel)
     common.check_range("--batch", batch, low=1, high=10_000)
     common.check_range("--repeats", repeats, low=1, high=1000)
     common.check_range("--threads", threads, low=1, high=4096)
@@ -97,6 +106,41 @@ def claims(
     return {"model": paper, "out": str(folder), **report}
 
 
+def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, num_parallel: int) -> common.Report:
+    """Analyse a tokenizer's tokens; see `benchmark/entropy.py`."""
+    common.check_range("--num-clips", num_clips, low=2)
+    common.check_range("--frame", frame, low=0)
+    common.check_range("--num-parallel", num_parallel, low=1)
+    path = None if out is None else common.check_output_file(out)
+    if path is not None and path.suffix.lower() != ".png":
+        raise UserError(f"--out draws a .png, found {out!r}.")
+    from mutoscope import hub
+    from mutoscope.benchmark.entropy import EntropyConfig, analyse, draw
+    from mutoscope.recipes.run import clip_source
+    from mutoscope.training.config import DataConfig
+
+    index, tokenizer = hub.load_index(model), hub.load_tokenizer(model)
+    if data != "shapes" and not Path(data).expanduser().is_dir():
+        raise UserError(f"There is no folder {data!r}. Give a folder of videos, or shapes for the built-in world.")
+    folder = None if data == "shapes" else str(Path(data).expanduser())
+    size = {"num_frames": index.num_frames, "height": index.height, "width": index.width}
+    source = clip_source(DataConfig("folder" if folder else "shapes", folder, **size))
+    config = EntropyConfig(min(num_clips, source.num_clips or num_clips), frame, num_parallel)
+    _, rows, columns = tokenizer.spec.latent_shape(index.num_frames, index.height, index.width)
+    report = analyse(tokenizer, source, config, (rows, columns))
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(report, str(path))
+    return {"model": model, "data": data, "frame": frame, "out": out, **report}
+
+
+def entropy_summary(report: common.Report) -> str:
+    rows = [(name, f"{value:.3f}") for name, value in report["mean_increase"].items()]
+    heading = f"{report['model']}: {report['mean_entropy']:.2f} nats per token alone, from {report['num_clips']} clips"
+    table = common.table([("order", f"increase with {report['num_parallel']} per step"), *rows])
+    return f"{heading}\n{table}" + (f"\n{report['out']}" if report["out"] else "")
+
+
 def claims_summary(report: common.Report) -> str:
     rows = [
         (
@@ -121,6 +165,8 @@ def plan_summary(report: common.Report) -> str:
 def summary(report: common.Report) -> str:
     if "trainings" in report:
         return plan_summary(report)
+    if "mean_increase" in report:
+        return entropy_summary(report)
     if "real_against_real" in report:
         return claims_summary(report)
     machine = f"{report['device']}, {report['dtype']}, {report['threads']} threads"

@@ -1,0 +1,173 @@
+"""PAR's sampler against a plain loop written the way the official scripts are.
+
+    python benchmarks/par_speed.py OUT.json [--threads 1] [--repeats 3] [--size small]
+
+Same weights, same greedy choices, in one process; runs alternate, so the ratio is that of one machine at one time. The
+plain loop attends over the whole cache under a gathered mask, repeats heads by a factor of one, makes cache, masks and
+rotary table anew for every call, computes softmax for every choice, and stacks both halves of guidance from the start.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mutoscope.layers.masks import first_positions_mask, num_visible
+from mutoscope.layers.positions import rotate
+from mutoscope.models.par import PAR, Block, PARConfig
+from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig, PrefillMemo
+
+# The setting of the published comparison of loops: 12 layers of width 512, 8 heads, 16x16 tokens of 16,384 codes.
+SMALL = PARConfig(12, 512, 8, latent_shape=(1, 16, 16), num_classes=1000, mlp_size=1536)
+GUIDANCE = 1.5
+
+
+# ------------------------------------------------------------------------------------------------------ the plain loop
+
+
+def plain_block(
+    block: Block, x: Tensor, table: Tensor, rows: Tensor, mask: Tensor, cache: tuple[Tensor, Tensor]
+) -> Tensor:
+    config, (b, n, _) = block.attention.config, x.shape
+    heads, size = config.num_heads, config.head_size
+    qkv = block.attention.qkv(block.attention_norm(x)).view(b, n, 3 * heads, size).transpose(1, 2)
+    q, k, v = qkv.split(heads, dim=1)
+    q, k = rotate(q, table), rotate(k, table)
+    cache[0][:, :, rows], cache[1][:, :, rows] = k, v
+    keys, values = (y.repeat_interleave(1, dim=1) for y in cache)
+    scores = q @ keys.transpose(-2, -1) / size**0.5
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+    x = x + block.attention.output((weights @ values).transpose(1, 2).reshape(b, n, -1))
+    y = block.mlp_norm(x)
+    return x + block.mlp_out(F.silu(block.mlp_gate(y)) * block.mlp_in(y))
+
+
+@torch.inference_mode()
+def plain_loop(model: PAR, labels: Tensor, guidance_scale: float) -> Tensor:
+    """Greedy ids in decoding order."""
+    config, n, size = model.config, model.num_parallel, len(labels)
+    total = len(model.token_order())
+    slots = -(-(1 + total) // 8) * 8
+    shape = (2 * size, config.num_heads, slots, config.head_size)
+    caches = [(torch.zeros(shape), torch.zeros(shape)) for _ in model.blocks]
+    table = model.rotations(model.latent_shape)
+    masks = first_positions_mask(num_visible(slots, 1, n, model.device), slots).expand(2 * size, -1, -1).clone()
+
+    def step(x: Tensor, begin: int) -> Tensor:
+        rows = torch.arange(begin, begin + x.shape[1])
+        mask = masks[:, None, rows]  # gathered for every call
+        for block, cache in zip(model.blocks, caches, strict=True):
+            x = plain_block(block, x, table[rows], rows, mask, cache)  # type: ignore[arg-type]
+        logits = model.output(model.norm(x)).float()
+        guided = logits[size:] + guidance_scale * (logits[:size] - logits[size:])
+        return guided.softmax(-1).topk(1, dim=-1).indices[..., 0]
+
+    null = torch.full_like(labels, config.num_classes or 0)
+    ids = step(model.condition(torch.cat([labels, null]))[:, None], 0)
+    decided, position = [ids], 1
+    while position < total:
+        x = model.token_embedding(torch.cat([ids, ids]))
+        if model.query_embedding is not None and position == n:
+            x = torch.cat([x, model.query_embedding.weight.expand(2 * size, -1, -1)], dim=1)
+        ids = step(x, position)
+        decided.append(ids)
+        position += x.shape[1]
+    return torch.cat(decided, dim=1)
+
+
+# ---------------------------------------------------------------------------------------------------------- the product
+
+
+def product_loop(model: PAR, labels: Tensor, guidance_scale: float, memo: PrefillMemo | None) -> Tensor:
+    """Greedy ids in decoding order."""
+    count, null = len(labels), model.config.num_classes or 0
+    names = (*labels.tolist(), *[null] * count) if memo is not None else None
+    with torch.inference_mode():
+        condition = Condition(model.class_prefix(labels, count), model.class_prefix(None, count), labels=names)
+        sampler = ParallelARSampler(ParallelARSamplerConfig(guidance_scale=guidance_scale))
+        *_, last = sampler.sample(model, condition, draw=lambda logits, places: logits.argmax(-1), memo=memo)
+    return last.tokens.flatten(1)[:, model.token_order()]
+
+
+def quantized(model: PAR) -> PAR:
+    """Every matrix as 8-bit integers with one scale per row; activations are quantized per call."""
+    return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)  # type: ignore[attr-defined]
+
+
+def alternate(calls: dict[str, Callable[[], Tensor]], repeats: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Median seconds of each call, taken in turn after a first round that does not count; and their results."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    results: dict[str, Tensor] = {}
+    for repeat in range(repeats + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            results[name] = call()
+            if repeat:
+                times[name].append(time.perf_counter() - start)
+    return {name: median(values) for name, values in times.items()}, results
+
+
+def rows(config: PARConfig, repeats: int) -> list[dict[str, Any]]:
+    found = []
+    for n in (1, 4, 16):
+        torch.manual_seed(0)
+        model = PAR(replace(config, num_parallel=n)).eval()
+        torch.nn.init.normal_(model.output.weight, std=0.02)
+        small = quantized(model)
+        for batch in (1, 4):
+            labels = torch.arange(batch)
+            memo, small_memo = PrefillMemo(), PrefillMemo()
+            seconds, ids = alternate(
+                {
+                    "plain": lambda m=model, y=labels: plain_loop(m, y, GUIDANCE),
+                    "ours": lambda m=model, y=labels, memo=memo: product_loop(m, y, GUIDANCE, memo),
+                    "ours_int8": lambda m=small, y=labels, memo=small_memo: product_loop(m, y, GUIDANCE, memo),
+                },
+                repeats,
+            )
+            row = {
+                "n": n,
+                "batch": batch,
+                "seconds": seconds,
+                "ratio": seconds["ours"] / seconds["plain"],
+                "ratio_int8": seconds["ours_int8"] / seconds["plain"],
+                "ids_equal": torch.equal(ids["plain"], ids["ours"]),
+                "ids_equal_int8": (ids["plain"] == ids["ours_int8"]).float().mean().item(),
+            }
+            print(row)
+            found.append(row)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=SMALL.num_layers)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    report = {
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "threads": options.threads,
+        "dtype": "float32",
+        "guidance_scale": GUIDANCE,
+        "rows": rows(replace(SMALL, num_layers=options.layers), options.repeats),
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
