@@ -1,4 +1,4 @@
-"""PAR's recipes have the papers' numbers (arXiv 2412.15119, Tab. 6 and §4.1; arXiv 2406.06525 §3.1)."""
+"""PAR's recipes have the papers' numbers (arXiv 2412.15119, 2406.06525)."""
 
 from math import prod
 

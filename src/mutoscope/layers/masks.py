@@ -18,7 +18,7 @@ def num_visible(
     """How many positions each query of a parallel autoregressive sequence sees, always the first ones.
 
     Groups of `num_parallel` positions, counted from the last position of the prefix, see each other and everything
-    before (arXiv 2412.15119 §3.3). With a sequential start the first group, and the prefix always, is causal instead.
+    before (arXiv 2412.15119). With a sequential start the first group, and the prefix always, is causal instead.
     With `num_parallel` 1 this is plain causality.
     """
     step = torch.arange(length, device=device) - (prefix_length - 1)  # number of the token that is predicted

@@ -1,7 +1,6 @@
 """PAR and LlamaGen: a decoder-only transformer over discrete tokens that predicts n distant tokens per step.
 
-LlamaGen (arXiv 2406.06525) is the case n = 1. PAR (arXiv 2412.15119) §3.2: order and sequence, §3.3: attention within
-a step, §4.2: video. Images are clips of one frame.
+PAR: arXiv 2412.15119; LlamaGen, arXiv 2406.06525, is the case n = 1. Images are clips of one frame.
 
 Read from top to bottom: configuration, the network, the sequence and its loss, decoding with a cache.
 """

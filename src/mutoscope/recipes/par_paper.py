@@ -1,4 +1,4 @@
-"""LlamaGen's and PAR's own recipes (arXiv 2406.06525 §3.1, 2412.15119 §4.1 and appendix).
+"""LlamaGen's and PAR's own recipes (arXiv 2406.06525, 2412.15119).
 
 `vq16-imagenet` is the image tokenizer. `llamagen-XL-imagenet`, `par-XL-4x-imagenet` ... are the transformers on its
 tokens, `par-XL-4x-ucf101` ... those on clips, whose tokenizer `causal-ucf101` is our own: the paper's was never

@@ -1,6 +1,6 @@
 """Parallel autoregressive decoding: n tokens one after the other, then n distant tokens per step (PAR).
 
-arXiv 2412.15119 §3.2; with n = 1 it is LlamaGen's plain autoregression.
+arXiv 2412.15119; with n = 1 it is LlamaGen's plain autoregression.
 """
 
 import math

@@ -16,7 +16,7 @@ EntropyKind = Literal["softmax", "argmax"]
 class VectorQuantizerConfig:
     """Codebook size and the weights of its three losses (arXiv 2212.05199, appendix B.1).
 
-    normalized: latents and codes are scaled to unit length wherever they are used (arXiv 2110.04627 §3.2).
+    normalized: latents and codes are scaled to unit length wherever they are used (arXiv 2110.04627).
     """
 
     codebook_size: int = 1024

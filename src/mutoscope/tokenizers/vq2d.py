@@ -1,4 +1,4 @@
-"""LlamaGen's image tokenizer, VQ-16 and VQ-8 (arXiv 2406.06525 §2.1), used on video frame by frame.
+"""LlamaGen's image tokenizer, VQ-16 and VQ-8 (arXiv 2406.06525), used on video frame by frame.
 
 Read downward: configuration, building blocks, encoder, decoder, tokenizer.
 """
