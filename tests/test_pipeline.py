@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,14 +71,14 @@ def test_a_class_by_name_equals_the_class_by_index(pipeline: VideoPipeline) -> N
 
 
 def test_a_context_of_any_size_starts_a_prediction(pipeline: VideoPipeline) -> None:
-    request = pipeline.prepare(context=noise(1, 31, 17))
+    request: Any = pipeline.prepare(context=noise(1, 31, 17))
     assert request.task == "frame-prediction" and request.context_frames == 1
     assert pipeline(context=noise(1, 31, 17)).frames.shape == (8, 8, 8, 3)
 
 
 def test_all_frames_of_a_context_are_given_unless_fewer_are_asked_for(pipeline: VideoPipeline) -> None:
-    assert pipeline.prepare(context=noise(3)).context_frames == 3
-    assert pipeline.prepare(context=noise(3), context_frames=2).context_frames == 2
+    requests: list[Any] = [pipeline.prepare(context=noise(3), context_frames=count) for count in (None, 2)]
+    assert [request.context_frames for request in requests] == [3, 2]
 
 
 def test_what_follows_the_context_is_not_looked_at(ten_tasks: VideoPipeline) -> None:

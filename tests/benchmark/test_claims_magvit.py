@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mutoscope.benchmark.claims_magvit import (
-    VARIANTS,
-    ClaimsConfig,
-    Laboratory,
-    keep_settings,
-    run_claims,
-    summarise,
-)
+from mutoscope.benchmark.claims import ClaimsConfig, keep_settings, summarise
+from mutoscope.benchmark.claims_magvit import EIGHT, VARIANTS, Laboratory, run_claims
 from mutoscope.errors import UserError
 from mutoscope.evaluation.protocol import Judge
 from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig
@@ -68,7 +62,7 @@ def test_results_of_other_settings_are_not_mixed_in(config, judge, tmp_path: Pat
 
 
 def test_variants_of_one_seed_start_from_equal_weights(config, judge, tmp_path: Path):
-    lab = Laboratory.open(config, tmp_path, judge)
+    lab = Laboratory.open(config, tmp_path, judge, EIGHT)
     full, mask_only = (v for v in VARIANTS if v.name in ("commit", "commit-mask"))
     ours, theirs = lab.build(full, 3), lab.build(mask_only, 3)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))

@@ -1,6 +1,7 @@
 """Generating with PAR models through the pipeline."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,8 @@ def test_rounds_and_guidance_change_nothing_they_should_not(pipeline: VideoPipel
     for a, b in zip(together.clips, rounds.clips, strict=True):
         np.testing.assert_array_equal(a.frames, b.frames)
     assert together.request.num_steps == 4 + 60 // 4
-    assert set(pipeline.generator.memo.rows) == {0, 1, 2, 3}  # the classes and "no class"
+    generator: Any = pipeline.generator
+    assert set(generator.memo.rows) == {0, 1, 2, 3}  # the classes and "no class"
 
 
 def test_captions_are_masked_and_repeated_for_every_sample(texts: VideoPipeline):

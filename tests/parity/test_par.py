@@ -256,7 +256,7 @@ def test_tokenizer_forward_losses_and_gradients(case: Case):
     expected = {"codebook": "vq", "commitment": "commit", "entropy": "entropy"}
     for name, theirs in expected.items():
         assert_close(losses[name], stored[f"train.{theirs}_loss"].squeeze(), rtol=1e-4, what=name)
-    sum(losses.values()).backward()
+    torch.stack(list(losses.values())).sum().backward()
     gradients = {
         "quant_conv.weight": tokenizer.encoder[-1].weight.grad,
         "quantize.embedding.weight": tokenizer.quantizer.codebook.grad,

@@ -1,17 +1,20 @@
 """PAR's recipes have the papers' numbers (arXiv 2412.15119, 2406.06525)."""
 
+from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import pytest
 
 from mutoscope.meta import without_memory
 from mutoscope.models.par import PAR
-from mutoscope.recipes.catalog import RECIPES
+from mutoscope.recipes import catalog
 from mutoscope.recipes.par_paper import RECIPES as OWN
 from mutoscope.recipes.run import TOKENIZERS
 from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig, group_starts
 from mutoscope.training.config import ModelRecipe, from_json, to_json
 
+RECIPES: dict[str, Callable[[], Any]] = {**catalog.RECIPES}
 STEPS = {
     "llamagen-3B-imagenet": 576, "par-XL-4x-imagenet": 147, "par-3B-16x-imagenet": 51,
     "par-XL-1x-ucf101": 1280, "par-XL-4x-ucf101": 323, "par-XL-16x-ucf101": 95,

@@ -39,13 +39,14 @@ def tiny_tokenizer(**loop):
     return replace(recipe, data=DATA, tokenizer=network, loop=loop, optim=replace(recipe.optim, warmup_steps=1))
 
 
+CODES = 512  # of the recipe's own tokenizer, which the tiny one keeps
 TWO_TASKS = ("class-conditional", "frame-prediction")
 
 
 def tiny_model(tokenizer, **loop):
     recipe = magvit_shapes()
     network = replace(recipe.model, num_layers=1, hidden_size=16, num_heads=2, mlp_size=16, latent_shape=(2, 4, 4))
-    network = replace(network, codebook_size=vq_shapes().tokenizer.codebook_size, tasks=TWO_TASKS)
+    network = replace(network, codebook_size=CODES, tasks=TWO_TASKS)
     loop = replace(recipe.loop, num_steps=4, batch_size=2, log_every=1, checkpoint_every=2, **loop)
     optim = replace(recipe.optim, warmup_steps=1)
     recipe = replace(recipe, tokenizer=str(tokenizer), data=DATA, model=network, loop=loop, optim=optim, cache_clips=6)
@@ -54,7 +55,7 @@ def tiny_model(tokenizer, **loop):
 
 def tiny_par(tokenizer):
     recipe = tiny_model(tokenizer)
-    codes = vq_shapes().tokenizer.codebook_size
+    codes = CODES
     network = PARConfig(1, 16, 2, None, codes, (2, 4, 4), num_parallel=4, num_classes=23, mlp_size=16)
     return replace(recipe, model=network, task_weights={"class-conditional": 1.0}, sampling={"guidance_scale": 1.5})
 

@@ -1,7 +1,7 @@
 """mutoscope bench: measurements."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
@@ -37,7 +37,7 @@ def bench(
 
     Args:
         kind: what to measure: speed, claims or entropy
-        model: for speed and entropy a bundled name or model folder, for claims the paper: magvit
+        model: for speed and entropy a bundled name or model folder, for claims the paper: magvit or par
         out: claims: folder of the run (default: runs/claims-magvit); entropy: picture to draw, a .png
         seeds: claims: one training of every variant per seed
         num_steps: claims: updates per training
@@ -85,24 +85,25 @@ def bench(
 def claims(
     paper: str, out: str, seeds: tuple[int, ...], num_steps: int, num_clips: int, dry_run: bool
 ) -> common.Report:
-    """Train and measure the variants of a paper; see `benchmark/claims_magvit.py`."""
-    if paper != "magvit":
-        raise UserError(f"There are no claims of {paper!r} to check; papers: magvit.")
+    """Train and measure the variants of a paper; see `benchmark/claims_magvit.py` and `claims_par.py`."""
+    if paper not in ("magvit", "par"):
+        raise UserError(f"There are no claims of {paper!r} to check; papers: magvit, par.")
     common.check_range("--num-steps", num_steps, low=200)
     common.check_range("--num-clips", num_clips, low=2)
     for seed in seeds:
         common.check_range("--seeds", seed, low=0)
-    from mutoscope.benchmark.claims_magvit import VARIANTS, ClaimsConfig, run_claims
+    from mutoscope.benchmark import claims_magvit, claims_par
     from mutoscope.hub import check_writable_folder
 
     folder = Path(out).expanduser()
     check_writable_folder(folder.parent)
+    module: Any = {"magvit": claims_magvit, "par": claims_par}[paper]
     if dry_run:
-        trainings = [{"variant": v.name, "paper": v.paper, "seed": seed} for seed in seeds for v in VARIANTS]
+        trainings = [{"variant": v.name, "paper": v.paper, "seed": seed} for seed in seeds for v in module.VARIANTS]
         return {"model": paper, "out": str(folder), "num_steps": num_steps, "dry_run": True, "trainings": trainings}
-    config = ClaimsConfig(seeds=seeds, num_steps=num_steps, num_clips=num_clips)
-    with common.progress_steps("bench claims", len(VARIANTS) * len(seeds), "variant") as advance:
-        report = run_claims(config, folder, on_result=lambda row: advance())
+    config = module.ClaimsConfig(seeds=seeds, num_steps=num_steps, num_clips=num_clips)
+    with common.progress_steps("bench claims", len(module.VARIANTS) * len(seeds), "variant") as advance:
+        report = module.run_claims(config, folder, on_result=lambda row: advance())
     return {"model": paper, "out": str(folder), **report}
 
 

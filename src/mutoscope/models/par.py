@@ -51,7 +51,8 @@ class PARConfig:
     Exactly one of `num_classes` and `caption_size` is set: class labels (prefix of one position), or text features of
     `caption_size` channels (prefix of `caption_length` positions). `num_parallel` is n of the paper, a square; 1 is
     LlamaGen. `latent_shape` is the grid the model is trained on; it may be sampled on others, since positions are
-    rotations. `mlp_size` 0 means the published rule, `swiglu_size`.
+    rotations. `mlp_size` 0 means the published rule, `swiglu_size`. `num_regions` are those of the order; None: as many
+    as tokens per step.
     The last three switches are for the paper's ablations: raster order, groups whose members see only those before
     them, and no sequential start (the first group is predicted from the condition alone).
     """
@@ -76,6 +77,7 @@ class PARConfig:
     attention_dropout: float = 0.0
     drop_path: float = 0.0
     order: Literal["regions", "raster"] = "regions"
+    num_regions: int | None = None
     group_attention: Literal["full", "causal"] = "full"
     sequential_start: bool = True
 
@@ -92,7 +94,8 @@ class PARConfig:
             raise UserError(f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.kv_heads}.")
         if (self.num_classes is None) == (self.caption_size is None):
             raise UserError("Set one of num_classes and caption_size: the model reads class labels or captions.")
-        regions_per_side(self.latent_shape, self.num_parallel)
+        for count in (self.num_parallel, self.num_regions or self.num_parallel):
+            regions_per_side(self.latent_shape, count)
 
     @classmethod
     def paper(cls, size: str, **overrides: Any) -> "PARConfig":
@@ -284,7 +287,8 @@ class PAR(VideoModel):
     def token_order(self, latent_shape: tuple[int, int, int] | None = None) -> Int[Tensor, " n"]:
         """Raster index of every token in decoding order."""
         shape = latent_shape or self.config.latent_shape
-        return region_order(shape, self.num_parallel if self.config.order == "regions" else 1).to(self.device)
+        regions = self.config.num_regions or self.num_parallel
+        return region_order(shape, regions if self.config.order == "regions" else 1).to(self.device)
 
     def rotations(self, latent_shape: tuple[int, int, int]) -> Float[Tensor, "length pairs 2"]:
         """Rows of the rotary table for the whole sequence.

@@ -352,9 +352,10 @@ def check_labels(cache: TokenCache, recipe: ModelRecipe) -> None:
     """Raises UserError when a class-conditional task would meet a clip without a class, or one unknown to the model."""
     labels = cache.labels
     conditional = [task for task in recipe.task_weights if task.startswith("class-conditional")]
-    if conditional and not 0 <= labels.min() <= labels.max() < (recipe.model.num_classes or 0):
+    num_classes = recipe.model.num_classes or 0
+    if conditional and not 0 <= labels.min() <= labels.max() < num_classes:
         raise UserError(
-            f"Task {conditional[0]!r} needs labels 0 to {recipe.model.num_classes - 1} (model.num_classes); those in "
+            f"Task {conditional[0]!r} needs labels 0 to {num_classes - 1} (model.num_classes); those in "
             f"{cache.folder} are {labels.min()} to {labels.max()}. Sort the videos into one folder per class, set "
             "model.num_classes to their number, or leave the task out of task_weights."
         )

@@ -34,7 +34,7 @@ def decayed_parameters(model: nn.Module) -> list[nn.Parameter]:
 def embedding_tables(model: nn.Module) -> list[nn.Parameter]:
     """The tables of every embedding."""
     found = (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
-    return list({id(table): table for table in found}.values())
+    return list({id(table): table for table in found if isinstance(table, nn.Parameter)}.values())
 
 
 def convolution_kernels(model: nn.Module) -> list[nn.Parameter]:
