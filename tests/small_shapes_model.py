@@ -7,6 +7,7 @@ import torch
 from mutoscope import hub
 from mutoscope.data.shapes import CLASS_NAMES
 from mutoscope.models.magvit import Magvit, MagvitConfig
+from mutoscope.models.par import PAR, PARConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 
 NUM_FRAMES, SIZE, FPS = 16, 32, 8
@@ -41,16 +42,27 @@ def small_magvit_config() -> MagvitConfig:
     )
 
 
-def save_small_model(folder: Path) -> Path:
-    torch.manual_seed(0)
-    index = hub.ModelIndex(
-        family="magvit",
+def small_index(family: str, tasks: tuple[str, ...]) -> hub.ModelIndex:
+    return hub.ModelIndex(
+        family=family,
         num_frames=NUM_FRAMES,
         height=SIZE,
         width=SIZE,
         fps=FPS,
         class_names=CLASS_NAMES,
-        tasks=TASKS,
+        tasks=tasks,
         data={"kind": "shapes", "height": SIZE, "width": SIZE, "num_frames": NUM_FRAMES, "fps": FPS},
     )
+
+
+def save_small_model(folder: Path) -> Path:
+    torch.manual_seed(0)
+    index = small_index("magvit", TASKS)
     return hub.save_pretrained(folder, index, VQ3D(small_tokenizer_config()), Magvit(small_magvit_config()))
+
+
+def save_small_par(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = PARConfig(1, 32, 2, None, 16, (4, 8, 8), num_parallel=16, num_classes=len(CLASS_NAMES), mlp_size=32)
+    index = small_index("par", ("class-conditional",))
+    return hub.save_pretrained(folder, index, VQ3D(small_tokenizer_config()), PAR(config))

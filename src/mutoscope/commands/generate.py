@@ -81,7 +81,8 @@ def generate(
     frames = {"task_video": _read_frames(video, None), "context": _read_frames(context, context_frames)}
     pipeline = common.load_pipeline(model, device, dtype)
     if frames["context"] is not None and pipeline.model is not None:
-        frames["context"] = frames["context"][: context_frames or pipeline.model.config.context_frames]
+        trained = getattr(pipeline.model.config, "context_frames", 1)
+        frames["context"] = frames["context"][: context_frames or trained]
     request = pipeline.prepare(
         class_label=class_label, prompt=prompt, context_frames=context_frames, task=task, actions=actions,
         num_frames=num_frames if (num_frames or 0) <= pipeline.index.num_frames else None, paste_given=paste_given,
