@@ -38,7 +38,8 @@ def test_one_token_at_a_time_is_plain_causality():
 @pytest.mark.parametrize("queries", [5, 2])
 def test_padded_columns_are_hidden_but_every_position_sees_itself(queries: int):
     mask = causal_mask(queries, 5, CPU)
-    hidden = hide_padding(mask, torch.tensor([[False, True], [True, True]]))  # (2, 1, queries, 5)
+    rows = torch.arange(5 - queries, 5)
+    hidden = hide_padding(mask, torch.tensor([[False, True], [True, True]]), rows)  # (2, 1, queries, 5)
     assert torch.equal(hidden[1, 0], mask)
     for query, row in enumerate(hidden[0, 0].tolist()):
         position = 5 - queries + query

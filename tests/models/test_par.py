@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -95,9 +96,10 @@ def test_a_token_reaches_the_steps_after_its_own_and_nothing_else(variant: str, 
         assert difference[reads : reads + n].max() > 0
 
 
+@pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 @torch.no_grad()
-def test_cached_and_uncached_logits_agree(variant: str):
+def test_cached_and_uncached_logits_agree(variant: str, static: bool):
     model = small(**VARIANTS[variant])
     tokens, prefix = sequence(model), prefix_of(model)
     expected = model.logits(tokens, prefix)
@@ -107,9 +109,26 @@ def test_cached_and_uncached_logits_agree(variant: str):
         seen.append(logits)
         return tokens[:, places]
 
-    *_, last = ParallelARSampler().sample(model, Condition(prefix), draw=forced)
+    *_, last = ParallelARSampler().sample(model, Condition(prefix), draw=forced, static=static)
     torch.testing.assert_close(torch.cat(seen, dim=1), expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(last.tokens.flatten(1)[:, model.token_order()], tokens)
+
+
+@torch.no_grad()
+def test_static_steps_have_two_shapes_only(monkeypatch: pytest.MonkeyPatch):
+    model, shapes = small(), set()
+    advance = model.advance
+
+    def watched(x: Tensor, table: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+        assert mask is not None
+        shapes.add((x.shape[1], tuple(table.shape), tuple(mask.shape)))
+        return advance(x, table, mask, cache)
+
+    monkeypatch.setattr(model, "advance", watched)
+    sampler = ParallelARSampler()
+    for _ in sampler.sample(model, Condition(prefix_of(model)), torch.Generator().manual_seed(0), static=True):
+        pass
+    assert {shape[0] for shape in shapes} == {1, 4} and len(shapes) == 2
 
 
 @torch.no_grad()

@@ -240,3 +240,12 @@ def test_bfloat16_autocast_reaches_the_model(tmp_path):
     recipe = replace(features_recipe(num_steps=3), name="plain")
     train_model(Watching(), recipe, FakeSource(), tmp_path / "none")
     assert dtypes == {torch.bfloat16, torch.float32}
+
+
+def test_a_run_from_before_a_field_existed_can_be_resumed(tmp_path):
+    train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path)
+    path = checkpoint_paths(tmp_path / "checkpoints")[-1]
+    state = torch.load(path, weights_only=True)
+    del state["recipe"]["optim"]["decay_embeddings"]
+    torch.save(state, path)
+    assert train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path, resume=True).finished

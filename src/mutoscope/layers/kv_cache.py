@@ -1,9 +1,9 @@
 """Keys and values of the positions decoded so far, passed to a model as an argument."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -38,3 +38,34 @@ class KVCache:
 
     def advance(self, num_positions: int) -> None:
         self.length += num_positions
+
+    def first(self, batch_size: int) -> "KVCache":
+        """The memory of the first samples alone, shared with this cache."""
+        return KVCache(self.keys[:, :batch_size], self.values[:, :batch_size], self.length)
+
+
+@dataclass
+class StaticKVCache(KVCache):
+    """The same with shapes that never change: attention reads all of the memory, under a mask.
+
+    What a step writes is told by `rows`, a tensor, so that a compiler or a CUDA graph can take a step as it is.
+    """
+
+    rows: Int[Tensor, " n"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def aim(self, num_positions: int) -> None:
+        """Points `rows` at the next positions. The tensor of each length is made once and filled again."""
+        device = self.keys.device
+        if len(self.rows) != num_positions:
+            self.rows = torch.empty(num_positions, dtype=torch.int64, device=device)
+        torch.arange(self.length, self.length + num_positions, device=device, out=self.rows)
+
+    def append(
+        self, layer: int, k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"]
+    ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
+        self.keys[layer].index_copy_(2, self.rows, k)
+        self.values[layer].index_copy_(2, self.rows, v)
+        return self.keys[layer], self.values[layer]
+
+    def first(self, batch_size: int) -> "StaticKVCache":
+        return StaticKVCache(self.keys[:, :batch_size], self.values[:, :batch_size], self.length, self.rows)

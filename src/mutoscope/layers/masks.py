@@ -32,9 +32,10 @@ def first_positions_mask(visible: Int[Tensor, " n"], num_keys: int) -> Bool[Tens
     return torch.arange(num_keys, device=visible.device) < visible[:, None]
 
 
-def hide_padding(mask: Bool[Tensor, "n m"], prefix_mask: Bool[Tensor, "b p"]) -> Bool[Tensor, "b 1 n m"]:
-    """Takes the padded columns of the prefix out of the mask; every position keeps seeing itself."""
-    n, m = mask.shape
-    columns = F.pad(prefix_mask.bool(), (0, m - prefix_mask.shape[1]), value=True)  # (b, m)
-    itself = torch.eye(m, dtype=torch.bool, device=mask.device)[m - n :]
+def hide_padding(
+    mask: Bool[Tensor, "n m"], prefix_mask: Bool[Tensor, "b p"], rows: Int[Tensor, " n"]
+) -> Bool[Tensor, "b 1 n m"]:
+    """Takes the padded columns of the prefix out of the mask; each query's own position, in `rows`, stays visible."""
+    columns = F.pad(prefix_mask.bool(), (0, mask.shape[1] - prefix_mask.shape[1]), value=True)  # (b, m)
+    itself = torch.arange(mask.shape[1], device=mask.device) == rows[:, None]  # (n, m)
     return (mask & columns[:, None, None]) | itself

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 from mutoscope.layers.attention import attention
-from mutoscope.layers.kv_cache import KVCache
+from mutoscope.layers.kv_cache import KVCache, StaticKVCache
 from mutoscope.layers.masks import first_positions_mask, hide_padding, num_visible
 from mutoscope.layers.positions import rotary_table, rotate
 from mutoscope.layers.token_order import region_order, regions_per_side
@@ -235,8 +235,7 @@ class PARState:
 
     def keep_first(self, batch_size: int) -> None:
         """Forgets all but the first samples: the unconditional half, once guidance is over."""
-        cache = self.cache
-        self.cache = KVCache(cache.keys[:, :batch_size], cache.values[:, :batch_size], cache.length)
+        self.cache = self.cache.first(batch_size)
         self.prefix_mask = None if self.prefix_mask is None else self.prefix_mask[:batch_size]
 
 
@@ -356,8 +355,6 @@ class PAR(VideoModel):
     ) -> Float[Tensor, "b2 n d"]:
         for layer, block in enumerate(self.blocks):
             x = block(x, table, mask, layer, cache)
-        if cache is not None:
-            cache.advance(x.shape[1])
         return x
 
     def logits(
@@ -377,7 +374,7 @@ class PAR(VideoModel):
         x = self.token_dropout(torch.cat(parts, dim=1))  # (b, length, d)
         mask = self.group_mask(length)
         if prefix_mask is not None:
-            mask = hide_padding(mask, prefix_mask.to(self.device))
+            mask = hide_padding(mask, prefix_mask.to(self.device), torch.arange(length, device=self.device))
         table = self.rotations(latent_shape or self.config.latent_shape)[:length]
         x = self.hidden(x, table, mask)[:, prefix.shape[1] - 1 :]
         return self.output(self.norm(x)).float()
@@ -404,13 +401,23 @@ class PAR(VideoModel):
     # ---------------------------------------------------------------------------------------------------- decoding
 
     def new_state(
-        self, batch_size: int, latent_shape: tuple[int, int, int], prefix_mask: Bool[Tensor, "b p"] | None = None
+        self,
+        batch_size: int,
+        latent_shape: tuple[int, int, int],
+        prefix_mask: Bool[Tensor, "b p"] | None = None,
+        static: bool = False,
     ) -> PARState:
-        """Memory for decoding clips of `latent_shape`, which need not be the shape trained on."""
+        """Memory for decoding clips of `latent_shape`, which need not be the shape trained on.
+
+        `static`: every step of one token, and every step of n, has the shapes of the others (see `StaticKVCache`).
+        """
         config = self.config
         length = config.prefix_length - 1 + prod(latent_shape)  # the last group is predicted, never read
         shape = (config.num_layers, batch_size, config.kv_heads, length, config.head_size)
-        cache = KVCache.reserve(shape, self.device, self.token_embedding.weight.dtype)
+        kind = StaticKVCache if static else KVCache
+        cache = kind.reserve(shape, self.device, self.token_embedding.weight.dtype)
+        if static:  # what is masked still takes part in the products
+            cache.keys.zero_(), cache.values.zero_()
         mask = None if prefix_mask is None else prefix_mask.to(self.device)
         return PARState(cache, self.rotations(latent_shape), mask)
 
@@ -422,11 +429,7 @@ class PAR(VideoModel):
     def read_prefix(self, prefix: Float[Tensor, "b p d"], state: PARState) -> Float[Tensor, "b m k"]:
         """Logits of the first token, or of the first n without a sequential start."""
         x = prefix if self.num_start else torch.cat([prefix, *self._queries(len(prefix))], dim=1)
-        mask = self.group_mask(x.shape[1])
-        if state.prefix_mask is not None:
-            mask = hide_padding(mask, state.prefix_mask)
-        x = self.hidden(x, state.table[: x.shape[1]], mask, state.cache)
-        return self.output(self.norm(x[:, prefix.shape[1] - 1 :])).float()
+        return self._continued(x, state, first_wanted=prefix.shape[1] - 1)
 
     def decode(
         self, tokens: Int[Tensor, "b n"], state: PARState, num_wanted: int | None = None
@@ -436,15 +439,42 @@ class PAR(VideoModel):
         With a state for several copies of the batch, the copies read the same tokens. `num_wanted`: how many rows of
         the batch need logits; None for all.
         """
-        begin = state.cache.length
         x = self.token_embedding(tokens)  # (b, n, d)
-        if begin == self.config.prefix_length - 1 + self.num_start:  # the last token of the sequential start
+        if state.cache.length == self.config.prefix_length - 1 + self.num_start:  # the sequential start is over
             x = torch.cat([x, *self._queries(len(x))], dim=1)
-        end = begin + x.shape[1]
-        # All that is in the cache is visible, the new group included, so there is nothing to hide as a rule.
-        hidden_in_group = self.config.group_attention == "causal" and x.shape[1] > 1
-        mask = self.group_mask(end)[begin:] if hidden_in_group or state.prefix_mask is not None else None
-        if mask is not None and state.prefix_mask is not None:
-            mask = hide_padding(mask, state.prefix_mask)
-        x = self.hidden(x, state.table[begin:end], mask, state.cache)[:num_wanted]
-        return self.output(self.norm(x)).float()
+        return self._continued(x, state, num_wanted)
+
+    def _continued(
+        self, x: Float[Tensor, "b n d"], state: PARState, num_wanted: int | None = None, first_wanted: int = 0
+    ) -> Float[Tensor, "b2 m k"]:
+        """Logits after the next positions of the sequence, from position `first_wanted` of these on."""
+        cache, n = state.cache, x.shape[1]
+        begin, end = cache.length, cache.length + n
+        if isinstance(cache, StaticKVCache):
+            cache.aim(n)
+            mask = self.group_mask(cache.keys.shape[3])[cache.rows]
+            x = self.advance(x, state.table[cache.rows], self._unpadded(mask, state, cache.rows), cache)
+        else:
+            # All that is in the cache is visible, the new group included, so there is nothing to hide as a rule.
+            everything = n == 1 or (begin >= self.config.prefix_length and self.config.group_attention == "full")
+            mask = None if everything and state.prefix_mask is None else self.group_mask(end)[begin:]
+            rows = torch.arange(begin, end, device=x.device)
+            x = self.advance(x, state.table[begin:end], self._unpadded(mask, state, rows), cache)
+        cache.advance(n)
+        return self.output(self.norm(x[:num_wanted, first_wanted:])).float()
+
+    @staticmethod
+    def _unpadded(
+        mask: Bool[Tensor, "n m"] | None, state: PARState, rows: Int[Tensor, " n"]
+    ) -> Bool[Tensor, "*b n m"] | None:
+        return mask if mask is None or state.prefix_mask is None else hide_padding(mask, state.prefix_mask, rows)
+
+    def advance(
+        self,
+        x: Float[Tensor, "b n d"],
+        table: Float[Tensor, "n pairs 2"],
+        mask: Bool[Tensor, "*b n m"] | None,
+        cache: KVCache,
+    ) -> Float[Tensor, "b2 n d"]:
+        """One step of the network: what is worth compiling when the cache is static."""
+        return self.hidden(x, table, mask, cache)

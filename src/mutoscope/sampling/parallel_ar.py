@@ -50,8 +50,13 @@ class ParallelTokenModel(Protocol):
         """Raster index of every token in decoding order."""
         ...
 
-    def new_state(self, batch_size: int, latent_shape: tuple[int, int, int], prefix_mask: Tensor | None) -> Any:
-        """Memory for one clip per sample: at least `cache` (a KVCache) and `keep_first(batch_size)`."""
+    def new_state(
+        self, batch_size: int, latent_shape: tuple[int, int, int], prefix_mask: Tensor | None, static: bool
+    ) -> Any:
+        """Memory for one clip per sample: at least `cache` (a KVCache) and `keep_first(batch_size)`.
+
+        `static` asks for steps whose shapes do not change.
+        """
         ...
 
     def read_prefix(self, prefix: Float[Tensor, "b p d"], state: Any) -> Float[Tensor, "b m k"]:
@@ -140,7 +145,7 @@ class PrefillMemo:
         """As the model's `read_prefix`; every new label is computed once."""
         new = [i for i, label in enumerate(labels) if label not in self.rows and label not in labels[:i]]
         if new:
-            small = model.new_state(len(new), model.latent_shape, None)
+            small = model.new_state(len(new), model.latent_shape, None, False)
             logits, cache = model.read_prefix(prefix[new], small), small.cache
             for j, i in enumerate(new):
                 keys, values = (y[:, j, :, : cache.length].clone() for y in (cache.keys, cache.values))
@@ -168,11 +173,13 @@ class ParallelARSampler:
         latent_shape: tuple[int, int, int] | None = None,
         draw: Draw | None = None,
         memo: PrefillMemo | None = None,
+        static: bool = False,
     ) -> Iterator[SampleEvent]:
         """Decode a batch, one sample per row of the condition's prefix.
 
         `latent_shape` may differ from the model's own. `generator` is required unless `draw` is given. Put the model in
-        eval mode first. Raises UserError for a grid that does not split into the model's regions.
+        eval mode first. `static`: steps of unchanging shapes, for a network that was compiled (`PAR.advance`); plain
+        steps are faster otherwise. Raises UserError for a grid that does not split into the model's regions.
         """
         began = time.perf_counter()
         shape = tuple(latent_shape or model.latent_shape)
@@ -181,7 +188,7 @@ class ParallelARSampler:
         last_guided = max((place for place in starts if self.config.guides(place, n)), default=-1)
         clip = _Clip(size, shape, len(starts), model.token_order(shape), began)
         draw = draw or self._draw(generator, model.device)
-        state, logits = self._start(model, condition, shape, memo)  # (b or 2b, m, k)
+        state, logits = self._start(model, condition, shape, memo, static)  # (b or 2b, m, k)
         while True:
             if self.config.guides(clip.place, n):
                 logits = guide(logits[:size], logits[size:], self.config.guidance_scale)
@@ -197,10 +204,15 @@ class ParallelARSampler:
 
     @torch.no_grad()  # on the calls of the network, because a generator must not change the caller's grad mode
     def _start(
-        self, model: ParallelTokenModel, condition: Condition, shape: tuple[int, int, int], memo: PrefillMemo | None
+        self,
+        model: ParallelTokenModel,
+        condition: Condition,
+        shape: tuple[int, int, int],
+        memo: PrefillMemo | None,
+        static: bool,
     ) -> tuple[Any, Float[Tensor, "b2 m k"]]:
         prefix, mask = condition.rows(self.config.guidance_scale != 1.0)
-        state = model.new_state(len(prefix), shape, mask)
+        state = model.new_state(len(prefix), shape, mask, static)
         if memo is None or condition.labels is None:
             return state, model.read_prefix(prefix, state)
         return state, memo.read_prefix(model, prefix, condition.labels[: len(prefix)], state)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from mutoscope.errors import UserError
+from mutoscope.training.config import completed
 
 # Fields that may differ on resume: they change what is written or how fast, or (num_steps) where the cosine ends.
 FREE_FIELDS = (
@@ -133,7 +134,7 @@ def start_or_resume(
     if state is None:
         warnings.warn(f"No checkpoint in {folder} yet; starting at step 0.", stacklevel=2)
         return 0
-    if changed := [name for name in changed_fields(state["recipe"], recipe) if name not in FREE_FIELDS]:
+    if changed := [name for name in changed_fields(completed(state["recipe"]), recipe) if name not in FREE_FIELDS]:
         raise UserError(
             f"The run in {folder} was started with other settings: {', '.join(changed)} differ. "
             "Resume with the recipe.json beside it or choose another output folder."

@@ -184,6 +184,14 @@ def from_json(values: Mapping[str, Any], where: str = "The recipe") -> Recipe:
     return dataclass_from_dict(cls, values, where)
 
 
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """A saved recipe with the defaults of fields that did not exist yet when it was saved; else as it is."""
+    try:
+        return to_json(from_json(values))
+    except UserError:
+        return values
+
+
 def _plain(value: Any) -> Any:
     """Tuples become lists, as they do in a JSON file, so that saved and fresh recipes compare equal."""
     if isinstance(value, dict):
