@@ -31,7 +31,7 @@ class EntropyConfig:
     regression and of the residuals' covariance, relative to the mean variance of a token's numbers.
     """
 
-    num_clips: int = 4096
+    num_clips: int = 10_000
     frame: int = 0
     num_parallel: int = 4
     ridge: float = 1e-3

@@ -41,7 +41,7 @@ def bench(
         out: claims: folder of the run (default: runs/claims-magvit); entropy: picture to draw, a .png
         seeds: claims: one training of every variant per seed
         num_steps: claims: updates per training
-        num_clips: claims: held-back clips per measurement (default 128); entropy: clips to encode (default 4096)
+        num_clips: claims: held-back clips per measurement (default 128); entropy: clips to encode (default 10,000, as in the paper)
         data: entropy: folder of videos, or shapes for the built-in world
         frame: entropy: latent frame to look at
         num_parallel: entropy: tokens per step
@@ -57,7 +57,7 @@ def bench(
     if kind == "claims":
         return claims(model, out or f"runs/claims-{model}", seeds, num_steps, num_clips or 128, dry_run)
     if kind == "entropy":
-        return entropy(model, data, out, num_clips or 4096, frame, num_parallel)
+        return entropy(model, data, out, num_clips or 10_000, frame, num_parallel)
     common.check_range("--batch", batch, low=1, high=10_000)
     common.check_range("--repeats", repeats, low=1, high=1000)
     common.check_range("--threads", threads, low=1, high=4096)
