@@ -41,7 +41,8 @@ def bench(
         out: claims: folder of the run (default: runs/claims-magvit); entropy: picture to draw, a .png
         seeds: claims: one training of every variant per seed
         num_steps: claims: updates per training
-        num_clips: claims: held-back clips per measurement (default 128); entropy: clips to encode (default 10,000, as in the paper)
+        num_clips: claims: held-back clips per measurement (default 128); entropy: clips to
+            encode (default 10,000, as in the paper)
         data: entropy: folder of videos, or shapes for the built-in world
         frame: entropy: latent frame to look at
         num_parallel: entropy: tokens per step
