@@ -1,6 +1,6 @@
 """PAR's sampler against a plain loop written the way the official scripts are.
 
-    python benchmarks/par_speed.py OUT.json [--threads 1] [--repeats 3] [--size small]
+    python benchmarks/par_speed.py OUT.json [--threads 1] [--repeats 3] [--layers 12]
 
 Same weights, same greedy choices, in one process; runs alternate, so the ratio is that of one machine at one time. The
 plain loop attends over the whole cache under a gathered mask, repeats heads by a factor of one, makes cache, masks and
@@ -27,7 +27,7 @@ from mutoscope.layers.positions import rotate
 from mutoscope.models.par import PAR, Block, PARConfig
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig, PrefillMemo
 
-# The setting of the published comparison of loops: 12 layers of width 512, 8 heads, 16x16 tokens of 16,384 codes.
+# Small enough for one core: 12 layers of width 512, 8 heads, 16x16 tokens of 16,384 codes.
 SMALL = PARConfig(12, 512, 8, latent_shape=(1, 16, 16), num_classes=1000, mlp_size=1536)
 GUIDANCE = 1.5
 

@@ -91,6 +91,7 @@ SHORTENED: dict[str, dict[str, str | None]] = {
     "mutoscope finetune": {"--dry-run": None},
     "mutoscope evaluate": {"--num-clips": "16"},
     "mutoscope bench claims": {"--dry-run": None},
+    "mutoscope bench entropy": {"--num-clips": "4096"},  # the fewest that the tokens of vq-shapes allow
     "mutoscope bench": {"--repeats": "1"},
     "mutoscope tokenize": {"--num-clips": "4"},
 }

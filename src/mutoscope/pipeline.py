@@ -130,9 +130,10 @@ class VideoPipeline:
             return
         for events in self.generator.sample(request, lambda event: None):
             latents = (event.proposal[:, event.frames] for event in events if event.frames is not None)
-            made = 0
-            for video in self.tokenizer.stream_decode(latents):
-                frames = self._frames(video)[0, : self.index.num_frames - made]
+            parts, made = self.tokenizer.stream_decode(latents), 0
+            while made < self.index.num_frames:
+                with torch.inference_mode():  # around each part, because a generator must not change the caller's mode
+                    frames = self._frames(next(parts))[0, : self.index.num_frames - made]
                 made += len(frames)
                 yield from frames
 

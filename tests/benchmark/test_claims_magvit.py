@@ -7,36 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mutoscope.benchmark.claims import ClaimsConfig, keep_settings, summarise
+from mutoscope.benchmark.claims import keep_settings, summarise
 from mutoscope.benchmark.claims_magvit import EIGHT, VARIANTS, Laboratory, run_claims
 from mutoscope.errors import UserError
-from mutoscope.evaluation.protocol import Judge
-from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig
-from small_shapes_model import save_small_model
 
 FEW = tuple(v for v in VARIANTS if v.name in ("commit", "latent-masking", "prefix", "autoregressive"))
-
-
-@pytest.fixture(scope="module")
-def judge() -> Judge:
-    torch.manual_seed(0)
-    config = ShapesFeaturesConfig(stem_channels=8, stage_channels=(8, 16, 16), embedding_size=6)
-    return Judge(ShapesFeatures(config).eval(), "0" * 64)
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> ClaimsConfig:
-    folder = save_small_model(tmp_path_factory.mktemp("model") / "small")
-    return ClaimsConfig(
-        str(folder),
-        seeds=(0,),
-        num_steps=120,
-        batch_size=2,
-        num_train_clips=4,
-        num_clips=3,
-        num_layers=1,
-        hidden_size=32,
-    )
 
 
 @pytest.mark.slow

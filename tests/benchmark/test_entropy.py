@@ -94,8 +94,9 @@ def test_a_report_is_drawn(tmp_path: Path):
     pytest.importorskip("matplotlib")
     report = analyse(Through(), Chain(), EntropyConfig(num_clips=200), (SIDE, SIDE))
     assert report["maps"]["corner"][0][0] is None and report["mean_increase"]["regions"] > 0
-    draw(report, str(tmp_path / "x.png"))
+    draw(report, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 5_000
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
 def test_what_cannot_be_analysed_is_refused():

@@ -217,3 +217,14 @@ def test_the_plan_of_the_claims_is_listed_without_training(run, out):
     assert "Tab. 5" in run("bench", "claims", "magvit", "--out", out / "run", "--dry-run").out
     assert not list(out.iterdir())
     assert "papers: magvit" in run("bench", "claims", "magi", "--dry-run").error
+
+
+def test_entropies_of_a_tokenizer_are_told_and_drawn(run, models, out):
+    pytest.importorskip("matplotlib")
+    few = ("--num-clips", 300, "--json")
+    report = run("bench", "entropy", models / "tokenizer", "--out", out / "x.png", *few).report
+    assert report["grid"] == [4, 4] and set(report["mean_increase"]) == {"regions", "raster"}
+    assert [path.name for path in out.iterdir()] == ["x.png"]
+    assert "too few" in run("bench", "entropy", models / "tokenizer", "--num-clips", 20).error
+    assert ".png" in run("bench", "entropy", models / "tokenizer", "--out", out / "x.gif").error
+    assert "no folder" in run("bench", "entropy", models / "tokenizer", "--data", out / "none").error

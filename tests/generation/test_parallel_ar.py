@@ -51,6 +51,15 @@ def test_frames_stream_before_the_clip_is_finished_and_equal_the_call(pipeline: 
     assert at == sorted(set(at)) and len(at) == 4  # every frame came after more steps than the one before
 
 
+def test_a_stream_keeps_no_gradients_and_leaves_the_callers_mode_alone(pipeline: VideoPipeline):
+    seen = []
+    to_uint8 = pipeline.tokenizer.to_uint8
+    pipeline.tokenizer.to_uint8 = lambda video: (seen.append(video.requires_grad), to_uint8(video))[1]
+    for _ in pipeline.stream(class_label=0):
+        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    assert seen == [False] * 4
+
+
 def test_rounds_and_guidance_change_nothing_they_should_not(pipeline: VideoPipeline):
     together = pipeline.generate(class_label=[0, 1, 2], temperature=0.0, guidance_scale=2.0)
     rounds = pipeline.generate(class_label=[0, 1, 2], temperature=0.0, guidance_scale=2.0, batch_size=2)

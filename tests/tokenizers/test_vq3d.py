@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -132,3 +134,12 @@ def test_reflection_without_a_neighbour_is_explained_and_other_paddings_need_non
     for padding in ("zero", "replicate"):
         assert small(padding=padding).decode(tokens).shape == video.shape
     assert small().encode(torch.zeros(1, 3, 4, 4, 4)).shape == (1, 2, 2, 2)
+
+
+def test_only_the_2d_network_decodes_frame_by_frame():
+    flat = VQ3DConfig(filters=8, channel_multipliers=(1, 1), temporal_downsample=(False,), num_groups=4, per_frame=True)
+    assert VQ3D(flat).spec.decodes_in_order
+    deep = VQ3D(replace(flat, per_frame=False))  # as many latent frames as frames, but each sees its neighbours
+    assert deep.spec.temporal_stride == 1 and not deep.spec.decodes_in_order
+    with pytest.raises(AttributeError, match="frame by frame"):
+        next(iter(deep.stream_decode([torch.zeros(1, 1, 2, 2, dtype=torch.int64)])))

@@ -10,7 +10,10 @@ linear one needs second moments only, so all token sets share one pass over the 
 """
 
 import math
+import os
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,13 +69,13 @@ def measure_moments(tokenizer: VideoTokenizer, source: BatchSource, config: Entr
         if not 0 <= config.frame < codes.shape[2]:
             raise UserError(f"There are latent frames 0 to {codes.shape[2] - 1}, found frame {config.frame}.")
         rows.append(codes[:, :, config.frame].permute(0, 2, 3, 1).flatten(1))  # (b, h·w·d), a token's numbers together
+        size = rows[0].shape[1]
+        if config.num_clips < 4 * size:  # else the larger of two sets of tokens may predict worse than the smaller
+            raise UserError(
+                f"{config.num_clips} clips are too few for frames of {size} numbers; use at least {4 * size}."
+            )
     width = codes.shape[1]
     numbers = torch.cat(rows).double()
-    if len(numbers) < 2 * numbers.shape[1]:
-        need = 2 * numbers.shape[1]
-        raise UserError(
-            f"{len(numbers)} clips are too few for tokens of {numbers.shape[1]} numbers; use at least {need}."
-        )
     numbers = numbers - numbers.mean(0)
     first, second = numbers[0::2], numbers[1::2]
     halves = first.T @ first / len(first), second.T @ second / len(second)
@@ -160,8 +163,17 @@ def _table(values: Float[Tensor, " n"], columns: int) -> list[list[float | None]
     return [[None if math.isnan(v) else v for v in row] for row in values.view(-1, columns).tolist()]
 
 
-def draw(report: dict[str, Any], path: str) -> None:
-    """The maps and the increases side by side; needs matplotlib."""
+def check_drawing() -> None:
+    """Raises UserError where pictures cannot be drawn."""
+    if find_spec("matplotlib") is None:
+        raise UserError(
+            "The picture needs matplotlib: install mutoscope with the extra [metrics], or leave --out away."
+        )
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """The maps and the increases side by side. No reader sees half a picture."""
+    check_drawing()
     import matplotlib
 
     matplotlib.use("Agg")
@@ -170,7 +182,7 @@ def draw(report: dict[str, Any], path: str) -> None:
     panels = [(f"entropy given the {name}", table) for name, table in report["maps"].items()]
     panels += [(f"increase, order by {name}", table) for name, table in report["increase"].items()]
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.2), layout="constrained")
-    highest = max(value for _, table in panels[2:] for row in table for value in row)
+    highest = max(value for _, table in panels[len(report["maps"]) :] for row in table for value in row)
     for axis, (title, table) in zip(axes, panels, strict=True):
         values = [[math.nan if value is None else value for value in row] for row in table]
         limits = {"vmin": 0.0, "vmax": highest} if title.startswith("increase") else {}
@@ -178,5 +190,10 @@ def draw(report: dict[str, Any], path: str) -> None:
         axis.set_title(title, fontsize=9)
         axis.set_xticks([]), axis.set_yticks([])
         figure.colorbar(image, ax=axis, shrink=0.8, label="nats")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        figure.savefig(temporary, dpi=110, format="png")
+        os.replace(temporary, path)
+    finally:
+        plt.close(figure)
+        temporary.unlink(missing_ok=True)

@@ -117,10 +117,12 @@ def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, 
     if path is not None and path.suffix.lower() != ".png":
         raise UserError(f"--out draws a .png, found {out!r}.")
     from mutoscope import hub
-    from mutoscope.benchmark.entropy import EntropyConfig, analyse, draw
+    from mutoscope.benchmark.entropy import EntropyConfig, analyse, check_drawing, draw
     from mutoscope.recipes.run import clip_source
     from mutoscope.training.config import DataConfig
 
+    if path is not None:
+        check_drawing()  # before the minutes that the clips take
     index, tokenizer = hub.load_index(model), hub.load_tokenizer(model)
     if data != "shapes" and not Path(data).expanduser().is_dir():
         raise UserError(f"There is no folder {data!r}. Give a folder of videos, or shapes for the built-in world.")
@@ -132,7 +134,7 @@ def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, 
     report = analyse(tokenizer, source, config, (rows, columns))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw(report, str(path))
+        draw(report, path)
     return {"model": model, "data": data, "frame": frame, "out": out, **report}
 
 

@@ -34,10 +34,16 @@ def find_videos(folder: str | Path) -> tuple[list[VideoFile], list[str]]:
     paths = sorted(path for path in folder.rglob("*") if is_video(path.relative_to(folder)) and path.is_file())
     if not paths:
         raise UserError(f"{folder} holds no videos; known suffixes are {' '.join(sorted(VIDEO_SUFFIXES))}")
+    labels, classes = class_folders(folder, paths)
+    return [VideoFile(path, label, read_caption(path)) for path, label in zip(paths, labels, strict=True)], classes
+
+
+def class_folders(folder: Path, paths: Sequence[Path]) -> tuple[list[int], list[str]]:
+    """The class of every file, -1 for one that lies outside class folders, and the names of the classes."""
     class_of = {path: path.relative_to(folder).parts[0] for path in paths if path.parent != folder}
     classes = sorted(set(class_of.values()))
-    labels = [classes.index(class_of[path]) if path in class_of else -1 for path in paths]
-    return [VideoFile(path, label, read_caption(path)) for path, label in zip(paths, labels, strict=True)], classes
+    numbers = {name: i for i, name in enumerate(classes)}
+    return [numbers[class_of[path]] if path in class_of else -1 for path in paths], classes
 
 
 def is_video(path: Path) -> bool:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from mutoscope.data.folder import class_folders
 from mutoscope.errors import UserError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -39,10 +40,8 @@ def find_images(folder: str | Path) -> tuple[list[ImageFile], list[str]]:
     paths = sorted(path for path in folder.rglob("*") if is_image(path.relative_to(folder)) and path.is_file())
     if not paths:
         raise UserError(f"{folder} holds no images; known suffixes are {suffixes}.")
-    class_of = {path: path.relative_to(folder).parts[0] for path in paths if path.parent != folder}
-    classes = sorted(set(class_of.values()))
-    numbers = {name: i for i, name in enumerate(classes)}
-    return [ImageFile(path, numbers[class_of[path]] if path in class_of else -1) for path in paths], classes
+    labels, classes = class_folders(folder, paths)
+    return [ImageFile(path, label) for path, label in zip(paths, labels, strict=True)], classes
 
 
 def is_image(relative: Path) -> bool:

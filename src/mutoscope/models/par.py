@@ -235,6 +235,8 @@ class PARState:
 
     def keep_first(self, batch_size: int) -> None:
         """Forgets all but the first samples: the unconditional half, once guidance is over."""
+        if self.cache.keys.shape[1] == batch_size:
+            return
         self.cache = self.cache.first(batch_size)
         self.prefix_mask = None if self.prefix_mask is None else self.prefix_mask[:batch_size]
 

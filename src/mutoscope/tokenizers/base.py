@@ -14,7 +14,8 @@ class TokenizerSpec:
     """The shape law of a tokenizer.
 
     Exactly one of `vocab_size` (discrete tokens) and `latent_channels` (continuous latents) is set.
-    `causal_in_time`: the first frame is encoded alone and later frames never change earlier latents.
+    `causal_in_time`: the first frame is encoded alone and later frames never change earlier latents. `per_frame`: every
+    frame is encoded and decoded by itself.
     """
 
     temporal_stride: int
@@ -22,11 +23,12 @@ class TokenizerSpec:
     vocab_size: int | None = None
     latent_channels: int | None = None
     causal_in_time: bool = False
+    per_frame: bool = False
 
     @property
     def decodes_in_order(self) -> bool:
         """Whether a latent frame can be decoded before those after it are known."""
-        return self.causal_in_time or self.temporal_stride == 1
+        return self.causal_in_time or self.per_frame
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """(latent_frames, latent_height, latent_width) of a clip; sizes are padded up to the strides.
@@ -88,7 +90,7 @@ class VideoTokenizer(nn.Module):
         Together they equal what `decode` makes of the whole. Sub-classes that remember earlier frames override this.
         Raises AttributeError for a tokenizer that looks ahead.
         """
-        if self.spec.temporal_stride > 1 or self.spec.causal_in_time:
+        if not self.spec.per_frame:
             raise AttributeError(f"{type(self).__name__} does not decode frame by frame.")
         for part in latents:
             yield self.decode(part)

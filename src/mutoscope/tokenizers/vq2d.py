@@ -187,7 +187,9 @@ class VQ2D(VideoTokenizer):
     @property
     def spec(self) -> TokenizerSpec:
         stride = 2 ** (len(self.config.channel_multipliers) - 1)
-        return TokenizerSpec(temporal_stride=1, spatial_stride=stride, vocab_size=self.config.codebook_size)
+        return TokenizerSpec(
+            temporal_stride=1, spatial_stride=stride, vocab_size=self.config.codebook_size, per_frame=True
+        )
 
     def encode_to_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d t lh lw"]:
         """Pixels in [-1, 1] to latents before quantization. Sizes must be multiples of the stride."""

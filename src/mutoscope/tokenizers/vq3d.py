@@ -229,6 +229,7 @@ class VQ3D(VideoTokenizer):
             temporal_stride=2 ** sum(config.temporal_downsample),
             spatial_stride=2 ** len(config.temporal_downsample),
             vocab_size=config.codebook_size,
+            per_frame=config.per_frame,
         )
 
     def encode_to_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d lt lh lw"]:
