@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 VIDEO ?=
-EXTRAS := dev,metrics
+EXTRAS := dev,metrics,text,vae,data,hub
 TORCH := $(shell grep '^torch==' constraints.txt)
 # The first Python of at least 3.11 that really starts.
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
