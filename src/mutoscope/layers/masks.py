@@ -39,3 +39,8 @@ def hide_padding(
     columns = F.pad(prefix_mask.bool(), (0, mask.shape[1] - prefix_mask.shape[1]), value=True)  # (b, m)
     itself = torch.arange(mask.shape[1], device=mask.device) == rows[:, None]  # (n, m)
     return (mask & columns[:, None, None]) | itself
+
+
+def block_causal_mask(blocks: Int[Tensor, " n"]) -> Bool[Tensor, "n n"]:
+    """Every position sees its own block and those with lower numbers."""
+    return blocks <= blocks[:, None]

@@ -21,11 +21,11 @@ def rotary_table(
     return torch.stack([angle.cos(), angle.sin()], dim=-1)
 
 
-def rotate(x: Float[Tensor, "b heads n d"], table: Float[Tensor, "n pairs 2"]) -> Float[Tensor, "b heads n d"]:
+def rotate(x: Float[Tensor, "b heads n d"], table: Float[Tensor, "*#b n pairs 2"]) -> Float[Tensor, "b heads n d"]:
     """Turns the channel pairs (2p, 2p+1) by the table's angles; float32 inside, the dtype of `x` outside.
 
     A row of zeros in the table (no angle has cos = sin = 0) wipes its position out.
     """
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # (b, heads, n, pairs)
-    cos, sin = table.unbind(-1)  # (n, pairs)
+    cos, sin = table.unbind(-1)
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)

@@ -1,0 +1,258 @@
+"""Noise for training and the way back from noise: flow matching and DDPM, on tensors of any shape.
+
+Both are frozen dataclasses that answer the same questions: which training steps to draw, what a noisy sample at a step
+is, which number the network reads of it and what it must predict; and, for sampling, a `Plan` of steps.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mutoscope.errors import UserError
+
+NUM_TRAIN_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Plan(ABC):
+    """The steps from noise to a sample. `times[k]` is what the network reads before step k."""
+
+    times: Float[Tensor, " steps"]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @abstractmethod
+    def needs_noise(self, k: int) -> bool:
+        """Whether step k adds fresh noise."""
+
+    @abstractmethod
+    def step(
+        self, k: int, x: Float[Tensor, "*s"], output: Float[Tensor, "*s"], noise: Float[Tensor, "*s"] | None = None
+    ) -> Float[Tensor, "*s"]:
+        """The sample after step k, given the network's output for `x`."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Flow matching
+
+
+@dataclass(frozen=True)
+class EulerPlan(Plan):
+    """x ← x + (σ_{k+1} − σ_k) · v."""
+
+    sigmas: Float[Tensor, " steps_1"]
+
+    def needs_noise(self, k: int) -> bool:
+        return False
+
+    def step(
+        self, k: int, x: Float[Tensor, "*s"], output: Float[Tensor, "*s"], noise: Float[Tensor, "*s"] | None = None
+    ) -> Float[Tensor, "*s"]:
+        return x + (self.sigmas[k + 1] - self.sigmas[k]).item() * output
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    """x_σ = σ ε + (1 − σ) x; the network reads 1000 σ and predicts ε − x.
+
+    σ at training step i is s·q / (1 + (s − 1)·q) with q = (1000 − i) / 1000 and s the `shift`: step 0 is pure noise.
+    """
+
+    shift: float = 1.0
+
+    @cached_property
+    def sigmas(self) -> Float[Tensor, " n"]:
+        """σ of every training step."""
+        q = torch.from_numpy(np.linspace(1, NUM_TRAIN_STEPS, NUM_TRAIN_STEPS, dtype=np.float32)[::-1].copy())
+        return shifted(q / NUM_TRAIN_STEPS, self.shift)
+
+    def draw_steps(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "*s"]:
+        """Training steps int(1000 sigmoid(n)) of a standard normal n."""
+        normal = torch.randn(shape, generator=generator, device=generator.device)
+        return (normal.sigmoid() * NUM_TRAIN_STEPS).long()
+
+    def add_noise(
+        self, x: Float[Tensor, "*s d"], noise: Float[Tensor, "*s d"], steps: Int[Tensor, "*s"]
+    ) -> Float[Tensor, "*s d"]:
+        sigma = self.sigmas.to(x.device)[steps][..., None]
+        return sigma * noise + (1 - sigma) * x
+
+    def times(self, steps: Int[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """What the network reads at training steps."""
+        return self.sigmas.to(steps.device)[steps] * NUM_TRAIN_STEPS
+
+    def target(
+        self, x: Float[Tensor, "*s d"], noise: Float[Tensor, "*s d"], steps: Int[Tensor, "*s"]
+    ) -> Float[Tensor, "*s d"]:
+        return noise - x
+
+    def plan(self, num_steps: int, shift: float | None = None) -> EulerPlan:
+        """σ falls from 1 in even steps, is shifted, and ends at 0.
+
+        As in the published pipelines, the smallest σ of the even steps is one that `self.shift` has already moved, and
+        another `shift` may be asked for at sampling.
+        """
+        last = float(self.sigmas[-1]) * NUM_TRAIN_STEPS
+        even = np.linspace(NUM_TRAIN_STEPS, last, num_steps) / NUM_TRAIN_STEPS
+        sigmas = shifted(torch.from_numpy(even), self.shift if shift is None else shift).float()
+        return EulerPlan(sigmas * NUM_TRAIN_STEPS, torch.cat([sigmas, sigmas.new_zeros(1)]))
+
+
+def shifted(sigma: Float[Tensor, "*s"], shift: float) -> Float[Tensor, "*s"]:
+    """s·σ / (1 + (s − 1)·σ): more of the steps at high noise for s > 1."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# DDPM
+
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
+Prediction = Literal["epsilon", "sample", "v_prediction"]
+
+
+@dataclass(frozen=True)
+class AncestralPlan(Plan):
+    """Samples x_{t−1} from its Gaussian given x_t and the predicted x_0."""
+
+    scheme: "DDPM"
+    stride: int
+
+    def needs_noise(self, k: int) -> bool:
+        return int(self.times[k]) > 0
+
+    def step(
+        self, k: int, x: Float[Tensor, "*s"], output: Float[Tensor, "*s"], noise: Float[Tensor, "*s"] | None = None
+    ) -> Float[Tensor, "*s"]:
+        t = int(self.times[k])
+        now, before = self.scheme.alpha_bar(t), self.scheme.alpha_bar(t - self.stride)
+        alpha = now / before
+        sample = self.scheme.predicted_sample(x, output, now)
+        mean = math.sqrt(before) * (1 - alpha) / (1 - now) * sample + math.sqrt(alpha) * (1 - before) / (1 - now) * x
+        if noise is None or t == 0:
+            return mean
+        return mean + math.sqrt(self.scheme.variance(now, before)) * noise
+
+
+@dataclass(frozen=True)
+class DDPM:
+    """x_t = √ᾱ x + √(1 − ᾱ) ε; the network reads t and predicts ε (or x, or v). Field names are diffusers'.
+
+    `clip_sample` bounds the predicted x_0 to ±`clip_sample_range`; NOVA's own sampler never does.
+    """
+
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: BetaSchedule = "linear"
+    prediction_type: Prediction = "epsilon"
+    variance_type: Literal["fixed_small", "fixed_small_log", "fixed_large"] = "fixed_small"
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
+    steps_offset: int = 0
+    rescale_betas_zero_snr: bool = False
+    clip_sample: bool = False
+    clip_sample_range: float = 1.0
+
+    @cached_property
+    def alphas_cumprod(self) -> Float[Tensor, " n"]:
+        """ᾱ of every training step, float32."""
+        betas = self._betas()
+        if self.rescale_betas_zero_snr:
+            betas = zero_snr(betas)
+        return torch.cumprod(1 - betas, dim=0)
+
+    def _betas(self) -> Float[Tensor, " n"]:
+        n, start, end = NUM_TRAIN_STEPS, self.beta_start, self.beta_end
+        if self.beta_schedule == "linear":
+            return torch.linspace(start, end, n)
+        if self.beta_schedule == "scaled_linear":
+            return torch.linspace(start**0.5, end**0.5, n) ** 2
+        if self.beta_schedule == "sigmoid":
+            return torch.linspace(-6, 6, n).sigmoid() * (end - start) + start
+        return cosine_betas(n).float()
+
+    def draw_steps(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "*s"]:
+        """Training steps, all equally likely."""
+        return torch.randint(NUM_TRAIN_STEPS, shape, generator=generator, device=generator.device)
+
+    def add_noise(
+        self, x: Float[Tensor, "*s d"], noise: Float[Tensor, "*s d"], steps: Int[Tensor, "*s"]
+    ) -> Float[Tensor, "*s d"]:
+        alpha_bar = self.alphas_cumprod.to(x.device)[steps][..., None]
+        return alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * noise
+
+    def times(self, steps: Int[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """What the network reads at training steps: their numbers."""
+        return steps.float()
+
+    def target(
+        self, x: Float[Tensor, "*s d"], noise: Float[Tensor, "*s d"], steps: Int[Tensor, "*s"]
+    ) -> Float[Tensor, "*s d"]:
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.prediction_type == "sample":
+            return x
+        alpha_bar = self.alphas_cumprod.to(x.device)[steps][..., None]
+        return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x
+
+    def plan(self, num_steps: int, shift: float | None = None) -> AncestralPlan:
+        """`num_steps` of the training steps, from high to low noise."""
+        if shift is not None:
+            raise UserError("flow_shift belongs to flow matching; this model was trained with DDPM. Leave it out.")
+        stride = NUM_TRAIN_STEPS // num_steps
+        if self.timestep_spacing == "linspace":
+            times = np.linspace(0, NUM_TRAIN_STEPS - 1, num_steps).round()[::-1]
+        elif self.timestep_spacing == "leading":
+            times = (np.arange(num_steps) * stride).round()[::-1] + self.steps_offset
+        else:
+            times = np.arange(NUM_TRAIN_STEPS, 0, -NUM_TRAIN_STEPS / num_steps).round() - 1
+        return AncestralPlan(torch.from_numpy(times.astype(np.float32)), self, stride)
+
+    def alpha_bar(self, t: int) -> float:
+        """ᾱ of training step t; 1 before the first one."""
+        return float(self.alphas_cumprod[t]) if t >= 0 else 1.0
+
+    def predicted_sample(
+        self, x: Float[Tensor, "*s"], output: Float[Tensor, "*s"], alpha_bar: float
+    ) -> Float[Tensor, "*s"]:
+        """x_0 as the network's output implies it."""
+        if self.prediction_type == "epsilon":
+            sample = (x - math.sqrt(1 - alpha_bar) * output) / math.sqrt(alpha_bar)
+        elif self.prediction_type == "sample":
+            sample = output
+        else:
+            sample = math.sqrt(alpha_bar) * x - math.sqrt(1 - alpha_bar) * output
+        bound = self.clip_sample_range
+        return sample.clamp(-bound, bound) if self.clip_sample else sample
+
+    def variance(self, now: float, before: float) -> float:
+        """Of the noise added on the way from ᾱ = `now` to `before`."""
+        beta = 1 - now / before
+        if self.variance_type == "fixed_large":
+            return beta
+        return max(1e-20, (1 - before) / (1 - now) * beta)
+
+
+Diffusion = FlowMatching | DDPM
+
+
+def cosine_betas(count: int, max_beta: float = 0.999) -> Float[Tensor, " count"]:
+    """β of ᾱ(u) = cos²((u + 0.008) / 1.008 · π/2) (arXiv 2102.09672), in float64."""
+    u = torch.arange(count + 1, dtype=torch.float64) / count
+    alpha_bar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
+
+
+def zero_snr(betas: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The same schedule with nothing but noise at its end (arXiv 2305.08891, algorithm 1)."""
+    root = torch.cumprod(1 - betas, dim=0).sqrt()
+    first, last = root[0].clone(), root[-1].clone()
+    alpha_bar = ((root - last) * (first / (first - last))) ** 2
+    alphas = torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+    return 1 - alphas

@@ -1,0 +1,33 @@
+"""Fixed sine and cosine features of numbers and of places on a grid."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def frequencies(count: int, device: torch.device, base: float = 10_000.0) -> Float[Tensor, " count"]:
+    """base^(−k / count) for k from 0, in float32."""
+    exponents = torch.arange(count, dtype=torch.float32, device=device)
+    return torch.exp(exponents * (-math.log(base) / count))
+
+
+def sin_cos(values: Float[Tensor, "*s"], size: int) -> Float[Tensor, "*s size"]:
+    """[sin(v f), cos(v f)] with size/2 frequencies."""
+    angle = values.float()[..., None] * frequencies(size // 2, values.device)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def timestep_features(times: Float[Tensor, "*s"], size: int = 256) -> Float[Tensor, "*s size"]:
+    """[cos(t f), sin(t f)]: what the networks that predict noise read of a diffusion time in 0…1000."""
+    angle = times.float()[..., None] * frequencies(size // 2, times.device)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def grid_sin_cos(grid: tuple[int, int], size: int, device: torch.device) -> Float[Tensor, "n size"]:
+    """Features of every place of a (rows, columns) grid in raster order: those of its column, then those of its row."""
+    rows, columns = (torch.arange(count, device=device) for count in grid)
+    column = sin_cos(columns, size // 2).expand(grid[0], -1, -1)  # (h, w, size/2)
+    row = sin_cos(rows, size // 2)[:, None].expand(-1, grid[1], -1)
+    return torch.cat([column, row], dim=-1).flatten(0, 1)
