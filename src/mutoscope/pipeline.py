@@ -129,7 +129,7 @@ class VideoPipeline:
             yield from self.run(request).clips[0].frames
             return
         for events in self.generator.sample(request, lambda event: None):
-            latents = (event.proposal[:, event.frames] for event in events if event.frames is not None)
+            latents = (event.finished for event in events if event.frames is not None)
             parts, made = self.tokenizer.stream_decode(latents), 0
             while made < self.index.num_frames:
                 with torch.inference_mode():  # around each part, because a generator must not change the caller's mode

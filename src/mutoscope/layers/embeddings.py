@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 
@@ -13,13 +13,13 @@ def frequencies(count: int, device: torch.device, base: float = 10_000.0) -> Flo
     return torch.exp(exponents * (-math.log(base) / count))
 
 
-def sin_cos(values: Float[Tensor, "*s"], size: int) -> Float[Tensor, "*s size"]:
+def sin_cos(values: Num[Tensor, "*s"], size: int) -> Float[Tensor, "*s size"]:
     """[sin(v f), cos(v f)] with size/2 frequencies."""
     angle = values.float()[..., None] * frequencies(size // 2, values.device)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-def timestep_features(times: Float[Tensor, "*s"], size: int = 256) -> Float[Tensor, "*s size"]:
+def timestep_features(times: Num[Tensor, "*s"], size: int = 256) -> Float[Tensor, "*s size"]:
     """[cos(t f), sin(t f)]: what the networks that predict noise read of a diffusion time in 0…1000."""
     angle = times.float()[..., None] * frequencies(size // 2, times.device)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
@@ -76,8 +76,12 @@ class NOVAConfig:
         if self.mixer_rank is not None and self.mixer_rank == 0:
             raise UserError("mixer_rank must be positive, -1 for a full matrix, or null for no mixer; found 0.")
         for heads in (self.temporal_heads, self.spatial_heads):
-            if self.hidden_size % heads or (self.positions == "rotary" and any(p <= 0 for p in rope_pairs(self, heads))):
-                raise UserError(f"{heads} heads do not fit a width of {self.hidden_size} with {self.positions} positions.")
+            if self.hidden_size % heads or (
+                self.positions == "rotary" and any(p <= 0 for p in rope_pairs(self, heads))
+            ):
+                raise UserError(
+                    f"{heads} heads do not fit a width of {self.hidden_size} with {self.positions} positions."
+                )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -210,7 +214,9 @@ class ScalingAndShift(nn.Module):
         self.down = nn.Linear(d, rank, bias=False) if rank > 0 else nn.Identity()
         self.output = nn.Linear(rank if rank > 0 else d, 2 * d)
 
-    def forward(self, reference: Float[Tensor, "*b m d"], current: Float[Tensor, "*b m d"]) -> Float[Tensor, "*b m d"]:
+    def forward(
+        self, reference: Float[Tensor, "*#b m d"], current: Float[Tensor, "*#b m d"]
+    ) -> Float[Tensor, "*b m d"]:
         scale, shift = self.output(self.down(F.silu(current))).chunk(2, dim=-1)
         return reference * (1 + scale) + shift
 
@@ -244,7 +250,7 @@ class DiffusionHead(nn.Module):
         """What depends on the spatial encoder's output alone: the same at every step of diffusion."""
         return self.condition_projector(z)
 
-    def time(self, times: Float[Tensor, "*s"]) -> Float[Tensor, "*s e"]:
+    def time(self, times: Num[Tensor, "*s"]) -> Float[Tensor, "*s e"]:
         """What depends on the diffusion time alone: the same for every token."""
         return self.time_projector(timestep_features(times).to(self.patch_embedding.weight.dtype))
 
@@ -296,7 +302,7 @@ class Embedded(nn.Module):
         self.projector = projector(256, size)
         self.norm = nn.LayerNorm(size) if norm else nn.Identity()
 
-    def forward(self, values: Float[Tensor, "*s"]) -> Float[Tensor, "*s d"]:
+    def forward(self, values: Num[Tensor, "*s"]) -> Float[Tensor, "*s d"]:
         return self.norm(self.projector(sin_cos(values, 256).to(self.projector[0].weight.dtype)))
 
 
@@ -326,7 +332,7 @@ class NOVAState:
 
 @dataclass
 class Canvas:
-    """A frame being filled in: its context, its tokens (a mask token where undecided), and the decided ones in order."""
+    """A frame being filled in: its context, its tokens (a mask token where undecided), and which are decided."""
 
     context: Float[Tensor, "b m d"]
     tokens: Float[Tensor, "b n d"]
@@ -423,9 +429,7 @@ class NOVA(VideoModel):
         axes = [torch.arange(s.start, s.stop, device=self.device) for s in (slots, range(grid[0]), range(grid[1]))]
         return F.pad(torch.cartesian_prod(*axes), (0, 0, prefix_length, 0))
 
-    def contexts(
-        self, latents: Float[Tensor, "b c t h w"], prefix: Float[Tensor, "b l d"]
-    ) -> Float[Tensor, "b t m d"]:
+    def contexts(self, latents: Float[Tensor, "b c t h w"], prefix: Float[Tensor, "b l d"]) -> Float[Tensor, "b t m d"]:
         """What the spatial encoder is told of every frame of a clip, in one pass under the block-causal mask."""
         b, _, t = latents.shape[:3]
         tokens = self.slot_tokens(latents[:, :, :-1], b, 0, t)  # (b, t, m, d)
@@ -439,7 +443,7 @@ class NOVA(VideoModel):
         outputs = self.temporal_encoder.norm(x[:, length:]).unflatten(1, (t, m))
         return torch.cat([outputs[:, :1], self._mix(outputs[:, :1], outputs[:, 1:])], dim=1)
 
-    def _mix(self, reference: Float[Tensor, "*b m d"], current: Float[Tensor, "*b m d"]) -> Float[Tensor, "*b m d"]:
+    def _mix(self, reference: Float[Tensor, "*#b m d"], current: Float[Tensor, "*#b m d"]) -> Float[Tensor, "*b m d"]:
         return current if self.mixer is None else self.mixer(reference, current)
 
     def start(

@@ -77,14 +77,14 @@ class AutoregressiveSampler:
                 decided = torch.zeros(shape, dtype=torch.bool, device=model.device)
                 decided[:, frame] = True
                 yield SampleEvent(
-                    frame,
-                    frames,
-                    decided,
-                    tokens.clone(),
-                    tokens.clone(),
-                    confidence.clone(),
-                    slice(frame, frame + 1),
-                    time.perf_counter() - begin,
+                    step=frame,
+                    num_steps=frames,
+                    decided=decided,
+                    proposal=tokens.clone(),
+                    frames=slice(frame, frame + 1),
+                    seconds=time.perf_counter() - begin,
+                    tokens=tokens.clone(),
+                    confidence=confidence.clone(),
                 )
 
     @torch.no_grad()  # on the only call of the network, because a generator must not change the caller's grad mode

@@ -20,17 +20,29 @@ class SampleEvent:
     """Steps planned; a sampler may finish earlier."""
     decided: Bool[Tensor, "b t h w"]
     """Positions fixed for good in this step."""
-    tokens: Int[Tensor, "b t h w"]
-    """Input of the next step: codes, condition tokens where they are still shown, or MASK_TOKEN where undecided."""
-    proposal: Int[Tensor, "b t h w"]
-    """The best complete guess so far, without any mask: what a preview decodes. In the last event the result."""
-    confidence: Float[Tensor, "b t h w"]
-    """Confidence that ranked the positions in this step; +inf where decided before."""
+    proposal: Int[Tensor, "b t h w"] | Float[Tensor, "b c t h2 w2"]
+    """The best complete guess so far, without any mask: what a preview decodes. In the last event the result.
+
+    Codes, or latents, of which several may make one position.
+    """
     frames: slice | None
     """Latent frames finished by this step, or None."""
     seconds: float
     """Seconds since sampling began."""
+    tokens: Int[Tensor, "b t h w"] | None = None
+    """Input of the next step: codes, condition tokens where they are still shown, or MASK_TOKEN where undecided.
+
+    None for models of latents.
+    """
+    confidence: Float[Tensor, "b t h w"] | None = None
+    """Confidence that ranked the positions in this step, if one did; +inf where decided before."""
+
+    @property
+    def finished(self) -> Int[Tensor, "b k h w"] | Float[Tensor, "b c k h2 w2"]:
+        """Codes or latents of the frames finished by this step."""
+        assert self.frames is not None
+        return self.proposal[..., self.frames, :, :]
 
     @property
     def is_last(self) -> bool:
-        return self.frames is not None and self.frames.stop == self.tokens.shape[1]
+        return self.frames is not None and self.frames.stop == self.decided.shape[1]

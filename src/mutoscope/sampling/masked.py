@@ -140,14 +140,14 @@ class MaskedSampler:
             tokens = torch.where(still_unknown, shown, proposal)
             is_last = not bool(still_unknown.any())
             yield SampleEvent(
-                step,
-                self.config.num_decoding_steps,
-                unknown & ~still_unknown,
-                tokens,
-                proposal,
-                confidence,
-                slice(0, shape[1]) if is_last else None,
-                time.perf_counter() - start,
+                step=step,
+                num_steps=self.config.num_decoding_steps,
+                decided=unknown & ~still_unknown,
+                proposal=proposal,
+                frames=slice(0, shape[1]) if is_last else None,
+                seconds=time.perf_counter() - start,
+                tokens=tokens,
+                confidence=confidence,
             )
             if is_last:
                 return
