@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 _MODELS = {"layers", "tokenizers", "models"}
 _SAMPLING = _MODELS | {"sampling"}
-_GENERATION = _SAMPLING | {"hub", "generation"}
+_GENERATION = _SAMPLING | {"hub", "text", "generation"}
 _PIPELINE = _GENERATION | {"data", "pipeline"}
 _TRAINING = _MODELS | {"data", "training"}
 _TOP = _PIPELINE | _TRAINING | {"extension", "evaluation", "recipes", "benchmark"}
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tokenizers": {"layers", "tokenizers"},
     "models": {"layers", "models"},
     "sampling": _SAMPLING,
+    "text": {"text"},
     "interop": _MODELS | {"interop"},
     "hub": _MODELS | {"interop", "hub"},
     "generation": _GENERATION,

@@ -4,6 +4,7 @@
     tokenizer/config.json       {"class": "VQ3D", ...fields of its configuration}
     tokenizer/model.safetensors half precision on disk as a rule, float32 in memory
     model/config.json, model/model.safetensors
+    text_encoder/...            where the model reads prompts: a folder in the layout of its encoder (`mutoscope.text`)
     discriminator/...           the tokenizer's opponent, where there was one: only further training needs it
     recipe.json, MODEL_CARD.md  the resolved training configuration and a page for people
 
@@ -54,6 +55,7 @@ class ModelIndex:
     """The content of `model_index.json`.
 
     `tokenizer` is a bundled name, or a path relative to the folder ("./tokenizer", "../other").
+    `text_encoder` is the folder of the encoder of prompts, absolute or relative to this one.
     `num_frames`, `height`, `width` (pixels) and `fps` are those of the clips the model was trained on.
     `sampling` holds defaults of the sampler's configuration, `data` what the model was trained on.
     """
@@ -65,6 +67,7 @@ class ModelIndex:
     fps: float = 8
     tokenizer: str = "./tokenizer"
     model: str | None = "./model"
+    text_encoder: str | None = None
     class_names: tuple[str, ...] | None = None
     tasks: tuple[str, ...] = ()
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -148,6 +151,13 @@ def model_folder(name_or_folder: str | os.PathLike[str]) -> Path:
     if named is None:
         raise UserError(f"{os.fspath(name_or_folder)!r} is a tokenizer only; it can reconstruct but not generate.")
     return folder / named
+
+
+def text_encoder_folder(name_or_folder: str | os.PathLike[str]) -> Path | None:
+    """Where the encoder of a model's prompts lies, as an absolute path; None where the model has none."""
+    folder = resolve(name_or_folder)
+    named = load_index(folder).text_encoder
+    return None if named is None else (folder / Path(named).expanduser()).resolve()
 
 
 def load_component(folder: Path) -> nn.Module:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -17,6 +18,7 @@ from mutoscope.data.video_io import Video, VideoClip
 from mutoscope.errors import UserError
 from mutoscope.generation import Frames, Generator, Request, generator_of, is_listed
 from mutoscope.sampling.base import SampleEvent
+from mutoscope.text import TextEncoder, load_text_encoder
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
 
@@ -54,8 +56,10 @@ class VideoPipeline:
     Args of the call, of `generate` and of `stream`:
         class_label: index or name of a class; without one, a class-conditional model draws a class per sample
         context: frames the clip starts with, any size (cropped to the model's shape and resized)
+        prompt: text to show, for models trained with text; the text encoder that model_index.json names is loaded at
+            the first prompt
         task, task_video: one of the ten tasks and the clip it completes
-        (a list of labels, contexts or videos stands for one sample each)
+        (a list of labels, prompts, contexts or videos stands for one sample each)
         context_frames: how many of the first frames are given (default: all of `context`; of `task_video` as
             many as in training)
         num_frames: must be a length the model was trained for (`extension.longer` repeats the prediction)
@@ -70,7 +74,9 @@ class VideoPipeline:
         index: hub.ModelIndex,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        text_encoder: Callable[[], TextEncoder] | None = None,
     ) -> None:
+        """`text_encoder` loads the encoder of prompts; it is called when the first prompt comes."""
         self.device = torch.device(device)
         self.index = index
         # The search for the nearest code loses accuracy in half precision, so the tokenizer stays in float32.
@@ -78,7 +84,8 @@ class VideoPipeline:
         self.model: Any = None if model is None else model.to(self.device, dtype).eval()
         self._generator: Generator | None = None
         if self.model is not None:
-            self._generator = generator_of(index.family)(self.tokenizer, self.model, index, self.device)
+            family = generator_of(index.family)
+            self._generator = family(self.tokenizer, self.model, index, self.device, text_encoder)
             self._generator.check_parts_fit()
 
     @classmethod
@@ -91,10 +98,14 @@ class VideoPipeline:
         """A bundled model by name, or a model folder. A tokenizer alone can only `reconstruct`."""
         index = hub.load_index(name_or_folder)
         model = None if index.model is None else hub.load_model(name_or_folder)
-        return cls(hub.load_tokenizer(name_or_folder), model, index, device, dtype)
+        encoder, load = hub.text_encoder_folder(name_or_folder), None
+        if encoder is not None:
+            index = replace(index, text_encoder=str(encoder))  # stays right wherever the model is saved
+            load = partial(load_text_encoder, encoder, torch.device(device), dtype)
+        return cls(hub.load_tokenizer(name_or_folder), model, index, device, dtype, load)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write a folder that needs no other one."""
+        """Write a folder that needs no other one but the text encoder's, if there is one: it stays where it is."""
         index = replace(self.index, tokenizer="./tokenizer", model=None if self.model is None else "./model")
         return hub.save_pretrained(folder, index, self.tokenizer, self.model)
 
@@ -109,7 +120,7 @@ class VideoPipeline:
     def __call__(self, *, num_samples: int | None = None, **options: Any) -> VideoClip | list[VideoClip]:
         """Generate; a list if several samples are asked for or lists are given."""
         clips = list(self.generate(num_samples=num_samples, **options).clips)
-        listed = any(is_listed(options.get(name)) for name in ("class_label", "context", "task_video"))
+        listed = any(is_listed(options.get(name)) for name in ("class_label", "prompt", "context", "task_video"))
         return clips if listed or len(clips) > 1 else clips[0]
 
     def generate(self, *, on_step: Callable[[SampleEvent], None] = lambda event: None, **options: Any) -> Generation:

@@ -1,6 +1,7 @@
 """mutoscope convert: official parameters become folders that the other verbs take, and what is refused."""
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mutoscope.interop import llamagen_par, magvit_flax
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.tokenizers.vq3d import VQ3D
 from tiny_models import MODEL, TOKENIZER, tiny_image_tokenizer, tiny_model, tiny_par
+from tiny_text_encoder import save_tiny_t5
 
 CLIP = ("--num-frames", 8, "--height", 8, "--width", 8)
 OFFICIAL = replace(TOKENIZER, filters=32, num_groups=32, padding="zero")  # the official code has 32 groups throughout
@@ -100,6 +102,46 @@ def test_a_published_pair_becomes_a_model_that_generates(run, published, out):
         assert torch.equal(pipeline.model.state_dict()[name], value), name  # not rounded
     clip = run("generate", out / "par", "--class-label", 1, "--out", out / "x.png", "--json").report
     assert clip["num_decoding_steps"] == 4 + 12 // 4 and clip["mode"] == "class-conditional"
+
+
+@pytest.fixture
+def captioned(tmp_path: Path, published) -> tuple[Path, Path]:
+    """The same for captions: the tokenizer, and a transformer that reads five rows of six channels."""
+    model = tiny_par(latent_shape=(1, 4, 4), num_classes=None, caption_size=6, caption_length=5)
+    arguments = argparse.Namespace(image_size=8, downsample_size=2)
+    torch.save({"model": official_names(model), "args": arguments}, tmp_path / "t2i.pt")
+    return published[0], tmp_path / "t2i.pt"
+
+
+def test_a_text_model_with_its_encoder_generates_from_a_prompt(run, captioned, out, tmp_path):
+    pytest.importorskip("transformers")
+    vq, t2i = captioned
+    encoder = save_tiny_t5(tmp_path / "t5")
+    run("convert", "vq16", vq, out / "vq")
+    run("convert", "par", t2i, out / "t2i", "--tokenizer", out / "vq", "--num-heads", 2, "--text-encoder", encoder)
+    assert VideoPipeline.from_pretrained(out / "t2i").index.text_encoder == str(encoder)
+    clip = run("generate", out / "t2i", "--prompt", "a red circle", "--out", out / "x.png", "--json").report
+    assert clip["mode"] == "text-conditional" and (out / "x.png").stat().st_size > 0
+
+
+def test_a_text_encoder_that_does_not_fit_is_explained(run, captioned, published, out, tmp_path):
+    vq, t2i = captioned
+    run("convert", "vq16", vq, out / "vq")
+    encoder = tmp_path / "t5"
+    encoder.mkdir()
+    cases = [
+        ({"model_type": "t5", "d_model": 8}, t2i, "gives 8 channels, this model reads 6"),
+        ({"model_type": "clip"}, t2i, "known: t5"),
+        ({"model_type": "t5", "d_model": 6}, published[1], "reads class labels"),
+    ]
+    for config, source, message in cases:
+        (encoder / "config.json").write_text(json.dumps(config))
+        options = ("--tokenizer", out / "vq", "--num-heads", 2, "--text-encoder", encoder)
+        assert message in run("convert", "par", source, out / "new", *options).error
+    options = ("--tokenizer", out / "vq", "--num-heads", 2, "--text-encoder", tmp_path / "nowhere")
+    assert "nowhere" in run("convert", "par", t2i, out / "new", *options).error
+    assert "belongs to llamagen and par" in run("convert", "vq16", vq, out / "new", "--text-encoder", encoder).error
+    assert not (out / "new").exists()
 
 
 @pytest.mark.parametrize(

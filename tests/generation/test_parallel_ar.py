@@ -1,5 +1,6 @@
 """Generating with PAR models through the pipeline."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from mutoscope.errors import UserError
 from mutoscope.generation import generator_of
 from mutoscope.pipeline import VideoPipeline
+from mutoscope.text import TextEncoder, TextFeatures
 from tiny_models import save_tiny_par, tiny_image_tokenizer, tiny_par, tiny_par_index
 
 CAPTIONS = {"num_classes": None, "caption_size": 6, "caption_length": 5}
@@ -81,6 +83,65 @@ def test_captions_are_masked_and_repeated_for_every_sample(texts: VideoPipeline)
     assert texts.prepare(caption=features).task == "text-conditional"
 
 
+class CountedEncoder(TextEncoder):
+    """Features that spell the number of a prompt's words; real rows first."""
+
+    def __init__(self, size: int = 6) -> None:
+        super().__init__(Path("encoder"), torch.device("cpu"), torch.float32)
+        self.size, self.seen = size, []
+
+    @staticmethod
+    def feature_size(folder: Path) -> int:
+        return 6
+
+    def encode(self, prompts: Sequence[str], length: int) -> TextFeatures:
+        self.seen += prompts
+        words = torch.tensor([min(len(prompt.split()), length) for prompt in prompts])
+        mask = torch.arange(length) < words[:, None]
+        values = torch.arange(1.0, length + 1) * words[:, None]
+        return TextFeatures((values * mask)[..., None].expand(-1, -1, self.size), mask)
+
+
+def test_a_prompt_is_cleaned_padded_on_the_left_and_read_only_when_it_comes(texts: VideoPipeline):
+    encoders = []
+
+    def load() -> CountedEncoder:
+        encoders.append(CountedEncoder())
+        return encoders[0]
+
+    prompted = VideoPipeline(texts.tokenizer, texts.model, texts.index, text_encoder=load)
+    assert not encoders
+    request: Any = prompted.prepare(prompt=["A  Red Circle!", ""])
+    assert encoders[0].seen == ["a red circle!", ""]
+    assert request.caption[:, :, 0].tolist() == [[0, 0, 3, 6, 9], [0] * 5] and request.num_samples == 2
+    assert request.caption_mask.tolist() == [[False, False, True, True, True], [False] * 5]
+    prompted.prepare(prompt="a circle")
+    assert len(encoders) == 1
+
+
+def test_a_prompt_gives_the_clips_of_its_features(texts: VideoPipeline):
+    prompted = VideoPipeline(texts.tokenizer, texts.model, texts.index, text_encoder=CountedEncoder)
+    request: Any = prompted.prepare(prompt="two words")
+    options = {"num_samples": 2, "temperature": 0.0, "guidance_scale": 2.0}
+    expected = texts(caption=request.caption, caption_mask=request.caption_mask, **options)
+    for a, b in zip(prompted(prompt="two words", **options), expected, strict=True):
+        np.testing.assert_array_equal(a.frames, b.frames)
+    clips = prompted(prompt=["two words", "three more words"], temperature=0.0)
+    assert isinstance(clips, list) and len(clips) == 2
+
+
+def test_prompts_that_cannot_be_read_are_explained(texts: VideoPipeline):
+    with pytest.raises(UserError, match="--text-encoder FOLDER"):
+        texts(prompt="a red circle")
+    with pytest.raises(UserError, match="one of them"):
+        texts(prompt="a red circle", caption=torch.zeros(1, 5, 6))
+    other = VideoPipeline(texts.tokenizer, texts.model, texts.index, text_encoder=lambda: CountedEncoder(7))
+    with pytest.raises(UserError, match="gives 7 channels, this model reads 6"):
+        other(prompt="a red circle")
+    with pytest.raises(UserError, match="one entry per sample"):
+        other(prompt=["a", "b"], num_samples=3)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -102,7 +163,7 @@ def test_bad_calls_are_explained(pipeline: VideoPipeline, options: dict, message
 
 
 def test_models_of_captions_need_one_and_know_no_classes(texts: VideoPipeline):
-    with pytest.raises(UserError, match="needs the text features"):
+    with pytest.raises(UserError, match="needs a prompt, or the text features"):
         texts()
     with pytest.raises(UserError, match="no classes"):
         texts(class_label=0, caption=torch.zeros(1, 5, 6))

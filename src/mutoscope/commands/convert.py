@@ -16,6 +16,7 @@ def convert(
     /,
     *,
     tokenizer: str | None = None,
+    text_encoder: str | None = None,
     grid: tuple[int, int] | None = None,
     num_heads: int | None = None,
     rope_base: float = 10_000.0,
@@ -42,6 +43,8 @@ def convert(
         source: file with the weights; nothing in it is executed
         out: folder to write, made new
         tokenizer: converted tokenizer (or any other model folder) whose tokens a transformer was trained on
+        text_encoder: llamagen, par: folder of the encoder (flan-t5-xl in the layout of Hugging Face) whose features a
+            text model was trained on; it is not copied, model_index.json names it
         grid: llamagen, par: rows and columns of tokens, where the file does not say (24 24 for images of 384 pixels)
         num_heads: llamagen, par: attention heads, needed for sizes that were not published
         rope_base: llamagen, par: base of the rotary embedding
@@ -76,6 +79,8 @@ def convert(
     if target.exists():
         raise UserError(f"{out!r} exists already; name a new folder.")
     hub.check_writable_folder(target.parent)
+    if text_encoder is not None and kind not in ("llamagen", "par"):
+        raise UserError(f"--text-encoder belongs to llamagen and par, found {kind}: leave it out.")
     if kind == "magvit-flax":
         clip = {"num_frames": num_frames or 16, "height": height or 128, "width": width or 128, "fps": fps}
         network, family = _magvit_flax(path, target, tokenizer, clip, num_classes, tasks, padding, half)
@@ -83,7 +88,8 @@ def convert(
         network, family = _vq16(path, target, fps, ema, half), "tokenizer"
     else:
         sizes = {"grid": grid, "num_heads": num_heads, "rope_base": rope_base, "norm_eps": norm_eps}
-        network, family = _llamagen_par(kind, path, target, tokenizer, fps, ema, half, sizes), "par"
+        parts = (tokenizer, text_encoder)
+        network, family = _llamagen_par(kind, path, target, parts, fps, ema, half, sizes), "par"
     return {
         "kind": kind,
         "source": source,
@@ -109,16 +115,17 @@ def _llamagen_par(
     kind: str,
     path: Path,
     target: Path,
-    tokenizer: str | None,
+    parts: tuple[str | None, str | None],
     fps: float,
     ema: bool,
     half: bool,
     sizes: dict[str, Any],
 ) -> Any:
-    """Writes a transformer with its tokenizer into one folder that stands on its own."""
+    """Writes a transformer with its tokenizer into one folder; `parts`: the tokenizer and the text encoder named."""
     from mutoscope import hub
     from mutoscope.interop import llamagen_par
 
+    tokenizer, text_encoder = parts
     own = _transformer_tokenizer(tokenizer)
     checkpoint = llamagen_par.read_checkpoint(path, ema)
     config = llamagen_par.infer_transformer_config(checkpoint, **sizes)
@@ -130,14 +137,36 @@ def _llamagen_par(
             f"{path} speaks {config.codebook_size} codes, the tokenizer {tokenizer!r} {own.spec.vocab_size}: they do "
             "not belong together."
         )
+    encoder = _checked_text_encoder(text_encoder, config)
     network, stride = llamagen_par.load_transformer(checkpoint, config), own.spec.spatial_stride
     _, rows, columns = config.latent_shape
     tasks = ("class-conditional",) if config.num_classes is not None else ()
     index = hub.ModelIndex(
-        family="par", num_frames=1, height=rows * stride, width=columns * stride, fps=fps, tasks=tasks
+        family="par",
+        num_frames=1,
+        height=rows * stride,
+        width=columns * stride,
+        fps=fps,
+        tasks=tasks,
+        text_encoder=encoder,
     )
     hub.save_pretrained(target, index, tokenizer=own, model=network, half=half)
     return network
+
+
+def _checked_text_encoder(named: str | None, config: Any) -> str | None:
+    """The absolute path of a text encoder whose features fit the model; nothing of it is loaded."""
+    if named is None:
+        return None
+    if config.caption_size is None:
+        raise UserError("This model reads class labels, not text: leave --text-encoder out.")
+    from mutoscope.text import encoder_kind
+
+    folder = Path(named).expanduser().resolve()
+    size = encoder_kind(folder).feature_size(folder)
+    if size != config.caption_size:
+        raise UserError(f"The text encoder {named!r} gives {size} channels, this model reads {config.caption_size}.")
+    return str(folder)
 
 
 def _transformer_tokenizer(tokenizer: str | None) -> Any:

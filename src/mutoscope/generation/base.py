@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mutoscope import hub
 from mutoscope.errors import UserError
 from mutoscope.json_config import nearest
 from mutoscope.sampling.base import SampleEvent
+from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
 
 Frames = UInt8[np.ndarray, "_t _h _w 3"]  # an underscore: sizes of different videos are independent
@@ -51,8 +53,27 @@ class Request:
 class Generator(ABC):
     """A family's way from a call to tokens: it checks what is asked for and runs the sampler."""
 
-    def __init__(self, tokenizer: VideoTokenizer, model: Any, index: hub.ModelIndex, device: torch.device) -> None:
+    def __init__(
+        self,
+        tokenizer: VideoTokenizer,
+        model: Any,
+        index: hub.ModelIndex,
+        device: torch.device,
+        text_encoder: Callable[[], TextEncoder] | None = None,
+    ) -> None:
+        """`text_encoder` loads the encoder of prompts, which may be larger than the model: only a prompt calls it."""
         self.tokenizer, self.model, self.index, self.device = tokenizer, model, index, device
+        self._load_text_encoder = text_encoder
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """Encoder of prompts, loaded on first use. Raises UserError where the model's folder names none."""
+        if self._load_text_encoder is None:
+            raise UserError(
+                "This model reads text, but its folder names no text encoder. Write one into model_index.json "
+                '("text_encoder": "FOLDER"), or convert the model again with --text-encoder FOLDER.'
+            )
+        return self._load_text_encoder()
 
     @abstractmethod
     def prepare(self, **options: Any) -> Request:
@@ -83,7 +104,7 @@ class Generator(ABC):
             )
 
     def check_call(self, num_samples: int, seed: int, num_frames: int | None, prompt: Any, actions: Any) -> None:
-        """What holds for every model that makes clips of one length from classes and frames."""
+        """What holds for every model that makes clips of one length; one that reads text passes prompt=None."""
         if prompt is not None:
             raise UserError("This model takes no prompt. Say what it should show with a class label or a context.")
         if actions is not None:

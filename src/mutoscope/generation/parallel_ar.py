@@ -1,4 +1,4 @@
-"""PAR and LlamaGen: images and clips from class labels or captions' features, one or several tokens per step."""
+"""PAR and LlamaGen: images and clips from class labels, prompts or captions' features, n tokens per step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ from mutoscope.sampling.parallel_ar import (
     PrefillMemo,
     group_starts,
 )
+from mutoscope.text.base import TextFeatures, left_padded
+from mutoscope.text.cleaning import clean_prompt
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class ParallelARRequest(Request):
 
 
 class ParallelARGenerator(Generator):
-    """Labels or text features in, tokens out. Class prefixes are read once per label and remembered."""
+    """Labels, prompts or text features in, tokens out. Class prefixes are read once per label and remembered."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -40,7 +42,7 @@ class ParallelARGenerator(Generator):
         self,
         *,
         class_label: int | str | Sequence[int | str] | None = None,
-        prompt: str | None = None,
+        prompt: str | Sequence[str] | None = None,
         caption: Float[Tensor, "n p c"] | None = None,
         caption_mask: Bool[Tensor, "n p"] | None = None,
         context: Any = None,
@@ -57,11 +59,12 @@ class ParallelARGenerator(Generator):
         **sampler_options: Any,
     ) -> ParallelARRequest:
         listed = {"caption": list(caption)} if caption is not None and len(caption) > 1 else {}
-        num_samples = common_length(num_samples, class_label=class_label, **listed)
-        self.check_call(num_samples, seed, num_frames, prompt, actions)
+        num_samples = common_length(num_samples, class_label=class_label, prompt=prompt, **listed)
+        reads_text = self.model.config.caption_size is not None
+        self.check_call(num_samples, seed, num_frames, None if reads_text else prompt, actions)
         if context is not None or task_video is not None or task not in (None, *self.index.tasks) or paste_given:
             raise UserError("This model generates from a class label or a caption alone. Leave frames and task out.")
-        self._check_condition(class_label, caption)
+        self._check_condition(class_label, prompt, caption)
         starts = group_starts(self.model.latent_shape, self.model.num_parallel, self.model.num_start)
         if num_decoding_steps not in (None, len(starts)):
             raise UserError(
@@ -70,6 +73,8 @@ class ParallelARGenerator(Generator):
             )
         chosen = {**self.index.sampling, **{key: value for key, value in sampler_options.items() if value is not None}}
         sampler = dataclass_from_dict(ParallelARSamplerConfig, chosen, "Sampler options")
+        if prompt is not None:
+            caption, caption_mask = self._encode([prompt] if isinstance(prompt, str) else prompt)
         return ParallelARRequest(
             task="class-conditional" if caption is None else "text-conditional",
             num_samples=num_samples,
@@ -82,12 +87,23 @@ class ParallelARGenerator(Generator):
             batch_size=max(batch_size, 1),
         )
 
-    def _check_condition(self, class_label: Any, caption: Any) -> None:
+    def _encode(self, prompts: Sequence[str]) -> TextFeatures:
+        """Captions as LlamaGen was trained with them: cleaned, and padded on the left."""
+        config = self.model.config
+        found = left_padded(self.text_encoder.encode([clean_prompt(text) for text in prompts], config.caption_length))
+        if found.features.shape[2] != config.caption_size:
+            raise UserError(
+                f"The text encoder {str(self.text_encoder.folder)!r} gives {found.features.shape[2]} channels, this "
+                f"model reads {config.caption_size}: name the encoder it was trained with."
+            )
+        return found
+
+    def _check_condition(self, class_label: Any, prompt: Any, caption: Any) -> None:
         reads_captions = self.model.config.caption_size is not None
         if reads_captions and class_label is not None:
             raise UserError("This model knows no classes. Leave the class label out.")
-        if reads_captions and caption is None:
-            raise UserError("This model needs the text features of a caption.")
+        if reads_captions and (prompt is None) == (caption is None):
+            raise UserError("This model needs a prompt, or the text features of a caption: give one of them.")
         if caption is not None and not reads_captions:
             raise UserError("This model reads class labels, not captions.")
 

@@ -1,0 +1,34 @@
+"""Text encoders: prompts to the features that text-conditional models read."""
+
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from mutoscope.errors import UserError
+from mutoscope.json_config import nearest, read_json
+from mutoscope.text.base import TextEncoder as TextEncoder
+from mutoscope.text.base import TextFeatures as TextFeatures
+
+# kind, as the encoder's config.json names it -> (module, class)
+KINDS = {"t5": ("mutoscope.text.t5", "T5TextEncoder")}
+
+
+def encoder_kind(folder: Path) -> type[TextEncoder]:
+    """The class that reads a text encoder's folder: `kind` in its config.json, or the `model_type` of transformers.
+
+    Raises UserError for a folder that is not there and for a kind that is not known.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no text encoder in {str(folder)!r}: name a folder with its config.json.")
+    config = read_json(folder / "config.json")
+    kind = str(config.get("kind", config.get("model_type")))
+    if kind not in KINDS:
+        raise UserError(f"{folder / 'config.json'} names the text encoder {kind!r}: {nearest(kind, KINDS)}")
+    module, name = KINDS[kind]
+    return getattr(import_module(module), name)
+
+
+def load_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+    """The encoder of a folder, ready to encode. Raises UserError for whatever is missing or damaged."""
+    return encoder_kind(folder)(folder, device, dtype)
