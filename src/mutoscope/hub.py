@@ -15,6 +15,7 @@ configuration may name are the ones listed in `CLASSES`.
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import typing
@@ -28,9 +29,11 @@ import torch
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
+from mutoscope.interop import nova
 from mutoscope.json_config import dataclass_from_dict, nearest, read_json
 from mutoscope.meta import without_memory
 from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.tokenizers.pretrained import load_vae
 
 FORMAT = "mutoscope-1"
 INDEX = "model_index.json"
@@ -43,6 +46,7 @@ CLASSES = {
     "VQ3D": ("mutoscope.tokenizers.vq3d", "VQ3D", "VQ3DConfig"),
     "Magvit": ("mutoscope.models.magvit", "Magvit", "MagvitConfig"),
     "PAR": ("mutoscope.models.par", "PAR", "PARConfig"),
+    "NOVA": ("mutoscope.models.nova", "NOVA", "NOVAConfig"),
     "Causal3D": ("mutoscope.tokenizers.causal3d", "Causal3D", "Causal3DConfig"),
     "VQ2D": ("mutoscope.tokenizers.vq2d", "VQ2D", "VQ2DConfig"),
     "PatchDiscriminator": ("mutoscope.tokenizers.discriminator", "PatchDiscriminator", "PatchDiscriminatorConfig"),
@@ -97,9 +101,26 @@ def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
         raise UserError(f"{given!r} is a folder without {INDEX}: it is not a model. Train one with --out {given}.")
     if path.exists():
         raise UserError(f"{given!r} is a file; a model is a bundled name or a folder with {INDEX}.")
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", given):
+        return _download(given)
     if os.sep in given or given.startswith("."):
         raise UserError(f"There is no folder {given!r}. Give a folder with {INDEX} or a bundled name.")
     raise UserError(f"Unknown model {given!r}: {nearest(given, bundled())} A folder with {INDEX} works too.")
+
+
+def _download(name: str) -> Path:
+    """A folder of the Hugging Face hub, from its local cache where there is no network. Code in it is not fetched."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(
+            f"There is no folder {name!r}. To fetch it from the hub, install mutoscope with the extra [hub]."
+        ) from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+    except Exception as error:  # no network, no such name, no permission: the library has many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"There is no folder {name!r}, and it could not be fetched from the hub: {reason}") from None
 
 
 # ------------------------------------------------------------------------------------------------------ reading
@@ -108,7 +129,10 @@ def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
 def load_index(name_or_folder: str | os.PathLike[str]) -> ModelIndex:
     """Read and check `model_index.json`."""
     path = resolve(name_or_folder) / INDEX
-    index = dataclass_from_dict(ModelIndex, read_json(path), str(path))
+    values = read_json(path)
+    if nova.is_pipeline(values):
+        return ModelIndex(**nova.describe_pipeline(path.parent, values))
+    index = dataclass_from_dict(ModelIndex, values, str(path))
     if index.format != FORMAT:
         raise UserError(f"{path} has format {index.format!r}, this version reads {FORMAT!r}.")
     if min(index.num_frames, index.height, index.width) < 1 or not 0 < index.fps < float("inf"):
@@ -119,7 +143,8 @@ def load_index(name_or_folder: str | os.PathLike[str]) -> ModelIndex:
 def load_tokenizer(name_or_folder: str | os.PathLike[str]) -> VideoTokenizer:
     """The tokenizer of a model folder, float32 on the CPU, in evaluation mode."""
     folder = tokenizer_folder(name_or_folder)
-    tokenizer = load_component(folder)
+    published = read_json(folder / CONFIG).get("_class_name") is not None
+    tokenizer = load_vae(folder) if published else load_component(folder)
     if not isinstance(tokenizer, VideoTokenizer):
         raise UserError(f"{folder} holds a {type(tokenizer).__name__}, which is no tokenizer.")
     return tokenizer
@@ -127,7 +152,11 @@ def load_tokenizer(name_or_folder: str | os.PathLike[str]) -> VideoTokenizer:
 
 def load_model(name_or_folder: str | os.PathLike[str]) -> nn.Module:
     """The generating network of a model folder, float32 on the CPU, in evaluation mode."""
-    return load_component(model_folder(name_or_folder))
+    folder = resolve(name_or_folder)
+    values = read_json(folder / INDEX)
+    if nova.is_pipeline(values):
+        return nova.load_pipeline_model(folder, values)
+    return load_component(model_folder(folder))
 
 
 def tokenizer_folder(name_or_folder: str | os.PathLike[str]) -> Path:

@@ -62,7 +62,8 @@ class VideoPipeline:
         (a list of labels, prompts, contexts or videos stands for one sample each)
         context_frames: how many of the first frames are given (default: all of `context`; of `task_video` as
             many as in training)
-        num_frames: must be a length the model was trained for (`extension.longer` repeats the prediction)
+        num_frames: NOVA makes any length that its tokenizer can; others the one they were trained for
+            (`extension.longer` repeats the prediction)
         paste_given: put the given pixels back over the result
         sampler options: fields of the sampler's configuration, such as num_decoding_steps or guidance_scale
     """
@@ -142,9 +143,10 @@ class VideoPipeline:
         for events in self.generator.sample(request, lambda event: None):
             latents = (event.finished for event in events if event.frames is not None)
             parts, made = self.tokenizer.stream_decode(latents), 0
-            while made < self.index.num_frames:
+            num_frames = request.num_frames or self.index.num_frames
+            while made < num_frames:
                 with torch.inference_mode():  # around each part, because a generator must not change the caller's mode
-                    frames = self._frames(next(parts))[0, : self.index.num_frames - made]
+                    frames = self._frames(next(parts))[0, : num_frames - made]
                 made += len(frames)
                 yield from frames
 
@@ -156,7 +158,7 @@ class VideoPipeline:
         for tokens in self._sample(request, on_step):
             self._synchronize()
             decode_start = time.perf_counter()
-            decoded = self.generator.finish(self._decode(tokens), request, len(clips))
+            decoded = self.generator.finish(self._decode(tokens, request), request, len(clips))
             clips += [VideoClip(frames, self.index.fps) for frames in decoded]
             now = time.perf_counter()
             decoding += now - decode_start
@@ -176,15 +178,18 @@ class VideoPipeline:
         return self._generator
 
     @torch.inference_mode()
-    def _sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Int[Tensor, "b lt lh lw"]]:
-        """Final tokens, round by round."""
+    def _sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Tensor]:
+        """Final tokens or latents, round by round."""
         for events in self.generator.sample(request, on_step):
             *_, last = events
             yield last.proposal
 
     @torch.inference_mode()
-    def _decode(self, tokens: Int[Tensor, "b lt lh lw"]) -> UInt8[np.ndarray, "b t h w 3"]:
-        return self._frames(self.tokenizer.decode(tokens))[:, : self.index.num_frames]
+    def _decode(
+        self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"], request: Request
+    ) -> UInt8[np.ndarray, "b t h w 3"]:
+        tokens = tokens.float() if tokens.is_floating_point() else tokens
+        return self._frames(self.tokenizer.decode(tokens))[:, : request.num_frames or self.index.num_frames]
 
     def _frames(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[np.ndarray, "b t2 h2 w2 3"]:
         """Without what was added to fill the last tokens."""

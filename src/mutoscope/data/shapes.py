@@ -142,7 +142,8 @@ class ShapesWorld:
 
 
 def shapes_batch(world: ShapesWorld, indices: Sequence[int]) -> dict:
-    """Clips `indices` stacked: "video" uint8 (b, t, h, w, 3), "label" (b,), "attributes" of int64 tensors.
+    """Clips `indices` stacked: "video" uint8 (b, t, h, w, 3), "label" (b,), "attributes" of int64 tensors, and the
+    list of every "caption".
 
     A controllable world adds "actions" float32 (b, t, 2).
     """
@@ -151,10 +152,11 @@ def shapes_batch(world: ShapesWorld, indices: Sequence[int]) -> dict:
         key: torch.as_tensor(np.stack([np.asarray(clip.attributes[key]) for clip in clips]), dtype=torch.int64)
         for key in clips[0].attributes
     }
-    batch: dict[str, Tensor | dict[str, Tensor]] = {
+    batch: dict[str, Tensor | dict[str, Tensor] | list[str]] = {
         "video": torch.from_numpy(np.stack([clip.frames for clip in clips])),
         "label": torch.tensor([clip.label for clip in clips]),
         "attributes": attributes,
+        "caption": [clip.caption for clip in clips],
     }
     if world.config.controllable:
         batch["actions"] = torch.from_numpy(np.stack([clip.actions for clip in clips if clip.actions is not None]))

@@ -3,6 +3,8 @@
     tokens.npy             (n, *clip shape), int16 or int32 tokens, float16 latents
     label.npy              (n,) int64
     condition-<task>.npy   like tokens.npy: the encoded condition video of that task
+    caption.npy            (n, rows, channels) float16: text features, and caption_length.npy (n,) the real rows
+    motion.npy             (n,) float32: optical flow
     metadata.json          TokenCacheInfo; written last, so a folder without it is unfinished
 
 Only the format lives here. What fills a cache decides what is encoded and with which tokenizer.
@@ -35,6 +37,7 @@ class TokenCacheInfo:
 
     clip_shape: (t, h, w) of tokens, (c, t, h, w) of latents. conditions: tasks whose condition videos are encoded too.
     tokenizer, tokenizer_hash: name and SHA-256 of the weights. data: where the clips came from.
+    caption_shape: rows and channels of the text features, if there are any; motion: whether the flow is told.
     """
 
     num_clips: int
@@ -44,6 +47,8 @@ class TokenCacheInfo:
     tokenizer_hash: str
     conditions: tuple[str, ...] = ()
     data: dict[str, Any] = field(default_factory=dict)
+    caption_shape: tuple[int, int] | None = None
+    motion: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -58,9 +63,13 @@ class TokenCacheInfo:
     def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """File name without suffix -> (dtype, shape)."""
         tokens = (self.dtype, (self.num_clips, *self.clip_shape))
-        return {"tokens": tokens, "label": ("int64", (self.num_clips,))} | {
+        n = self.num_clips
+        arrays = {"tokens": tokens, "label": ("int64", (n,))} | {
             f"condition-{task}": tokens for task in self.conditions
         }
+        if self.caption_shape is not None:
+            arrays |= {"caption": ("float16", (n, *self.caption_shape)), "caption_length": ("int64", (n,))}
+        return arrays | ({"motion": ("float32", (n,))} if self.motion else {})
 
 
 class TokenCacheWriter:
@@ -96,12 +105,17 @@ class TokenCacheWriter:
         tokens: Tensor,
         label: Int[Tensor, " b"],
         conditions: Mapping[str, Tensor] | None = None,
+        more: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Appends a batch of encoded clips (b, *clip_shape) and, for every task of the info, their conditions."""
+        """Appends a batch of encoded clips (b, *clip_shape) and, for every task of the info, their conditions.
+
+        `more`: "caption", "caption_length" and "motion", as far as the info names them.
+        """
         end = self.position + len(tokens)
         if end > self.info.num_clips:
             raise ValueError(f"{end} clips do not fit a cache of {self.info.num_clips}")
         values = {"tokens": tokens, "label": label} | {f"condition-{k}": v for k, v in (conditions or {}).items()}
+        values |= more or {}
         if values.keys() != self._arrays.keys():
             raise ValueError(f"expected {sorted(self._arrays)}, got {sorted(values)}")
         for name, value in values.items():
@@ -130,7 +144,8 @@ class TokenCache:
     """A finished cache as a batch source: `cache[indices]` gives a batch, `num_clips` its size.
 
     Batch: "tokens" int64 (b, t, h, w) or latents float32 (b, c, t, h, w); "label" int64 (b,);
-    "conditions" {task: like tokens}.
+    "conditions" {task: like tokens}; with captions "caption" float32 (b, rows, channels) and "caption_mask" bool
+    (b, rows); with motion "motion" float32 (b,).
     """
 
     def __init__(self, folder: str | Path):
@@ -170,11 +185,16 @@ class TokenCache:
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
         rows = np.asarray(indices, dtype=np.int64)
         conditions = {task: self._read(f"condition-{task}", rows) for task in self.info.conditions}
-        return {"tokens": self._read("tokens", rows), "label": self._read("label", rows), "conditions": conditions}
+        batch = {"tokens": self._read("tokens", rows), "label": self._read("label", rows), "conditions": conditions}
+        if self.info.caption_shape is not None:
+            places = torch.arange(self.info.caption_shape[0])
+            lengths = self._read("caption_length", rows)
+            batch |= {"caption": self._read("caption", rows), "caption_mask": places < lengths[:, None]}
+        return batch | ({"motion": self._read("motion", rows)} if self.info.motion else {})
 
     def _read(self, name: str, rows: np.ndarray) -> Tensor:
         values = self._arrays[name][rows]
-        return torch.from_numpy(values.astype(np.float32 if values.dtype == np.float16 else np.int64))
+        return torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64))
 
 
 def token_dtype(vocab_size: int | None) -> str:

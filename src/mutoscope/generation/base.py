@@ -29,7 +29,7 @@ class Request:
 
     `task` names what is done; `sampler` is the configuration of the family's sampler, and `num_steps` the passes of
     the network it plans per round. `batch_size` samples are decoded together; more are made in several rounds, which
-    bounds memory.
+    bounds memory. `num_frames`: length of the clips, if the model can choose.
     """
 
     task: str
@@ -39,6 +39,7 @@ class Request:
     num_steps: int
     labels: Int[Tensor, " b"] | None = None
     batch_size: int = 16
+    num_frames: int | None = None
 
     @property
     def num_rounds(self) -> int:

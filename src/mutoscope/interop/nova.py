@@ -9,7 +9,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from mutoscope.json_config import read_json
 from mutoscope.layers.diffusion import DDPM, Diffusion, FlowMatching
 from mutoscope.meta import without_memory
 from mutoscope.models.nova import NOVA, NOVAConfig
+from mutoscope.tokenizers.pretrained import load_weights, read_published_weights
 
 # name -> (layers, width, heads): the heads follow no rule
 VIT: dict[str, tuple[int, int, int]] = {
@@ -32,6 +32,16 @@ MLP: dict[str, tuple[int, int]] = {
     "mlp_d6w1536": (6, 1536),
 }
 NUM_CLASSES = 1000
+PIPELINE_CLASS, ARCHITECTURES = "NOVAPipeline", "arch_table.json"
+NUM_LATENT_FRAMES = 9  # 33 frames, which the published video model is shown with
+# part of a pipeline -> classes it may have, whatever module they are said to be in
+COMPONENTS = {
+    "transformer": ("NOVATransformer3DModel",),
+    "scheduler": ("FlowMatchEulerDiscreteScheduler", "DDPMScheduler"),
+    "vae": ("AutoencoderKL", "AutoencoderKLOpenSora"),
+    "text_encoder": ("PhiEncoderModel", "PhiModel"),
+    "tokenizer": ("CodeGenTokenizerFast", "CodeGenTokenizer"),
+}
 
 WITHIN_BLOCK = {
     "attn.qkv": "attention.qkv",
@@ -141,7 +151,8 @@ def transformer_config(
         head_layers=head_layers,
         head_size=head_size,
         latent_channels=channels,
-        latent_shape=(frames, rows * coarse, columns * coarse),
+        latent_shape=(min(frames, NUM_LATENT_FRAMES), rows * coarse, columns * coarse),
+        num_time_slots=frames,
         patch_size=coarse // 2,
         mixer_rank=_mixer_rank(values, weights),
         positions="rotary" if values.get("rotary_pos_embed") else "absolute",
@@ -180,19 +191,10 @@ def scheduler(values: Mapping[str, Any], where: Path, clips: bool = False) -> Di
 
 
 def build_transformer(config: NOVAConfig, weights: Mapping[str, Tensor], where: Path) -> NOVA:
-    """The network with published weights, after names and shapes are compared."""
+    """The network with published weights. Raises UserError naming the first tensor that does not fit."""
     with without_memory():
         model = NOVA(config)
-    expected = model.state_dict()
-    for name, value in expected.items():
-        if name not in weights:
-            raise UserError(f"{where}: the tensor that we call {name!r} is missing.")
-        if weights[name].shape != value.shape:
-            raise UserError(f"{where}: {name!r} is {tuple(weights[name].shape)}, expected {tuple(value.shape)}.")
-    for name in weights:
-        if name not in expected:
-            raise UserError(f"{where}: {name!r} does not belong to this configuration.")
-    model.load_state_dict(weights, assign=True)
+    load_weights(model, weights, where)
     return model.eval()
 
 
@@ -203,21 +205,77 @@ def load_transformer(
     mlp: Mapping[str, tuple[int, int]] = MLP,
 ) -> NOVA:
     """The transformer of a published folder, float32 on the CPU."""
-    path, stored = read_tensors(folder)
-    weights = transformer_weights(stored, path)
-    config = transformer_config(read_json(folder / "config.json"), weights, folder / "config.json", diffusion, vit, mlp)
-    return build_transformer(config, weights, path)
+    weights = transformer_weights(read_published_weights(folder), folder)
+    path = folder / "config.json"
+    return build_transformer(transformer_config(read_json(path), weights, path, diffusion, vit, mlp), weights, folder)
 
 
-def read_tensors(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """Weights of a published component: `.safetensors`, or `.bin` opened without executing anything."""
-    from mutoscope.hub import read_weights
+# ---------------------------------------------------------------------------------------------------------------------
+# Whole pipelines
 
-    safe, pickled = folder / "diffusion_pytorch_model.safetensors", folder / "diffusion_pytorch_model.bin"
-    if safe.is_file() or not pickled.is_file():
-        return safe, read_weights(safe)
+
+def is_pipeline(index: Mapping[str, Any]) -> bool:
+    """Whether a `model_index.json` is that of a published NOVA."""
+    return index.get("_class_name") == PIPELINE_CLASS
+
+
+def check_pipeline(folder: Path, index: Mapping[str, Any]) -> None:
+    """Raises UserError for parts that are missing and for classes that are not known."""
+    for part, known in COMPONENTS.items():
+        named = index.get(part)
+        if not isinstance(named, list) or len(named) != 2 or named[1] not in known:
+            raise UserError(
+                f"{folder / 'model_index.json'}: {part} must be one of {', '.join(known)}, found {named!r}."
+            )
+        if not (folder / part).is_dir():
+            raise UserError(f"{folder} has no folder {part!r}: the download is incomplete.")
+
+
+def describe_pipeline(folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of our `model_index.json` for a published folder: 9 latent frames, or one for models of images."""
+    check_pipeline(folder, index)
+    config, vae = read_json(folder / "transformer" / "config.json"), read_json(folder / "vae" / "config.json")
     try:
-        stored = torch.load(pickled, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or malicious file fails in many ways
-        raise UserError(f"{pickled} is damaged, or holds more than tensors and was refused: {error}") from None
-    return pickled, {name: value.float() for name, value in stored.items()}
+        slots, size = config["video_base_size"][0], config["image_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        stride = 2 ** sum(name.endswith("3D") for name in vae["down_block_types"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{folder}: {error} is missing in the configuration of transformer or vae.") from None
+    return {
+        "family": "nova",
+        "num_frames": 1 + stride * (min(slots, NUM_LATENT_FRAMES) - 1),
+        "height": height,
+        "width": width,
+        "fps": 12,
+        "tokenizer": "./vae",
+        "model": "./transformer",
+        "text_encoder": "./text_encoder",
+        "sampling": {"num_decoding_steps": 64, "num_diffusion_steps": 25, "guidance_scale": 5.0},
+    }
+
+
+def load_pipeline_model(folder: Path, index: Mapping[str, Any]) -> NOVA:
+    """The transformer with its scheduler."""
+    check_pipeline(folder, index)
+    module, _ = index["scheduler"]
+    path = folder / "scheduler" / "scheduler_config.json"
+    diffusion = scheduler(read_json(path), path, clips=module == "diffusers")
+    return load_transformer(folder / "transformer", diffusion, *architectures(folder))
+
+
+def architectures(folder: Path) -> tuple[dict[str, tuple[int, int, int]], dict[str, tuple[int, int]]]:
+    """Sizes behind names: the published ones, and those of an `arch_table.json` in the folder or above it.
+
+    The table says {name: {"depth", "embed_dim", "num_heads"}}, without heads for diffusion heads.
+    """
+    vit, mlp = dict(VIT), dict(MLP)
+    for path in (folder.parent / ARCHITECTURES, folder / ARCHITECTURES):
+        for name, sizes in (read_json(path) if path.is_file() else {}).items():
+            try:
+                if "num_heads" in sizes:
+                    vit[name] = sizes["depth"], sizes["embed_dim"], sizes["num_heads"]
+                else:
+                    mlp[name] = sizes["depth"], sizes["embed_dim"]
+            except (KeyError, TypeError) as error:
+                raise UserError(f"{path}: {name!r} lacks {error}.") from None
+    return vit, mlp

@@ -38,7 +38,8 @@ DEFAULT_FPS, DEFAULT_MOTION = 12.0, 5.0
 class NOVAConfig:
     """Sizes of the four networks. Defaults: the published text-to-video model for 480×768 pixels.
 
-    `latent_shape`: frames, rows and columns of the latents it was trained on. `mixer_rank`: rank of scaling and shift,
+    `latent_shape`: frames, rows and columns of the latents it was trained on; absolute positions in time are stretched
+    to `num_time_slots` frames (None: no more than those). `mixer_rank`: rank of scaling and shift,
     −1 for a full matrix, None for none. Text conditions are features of `text_size` numbers, of which `text_length` are
     read; without a `text_size` the model is conditional on `num_classes` classes. `norm_position`: of the layer norms,
     behind a sub-layer as published, or before it.
@@ -52,7 +53,8 @@ class NOVAConfig:
     head_layers: int = 3
     head_size: int = 1280
     latent_channels: int = 4
-    latent_shape: tuple[int, int, int] = (16, 60, 96)
+    latent_shape: tuple[int, int, int] = (9, 60, 96)
+    num_time_slots: int | None = 16
     patch_size: int = 2
     mixer_rank: int | None = 24
     positions: Literal["absolute", "rotary"] = "absolute"
@@ -98,8 +100,13 @@ class NOVAConfig:
         return self.patch_size**2 * self.latent_channels
 
     @property
+    def time_length(self) -> int:
+        """Slots that the positions of any clip are stretched to."""
+        return self.num_time_slots or self.latent_shape[0]
+
+    @property
     def is_video(self) -> bool:
-        return self.latent_shape[0] > 1
+        return self.time_length > 1
 
 
 def rope_pairs(config: NOVAConfig, heads: int) -> tuple[int, int, int]:
@@ -418,7 +425,7 @@ class NOVA(VideoModel):
         if self.time_embedding is None:
             return tokens
         slots = torch.arange(first, first + tokens.shape[1], device=tokens.device)
-        time = self.time_embedding(slots * (self.config.latent_shape[0] / num_slots))  # (k2, d)
+        time = self.time_embedding(slots * (self.config.time_length / num_slots))  # (k2, d)
         return tokens + time[:, None] + self._grid(self.config.coarse_grid).to(tokens.dtype)
 
     def _grid(self, grid: tuple[int, int]) -> Float[Tensor, "n d"]:
@@ -525,15 +532,15 @@ class NOVA(VideoModel):
     # ---------------------------------------------------------------------------------------------------- training
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """`batch`: "latents" (b, c, t, h, w), conditions as in `batch_prefix`, optional "motion" (b) and "fps" (b)."""
-        latents = batch["latents"]
+        """`batch`: latents (b, c, t, h, w) as "tokens", conditions as in `batch_prefix`, maybe "motion", "fps"."""
+        latents = batch["tokens"]
         prefix = self.batch_prefix(batch, generator)
         prefix = self.with_motion(prefix, batch.get("motion"), batch.get("fps"))
         return self.loss_of(latents, prefix, self.draw(latents, generator))
 
     def batch_prefix(self, batch: dict[str, Any], generator: torch.Generator) -> Float[Tensor, "b l d"]:
         """Captions ("caption" features and "caption_mask") or labels ("label"), dropped at random for guidance."""
-        b = len(batch["latents"])
+        b = len(batch["tokens"])
         dropped = torch.rand(b, generator=generator, device=generator.device) < self.config.condition_dropout
         dropped = dropped.to(self.device)
         if self.text is not None:

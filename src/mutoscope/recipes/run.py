@@ -20,12 +20,16 @@ from mutoscope.errors import UserError
 from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
 from mutoscope.json_config import read_json
 from mutoscope.models.magvit import Magvit, MagvitConfig
+from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.recipes.sheets import GenerationSheet
 from mutoscope.recipes.tokenize import CONTEXT_FRAMES, condition_key, tokenize
+from mutoscope.sampling.frame_ar import FrameARSamplerConfig
 from mutoscope.sampling.masked import MaskedSamplerConfig
 from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig
 from mutoscope.sampling.tasks import balanced_task_order, needs_video
+from mutoscope.text import TextEncoder, load_text_encoder
+from mutoscope.text.words import word_config
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
 from mutoscope.tokenizers.discriminator import Discriminator, make_discriminator
@@ -49,11 +53,13 @@ from mutoscope.training.tracking import Tracker
 from mutoscope.training.trainer import Batch, TrainResult, train_model
 
 TASK_ORDER_SEED = 0
+WORDS, MAX_CAPTIONS = "words", 4096  # captions that the words of an endless world are taken from
 
 # configuration -> family in model_index.json, configuration of its sampler, network
 FAMILIES: dict[type, tuple[str, Callable[..., Any], Callable[[Any], nn.Module]]] = {
     MagvitConfig: ("magvit", MaskedSamplerConfig, Magvit),
     PARConfig: ("par", ParallelARSamplerConfig, PAR),
+    NOVAConfig: ("nova", FrameARSamplerConfig, NOVA),
 }
 TOKENIZERS: dict[type, Callable[[Any], VideoTokenizer]] = {
     VQ3DConfig: VQ3D,
@@ -226,17 +232,20 @@ def _train_model(
     tokenizer = hub.load_tokenizer(recipe.tokenizer).to(process.device)
     channels_last(tokenizer)
     check_model_fits(recipe, tokenizer)
-    cache = open_cache(recipe, tokenizer, out, process)
+    text = open_text_encoder(recipe, out, process)
+    cache = open_cache(recipe, tokenizer, out, process, text)
     torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not the cache had to be filled
     family, sampler, network = FAMILIES[type(recipe.model)]
     model = network(recipe.model)
     if recipe.start_from:
         start_from(recipe.start_from, model)
+    freeze(model, recipe.frozen)
     bundled = recipe.tokenizer in hub.bundled() and not os.path.isdir(recipe.tokenizer)
     index = model_index(
         recipe.data,
         family=family,
         tokenizer=recipe.tokenizer if bundled else "./tokenizer",
+        text_encoder=None if text is None else os.path.relpath(text.folder, out),
         tasks=tuple(recipe.task_weights),
         sampling=asdict(sampler(**recipe.sampling)),
     )
@@ -244,8 +253,8 @@ def _train_model(
     origin = from_description(recipe.data, cache.info.data)
     if origin.kind == "shapes" or recipe.data.kind != "tokens":  # videos behind a ready cache may be gone
         clips = example_clips(origin)
-        sheets = [GenerationSheet(tokenizer, index, clips["video"], clips["label"])]
-    mix, callbacks = TaskMix(recipe.task_weights), (*sheets, *callbacks)
+        sheets = [GenerationSheet(tokenizer, index, clips["video"], clips["label"], clips.get("caption"), text)]
+    mix, callbacks = task_mix(recipe), (*sheets, *callbacks)
     result = train_model(model, recipe, cache, out, prepare_batch=mix, callbacks=callbacks, **options)
     if result.finished and process.is_main:
         own = None if bundled else tokenizer  # a folder may move or vanish; a model folder stands on its own
@@ -264,6 +273,33 @@ def start_from(name_or_folder: str, model: nn.Module) -> None:
                 f"{shapes[1]} here. Change model, or start from random weights."
             )
     model.load_state_dict(found)
+
+
+def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
+    """Leaves out of training what begins with one of the prefixes; raises UserError for one that fits nothing."""
+    for prefix in prefixes:
+        named = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
+        if not named:
+            raise UserError(f"frozen names {prefix!r}, but no parameter of the model begins so.")
+        for parameter in named:
+            parameter.requires_grad_(False)
+
+
+def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextEncoder | None:
+    """The recipe's encoder of captions; "words" leaves one in `out` that knows the words of all captions."""
+    if recipe.text_encoder is None:
+        return None
+    folder = Path(recipe.text_encoder)
+    if recipe.text_encoder == WORDS:
+        folder = out / "text_encoder"
+        if process.is_main and not folder.is_dir():
+            source = clip_source(recipe.data)
+            count = source.num_clips or MAX_CAPTIONS
+            captions = [text for i in range(0, count, 64) for text in source[range(i, min(i + 64, count))]["caption"]]
+            folder.mkdir(parents=True)
+            hub.write_json(folder / "config.json", word_config(captions))
+        barrier(process)
+    return load_text_encoder(folder, process.device, torch.float32)
 
 
 def _train_features(
@@ -293,12 +329,22 @@ class TaskMix:
         return prepared
 
 
+def task_mix(recipe: ModelRecipe) -> Callable[[Batch, int], Batch]:
+    """What a step does to its batch: MAGVIT's networks do one of several tasks."""
+    if isinstance(recipe.model, MagvitConfig):
+        return TaskMix(recipe.task_weights)
+    return lambda batch, step: {name: value for name, value in batch.items() if name != "conditions"}
+
+
 def check_model_fits(recipe: ModelRecipe, tokenizer: VideoTokenizer) -> None:
     """Raises UserError unless the model's vocabulary and grid are those of the tokenizer's tokens of these clips."""
     data, model = recipe.data, recipe.model
+    continuous = isinstance(model, NOVAConfig)
     expected = {
-        "codebook_size": tokenizer.spec.vocab_size,
         "latent_shape": tokenizer.spec.latent_shape(data.num_frames, data.height, data.width),
+        "latent_channels" if continuous else "codebook_size": tokenizer.spec.latent_channels
+        if continuous
+        else tokenizer.spec.vocab_size,
     }
     for name, value in expected.items():
         if getattr(model, name) != value:
@@ -307,11 +353,15 @@ def check_model_fits(recipe: ModelRecipe, tokenizer: VideoTokenizer) -> None:
                 f"{data.num_frames} frames of {data.height}x{data.width}. Change the recipe's model or data."
             )
     tasks = model.tasks if isinstance(model, MagvitConfig) else ("class-conditional",)
+    if continuous and model.text_size is not None:
+        tasks = ("text-conditional",)
     if missing := set(recipe.task_weights) - set(tasks):
         raise UserError(f"task_weights names {sorted(missing)[0]!r}, which the model does not do: {tasks}.")
 
 
-def open_cache(recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, process: Process) -> TokenCache:
+def open_cache(
+    recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, process: Process, text: TextEncoder | None = None
+) -> TokenCache:
     """The cache the recipe names, or the run's own `out/tokens`, which the main process fills first if need be."""
     if recipe.data.kind == "tokens":
         cache = TokenCache(recipe.data.path or "")
@@ -326,6 +376,8 @@ def open_cache(recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, proces
                 tasks=tuple(recipe.task_weights),
                 data=describe_data(recipe.data) | {"seed": recipe.data.seed, "path": recipe.data.path},
                 context_frames=context_frames(recipe),
+                text=None if text is None else (text, recipe.model.text_length),
+                motion=recipe.motion,
             )
         barrier(process)
         cache = TokenCache(out / "tokens")
@@ -336,11 +388,25 @@ def open_cache(recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, proces
             f"The conditions in {cache.folder} show {given} context frames, model.context_frames is "
             f"{context_frames(recipe)}; tokenize the clips again."
         )
-    if tuple(cache.info.clip_shape) != recipe.model.latent_shape:
+    check_captions(cache, recipe)
+    channels = (recipe.model.latent_channels,) if isinstance(recipe.model, NOVAConfig) else ()
+    if tuple(cache.info.clip_shape) != (*channels, *recipe.model.latent_shape):
         shapes = f"{cache.info.clip_shape}, but model.latent_shape is {recipe.model.latent_shape}"
         raise UserError(f"The clips in {cache.folder} have the shape {shapes}; change one of them.")
     check_labels(cache, recipe)
     return cache
+
+
+def check_captions(cache: TokenCache, recipe: ModelRecipe) -> None:
+    """Raises UserError when a model of text would meet no captions, or features of another encoder."""
+    size = getattr(recipe.model, "text_size", None)
+    if size is None:
+        return
+    found = cache.info.caption_shape
+    if found is None:
+        raise UserError(f"{cache.folder} holds no captions: name a text_encoder in the recipe and tokenize again.")
+    if found[1] != size:
+        raise UserError(f"Captions in {cache.folder} have {found[1]} channels, model.text_size is {size}.")
 
 
 def context_frames(recipe: ModelRecipe) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mutoscope import hub
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import needs_video
+from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.training.callbacks import TrainEvent, paired_sheet
 
@@ -24,9 +25,12 @@ class GenerationSheet:
         index: hub.ModelIndex,
         clips: UInt8[Tensor, "b t h w 3"],
         labels: Int[Tensor, " b"],
+        captions: list[str] | None = None,
+        text_encoder: TextEncoder | None = None,
         seed: int = 0,
     ):
         self.tokenizer, self.index, self.clips, self.labels, self.seed = tokenizer, index, clips, labels, seed
+        self.captions, self.text_encoder = captions, text_encoder
 
     def __call__(self, event: TrainEvent) -> None:
         for task in self.index.tasks:
@@ -35,8 +39,11 @@ class GenerationSheet:
     def generate(self, model: nn.Module, task: str) -> UInt8[Tensor, "b t h w 3"]:
         """Clips for `task` from `model`, decoded."""
         device = next(model.parameters()).device
-        pipeline = VideoPipeline(self.tokenizer, model, self.index, device)
+        encoder = None if self.text_encoder is None else lambda: self.text_encoder
+        pipeline = VideoPipeline(self.tokenizer, model, self.index, device, text_encoder=encoder)
         given = {"task_video": list(self.clips.numpy())} if needs_video(task) else {}
+        if task == "text-conditional":
+            given["prompt"] = self.captions
         if task.startswith("class-conditional"):
             given |= {"class_label": self.labels.tolist()}
         clips = pipeline.generate(task=task, seed=self.seed, **given).clips

@@ -10,9 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mutoscope.data.loader import BatchSource
+from mutoscope.data.motion import motion_score
 from mutoscope.data.token_cache import TokenCache, TokenCacheInfo, TokenCacheWriter, token_dtype
 from mutoscope.errors import UserError
 from mutoscope.sampling.tasks import condition_video, needs_video
+from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
 
 CONTEXT_FRAMES = "context_frames"  # in TokenCacheInfo.data, where it is not 1
@@ -29,12 +31,15 @@ def tokenize(
     data: dict[str, Any] | None = None,
     batch_size: int = 32,
     context_frames: int = 1,
+    text: tuple[TextEncoder, int] | None = None,
+    motion: bool = False,
 ) -> TokenCache:
     """Encodes clips 0 ... num_clips-1 of `source` into the folder `out`, with the conditions of `tasks`.
 
     A finished cache of the same clips, tokenizer and tasks is opened as it is; an unfinished one is continued.
     Raises UserError when `out` holds anything else. A finite source ends the cache at its last clip.
-    `context_frames` are what the tasks that start from frames are given.
+    `context_frames` are what the tasks that start from frames are given. `text`: an encoder of the captions, and how
+    many rows of features are kept; `motion` adds the optical flow of every clip.
     """
     count = min(num_clips, source.num_clips or num_clips)
     video = source[[0]]["video"]  # (1, t, h, w, 3)
@@ -46,6 +51,8 @@ def tokenize(
         tokenizer_hash=weights_hash(tokenizer),
         conditions=tuple(dict.fromkeys(condition_key(task) for task in tasks if needs_video(task))),
         data=(data or {}) | ({} if context_frames == 1 else {CONTEXT_FRAMES: context_frames}),
+        caption_shape=None if text is None else (text[1], text[0].feature_size(text[0].folder)),
+        motion=motion,
     )
     out = Path(out)
     if out.exists():
@@ -58,9 +65,20 @@ def tokenize(
         while writer.position < count:
             batch = source[list(range(writer.position, min(writer.position + batch_size, count)))]
             conditions = {task: _encode(tokenizer, batch["video"], task, context_frames) for task in info.conditions}
-            writer.write(_encode(tokenizer, batch["video"]), batch["label"], conditions)
+            writer.write(_encode(tokenizer, batch["video"]), batch["label"], conditions, _more(batch, text, motion))
             bar.update(len(batch["label"]))
     return writer.finish()
+
+
+def _more(batch: dict[str, Any], text: tuple[TextEncoder, int] | None, motion: bool) -> dict[str, Tensor]:
+    """What the cache keeps of captions and of motion."""
+    more: dict[str, Tensor] = {}
+    if text is not None:
+        found = text[0].encode(batch["caption"], text[1])
+        more |= {"caption": found.features, "caption_length": found.mask.sum(1)}
+    if motion:
+        more["motion"] = torch.tensor([motion_score(clip.numpy()) for clip in batch["video"]])
+    return more
 
 
 def condition_key(task: str) -> str:

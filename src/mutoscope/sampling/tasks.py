@@ -26,7 +26,7 @@ BLACK = -1.0
 
 def needs_video(task: str) -> bool:
     """Whether the task is given any pixels."""
-    return check_task(task) != "class-conditional"
+    return task != "text-conditional" and check_task(task) != "class-conditional"
 
 
 def pixel_mask(task: str, num_frames: int, height: int, width: int, context_frames: int = 1) -> Bool[Tensor, "t h w"]:

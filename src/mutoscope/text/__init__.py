@@ -11,7 +11,11 @@ from mutoscope.text.base import TextEncoder as TextEncoder
 from mutoscope.text.base import TextFeatures as TextFeatures
 
 # kind, as the encoder's config.json names it -> (module, class)
-KINDS = {"t5": ("mutoscope.text.t5", "T5TextEncoder")}
+KINDS = {
+    "t5": ("mutoscope.text.t5", "T5TextEncoder"),
+    "phi": ("mutoscope.text.phi", "PhiTextEncoder"),
+    "words": ("mutoscope.text.words", "WordTextEncoder"),
+}
 
 
 def encoder_kind(folder: Path) -> type[TextEncoder]:

@@ -10,10 +10,9 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.json_config import read_json
 from mutoscope.text.base import TextEncoder, TextFeatures
+from mutoscope.text.loading import TOKENIZER, load_network, load_tokenizer
 
-NO_TRANSFORMERS = "Text encoders need transformers: install mutoscope with the extra [text]."
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # whole, or in shards
+CONFIG = "config.json"
 
 
 class T5TextEncoder(TextEncoder):
@@ -27,7 +26,7 @@ class T5TextEncoder(TextEncoder):
         """Raises UserError for a missing or damaged file and for a machine without transformers."""
         super().__init__(folder, device, dtype)
         self.tokenizer = _load_tokenizer(folder)
-        self.network = _load_network(folder, dtype).to(device).eval()
+        self.network = load_network(folder, "T5EncoderModel", dtype).to(device)
         if self.tokenizer.get_vocab_size() > self.network.config.vocab_size:
             raise UserError(
                 f"{folder / TOKENIZER} has more tokens than {folder / CONFIG}: they do not belong together."
@@ -54,40 +53,10 @@ class T5TextEncoder(TextEncoder):
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise UserError(NO_TRANSFORMERS) from None
     path = folder / TOKENIZER
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing: the text encoder needs it. Copy it from the published model; "
-            "where only spiece.model is published, save the tokenizer once more with transformers."
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain exceptions
-        raise UserError(f"{path} is no tokenizer: {error}.") from None
+    tokenizer = load_tokenizer(
+        path, "; where only spiece.model is published, save the tokenizer once more with transformers"
+    )
     if not tokenizer.encode("").ids:
         raise UserError(f"{path} does not end its texts with </s>: it is not the tokenizer of a T5.")
     return tokenizer
-
-
-def _load_network(folder: Path, dtype: torch.dtype) -> Any:
-    if not any((folder / name).is_file() for name in WEIGHTS):
-        found = " (a .bin file is not read: save the model once more as safetensors)" if [*folder.glob("*.bin")] else ""
-        raise UserError(f"{folder / WEIGHTS[0]} is missing: the text encoder needs its weights{found}.")
-    try:
-        from transformers import T5EncoderModel
-    except ImportError:
-        raise UserError(NO_TRANSFORMERS) from None
-    try:
-        network, problems = T5EncoderModel.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-    except Exception as error:  # a damaged or incomplete folder fails in many ways
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"The text encoder in {folder} cannot be loaded: {reason}") from None
-    if missing := sorted(problems["missing_keys"]):  # transformers would fill them with random numbers
-        raise UserError(f"{folder}: the text encoder's tensor {missing[0]!r} is missing.")
-    return network

@@ -39,6 +39,11 @@ class TokenizerSpec:
         latent_frames = alone + -(-(num_frames - alone) // self.temporal_stride)
         return latent_frames, -(-height // self.spatial_stride), -(-width // self.spatial_stride)
 
+    def num_frames(self, latent_frames: int) -> int:
+        """Frames that so many latent frames decode to."""
+        alone = 1 if self.causal_in_time else 0
+        return alone + (latent_frames - alone) * self.temporal_stride
+
 
 @dataclass(frozen=True)
 class TokenizerOutput:

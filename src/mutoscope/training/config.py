@@ -7,6 +7,7 @@ from typing import Any, Literal
 from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict
 from mutoscope.models.magvit import MagvitConfig
+from mutoscope.models.nova import NOVAConfig
 from mutoscope.models.par import PARConfig
 from mutoscope.tokenizers.causal3d import Causal3DConfig
 from mutoscope.tokenizers.discriminator import DiscriminatorConfig, GanLoss, PatchDiscriminatorConfig
@@ -15,7 +16,7 @@ from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 
 TokenizerConfig = VQ3DConfig | VQ2DConfig | Causal3DConfig
-ModelConfig = MagvitConfig | PARConfig
+ModelConfig = MagvitConfig | PARConfig | NOVAConfig
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class OptimConfig:
     """Adam with decoupled weight decay, linear warm-up and one cosine (arXiv 2212.05199, appendix B).
 
     Weight decay acts on matrices of dense and attention layers only, never on norms or biases, and on embeddings only
-    with `decay_embeddings` (as LlamaGen's scripts do).
+    with `decay_embeddings` (as LlamaGen's scripts do); with `decay_all` (as NOVA's do) on everything but norms.
     muon_learning_rate: peak rate of Muon for those matrices and for convolution kernels; None: Adam for everything.
+    schedule: one cosine over the run, or the peak rate all the time, either behind the warm-up.
     """
 
     peak_learning_rate: float = 1e-4
@@ -35,6 +37,8 @@ class OptimConfig:
     warmup_steps: int = 0
     muon_learning_rate: float | None = None
     decay_embeddings: bool = False
+    decay_all: bool = False
+    schedule: Literal["cosine", "constant"] = "cosine"
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class LoopConfig:
 
     batch_size: clips per update, counted over all ranks and all micro-batches; it is split evenly into
       world size x `accumulation` parts, so neither changes which clips an update sees.
-    ema_decay: decay of the averaged weights that are exported; None exports the raw weights.
+    ema_decay: decay of the averaged weights that are exported, updated every `ema_every` updates; None exports the raw
+      weights.
     clip_norm: largest allowed global gradient norm; None leaves gradients alone.
     threads: CPU threads of torch; None keeps torch's own choice.
     """
@@ -56,6 +61,7 @@ class LoopConfig:
     sample_every: int = 500
     checkpoint_every: int = 500
     ema_decay: float | None = None
+    ema_every: int = 1
     clip_norm: float | None = None
     autocast: Literal["none", "bf16"] = "none"
     num_workers: int = 1
@@ -135,11 +141,14 @@ class ModelRecipe:
 
     tokenizer: bundled name or folder of the tokenizer.
     task_weights: how often each task gets a whole batch (see `sampling.tasks.balanced_task_order`); models other than
-      MAGVIT have the task class-conditional alone.
+      MAGVIT have one task, class-conditional or text-conditional.
     cache_clips: clips encoded once into the token cache before training starts; training cycles through them.
     start_from: bundled name or folder of a model of the same shapes whose weights training starts from; None starts
       from random weights.
     sampling: options of the sampler that become the model's defaults.
+    text_encoder: folder of the encoder of captions, or "words": one without weights, made of the captions' own words.
+    motion: tell the model the optical flow of every clip.
+    frozen: parameters whose names begin so are not trained.
     protocol: name of the evaluation that its figures follow.
     """
 
@@ -154,6 +163,9 @@ class ModelRecipe:
     sampling: dict[str, Any] = field(default_factory=dict)
     protocol: str = "shapes"
     start_from: str | None = None
+    text_encoder: str | None = None
+    motion: bool = False
+    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from mutoscope.training.config import OptimConfig
 from mutoscope.training.muon import Muon
 
 DECAYED_LAYERS = (nn.Linear, nn.MultiheadAttention)
+NORMS = (nn.LayerNorm, nn.GroupNorm)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -37,6 +38,12 @@ def embedding_tables(model: nn.Module) -> list[nn.Parameter]:
     return list({id(table): table for table in found if isinstance(table, nn.Parameter)}.values())
 
 
+def all_but_norms(model: nn.Module) -> list[nn.Parameter]:
+    """Every parameter outside layer and group norms."""
+    norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    return [p for p in model.parameters() if id(p) not in norms]
+
+
 def convolution_kernels(model: nn.Module) -> list[nn.Parameter]:
     """The kernels of every convolution."""
     found = (module.weight for module in model.modules() if isinstance(module, CONVOLUTIONS))
@@ -54,6 +61,10 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     ids = {id(p) for p in matrices}
     tables = embedding_tables(model) if config.weight_decay and config.decay_embeddings else []
     ids |= {id(p) for p in tables}
+    if config.decay_all:
+        matrices = [p for p in all_but_norms(model) if p.requires_grad]
+        ids = {id(p) for p in matrices}
+    matrices = [p for p in matrices if p.requires_grad]
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
     groups: list[dict] = [{"params": rest, "weight_decay": 0.0}]
     if tables:
@@ -85,7 +96,9 @@ def make_scheduler(optimizer: torch.optim.Optimizer, config: OptimConfig, num_st
 
 
 def schedule(config: OptimConfig, num_steps: int) -> Callable[[int], float]:
-    """`learning_rate_factor` with the run's numbers filled in."""
+    """`learning_rate_factor` with the run's numbers filled in; a constant rate ends with the warm-up."""
+    if config.schedule == "constant":
+        return lambda step: min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
     return lambda step: learning_rate_factor(step, config.warmup_steps, num_steps)
 
 

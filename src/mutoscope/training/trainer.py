@@ -133,7 +133,7 @@ def run_loop(
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad(set_to_none=True)
-                if ema:
+                if ema and (step + 1) % loop.ema_every == 0:
                     ema.update_parameters(model)
 
                 recorder.record(step, losses, learning_rate, grad_norm)
