@@ -44,6 +44,8 @@ CLASSES = {
     "PAR": ("mutoscope.models.par", "PAR", "PARConfig"),
     "Causal3D": ("mutoscope.tokenizers.causal3d", "Causal3D", "Causal3DConfig"),
     "VQ2D": ("mutoscope.tokenizers.vq2d", "VQ2D", "VQ2DConfig"),
+    "AutoencoderKL": ("mutoscope.tokenizers.autoencoder_kl", "AutoencoderKL", "AutoencoderKLConfig"),
+    "DiffusersVAE": ("mutoscope.tokenizers.pretrained", "DiffusersVAE", "DiffusersVAEConfig"),
     "PatchDiscriminator": ("mutoscope.tokenizers.discriminator", "PatchDiscriminator", "PatchDiscriminatorConfig"),
     "Discriminator": ("mutoscope.tokenizers.discriminator", "Discriminator", "DiscriminatorConfig"),
 }
