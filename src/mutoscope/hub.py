@@ -49,6 +49,8 @@ CLASSES = {
     "NOVA": ("mutoscope.models.nova", "NOVA", "NOVAConfig"),
     "Causal3D": ("mutoscope.tokenizers.causal3d", "Causal3D", "Causal3DConfig"),
     "VQ2D": ("mutoscope.tokenizers.vq2d", "VQ2D", "VQ2DConfig"),
+    "AutoencoderKL": ("mutoscope.tokenizers.autoencoder_kl", "AutoencoderKL", "AutoencoderKLConfig"),
+    "DiffusersVAE": ("mutoscope.tokenizers.pretrained", "DiffusersVAE", "DiffusersVAEConfig"),
     "PatchDiscriminator": ("mutoscope.tokenizers.discriminator", "PatchDiscriminator", "PatchDiscriminatorConfig"),
     "Discriminator": ("mutoscope.tokenizers.discriminator", "Discriminator", "DiscriminatorConfig"),
 }

@@ -39,7 +39,7 @@ class Case:
     def tensors(self) -> dict[str, Tensor]:
         """Integers as int64, half precision as float32, the rest as stored."""
         stored = load_file(self.path.with_suffix(".safetensors"))
-        return {name: _widen(tensor) for name, tensor in stored.items()}
+        return {name: widen(tensor) for name, tensor in stored.items()}
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """Tensors below a prefix such as "params/", without it."""
@@ -53,7 +53,7 @@ class Case:
         return Case(self.path.with_name(f"{name}.json"))
 
 
-def _widen(tensor: Tensor) -> Tensor:
+def widen(tensor: Tensor) -> Tensor:
     if tensor.dtype == torch.int32:
         return tensor.long()
     return tensor.float() if tensor.dtype == torch.float16 else tensor

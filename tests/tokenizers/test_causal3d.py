@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
-from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
+from mutoscope.hub import ModelIndex, load_tokenizer, save_pretrained
+from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig, CausalConv3d
 from mutoscope.tokenizers.tiling import TilingConfig, count_tokens, encode_decode
 
 BOTTLENECKS = ("lfq", "fsq", "kl")
@@ -15,7 +16,8 @@ BOTTLENECKS = ("lfq", "fsq", "kl")
 
 def config(bottleneck: str = "lfq", **changes) -> Causal3DConfig:
     fields = {"num_bits": 5, "levels": (4, 3, 5), "latent_channels": 3, "num_res_blocks": 1, "num_groups": 4}
-    return Causal3DConfig(8, (1, 1, 2), temporal_downsample=(True, True), bottleneck=bottleneck, **fields | changes)
+    fields |= {"temporal_downsample": (True, True)} | changes
+    return Causal3DConfig(8, (1, 1, 2), bottleneck=bottleneck, **fields)
 
 
 def small(bottleneck: str = "lfq") -> Causal3D:
@@ -120,3 +122,79 @@ def test_sizes_that_do_not_fit_are_refused():
         Causal3DConfig(levels=(8,) * 6)
     with pytest.raises(UserError, match="num_groups"):
         Causal3DConfig(filters=20)
+
+
+def images(**changes) -> Causal3D:
+    torch.manual_seed(0)
+    return Causal3D(config("kl", per_frame=True, temporal_downsample=(False, False), **changes)).eval()
+
+
+@settings(max_examples=10, deadline=None)
+@given(frames=st.integers(1, 5), rows=st.integers(1, 2))
+@torch.no_grad()
+def test_without_time_every_frame_is_coded_by_itself(frames: int, rows: int):
+    tokenizer = images()
+    assert tokenizer.spec.per_frame and not tokenizer.spec.causal_in_time
+    video = clip(frames, side=8)[..., : 4 * rows, :]
+    latents = tokenizer.encode(video)
+    assert latents.shape == (2, 3, *tokenizer.spec.latent_shape(frames, 4 * rows, 8)) == (2, 3, frames, rows, 2)
+    decoded = tokenizer.decode(latents)
+    assert decoded.shape == video.shape
+    for t in range(frames):
+        torch.testing.assert_close(tokenizer.encode(video[:, :, t : t + 1]), latents[:, :, t : t + 1])
+    streamed = torch.cat(list(tokenizer.stream_decode(latents.split(1, dim=2))), dim=2)
+    torch.testing.assert_close(streamed, decoded, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_convolution_of_images_equals_one_of_volumes():
+    layer = images().encoder.layers[0]
+    assert isinstance(layer, CausalConv3d)
+    video = clip(3)
+    expected = torch.nn.functional.conv3d(video, layer.weight, layer.bias, (1, 1, 1), (0, 1, 1))
+    torch.testing.assert_close(layer(video), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+@torch.no_grad()
+def test_latents_are_normalised_by_statistics_that_decoding_undoes(per_frame: bool):
+    tokenizer = images() if per_frame else small("kl")
+    videos = [clip(9, seed) for seed in range(4)]
+    raw, decoded = tokenizer.encode(videos[0]), tokenizer.decode(tokenizer.encode(videos[0]))
+    tokenizer.set_latent_statistics(videos)
+    latents = torch.cat([tokenizer.encode(video) for video in videos]).transpose(0, 1).flatten(1)  # (d, all)
+    torch.testing.assert_close(latents.mean(1), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.var(1), torch.ones(3), atol=1e-3, rtol=0)
+    assert not torch.allclose(tokenizer.encode(videos[0]), raw)
+    torch.testing.assert_close(tokenizer.decode(tokenizer.encode(videos[0])), decoded, atol=1e-4, rtol=1e-3)
+    before = tokenizer.encode(videos[0])
+    tokenizer.set_latent_statistics(videos)  # again: what was set before does not count
+    torch.testing.assert_close(tokenizer.encode(videos[0]), before)
+    with pytest.raises(UserError, match="bottleneck have no statistics"):
+        small("lfq").set_latent_statistics(videos)
+
+
+@torch.no_grad()
+def test_statistics_survive_a_saved_folder_and_streams_use_them(tmp_path):
+    tokenizer = small("kl")
+    tokenizer.set_latent_statistics([clip(9)])
+    index = ModelIndex(family="tokenizer", model=None, num_frames=9, height=8, width=8)
+    save_pretrained(tmp_path / "vae", index, tokenizer, half=False)
+    loaded = load_tokenizer(tmp_path / "vae")
+    latents = loaded.encode(clip(9))
+    torch.testing.assert_close(latents, tokenizer.encode(clip(9)))
+    streamed = torch.cat(list(loaded.stream_decode(latents.split(1, dim=2))), dim=2)
+    torch.testing.assert_close(streamed, tokenizer.decode(latents), atol=1e-5, rtol=1e-5)
+
+
+def test_absolute_and_squared_errors_are_those_of_the_reconstruction():
+    video = clip(5)
+    for kind, distance in (("l1", torch.nn.functional.l1_loss), ("l2", torch.nn.functional.mse_loss)):
+        torch.manual_seed(0)
+        output = Causal3D(config("kl", reconstruction=kind)).forward_train(video)
+        torch.testing.assert_close(output.losses["reconstruction"], distance(output.reconstruction, video))
+
+
+def test_time_cannot_be_halved_without_time():
+    with pytest.raises(UserError, match="per_frame leaves time alone"):
+        config("kl", per_frame=True)

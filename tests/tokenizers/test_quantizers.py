@@ -127,7 +127,7 @@ def test_finite_scalar_rounding_reaches_every_level_and_lets_gradients_through(l
 
 
 def test_gaussian_bottleneck_draws_around_the_mean_and_vanishes_at_the_prior():
-    bottleneck = GaussianBottleneck(1.0)
+    bottleneck = GaussianBottleneck(1.0, 3)
     latents = torch.cat([torch.full((4, 3, 2, 8, 8), 0.5), torch.zeros(4, 3, 2, 8, 8)], dim=1)
     draw, mean, _ = bottleneck(latents, torch.Generator().manual_seed(0))
     assert torch.equal(mean, latents[:, :3]) and torch.equal(bottleneck.encode(latents), mean)

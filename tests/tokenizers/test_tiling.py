@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import StreamState, TokenizerSpec, VideoTokenizer
-from mutoscope.tokenizers.tiling import TilingConfig, count_tokens, encode_decode, encode_decode_stream, plan_axis
+from mutoscope.tokenizers.tiling import (
+    TilingConfig,
+    count_tokens,
+    encode_decode,
+    encode_decode_stream,
+    in_windows,
+    plan_axis,
+    plan_windows,
+)
 
 SMALL = TilingConfig(tile=16, tile_overlap=4, chunk=8, chunk_overlap=2)
 
@@ -170,3 +178,45 @@ def test_a_video_shorter_than_a_chunk_is_filled_up_to_the_strides_only(frames: i
     assert tokenizer.largest == 3 * filled * 8 * 8
     count = count_tokens(tokenizer.spec, frames, 8, 8, TilingConfig(chunk=64))
     assert count.num_tokens_encoded == filled // 4 * 2 * 2
+
+
+@given(height=st.integers(1, 12), width=st.integers(1, 12), window=st.integers(4, 10), overlap=st.integers(0, 2))
+def test_windows_of_a_network_that_sees_single_cells_equal_the_whole(
+    height: int, width: int, window: int, overlap: int
+) -> None:
+    stride = 4
+    plan = plan_windows(height * stride, width * stride, window * stride, overlap * stride, stride)
+    assert (plan is None) == (max(height, width) <= window)
+    pixels = torch.rand(1, 2, 3, height * stride, width * stride, generator=torch.Generator().manual_seed(0))
+
+    def encode(video: torch.Tensor) -> torch.Tensor:
+        assert plan is None or max(video.shape[-2:]) <= window * stride
+        return torch.nn.functional.avg_pool3d(video, (1, stride, stride))
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        return latents.repeat_interleave(stride, -1).repeat_interleave(stride, -2)
+
+    latents = in_windows(encode, pixels, plan, encoding=True)
+    torch.testing.assert_close(latents, torch.nn.functional.avg_pool3d(pixels, (1, stride, stride)))
+    torch.testing.assert_close(in_windows(decode, latents, plan, encoding=False), decode(latents))
+
+
+def test_a_tokenizer_whose_first_frame_stands_alone_gets_chunks_that_overlap() -> None:
+    spec = TokenizerSpec(4, 4, vocab_size=256, first_frame_alone=True)
+    assert spec.latent_shape(17, 8, 8) == (5, 2, 2) and not spec.decodes_in_order
+
+    class Alone(Lossless):
+        @property
+        def spec(self) -> TokenizerSpec:
+            return spec
+
+        def encode(self, video: torch.Tensor) -> torch.Tensor:
+            assert (video.shape[2] - 1) % 4 == 0
+            return video
+
+        def decode(self, tokens: torch.Tensor) -> torch.Tensor:
+            return tokens
+
+    for frames in (1, 7, 30):
+        video = noise(frames, 9, 8, 3)
+        assert np.array_equal(encode_decode(Alone(), video, SMALL), video)

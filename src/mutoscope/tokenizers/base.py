@@ -15,7 +15,8 @@ class TokenizerSpec:
 
     Exactly one of `vocab_size` (discrete tokens) and `latent_channels` (continuous latents) is set.
     `causal_in_time`: the first frame is encoded alone and later frames never change earlier latents. `per_frame`: every
-    frame is encoded and decoded by itself.
+    frame is encoded and decoded by itself. `first_frame_alone`: clips have 1 + k·stride frames, as with a causal
+    tokenizer, though earlier latents may depend on later frames.
     """
 
     temporal_stride: int
@@ -24,6 +25,12 @@ class TokenizerSpec:
     latent_channels: int | None = None
     causal_in_time: bool = False
     per_frame: bool = False
+    first_frame_alone: bool = False
+
+    @property
+    def num_alone(self) -> int:
+        """Frames that are encoded by themselves before the groups of `temporal_stride` begin: 1 or 0."""
+        return 1 if self.causal_in_time or self.first_frame_alone else 0
 
     @property
     def decodes_in_order(self) -> bool:
@@ -35,8 +42,7 @@ class TokenizerSpec:
 
         A causal tokenizer keeps its first frame alone: 17 frames at temporal stride 4 give 5 latent frames.
         """
-        alone = 1 if self.causal_in_time else 0
-        latent_frames = alone + -(-(num_frames - alone) // self.temporal_stride)
+        latent_frames = self.num_alone + -(-(num_frames - self.num_alone) // self.temporal_stride)
         return latent_frames, -(-height // self.spatial_stride), -(-width // self.spatial_stride)
 
     def num_frames(self, latent_frames: int) -> int:
@@ -99,6 +105,10 @@ class VideoTokenizer(nn.Module):
             raise AttributeError(f"{type(self).__name__} does not decode frame by frame.")
         for part in latents:
             yield self.decode(part)
+
+    def set_latent_statistics(self, videos: Iterable[Float[Tensor, "b 3 t h w"]]) -> None:
+        """Normalises continuous latents by what these clips give, where training left that open."""
+        raise AttributeError(f"{type(self).__name__} does not normalise its latents by statistics.")
 
     def from_uint8(self, frames: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
         """0…255 to [-1, 1]: black is -1."""

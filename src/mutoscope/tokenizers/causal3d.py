@@ -2,7 +2,8 @@
 
 After MAGVIT-v2 (arXiv 2310.05737 §3.2), whose tokenizer was never released; the layout here is our own. Causal
 convolutions in time and norms over single frames make streaming in either direction equal to the whole clip. Three
-bottlenecks: LFQ and FSQ give tokens, KL gives continuous latents.
+bottlenecks: LFQ and FSQ give tokens, KL gives continuous latents. The same network without time is an autoencoder of
+single frames.
 
 Read downward: configuration, layers, encoder, decoder, tokenizer.
 """
@@ -35,7 +36,8 @@ class Causal3DConfig:
     """Sizes of the network. Defaults: 17 frames of 128×128 to 5×16×16 tokens of 65,536 codes.
 
     Every stage after the first halves both sides, and time too where `temporal_downsample` says so. `num_bits` is for
-    LFQ (2^bits codes), `levels` for FSQ (their product), `latent_channels` for KL.
+    LFQ (2^bits codes), `levels` for FSQ (their product), `latent_channels` for KL. `per_frame` leaves out time: kernels
+    of size 1 there, every frame by itself. `reconstruction`: mean absolute (l1) or squared (l2) error in [-1, 1].
     """
 
     filters: int = 128
@@ -51,6 +53,8 @@ class Causal3DConfig:
     entropy_cost: float = 0.1
     entropy_temperature: float = 0.01
     kl_cost: float = 1e-6
+    per_frame: bool = False
+    reconstruction: Literal["l1", "l2"] = "l2"
 
     def __post_init__(self) -> None:
         for name in ("channel_multipliers", "temporal_downsample", "levels"):  # JSON has no tuples
@@ -61,6 +65,8 @@ class Causal3DConfig:
                 f"temporal_downsample needs one flag per stage transition: {stages} stages have {stages - 1}, "
                 f"found {len(self.temporal_downsample)}."
             )
+        if self.per_frame and any(self.temporal_downsample):
+            raise UserError(f"per_frame leaves time alone: temporal_downsample must be all false, found {self}.")
         if any(width % self.num_groups for width in self.widths):
             raise UserError(f"Every stage width must be a multiple of num_groups {self.num_groups}: {self.widths}.")
         if not 1 <= self.num_bits <= 16 or min(self.levels) < 2 or log2(prod(self.levels)) > 16:
@@ -70,6 +76,11 @@ class Causal3DConfig:
     def widths(self) -> tuple[int, ...]:
         """Channels of each stage, from the pixels to the latents."""
         return tuple(self.filters * multiplier for multiplier in self.channel_multipliers)
+
+    @property
+    def kernel(self) -> tuple[int, int, int]:
+        """Frames, rows and columns that a convolution sees."""
+        return (1, 3, 3) if self.per_frame else (3, 3, 3)
 
     @property
     def embedding_dim(self) -> int:
@@ -84,15 +95,21 @@ class Causal3DConfig:
 class CausalConv3d(nn.Conv3d):
     """Frame t sees frames up to t; before the first frame there are copies of it. Zero padding in space."""
 
-    def __init__(self, channels_in: int, channels_out: int, size: int = 3, stride: tuple[int, int, int] = (1, 1, 1)):
-        super().__init__(channels_in, channels_out, size, stride, padding=(0, size // 2, size // 2))
-        self.num_past = size - 1
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: tuple[int, int, int] = (1, 1, 1),
+        stride: tuple[int, int, int] = (1, 1, 1),
+    ) -> None:
+        super().__init__(channels_in, channels_out, kernel, stride, padding=(0, kernel[1] // 2, kernel[2] // 2))
+        self.num_past = kernel[0] - 1
 
     def forward(
         self, x: Float[Tensor, "b c t h w"], state: StreamState | None = None
     ) -> Float[Tensor, "b c2 t2 h2 w2"]:
         if self.num_past == 0:
-            return super().forward(x)
+            return self._frame_by_frame(x)
         past = state.past.get(self) if state else None
         if past is None:
             past = x[:, :, :1].expand(-1, -1, self.num_past, -1, -1)
@@ -101,6 +118,12 @@ class CausalConv3d(nn.Conv3d):
             # The next output begins `stride` frames after the last one's first frame.
             state.past[self] = x[:, :, x.shape[2] - (self.num_past + 1 - self.stride[0]) :]
         return super().forward(x)
+
+    def _frame_by_frame(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c2 t h2 w2"]:
+        """The same as one convolution of images, which is faster than one of volumes."""
+        frames = rearrange(x, "b c t h w -> (b t) c h w")
+        y = F.conv2d(frames, self.weight[:, :, 0], self.bias, self.stride[1:], self.padding[1:])
+        return rearrange(y, "(b t) c h w -> b c t h w", b=len(x))
 
 
 class FrameNorm(nn.GroupNorm):
@@ -119,10 +142,13 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, config: Causal3DConfig) -> None:
         super().__init__()
-        self.norm1, self.conv1 = FrameNorm(channels_in, config), CausalConv3d(channels_in, channels_out)
-        self.norm2, self.conv2 = FrameNorm(channels_out, config), CausalConv3d(channels_out, channels_out)
+        self.norm1, self.conv1 = FrameNorm(channels_in, config), CausalConv3d(channels_in, channels_out, config.kernel)
+        self.norm2, self.conv2 = (
+            FrameNorm(channels_out, config),
+            CausalConv3d(channels_out, channels_out, config.kernel),
+        )
         same = channels_in == channels_out
-        self.shortcut = None if same else CausalConv3d(channels_in, channels_out, 1)
+        self.shortcut = None if same else CausalConv3d(channels_in, channels_out)
 
     def forward(self, x: Float[Tensor, "b c t h w"], state: StreamState | None) -> Float[Tensor, "b c2 t h w"]:
         h = self.conv1(self.norm1(x), state)
@@ -133,17 +159,17 @@ class ResBlock(nn.Module):
 class Down(CausalConv3d):
     """Half the size in space and, if asked, in time: frames 0, 2, 4 … see the frame before them."""
 
-    def __init__(self, channels: int, temporal: bool) -> None:
-        super().__init__(channels, channels, stride=(2 if temporal else 1, 2, 2))
+    def __init__(self, channels: int, temporal: bool, config: Causal3DConfig) -> None:
+        super().__init__(channels, channels, config.kernel, stride=(2 if temporal else 1, 2, 2))
 
 
 class Up(nn.Module):
     """Twice the size in space and, if asked, in time: channels become pixels. The very first frame stays single."""
 
-    def __init__(self, channels: int, temporal: bool) -> None:
+    def __init__(self, channels: int, temporal: bool, config: Causal3DConfig) -> None:
         super().__init__()
         self.factor = 2 if temporal else 1
-        self.conv = CausalConv3d(channels, channels * self.factor * 4)
+        self.conv = CausalConv3d(channels, channels * self.factor * 4, config.kernel)
 
     def forward(self, x: Float[Tensor, "b c t h w"], state: StreamState | None) -> Float[Tensor, "b c t2 h2 w2"]:
         begins = state is None or self.conv not in state.past
@@ -173,28 +199,28 @@ def res_blocks(channels_in: int, channels_out: int, count: int, config: Causal3D
 
 def encoder(config: Causal3DConfig, channels_out: int) -> Stack:
     """Pixels to what the bottleneck reads."""
-    layers: list[nn.Module] = [CausalConv3d(3, config.filters)]
+    layers: list[nn.Module] = [CausalConv3d(3, config.filters, config.kernel)]
     channels = config.filters
     for i, width in enumerate(config.widths):
         layers += res_blocks(channels, width, config.num_res_blocks, config)
         channels = width
         if i < len(config.widths) - 1:
-            layers.append(Down(channels, config.temporal_downsample[i]))
+            layers.append(Down(channels, config.temporal_downsample[i], config))
     layers += res_blocks(channels, channels, config.num_res_blocks, config)
-    return Stack([*layers, FrameNorm(channels, config), CausalConv3d(channels, channels_out, 1)])
+    return Stack([*layers, FrameNorm(channels, config), CausalConv3d(channels, channels_out)])
 
 
 def decoder(config: Causal3DConfig) -> Stack:
     """Codes or latents to pixels: the encoder mirrored."""
     channels = config.widths[-1]
-    layers: list[nn.Module] = [CausalConv3d(config.embedding_dim, channels)]
+    layers: list[nn.Module] = [CausalConv3d(config.embedding_dim, channels, config.kernel)]
     layers += res_blocks(channels, channels, config.num_res_blocks, config)
     for i in reversed(range(len(config.widths))):
         layers += res_blocks(channels, config.widths[i], config.num_res_blocks, config)
         channels = config.widths[i]
         if i > 0:
-            layers.append(Up(channels, config.temporal_downsample[i - 1]))
-    return Stack([*layers, FrameNorm(channels, config), CausalConv3d(channels, 3)])
+            layers.append(Up(channels, config.temporal_downsample[i - 1], config))
+    return Stack([*layers, FrameNorm(channels, config), CausalConv3d(channels, 3, config.kernel)])
 
 
 class Causal3D(VideoTokenizer):
@@ -216,7 +242,7 @@ class Causal3D(VideoTokenizer):
         elif c.bottleneck == "fsq":
             self.bottleneck = FiniteScalarQuantizer(c.levels)
         else:
-            self.bottleneck = GaussianBottleneck(c.kl_cost)
+            self.bottleneck = GaussianBottleneck(c.kl_cost, c.latent_channels)
         self.encoder = encoder(config, c.embedding_dim * (2 if c.bottleneck == "kl" else 1))
         self.decoder = decoder(config)
 
@@ -229,7 +255,8 @@ class Causal3D(VideoTokenizer):
             spatial_stride=2 ** len(config.temporal_downsample),
             vocab_size=codes,
             latent_channels=config.latent_channels if codes is None else None,
-            causal_in_time=True,
+            causal_in_time=not config.per_frame,
+            per_frame=config.per_frame,
         )
 
     def encode_to_latents(
@@ -274,10 +301,21 @@ class Causal3D(VideoTokenizer):
     def forward_train(
         self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None
     ) -> TokenizerOutput:
-        """Reconstruction and losses: squared error in [-1, 1] plus the bottleneck's terms.
+        """Reconstruction and losses: absolute or squared error in [-1, 1] plus the bottleneck's terms.
 
         `generator` draws the latents of the KL bottleneck; without one, their mean is decoded.
         """
         latents, tokens, losses = self.bottleneck(self.encode_to_latents(video), generator)
         reconstruction = self.decoder(latents)
-        return TokenizerOutput(reconstruction, tokens, {"reconstruction": F.mse_loss(reconstruction, video), **losses})
+        distance = F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss
+        return TokenizerOutput(reconstruction, tokens, {"reconstruction": distance(reconstruction, video), **losses})
+
+    def set_latent_statistics(self, videos: Iterable[Float[Tensor, "b 3 t h w"]]) -> None:
+        """Has `encode` give every channel of the latents mean 0 and variance 1 over these clips, and `decode` undo it.
+
+        Raises UserError for a tokenizer of discrete tokens.
+        """
+        if not isinstance(self.bottleneck, GaussianBottleneck):
+            raise UserError(f"Tokens of the {self.config.bottleneck} bottleneck have no statistics; latents of kl do.")
+        with torch.no_grad():
+            self.bottleneck.normalize(self.encode_to_latents(video) for video in videos)

@@ -1,5 +1,6 @@
 """Vector quantization: continuous latents to the nearest row of a learned codebook."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -205,29 +206,58 @@ class FiniteScalarQuantizer(nn.Module):
         return codes, self._numbers(rounded.detach()), {}
 
 
-class GaussianBottleneck(nn.Module):
-    """Continuous latents drawn from N(mean, exp(log variance)), pulled towards N(0, 1) (arXiv 1312.6114)."""
+def diagonal_gaussian(moments: Float[Tensor, "b d2 *grid"]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, (b, d, *grid) each; the log variance is kept within [-30, 20]."""
+    mean, log_variance = moments.chunk(2, dim=1)
+    return mean, (0.5 * log_variance.clamp(-30, 20)).exp()
 
-    def __init__(self, kl_cost: float) -> None:
+
+def draw_gaussian(
+    moments: Float[Tensor, "b d2 *grid"], generator: torch.Generator | None = None
+) -> Float[Tensor, "b d *grid"]:
+    """A draw from the distribution of latents, or its mean without a generator."""
+    mean, std = diagonal_gaussian(moments)
+    if generator is None:
+        return mean
+    return mean + std * torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
+
+
+class GaussianBottleneck(nn.Module):
+    """Continuous latents drawn from N(mean, exp(log variance)), pulled towards N(0, 1) (arXiv 1312.6114).
+
+    Once training is over, `normalize` has `encode` give (mean − shift)·scale, channel by channel.
+    """
+
+    latent_shift: Tensor
+    latent_scale: Tensor
+
+    def __init__(self, kl_cost: float, channels: int) -> None:
         super().__init__()
         self.kl_cost = kl_cost
+        self.register_buffer("latent_shift", torch.zeros(channels))
+        self.register_buffer("latent_scale", torch.ones(channels))
 
     def encode(self, latents: Float[Tensor, "b d2 t h w"]) -> Float[Tensor, "b d t h w"]:
-        """The mean."""
-        return latents.chunk(2, dim=1)[0]
+        """The mean, normalised."""
+        mean, _ = diagonal_gaussian(latents)
+        return (mean - self.latent_shift.view(-1, 1, 1, 1)) * self.latent_scale.view(-1, 1, 1, 1)
 
     def lookup(self, tokens: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
-        return tokens
+        """What the decoder reads."""
+        return tokens / self.latent_scale.view(-1, 1, 1, 1) + self.latent_shift.view(-1, 1, 1, 1)
+
+    def normalize(self, moments: Iterable[Float[Tensor, "b d2 t h w"]]) -> None:
+        """Sets shift and scale to the mean and one over the standard deviation (at least 0.001) of these means."""
+        means = torch.cat(
+            [rearrange(diagonal_gaussian(part)[0], "b d t h w -> d (b t h w)") for part in moments], dim=1
+        )
+        self.latent_shift.copy_(means.double().mean(dim=1))
+        self.latent_scale.copy_(1 / means.double().std(dim=1).clamp(min=1e-3))
 
     def forward(
         self, latents: Float[Tensor, "b d2 t h w"], generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "b d t h w"], Float[Tensor, "b d t h w"], dict[str, Tensor]]:
         """A draw (the mean without a generator), the mean, and the weighted loss "kl", a mean over all numbers."""
-        mean, log_variance = latents.float().chunk(2, dim=1)
-        log_variance = log_variance.clamp(-30, 20)
-        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        draw = mean
-        if generator is not None:
-            noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean.device)
-            draw = mean + noise * (0.5 * log_variance).exp()
-        return draw, mean, {"kl": self.kl_cost * kl}
+        mean, std = diagonal_gaussian(latents.float())
+        kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
+        return draw_gaussian(latents.float(), generator), mean, {"kl": self.kl_cost * kl}

@@ -14,12 +14,12 @@ filled up by repeating the last frame. Sizes that the strides do not divide are 
 cropped.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor
 
 from mutoscope.errors import UserError
@@ -100,10 +100,51 @@ def _ramp(length: int, starts: tuple[int, ...], i: int) -> Float64[np.ndarray, "
     return ramp
 
 
+@dataclass(frozen=True)
+class WindowPlan:
+    """Windows over the rows and columns of frames, in pixels, for a network with a spatial `stride`."""
+
+    rows: Axis
+    columns: Axis
+    stride: int
+
+
+def plan_windows(height: int, width: int, window: int | None, overlap: int, stride: int) -> WindowPlan | None:
+    """Windows of at most `window` pixels for frames of this size, whose sides the stride divides; None: not needed."""
+    if window is None or max(height, width) <= window:
+        return None
+    whole = [Axis(size, size, (0,), (np.ones(size, np.float32),)) for size in (height, width)]
+    cut = [plan_axis(size, window, overlap, stride) for size in (height, width)]
+    rows, columns = (a if size <= window else b for size, a, b in zip((height, width), whole, cut, strict=True))
+    return WindowPlan(rows, columns, stride)
+
+
+def in_windows(
+    network: Callable[[Tensor], Tensor], x: Float[Tensor, "n c t h w"], plan: WindowPlan | None, encoding: bool
+) -> Float[Tensor, "n c2 t2 h2 w2"]:
+    """`network` of every window, blended; it takes pixels and gives latents if `encoding`, else the reverse."""
+    if plan is None:
+        return network(x)
+    before, after = (1, plan.stride) if encoding else (plan.stride, 1)  # pixels along the side of a cell
+    blended: Tensor | None = None
+    for top, row_weights in zip(plan.rows.starts, plan.rows.weights, strict=True):
+        for left, column_weights in zip(plan.columns.starts, plan.columns.weights, strict=True):
+            place = [slice(top, top + plan.rows.length), slice(left, left + plan.columns.length)]
+            part = network(x[..., *(slice(s.start // before, s.stop // before) for s in place)])
+            if blended is None:
+                sizes = (plan.rows.size // after, plan.columns.size // after)
+                blended = part.new_zeros(*part.shape[:-2], *sizes)
+            weights = np.outer(*(w.reshape(-1, after).mean(1) for w in (row_weights, column_weights)))
+            target = blended[..., *(slice(s.start // after, s.stop // after) for s in place)]
+            target += part * torch.from_numpy(weights).to(part)
+    assert blended is not None
+    return blended
+
+
 def chunk_length(spec: TokenizerSpec, chunk: int) -> int:
     """Frames per chunk: `chunk` rounded up to what the tokenizer takes (a causal one keeps its first frame alone)."""
-    alone = 1 if spec.causal_in_time else 0
-    return alone + max(round_up(max(chunk - alone, 1), spec.temporal_stride), MIN_LATENT_CELLS * spec.temporal_stride)
+    alone, stride = spec.num_alone, spec.temporal_stride
+    return alone + max(round_up(max(chunk - alone, 1), stride), MIN_LATENT_CELLS * stride)
 
 
 States = dict[tuple[int, int], StreamState]

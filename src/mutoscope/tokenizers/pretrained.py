@@ -1,0 +1,267 @@
+"""Published autoencoders in the folder layout of diffusers: `config.json` beside `diffusion_pytorch_model.*`.
+
+NOVA's two (`AutoencoderKL` and `AutoencoderKLOpenSora`) become our own network and need nothing else. A few others,
+listed in `DIFFUSERS_CLASSES`, are run by diffusers itself behind the same interface. Nothing in a folder is executed:
+configurations are plain JSON, weights are safetensors or tensors alone.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mutoscope.errors import UserError
+from mutoscope.json_config import nearest, read_json
+from mutoscope.meta import without_memory
+from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL, TileOptions
+from mutoscope.tokenizers.autoencoder_kl_network import AutoencoderKLConfig
+from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
+
+WEIGHT_FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+)
+OWN_CLASSES = ("AutoencoderKL", "AutoencoderKLOpenSora")
+# Clips of 1 + k·stride frames and latents with time, all of them.
+DIFFUSERS_CLASSES = ("AutoencoderKLWan", "AutoencoderKLCosmos", "AutoencoderKLLTXVideo", "AutoencoderKLHunyuanVideo")
+
+
+def load_vae(folder: str | Path, tiles: TileOptions | None = None) -> VideoTokenizer:
+    """The autoencoder in a folder, or in the `vae` folder of a whole pipeline; float32, in evaluation mode.
+
+    `tiles` is for NOVA's autoencoders. Raises UserError for a class that is not known and for files that do not fit.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file() and (folder / "vae").is_dir():
+        folder = folder / "vae"
+    values = read_json(folder / "config.json")
+    name = str(values.get("_class_name"))
+    if name in OWN_CLASSES:
+        with without_memory():
+            tokenizer: VideoTokenizer = AutoencoderKL(vae_config(values, str(folder / "config.json")), tiles)
+        weights = {_current_name(key): value for key, value in read_published_weights(folder).items()}
+    elif name in DIFFUSERS_CLASSES:
+        tokenizer = DiffusersVAE(DiffusersVAEConfig(name, _without_private(values)))
+        weights = {f"vae.{key}": value for key, value in read_published_weights(folder).items()}
+    else:
+        known = (*OWN_CLASSES, *DIFFUSERS_CLASSES)
+        raise UserError(f"{folder / 'config.json'} names {name!r}, which cannot be loaded: {nearest(name, known)}")
+    load_weights(tokenizer, weights, folder)
+    return tokenizer.eval()
+
+
+# ---------------------------------------------------------------------------------------------------------- weights
+
+
+def read_published_weights(folder: Path) -> dict[str, Tensor]:
+    """Tensors of the first of `WEIGHT_FILES` in a folder; floating ones as float32. Raises UserError for no or bad."""
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise UserError(f"{folder} holds none of {', '.join(WEIGHT_FILES)}: the download is incomplete.")
+    try:
+        if path.suffix == ".bin":
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            from safetensors.torch import load_file
+
+            weights = load_file(path)
+    except Exception as error:  # a damaged or malicious file fails in many ways, none of which is the program's fault
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} is damaged, or holds more than tensors and was refused: {reason}") from None
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{path} holds something else than the named tensors of a network.")
+    return {str(key): value.float() if value.is_floating_point() else value for key, value in weights.items()}
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Hands over the tensors without copying. Raises UserError naming the first that does not fit."""
+    expected = network.state_dict()
+    for name in sorted(set(expected) | set(weights)):
+        shapes = [tuple(tensors[name].shape) if name in tensors else None for tensors in (weights, expected)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{folder}: tensor {name!r} is {shapes[0] or 'missing'} in the weights, config.json asks for "
+                f"{shapes[1] or 'none of that name'}."
+            )
+    network.load_state_dict(weights, assign=True)
+
+
+def _current_name(name: str) -> str:
+    """Attention weights had other names in older files, among them those of Stable Diffusion."""
+    renamed = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    return re.sub(r"(attentions\.\d+\.)(query|key|value|proj_attn)\b", lambda m: m[1] + renamed[m[2]], name)
+
+
+# --------------------------------------------------------------------------------------------------- configuration
+
+# Keys that leave no choice in our network, with the only values it has; None: any value, since it changes nothing.
+FIXED: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "act_fn": "silu",
+    "double_z": True,
+    "mid_block_add_attention": True,
+    "latents_mean": (),
+    "latents_std": (),
+    "sample_size": None,
+    "force_upcast": None,
+}
+DIMENSIONS = {
+    "DownEncoderBlock2D": 2,
+    "DownEncoderBlock3D": 3,
+    "UpDecoderBlock2D": 2,
+    "UpDecoderBlock3D": 3,
+}
+RENAMED = {
+    "block_out_channels": "block_channels",
+    "layers_per_block": "layers_per_block",
+    "latent_channels": "latent_channels",
+    "norm_num_groups": "num_groups",
+    "use_quant_conv": "quant_conv",
+    "use_post_quant_conv": "post_quant_conv",
+    "scaling_factor": "scaling_factor",
+    "shift_factor": "shift_factor",
+}
+
+
+def vae_config(values: Mapping[str, Any], where: str = "config.json") -> AutoencoderKLConfig:
+    """Our configuration for a published one of class AutoencoderKL or AutoencoderKLOpenSora.
+
+    Keys that are absent have the defaults of the class. Raises UserError for keys and values that are not known, since
+    they may change what the network computes.
+    """
+    fields: dict[str, Any] = {}
+    if values.get("_class_name") == "AutoencoderKLOpenSora":
+        published = AutoencoderKLConfig.opensora()
+        fields = {"down_dims": published.down_dims, "up_dims": published.up_dims}
+    for key, value in _without_private(values).items():
+        if key in ("down_block_types", "up_block_types"):
+            fields[key.replace("block_types", "dims")] = tuple(_dimensions(name, where) for name in value)
+        elif key in RENAMED:
+            fields[RENAMED[key]] = tuple(value) if isinstance(value, list) else value
+        elif key not in FIXED:
+            raise UserError(f"{where}: unknown key {key!r}: {nearest(key, (*RENAMED, *FIXED))}")
+        elif FIXED[key] is not None and value != FIXED[key] and not (FIXED[key] == () and value is None):
+            raise UserError(f"{where}: {key} is {value!r}; only {FIXED[key] or None!r} is supported.")
+    fields["shift_factor"] = fields.get("shift_factor") or 0.0
+    try:
+        return AutoencoderKLConfig(**fields)
+    except (UserError, TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _dimensions(name: str, where: str) -> int:
+    if name not in DIMENSIONS:
+        raise UserError(f"{where}: unknown block type {name!r}: {nearest(str(name), DIMENSIONS)}")
+    return DIMENSIONS[name]
+
+
+def _without_private(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if not key.startswith("_")}
+
+
+# ------------------------------------------------------------------------------------------------- run by diffusers
+
+
+@dataclass(frozen=True)
+class DiffusersVAEConfig:
+    """`class_name`, one of `DIFFUSERS_CLASSES`, and the arguments of its constructor as its config.json has them."""
+
+    class_name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.class_name not in DIFFUSERS_CLASSES:
+            raise UserError(f"Unknown autoencoder {self.class_name!r}: {nearest(self.class_name, DIFFUSERS_CLASSES)}")
+
+
+class DiffusersVAE(VideoTokenizer):
+    """A video autoencoder of diffusers: pixels in [-1, 1], latents normalised as its pipelines do.
+
+    `encode` takes any number of frames of any size and fills them up to what the network takes by repeating the last
+    frame, row and column; `decode` gives the clip filled up, `reconstruct` the size and length that came in.
+    """
+
+    def __init__(self, config: DiffusersVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vae = _build(config)
+
+    @property
+    def spec(self) -> TokenizerSpec:
+        return TokenizerSpec(
+            temporal_stride=self._stride("scale_factor_temporal", "temporal_compression_ratio"),
+            spatial_stride=self._stride("scale_factor_spatial", "spatial_compression_ratio"),
+            latent_channels=self._setting("z_dim") or self._setting("latent_channels"),
+            first_frame_alone=True,
+        )
+
+    def encode(
+        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b d lt lh lw"]:
+        """Normalised latents: their mean, or a draw from their distribution if a generator is given."""
+        distribution = self.vae.encode(self.filled_up(video)).latent_dist
+        latents = distribution.mode() if generator is None else distribution.sample(generator)
+        mean, std = self._statistics(latents)
+        return (latents - mean) / std
+
+    def decode(self, tokens: Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
+        mean, std = self._statistics(tokens)
+        latents = tokens * std + mean
+        if self._setting("timestep_conditioning"):  # LTX: time 0, where its pipeline adds no noise either
+            return self.vae.decode(latents, temb=latents.new_zeros(len(latents))).sample
+        return self.vae.decode(latents).sample
+
+    def reconstruct(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
+        """The round trip of a clip of any length and size."""
+        t, h, w = video.shape[-3:]
+        return self.decode(self.encode(video))[:, :, :t, :h, :w]
+
+    def filled_up(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t2 h2 w2"]:
+        """1 + k·stride frames and sides that the stride divides."""
+        spec = self.spec
+        t, h, w = video.shape[-3:]
+        missing = [-(t - 1) % spec.temporal_stride, -h % spec.spatial_stride, -w % spec.spatial_stride]
+        return F.pad(video, (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate") if any(missing) else video
+
+    def _statistics(self, latents: Float[Tensor, "b d lt lh lw"]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation by channel, in some models by frame too; the last frame's hold for later ones."""
+        found = []
+        for name, neutral in (("latents_mean", 0.0), ("latents_std", 1.0)):
+            given = self._setting(name)
+            values = torch.as_tensor([neutral] * latents.shape[1] if given is None else given).to(latents)
+            table = values.reshape(latents.shape[1], -1)  # (d, 1) or (d, frames)
+            frames = torch.arange(latents.shape[2], device=table.device).clamp(max=table.shape[1] - 1)
+            found.append(table[:, frames].reshape(1, -1, len(frames), 1, 1))
+        return found[0], found[1] / float(self._setting("scaling_factor") or 1.0)
+
+    def _setting(self, name: str) -> Any:
+        """From the network itself (LTX keeps statistics as weights), else from its configuration."""
+        own = self.vae.__dict__.get(name, self.vae._buffers.get(name))
+        return own if own is not None else getattr(self.vae.config, name, None)
+
+    def _stride(self, *names: str) -> int:
+        return next(int(value) for name in names if (value := self._setting(name)) is not None)
+
+
+def _build(config: DiffusersVAEConfig) -> Any:
+    """The network with fresh weights; nothing is downloaded."""
+    try:
+        import diffusers
+    except ImportError:
+        raise UserError(
+            f"{config.class_name} is run by diffusers, which is not installed: pip install 'mutoscope[vae]'."
+        ) from None
+    arguments = json.loads(json.dumps(config.arguments))  # a copy: the constructor may keep what it is given
+    try:
+        return getattr(diffusers, config.class_name)(**arguments)
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
+        raise UserError(f"diffusers {diffusers.__version__} cannot build {config.class_name}: {error}.") from None
