@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mutoscope.data.images import ImageDataset, find_images
+from mutoscope.data.images import ImageDataset, RandomCrops, find_images
 from mutoscope.errors import UserError
 
 
@@ -43,6 +43,27 @@ def test_ten_crops_are_the_middle_four_corners_and_their_mirrors(folder: Path):
     for crop, mirror in zip(crops[:5], crops[5:], strict=True):
         np.testing.assert_array_equal(crop[:, ::-1], mirror)
     assert dataset[10]["label"] == 1 and len(dataset) == 20
+
+
+def test_random_crops_show_most_of_an_image_at_any_place_and_mirrored_half_the_time(folder: Path):
+    source = RandomCrops(ImageDataset(folder / "bee", 44, 44))  # 88x44: whole width, or 0.8 of it
+    crops = [source[[position]]["video"][0, 0].numpy().astype(int) for position in range(200)]
+    widths = [abs(crop[0, -1, 1] - crop[0, 0, 1]) / 2 for crop in crops]  # green is twice the column
+    assert min(widths) < 36 and max(widths) > 42 and min(widths) > 32
+    mirrored = sum(crop[0, 0, 1] > crop[0, -1, 1] for crop in crops)
+    assert 70 < mirrored < 130
+    tops = [crop[0, 0, 0] / 2 for crop in crops]
+    assert min(tops) < 3 and max(tops) > 40
+
+
+def test_random_crops_depend_on_the_position_alone_and_every_image_comes_once_an_epoch(folder: Path):
+    source, again = (RandomCrops(ImageDataset(folder, 20, 24), seed=3) for _ in range(2))
+    assert source.num_clips is None and source[[0, 1]]["video"].shape == (2, 1, 20, 24, 3)
+    for epoch in range(4):
+        batch = source[[2 * epoch, 2 * epoch + 1]]
+        assert sorted(batch["label"].tolist()) == [0, 1]
+        assert batch["video"].equal(again[[2 * epoch, 2 * epoch + 1]]["video"])
+    assert not source[[0]]["video"].equal(RandomCrops(source.dataset, seed=4)[[0]]["video"])
 
 
 def test_a_broken_image_is_reported_once_and_replaced(folder: Path):

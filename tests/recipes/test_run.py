@@ -249,7 +249,9 @@ def test_images_train_a_tokenizer_against_patches_and_a_par_model_on_ten_crops(t
     network = VQ2DConfig(8, (1, 1), 1, 16, 4, 16, num_groups=8)
     game = replace(recipe.adversarial, discriminator=PatchDiscriminatorConfig(4, 1), start_step=2)
     loop = replace(recipe.loop, num_steps=4, batch_size=2, log_every=1, num_workers=0, autocast="none")
-    train(replace(recipe, data=data, tokenizer=network, adversarial=game, loop=loop), tmp_path / "vq")
+    crops = replace(data, random_crops=True)
+    with pytest.warns(UserWarning, match="no perceptual loss"):
+        train(replace(recipe, data=crops, tokenizer=network, adversarial=game, loop=loop), tmp_path / "vq")
     rows = read_log(tmp_path / "vq" / "log.jsonl")
     assert [row["generator"] != 0 for row in rows] == [False, False, True, True]  # the game starts at update 2
     assert [row["discriminator"] != 0 for row in rows] == [False, False, True, True]
@@ -258,6 +260,8 @@ def test_images_train_a_tokenizer_against_patches_and_a_par_model_on_ten_crops(t
     recipe = replace(imagenet("L", 4), tokenizer=str(tmp_path / "vq"), model=model, loop=loop)
     optim = replace(recipe.optim, warmup_steps=1)
     train(replace(recipe, data=replace(data, ten_crops=True), optim=optim), tmp_path / "par")
+    with pytest.raises(UserError, match="ten_crops instead"):
+        train(replace(recipe, data=crops, optim=optim), tmp_path / "random")
     labels = np.load(tmp_path / "par" / "tokens" / "label.npy")
     assert labels.tolist() == [0] * 10 + [1] * 10
     assert VideoPipeline.from_pretrained(tmp_path / "par")(class_label="bee").frames.shape == (1, 8, 8, 3)

@@ -1,9 +1,19 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from mutoscope.errors import UserError
-from mutoscope.tokenizers.perceptual import VGG16, PerceptualLoss, ResNet, ResNetConfig, load_perceptual, pad_same
+from mutoscope.tokenizers.perceptual import (
+    LPIPS,
+    VGG16,
+    PerceptualLoss,
+    ResNet,
+    ResNetConfig,
+    load_perceptual,
+    pad_same,
+)
 
 TINY = ResNetConfig(blocks=(1, 2), width=4, num_outputs=6)
 
@@ -53,6 +63,73 @@ def test_a_vgg_file_is_recognised_and_its_classifier_left_out(tmp_path):
     network = VGG16()
     torch.save(network.state_dict() | {"classifier.0.weight": torch.zeros(2, 2)}, tmp_path / "vgg.pth")
     assert isinstance(load_perceptual(tmp_path / "vgg.pth").network, VGG16)
+
+
+@pytest.fixture(scope="module")
+def lpips_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random weights in torchvision's and LPIPS' naming."""
+    folder = tmp_path_factory.mktemp("lpips")
+    torch.manual_seed(0)
+    torch.save(VGG16().state_dict(), folder / "vgg16.pth")
+    heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate(VGG16.MAP_WIDTHS)}
+    torch.save(heads, folder / "vgg.pth")
+    save_file(heads, folder / "vgg.safetensors")
+    return {name: folder / name for name in ("vgg16.pth", "vgg.pth", "vgg.safetensors")}
+
+
+@pytest.mark.parametrize("heads", ["vgg.pth", "vgg.safetensors"])
+def test_lpips_follows_its_definition(lpips_files: dict[str, Path], heads: str):
+    loss = load_perceptual(lpips_files["vgg16.pth"], heads=lpips_files[heads])
+    assert isinstance(loss, LPIPS)
+    real, fake = clips()
+    shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])  # of LPIPS, for [-1, 1]
+    weights = torch.load(lpips_files["vgg.pth"], weights_only=True)
+    expected = 0.0
+    for sample in range(2):
+        for t in range(2):
+            x, y = (
+                ((2 * clip[sample, :, t] - 1 - shift[:, None, None]) / scale[:, None, None])[None]
+                for clip in (real, fake)
+            )
+            for i, pair in enumerate(maps_of(loss.network, x, y)):
+                a, b = (z / (z.square().sum(1, keepdim=True).sqrt() + 1e-10) for z in pair)
+                expected += torch.nn.functional.conv2d((a - b) ** 2, weights[f"lin{i}.model.1.weight"]).mean()
+    torch.testing.assert_close(loss(real, fake), torch.as_tensor(expected / 4), rtol=1e-4, atol=0)
+    assert loss(real, real) == 0
+
+
+def maps_of(network: VGG16, *frames: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+    """Feature maps before each pooling, of frames that are normalised already."""
+    maps: list[tuple[torch.Tensor, ...]] = []
+    for layer in network.features:
+        if isinstance(layer, torch.nn.MaxPool2d):
+            maps.append(frames)
+        frames = tuple(layer(x) for x in frames)
+    return [*maps, frames]
+
+
+def test_gradients_of_lpips_are_finite_even_where_features_vanish(lpips_files: dict[str, Path]):
+    loss = load_perceptual(lpips_files["vgg16.pth"], heads=lpips_files["vgg.pth"]).train()
+    with torch.no_grad():  # all features of the last map are zero
+        loss.network.features[-2].bias.fill_(-100.0)
+    real, fake = clips()
+    fake.requires_grad_(True)
+    loss(real, fake).backward()
+    assert fake.grad.isfinite().all() and fake.grad.abs().sum() > 0
+    assert not loss.training and all(p.grad is None for p in loss.parameters())
+
+
+def test_lpips_files_that_do_not_fit_are_explained(lpips_files: dict[str, Path], tmp_path):
+    torch.save(ResNet(TINY).state_dict(), tmp_path / "resnet.pth")
+    with pytest.raises(UserError, match="belong to a VGG-16"):
+        load_perceptual(tmp_path / "resnet.pth", heads=lpips_files["vgg.pth"])
+    with pytest.raises(UserError, match="lin0 with 64 values is missing"):
+        load_perceptual(lpips_files["vgg16.pth"], heads=tmp_path / "resnet.pth")
+    with pytest.raises(UserError, match="no file"):
+        load_perceptual(lpips_files["vgg16.pth"], heads=tmp_path / "missing.pth")
+    torch.save({"lin0.model.1.weight": "text"}, tmp_path / "text.pth")
+    with pytest.raises(UserError, match="named tensors"):
+        load_perceptual(lpips_files["vgg16.pth"], heads=tmp_path / "text.pth")
 
 
 def test_files_that_are_no_such_network_are_explained(tmp_path):

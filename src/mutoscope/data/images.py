@@ -1,9 +1,11 @@
-"""A folder of images as clips of one frame.
+"""A folder of images as clips of one frame: the middle, ten crops, or random ones.
 
 Classes are the sub-folders directly below the folder, in alphabetical order (the layout of ImageNet).
 """
 
+import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,15 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
+from torch.utils.data import default_collate
 
 from mutoscope.data.folder import class_folders
+from mutoscope.data.loader import stream_index
 from mutoscope.errors import UserError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 TEN_CROP_MARGIN = 1.1  # the images behind ten crops are a tenth larger than a crop
+SMALLEST_CROP = 0.8  # of the shorter side, for random crops
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,19 @@ class ImageDataset:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         position, crop = divmod(index, 10) if self.ten_crops else (index, 0)
+        image, file = self._readable(position)
+        return _item(self._cropped(image, crop), file)
+
+    def random_item(self, index: int, generator: np.random.Generator) -> dict[str, Any]:
+        """Image `index` in a random crop (see `random_crop`)."""
+        image, file = self._readable(index)
+        return _item(random_crop(image, self.height, self.width, generator), file)
+
+    def _readable(self, position: int) -> tuple[Image.Image, ImageFile]:
         for step in range(len(self.files)):
             file = self.files[(position + step) % len(self.files)]
             if (image := self._read(file.path)) is not None:
-                frame = self._cropped(image, crop)
-                return {"video": torch.from_numpy(frame[None]), "label": file.label, "path": str(file.path)}
+                return image, file
         raise UserError(f"No image below {self.folder} can be read.")
 
     def _read(self, path: Path) -> Image.Image | None:
@@ -102,6 +115,47 @@ class ImageDataset:
         top, left = [centre, *corners][crop % 5]
         pixels = pixels[top : top + self.height, left : left + self.width]
         return np.ascontiguousarray(pixels[:, ::-1] if crop >= 5 else pixels)
+
+
+def _item(frame: UInt8[np.ndarray, "h w 3"], file: ImageFile) -> dict[str, Any]:
+    return {"video": torch.from_numpy(frame[None]), "label": file.label, "path": str(file.path)}
+
+
+@dataclass(frozen=True)
+class RandomCrops:
+    """A dataset of images as an endless batch source in which an image looks different each time it comes.
+
+    Clip p is the image at position p of the endless stream of permutations (see `StepSampler`), in a crop drawn from
+    (seed, p): a batch depends on nothing else.
+    """
+
+    dataset: ImageDataset
+    seed: int = 0
+    num_clips: None = None
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
+        return default_collate([self._clip(int(position)) for position in indices])
+
+    def _clip(self, position: int) -> dict[str, Any]:
+        index = stream_index(position, len(self.dataset.files), self.seed)
+        generator = np.random.Generator(np.random.PCG64([self.seed, position]))
+        return self.dataset.random_item(index, generator)
+
+
+def random_crop(
+    image: Image.Image, height: int, width: int, generator: np.random.Generator
+) -> UInt8[np.ndarray, "height width 3"]:
+    """As LlamaGen's tokenizer is trained: scaled by a random factor, cropped at a random place, mirrored half the time.
+
+    The crop's shorter side is all of the image's, or as little as 0.8 of it: the scaled image is drawn evenly from the
+    whole numbers of pixels in between.
+    """
+    side = min(height, width)
+    drawn = int(generator.integers(side, math.ceil(side / SMALLEST_CROP) + 1))
+    pixels = np.array(covering(image, round(height * drawn / side), round(width * drawn / side)))
+    top, left = (int(generator.integers(n - m + 1)) for n, m in zip(pixels.shape, (height, width), strict=False))
+    pixels = pixels[top : top + height, left : left + width]
+    return np.ascontiguousarray(pixels[:, ::-1] if generator.random() < 0.5 else pixels)
 
 
 def covering(image: Image.Image, height: int, width: int) -> Image.Image:

@@ -1,6 +1,7 @@
 """From a recipe to a finished model folder: data, network, loop, sample sheets, export."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -12,7 +13,7 @@ from torch import nn
 
 from mutoscope import hub
 from mutoscope.data.folder import find_videos
-from mutoscope.data.images import ImageDataset, find_images
+from mutoscope.data.images import ImageDataset, RandomCrops, find_images
 from mutoscope.data.loader import BatchSource, ItemSource, ShapesSource
 from mutoscope.data.shapes import HELD_BACK_SEED, ShapesConfig, ShapesWorld
 from mutoscope.data.token_cache import TokenCache
@@ -39,6 +40,7 @@ from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 from mutoscope.training.callbacks import Callback, ReconstructionSheet
 from mutoscope.training.config import (
+    AdversarialConfig,
     DataConfig,
     FeaturesRecipe,
     ModelRecipe,
@@ -137,7 +139,8 @@ def clip_source(data: DataConfig) -> BatchSource:
 
         return ItemSource(ClipDataset(data.path, data.num_frames, data.height, data.width, data.frame_stride))
     if data.kind == "images" and data.path:
-        return ItemSource(ImageDataset(data.path, data.height, data.width, data.ten_crops))
+        images = ImageDataset(data.path, data.height, data.width, data.ten_crops)
+        return RandomCrops(images, data.seed) if data.random_crops else ItemSource(images)
     raise UserError(
         f'Clips come from kind "shapes", or "folder" or "images" with a path; found {data.kind!r} and {data.path!r}.'
     )
@@ -194,7 +197,7 @@ def _train_tokenizer(
     tokenizer, game = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer), recipe.adversarial
     discriminator = make_discriminator(game.discriminator) if game else None
     start_inflated(recipe, tokenizer, discriminator)
-    perceptual = load_perceptual(game.perceptual_weights) if game and game.perceptual_weights else None
+    perceptual = perceptual_loss(game) if game else None
     sheet = ReconstructionSheet(example_clips(recipe.data)["video"])
     result = train_tokenizer(
         tokenizer,
@@ -213,6 +216,19 @@ def _train_tokenizer(
     return result
 
 
+def perceptual_loss(game: AdversarialConfig) -> nn.Module | None:
+    """The perceptual term from the files the recipe names; without files none, with a warning that says so."""
+    if game.perceptual_weights:
+        return load_perceptual(game.perceptual_weights, heads=game.perceptual_heads)
+    if game.perceptual_weight > 0:
+        warnings.warn(
+            "This run has no perceptual loss, whose weights may not be shipped: it trains, but expect less sharp "
+            "reconstructions. Name a file with --adversarial.perceptual-weights to have it.",
+            stacklevel=2,
+        )
+    return None
+
+
 def start_inflated(recipe: TokenizerRecipe, tokenizer: VideoTokenizer, discriminator: nn.Module | None) -> None:
     """Starts both networks from the 2D-VQ that the recipe names, if it names one."""
     if recipe.start_from is None:
@@ -229,6 +245,8 @@ def start_inflated(recipe: TokenizerRecipe, tokenizer: VideoTokenizer, discrimin
 def _train_model(
     recipe: ModelRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
+    if recipe.data.random_crops:
+        raise UserError("Tokens are encoded once, so random crops would not change: use data.ten_crops instead.")
     tokenizer = hub.load_tokenizer(recipe.tokenizer).to(process.device)
     channels_last(tokenizer)
     check_model_fits(recipe, tokenizer)

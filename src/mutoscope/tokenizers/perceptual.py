@@ -1,10 +1,12 @@
 """Perceptual losses of stage 1, computed frame by frame with ImageNet networks whose weights the user has at hand.
 
-MAGVIT compares the 1000 logits of a ResNet-50 (arXiv 2212.05199, §3.1); VGG-16 features are the usual alternative.
-Nothing is downloaded: `load_perceptual` reads a local file in torchvision's naming.
+MAGVIT compares the 1000 logits of a ResNet-50 (arXiv 2212.05199, §3.1); LlamaGen compares VGG-16 features as LPIPS
+does (arXiv 1801.03924), with learned weights per channel. Nothing is downloaded: `load_perceptual` reads local files,
+networks in torchvision's naming and LPIPS' weights in its own.
 """
 
 import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -114,6 +116,7 @@ class ResNet(nn.Module):
 class VGG16(nn.Module):
     """Frames in [0, 1] to the five feature maps before each pooling; parameter names as in torchvision."""
 
+    MAP_WIDTHS = (64, 128, 256, 512, 512)
     WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)  # 0: max-pool
 
     def __init__(self) -> None:
@@ -168,6 +171,37 @@ class PerceptualLoss(nn.Module):
         return super().train(False)
 
 
+class LPIPS(nn.Module):
+    """Distance of two clips in [0, 1] by VGG-16 features, with learned weights per channel (arXiv 1801.03924, Eq. 1).
+
+    In each cell of the five feature maps, features are scaled to unit length and their squared differences weighted per
+    channel and summed; the result is the mean over cells, the sum over maps and the mean over frames. Evaluation mode
+    always: the dropout before the weights was for learning them. (LlamaGen's script turns it on again by an outer
+    call of train(), which adds noise to the loss and leaves its mean as it is.)
+    """
+
+    def __init__(self, network: VGG16) -> None:
+        super().__init__()
+        self.network = network
+        self.heads = nn.ParameterList(torch.ones(width) for width in VGG16.MAP_WIDTHS)
+        self.eval().requires_grad_(False)
+
+    def forward(self, real: Float[Tensor, "b 3 t h w"], fake: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
+        real, fake = (video.transpose(1, 2).flatten(0, 1) for video in (real, fake))  # (b·t, 3, h, w)
+        triples = zip(self.heads, self.network(real), self.network(fake), strict=True)
+        means = [((_unit_length(a) - _unit_length(b)).square().mean((2, 3)) * w).sum(1) for w, a, b in triples]
+        return torch.stack(means).sum(0).mean()
+
+    def train(self, mode: bool = True) -> "LPIPS":
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+
+def _unit_length(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """LPIPS adds its epsilon to the length itself; `vector_norm` has a gradient at 0, where a square root has none."""
+    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
+
+
 def _resize(frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 224 224"]:
     return F.interpolate(frames, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
 
@@ -180,9 +214,12 @@ def _unit(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
 # Weights from a local file
 
 
-def load_perceptual(path: str | Path, compare: Compare = "logits") -> PerceptualLoss:
+def load_perceptual(
+    path: str | Path, compare: Compare = "logits", heads: str | Path | None = None
+) -> PerceptualLoss | LPIPS:
     """torchvision's ResNet-50 (or another bottleneck ResNet) or VGG-16 from `.pth`, `.pt` or `.safetensors`.
 
+    With `heads`, LPIPS' linear weights for VGG-16 (its `vgg.pth`), the distance is LPIPS.
     Raises UserError for a missing file, one that is neither network, or weights that do not fit.
     """
     weights = _read(Path(path))
@@ -198,7 +235,27 @@ def load_perceptual(path: str | Path, compare: Compare = "logits") -> Perceptual
     missing = [name for name in problems.missing_keys if not name.endswith("num_batches_tracked")]
     if missing or problems.unexpected_keys:
         raise UserError(f"{path}: parameter {(missing or problems.unexpected_keys)[0]!r} is missing or unknown.")
-    return PerceptualLoss(network, compare)
+    if heads is None:
+        return PerceptualLoss(network, compare)
+    if not isinstance(network, VGG16):
+        raise UserError(f"LPIPS' weights {str(heads)!r} belong to a VGG-16, but {path} holds a ResNet.")
+    return _load_heads(LPIPS(network), Path(heads))
+
+
+def _load_heads(loss: LPIPS, path: Path) -> LPIPS:
+    """LPIPS' names: lin0.model.1.weight (1, 64, 1, 1) and so on; what else a file holds is left alone."""
+    found = {
+        int(match[1]): value
+        for name, value in _read(path).items()
+        if (match := re.fullmatch(r"lin(\d)\.model\.\d\.weight", str(name)))
+    }
+    for i, head in enumerate(loss.heads):
+        if i not in found or found[i].numel() != head.numel():
+            raise UserError(
+                f"{path} is no file of LPIPS' weights for VGG-16: lin{i} with {head.numel()} values is missing."
+            )
+        head.copy_(found[i].flatten())
+    return loss
 
 
 def infer_resnet_config(weights: dict[str, Tensor]) -> ResNetConfig:
@@ -214,6 +271,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or foreign file fails in many ways, none of which is the program's fault
         raise UserError(f"{path} is not a readable weights file: {error}") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{path} is not a readable weights file: it holds more than named tensors.")
+    return weights

@@ -74,6 +74,8 @@ class DataConfig:
 
     path: the folder, for all but "shapes".
     ten_crops: "images" only: ten crops of every image (see `data.images`) instead of the middle.
+    random_crops: "images" only, for tokenizers: another crop, size and mirroring of an image each time it comes
+      (`RandomCrops`).
     seed, fps, max_objects, controllable: the built-in world only.
     frame_stride: source frames per clip frame, for "folder" only.
     """
@@ -85,10 +87,15 @@ class DataConfig:
     width: int = 32
     frame_stride: int = 1
     ten_crops: bool = False
+    random_crops: bool = False
     seed: int = 0
     fps: int = 8
     max_objects: int = 3
     controllable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.random_crops and (self.kind != "images" or self.ten_crops):
+            raise UserError('random_crops are for kind "images" without ten_crops: leave one of them out.')
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,8 @@ class AdversarialConfig:
     r1_weight: of ‖∂D(v)/∂v‖², without the customary ½.
     lecam_weight: the paper uses LeCam and gives no weight; every released configuration has 0.
     perceptual_weights: local file of a torchvision ResNet or VGG-16; None trains without the perceptual term, which is
-      also what the released code amounts to (its network comes without weights and with a last layer of zeros).
+      also what MAGVIT's released code amounts to (its network comes without weights and with a last layer of zeros).
+    perceptual_heads: local file of LPIPS' linear weights for that VGG-16, which make the distance LPIPS (LlamaGen's).
     """
 
     discriminator: DiscriminatorConfig | PatchDiscriminatorConfig
@@ -113,6 +121,11 @@ class AdversarialConfig:
     lecam_decay: float = 0.999
     perceptual_weight: float = 0.1
     perceptual_weights: str | None = None
+    perceptual_heads: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.perceptual_heads is not None and self.perceptual_weights is None:
+            raise UserError("perceptual_heads belong to a VGG-16: name its file in perceptual_weights too.")
 
 
 @dataclass(frozen=True)
