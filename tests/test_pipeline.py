@@ -121,7 +121,7 @@ def test_samples_beyond_a_batch_are_made_in_rounds(pipeline: VideoPipeline) -> N
     events: list[SampleEvent] = []
     result = pipeline.generate(class_label=0, num_samples=5, batch_size=2, on_step=events.append)
     assert len(result.clips) == 5
-    assert [len(event.tokens) for event in events if event.is_last] == [2, 2, 1]
+    assert [len(event.decided) for event in events if event.is_last] == [2, 2, 1]
 
 
 def test_a_stream_gives_the_frames_of_the_call(pipeline: VideoPipeline) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from mutoscope.models.magvit import Magvit
+from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.recipes import catalog
 from mutoscope.recipes.magvit_paper import DATASETS
 from mutoscope.sampling.masked import MaskedSamplerConfig
@@ -65,7 +65,7 @@ def test_every_recipe_is_complete_and_survives_its_json(name: str):
         spec = RECIPES[recipe.tokenizer.removeprefix("runs/")]().tokenizer
         with torch.device("meta"):
             tokenizer = VQ3D(spec).spec
-        assert tokenizer.vocab_size == recipe.model.codebook_size
+        assert isinstance(recipe.model, MagvitConfig) and tokenizer.vocab_size == recipe.model.codebook_size
         assert tokenizer.latent_shape(data.num_frames, data.height, data.width) == recipe.model.latent_shape
         assert set(recipe.task_weights) == set(getattr(recipe.model, "tasks", ()))
         assert MaskedSamplerConfig(**recipe.sampling).num_decoding_steps == 12

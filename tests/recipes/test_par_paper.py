@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mutoscope.meta import without_memory
-from mutoscope.models.par import PAR
+from mutoscope.models.par import PAR, PARConfig
 from mutoscope.recipes import catalog
 from mutoscope.recipes.par_paper import RECIPES as OWN
 from mutoscope.recipes.run import TOKENIZERS
@@ -31,7 +31,7 @@ def test_every_recipe_is_complete_fits_its_tokenizer_and_survives_its_json(name:
     spec = RECIPES[recipe.tokenizer.removeprefix("runs/")]().tokenizer
     with without_memory():
         tokenizer = TOKENIZERS[type(spec)](spec).spec
-    assert tokenizer.vocab_size == recipe.model.codebook_size
+    assert isinstance(recipe.model, PARConfig) and tokenizer.vocab_size == recipe.model.codebook_size
     data = recipe.data
     assert tokenizer.latent_shape(data.num_frames, data.height, data.width) == recipe.model.latent_shape
     assert ParallelARSamplerConfig(**recipe.sampling).guidance_scale > 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mutoscope.errors import UserError
 from mutoscope.layers.token_masking import MASK_TOKEN
 from mutoscope.models.magvit import Magvit, MagvitConfig
-from mutoscope.sampling.base import SampleEvent
+from mutoscope.sampling.base import TokenEvent
 from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
 
 NUM_CODES = 7
@@ -50,7 +50,7 @@ def drain(
     condition_mask=None,
     batch_size=None,
     **config,
-) -> list[SampleEvent]:
+) -> list[TokenEvent]:
     sampler = MaskedSampler(MaskedSamplerConfig(**config))
     return list(
         sampler.sample(

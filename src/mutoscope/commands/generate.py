@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
 
+FRAME_FAMILIES = ("nova",)  # they make clips of any length, frame by frame
+
 if TYPE_CHECKING:
     from mutoscope.data.video_io import VideoClip
     from mutoscope.pipeline import Generation
@@ -19,6 +21,8 @@ def generate(
     out: str,
     class_label: str | None = None,
     prompt: str | None = None,
+    negative_prompt: str | None = None,
+    motion: float | None = None,
     context: str | None = None,
     context_frames: int | None = None,
     task: str | None = None,
@@ -49,6 +53,8 @@ def generate(
             become NAME-0.mp4, NAME-1.mp4 ...
         class_label: index or name of a class
         prompt: text to show, for models trained with text
+        negative_prompt: text that guidance leads away from, for models with a diffusion head
+        motion: how much should move, in pixels of optical flow, for models trained with it
         context: video or image whose first frames the clip starts with
         context_frames: how many of them are given (default: as many as in training)
         task: one of the ten tasks, such as frame-interpolation
@@ -73,25 +79,30 @@ def generate(
     _check_options(num_samples, num_decoding_steps, guidance_scale, temperature, seed, fps, upscale)
     common.check_range("--num-frames", num_frames, low=1, high=100_000)
     common.check_range("--panorama", panorama, low=0, high=1000)
-    if num_diffusion_steps is not None:
-        raise UserError("This model has no diffusion head. Leave --num-diffusion-steps out.")
     from mutoscope import hub
 
-    hub.resolve(model)  # an unknown name should be told before anything slow
+    index = hub.load_index(model)  # an unknown name should be told before anything slow
+    only_frames = {"negative_prompt": negative_prompt, "motion": motion, "num_diffusion_steps": num_diffusion_steps}
+    given = {name: value for name, value in only_frames.items() if value is not None}
+    if given and index.family not in FRAME_FAMILIES:
+        raise UserError(f"This model has no diffusion head. Leave --{next(iter(given)).replace('_', '-')} out.")
     frames = {"task_video": _read_frames(video, None), "context": _read_frames(context, context_frames)}
     pipeline = common.load_pipeline(model, device, dtype)
     if frames["context"] is not None and pipeline.model is not None:
         trained = getattr(pipeline.model.config, "context_frames", 1)
         frames["context"] = frames["context"][: context_frames or trained]
+    any_length = index.family in FRAME_FAMILIES
     request = pipeline.prepare(
         class_label=class_label, prompt=prompt, context_frames=context_frames, task=task, actions=actions,
-        num_frames=num_frames if (num_frames or 0) <= pipeline.index.num_frames else None, paste_given=paste_given,
-        num_samples=num_samples, seed=seed, num_decoding_steps=num_decoding_steps, guidance_scale=guidance_scale,
-        temperature=temperature, **frames,
+        num_frames=num_frames if any_length or (num_frames or 0) <= index.num_frames else None,
+        paste_given=paste_given, num_samples=num_samples, seed=seed, num_decoding_steps=num_decoding_steps,
+        guidance_scale=guidance_scale, temperature=temperature, **frames, **given,
     )  # fmt: skip
-    _check_extension(pipeline, num_frames, panorama)
+    if not any_length or panorama:
+        _check_extension(pipeline, num_frames, panorama)
     result = run_with_progress(pipeline, request)
-    result = _extend(pipeline, result, num_frames or 0, panorama)
+    if not any_length:
+        result = _extend(pipeline, result, num_frames or 0, panorama)
     fps = fps or pipeline.index.fps
     outputs, size, warnings = _write(result.clips, path, fps, upscale)
     return {
@@ -106,7 +117,7 @@ def generate(
         "num_samples": num_samples,
         "class_labels": None if request.labels is None else request.labels.tolist(),
         "guidance_scale": request.sampler.guidance_scale,
-        "temperature": request.sampler.temperature,
+        "temperature": getattr(request.sampler, "temperature", None),
         **timing(result),
         "peak_memory_bytes": common.peak_memory(pipeline.device),
         **common.machine(pipeline.device, dtype),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from mutoscope.errors import UserError
@@ -27,15 +27,15 @@ from mutoscope.text.base import TextFeatures
 class FrameARRequest(Request):
     """`text`: features of the distinct prompts, and last those of the negative one; `prompts` names one per sample.
 
-    `given`: latents (n, c, k, h, w) that the clips start with, for every sample or one for all. `motion`: optical flow
-    in pixels, for models trained with it. `num_latent_frames` counts the given ones too.
+    `context`: frames that the clips start with, for every sample or one for all. `motion`: optical flow in pixels, for
+    models trained with it. `num_latent_frames` counts those of the context too.
     """
 
     num_latent_frames: int = 1
     text: TextFeatures | None = None
     prompts: Int[Tensor, " b"] | None = None
     motion: float | None = None
-    given: Float[Tensor, "n c k h w"] | None = None
+    context: UInt8[Tensor, "n t h w 3"] | None = None
 
 
 class FrameARGenerator(Generator):
@@ -81,12 +81,14 @@ class FrameARGenerator(Generator):
         if sampler.num_decoding_steps > num_tokens:
             raise UserError(f"A frame has {num_tokens} tokens: num_decoding_steps can be at most that.")
         text, rows = self._text(prompt, negative_prompt, num_samples)
-        given = self._given(context, context_frames)
+        clips = self._context(context, context_frames)
         frames = self._latent_frames(num_frames or self.index.num_frames)
-        left = frames - (0 if given is None else given.shape[2])
+        left = frames - (0 if clips is None else self._latent_frames(clips.shape[1]))
+        if left < 1:
+            raise UserError(f"The context is as long as the clip asked for: raise num_frames above {clips.shape[1]}.")
         sets = sum(size > 0 for size in set_sizes(sampler.num_decoding_steps, num_tokens))
         return FrameARRequest(
-            task="continuation" if given is not None else ("class-conditional" if text is None else "text-conditional"),
+            task="continuation" if clips is not None else ("class-conditional" if text is None else "text-conditional"),
             num_samples=num_samples,
             seed=seed,
             sampler=sampler,
@@ -98,7 +100,7 @@ class FrameARGenerator(Generator):
             text=text,
             prompts=rows,
             motion=motion,
-            given=given,
+            context=clips,
         )
 
     def _text(
@@ -132,9 +134,8 @@ class FrameARGenerator(Generator):
             raise UserError(f"The tokenizer cannot make {num_frames} frames; the nearest lengths are {below}{longest}.")
         return count
 
-    @torch.no_grad()
-    def _given(self, context: Any, count: int | None) -> Float[Tensor, "n c k h w"] | None:
-        """Latents of the first frames of each context."""
+    def _context(self, context: Any, count: int | None) -> UInt8[Tensor, "n t h w 3"] | None:
+        """The first frames of each context at the model's size."""
         if context is None:
             return None
         clips = [fit_frames(frames[:count], self.index.height, self.index.width) for frames in as_list(context)]
@@ -142,24 +143,28 @@ class FrameARGenerator(Generator):
         if len(lengths) > 1:
             raise UserError(f"All contexts must have the same number of frames, found {sorted(lengths)}.")
         self._latent_frames(lengths.pop())
-        video = torch.stack([torch.from_numpy(clip) for clip in clips]).to(self.device)
-        return self.tokenizer.encode(self.tokenizer.from_uint8(video))
+        return torch.stack([torch.from_numpy(clip) for clip in clips])
 
     def sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Iterator[SampleEvent]]:
         assert isinstance(request, FrameARRequest)
         generator = torch.Generator().manual_seed(request.seed)
+        given = None
+        if request.context is not None:
+            with torch.no_grad():
+                video = self.tokenizer.from_uint8(request.context.to(self.device))
+                given = self.tokenizer.draw_latents(video, generator)
         for samples in request.rounds():
-            yield self._round(request, samples, generator, on_step)
+            yield self._round(request, samples, given, generator, on_step)
 
     def _round(
         self,
         request: FrameARRequest,
         samples: slice,
+        given: Float[Tensor, "n c k h w"] | None,
         generator: torch.Generator,
         on_step: Callable[[SampleEvent], None],
     ) -> Iterator[SampleEvent]:
         condition = self._condition(request, samples)
-        given = request.given
         if given is not None:
             given = given.expand(condition.num_samples, -1, -1, -1, -1) if len(given) == 1 else given[samples]
             given = given.to(condition.prefix)

@@ -2,7 +2,12 @@
 
 from collections.abc import Callable
 
-from mutoscope.recipes import magvit_paper, par_paper, shapes
+from mutoscope.recipes import magvit_paper, par_paper, shapes, text_to_video
 from mutoscope.training.config import Recipe
 
-RECIPES: dict[str, Callable[[], Recipe]] = {**shapes.RECIPES, **magvit_paper.RECIPES, **par_paper.RECIPES}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    **shapes.RECIPES,
+    **magvit_paper.RECIPES,
+    **par_paper.RECIPES,
+    **text_to_video.RECIPES,
+}

@@ -394,7 +394,7 @@ def open_cache(
                 tasks=tuple(recipe.task_weights),
                 data=describe_data(recipe.data) | {"seed": recipe.data.seed, "path": recipe.data.path},
                 context_frames=context_frames(recipe),
-                text=None if text is None else (text, recipe.model.text_length),
+                text=None if text is None else (text, getattr(recipe.model, "text_length", 0)),
                 motion=recipe.motion,
             )
         barrier(process)

@@ -4,6 +4,7 @@ from functools import partial
 
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.magvit import MagvitConfig
+from mutoscope.models.nova import NOVAConfig
 from mutoscope.models.par import PARConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 from mutoscope.training.config import (
@@ -119,6 +120,40 @@ def par_shapes(num_parallel: int) -> ModelRecipe:
     )
 
 
+def nova_shapes() -> ModelRecipe:
+    """NOVA, small: text to video on the per-frame latents of `vae-shapes`, 16 tokens per frame.
+
+    Captions of the world through an encoder of words without weights. AdamW with Muon on the matrices, warm-up and one
+    cosine. Not run to its end yet.
+    """
+    return ModelRecipe(
+        name="nova-shapes",
+        tokenizer="vae-shapes",
+        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        model=NOVAConfig(
+            hidden_size=128,
+            temporal_layers=4,
+            temporal_heads=4,
+            spatial_layers=4,
+            spatial_heads=4,
+            head_layers=3,
+            head_size=160,
+            latent_channels=4,
+            latent_shape=(16, 8, 8),
+            num_time_slots=None,
+            mixer_rank=24,
+            text_size=165,
+            text_length=20,
+        ),
+        optim=OptimConfig(1.5e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=200, muon_learning_rate=3e-3),
+        loop=LoopConfig(num_steps=6_000, batch_size=16, ema_decay=0.998, clip_norm=1.0, num_workers=0),
+        task_weights={"text-conditional": 1.0},
+        cache_clips=16_000,
+        sampling={"num_decoding_steps": 8, "num_diffusion_steps": 16, "guidance_scale": 3.0},
+        text_encoder="words",
+    )
+
+
 def shapes_features() -> FeaturesRecipe:
     """The judge behind every `shapes-...` metric: seven heads on labels and attributes, endless augmented clips.
 
@@ -137,6 +172,7 @@ def shapes_features() -> FeaturesRecipe:
 RECIPES = {
     "vq-shapes": vq_shapes,
     "magvit-shapes": magvit_shapes,
+    "nova-shapes": nova_shapes,
     **{f"par-shapes-{n}x": partial(par_shapes, n) for n in (1, 4, 16)},
     "shapes-features": shapes_features,
 }

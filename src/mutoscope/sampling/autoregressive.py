@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.layers.kv_cache import KVCache
-from mutoscope.sampling.base import SampleEvent
+from mutoscope.sampling.base import TokenEvent
 from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
 
 
@@ -58,7 +58,7 @@ class AutoregressiveSampler:
         condition_tokens: Int[Tensor, "b t h w"] | None,
         generator: torch.Generator,
         batch_size: int = 1,
-    ) -> Iterator[SampleEvent]:
+    ) -> Iterator[TokenEvent]:
         """One event per latent frame, when its last token is drawn. Put the model in eval mode first."""
         begin = time.perf_counter()
         known = next((len(x) for x in (condition_tokens, label) if x is not None), batch_size)
@@ -76,7 +76,7 @@ class AutoregressiveSampler:
                 frame = position // per_frame
                 decided = torch.zeros(shape, dtype=torch.bool, device=model.device)
                 decided[:, frame] = True
-                yield SampleEvent(
+                yield TokenEvent(
                     step=frame,
                     num_steps=frames,
                     decided=decided,

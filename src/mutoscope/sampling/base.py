@@ -29,13 +29,6 @@ class SampleEvent:
     """Latent frames finished by this step, or None."""
     seconds: float
     """Seconds since sampling began."""
-    tokens: Int[Tensor, "b t h w"] | None = None
-    """Input of the next step: codes, condition tokens where they are still shown, or MASK_TOKEN where undecided.
-
-    None for models of latents.
-    """
-    confidence: Float[Tensor, "b t h w"] | None = None
-    """Confidence that ranked the positions in this step, if one did; +inf where decided before."""
 
     @property
     def finished(self) -> Int[Tensor, "b k h w"] | Float[Tensor, "b c k h2 w2"]:
@@ -46,3 +39,13 @@ class SampleEvent:
     @property
     def is_last(self) -> bool:
         return self.frames is not None and self.frames.stop == self.decided.shape[1]
+
+
+@dataclass(frozen=True)
+class TokenEvent(SampleEvent):
+    """A step of a model of discrete tokens."""
+
+    tokens: Int[Tensor, "b t h w"]
+    """Input of the next step: codes, condition tokens where they are still shown, or MASK_TOKEN where undecided."""
+    confidence: Float[Tensor, "b t h w"]
+    """Confidence that ranked the positions in this step; +inf where decided before."""

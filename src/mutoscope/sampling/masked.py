@@ -16,7 +16,7 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.layers.condition_regions import condition_region
 from mutoscope.layers.token_masking import MASK_TOKEN, select_lowest
-from mutoscope.sampling.base import SampleEvent
+from mutoscope.sampling.base import TokenEvent
 from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
 from mutoscope.sampling.guidance import guide
 from mutoscope.sampling.schedules import num_masked_after, parse_schedule
@@ -95,7 +95,7 @@ class MaskedSamplerConfig:
 
 
 class MaskedSampler:
-    """Yields one SampleEvent per decoding step."""
+    """Yields one TokenEvent per decoding step."""
 
     def __init__(self, config: MaskedSamplerConfig = MaskedSamplerConfig()):
         self.config = config
@@ -111,7 +111,7 @@ class MaskedSampler:
         condition_mask: Bool[Tensor, "*b t h w"] | None = None,
         batch_size: int | None = None,
         noise: DecodingNoise | None = None,
-    ) -> Iterator[SampleEvent]:
+    ) -> Iterator[TokenEvent]:
         """Decode a batch. The last event's `proposal` is the result.
 
         The batch size is that of `condition_tokens` or `label`; without either, `batch_size` (default 1). Where the
@@ -139,7 +139,7 @@ class MaskedSampler:
             still_unknown = self._mask_again(confidence, unknown, maskable, step)
             tokens = torch.where(still_unknown, shown, proposal)
             is_last = not bool(still_unknown.any())
-            yield SampleEvent(
+            yield TokenEvent(
                 step=step,
                 num_steps=self.config.num_decoding_steps,
                 decided=unknown & ~still_unknown,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.layers.token_order import regions_per_side
-from mutoscope.sampling.base import SampleEvent
+from mutoscope.sampling.base import TokenEvent
 from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
 from mutoscope.sampling.guidance import guide
 
@@ -174,7 +174,7 @@ class ParallelARSampler:
         draw: Draw | None = None,
         memo: PrefillMemo | None = None,
         static: bool = False,
-    ) -> Iterator[SampleEvent]:
+    ) -> Iterator[TokenEvent]:
         """Decode a batch, one sample per row of the condition's prefix.
 
         `latent_shape` may differ from the model's own. `generator` is required unless `draw` is given. Put the model in
@@ -246,7 +246,7 @@ class _Clip:
         self.tokens = torch.zeros(size, prod(shape), dtype=torch.int64, device=order.device)
         self.confidence = torch.full((size, prod(shape)), -math.inf, device=order.device)
 
-    def decide(self, tokens: Int[Tensor, "b m"], confidence: Float[Tensor, "b m"]) -> SampleEvent:
+    def decide(self, tokens: Int[Tensor, "b m"], confidence: Float[Tensor, "b m"]) -> TokenEvent:
         places = self.order[self.place : self.place + tokens.shape[1]]
         self.tokens[:, places], self.confidence[:, places] = tokens, confidence
         decided = torch.zeros_like(self.tokens, dtype=torch.bool)
@@ -255,7 +255,7 @@ class _Clip:
         finished = slice(self.place // per_frame, (self.place + tokens.shape[1]) // per_frame)
         self.place += tokens.shape[1]
         self.step += 1
-        return SampleEvent(
+        return TokenEvent(
             step=self.step - 1,
             num_steps=self.steps,
             decided=decided.view(self.shape),

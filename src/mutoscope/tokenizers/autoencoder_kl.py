@@ -96,6 +96,11 @@ class AutoencoderKL(VideoTokenizer):
         """Normalised latents: their mean, or a draw from their distribution if a generator is given."""
         return self._normalized(draw_gaussian(self.moments(video), generator))
 
+    def draw_latents(
+        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator
+    ) -> Float[Tensor, "b d lt lh lw"]:
+        return self.encode(video, generator)
+
     def decode(self, tokens: Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
         """Pixels of normalised latents. Raises UserError for numbers of latents that do not fill the tiles."""
         return self._decode(tokens, self.tiles.partial)

@@ -47,8 +47,7 @@ class TokenizerSpec:
 
     def num_frames(self, latent_frames: int) -> int:
         """Frames that so many latent frames decode to."""
-        alone = 1 if self.causal_in_time else 0
-        return alone + (latent_frames - alone) * self.temporal_stride
+        return self.num_alone + (latent_frames - self.num_alone) * self.temporal_stride
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,12 @@ class VideoTokenizer(nn.Module):
     def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]:
         """Pixels in [-1, 1], sizes divisible by the strides, to tokens (or latents)."""
         raise AttributeError(f"{type(self).__name__} does not define encode.")
+
+    def draw_latents(
+        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator
+    ) -> Float[Tensor, "b d lt lh lw"]:
+        """Latents to start a generation from: drawn from their distribution where the published pipelines do so."""
+        return self.encode(video)
 
     def decode(self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
         """Tokens (or latents) to pixels, nominally in [-1, 1] but not clipped."""
