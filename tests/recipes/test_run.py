@@ -14,8 +14,17 @@ from mutoscope.evaluation.shapes_features import load_shapes_features
 from mutoscope.models.par import PARConfig
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.recipes.par_paper import imagenet, vq16_imagenet
-from mutoscope.recipes.run import TaskMix, check_model_fits, flushed_denormals, load_recipe, start_inflated, train
-from mutoscope.recipes.shapes import magvit_shapes, shapes_features, vq_shapes
+from mutoscope.recipes.run import (
+    TaskMix,
+    check_model_fits,
+    clip_source,
+    flushed_denormals,
+    load_recipe,
+    start_inflated,
+    train,
+)
+from mutoscope.recipes.shapes import magvit_shapes, shapes_features, vae_shapes, vq_shapes
+from mutoscope.recipes.tokenize import tokenize
 from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig, PatchDiscriminatorConfig
 from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3D
@@ -125,6 +134,32 @@ def test_a_model_that_does_not_fit_its_tokenizer_is_refused_before_any_work(toke
     assert not (tmp_path / "run" / "tokens").exists()
     with pytest.raises(UserError, match="inpaint-central"):
         check_model_fits(replace(recipe, task_weights={"inpaint-central": 1.0}), hub.load_tokenizer(tokenizer_folder))
+
+
+def tiny_vae():
+    recipe = vae_shapes()
+    network = replace(recipe.tokenizer, filters=4, channel_multipliers=(1, 2, 2), num_groups=2)
+    loop = replace(recipe.loop, num_steps=3, batch_size=2, log_every=1, num_workers=0)
+    return replace(recipe, data=DATA, tokenizer=network, loop=loop, optim=replace(recipe.optim, warmup_steps=1))
+
+
+def test_a_run_of_continuous_latents_ends_in_unit_variance_a_round_trip_and_a_cache(tmp_path):
+    assert train(tiny_vae(), tmp_path / "vae").finished
+    pipeline = VideoPipeline.from_pretrained(tmp_path / "vae")
+    assert pipeline.tokenizer.spec.latent_shape(8, 16, 16) == (8, 4, 4)
+    world = clip_source(DATA)
+    clips = world[range(32)]["video"]
+    with torch.no_grad():
+        latents = pipeline.tokenizer.encode(pipeline.tokenizer.from_uint8(clips))
+    spread = latents.transpose(0, 1).flatten(1).std(dim=1)
+    assert spread.shape == (pipeline.tokenizer.spec.latent_channels,)
+    assert spread.sub(1).abs().max() < 0.2  # other clips of the same world
+    assert pipeline.reconstruct(clips[0, :5].numpy()).frames.shape == (5, 16, 16, 3)
+
+    cache = tokenize(pipeline.tokenizer, "vae", world, tmp_path / "cache", num_clips=3, tasks=("frame-prediction",))
+    assert cache.info.dtype == "float16" and cache.info.clip_shape == latents.shape[1:]
+    torch.testing.assert_close(cache[range(3)]["tokens"], latents[:3], atol=5e-3, rtol=2e-3)
+    assert cache[range(3)]["conditions"]["frame-prediction"].shape == latents[:3].shape
 
 
 def test_a_features_run_leaves_the_judge(tmp_path):

@@ -29,8 +29,8 @@ def train(
     Works unchanged under torchrun. Ctrl-C saves a checkpoint; --resume continues from it.
 
     Args:
-        recipe: vq-shapes, magvit-shapes, shapes-features, one of the papers' such as magvit-b-ucf101, or a recipe.json
-            of an earlier run
+        recipe: vq-shapes, vae-shapes, magvit-shapes, shapes-features, one of the papers' such as magvit-b-ucf101, or a
+            recipe.json of an earlier run
         out: folder for weights, checkpoints, logs and sample sheets (default: runs/NAME)
         resume: continue from the newest checkpoint in the folder
         dry_run: show the resolved recipe and the size of the network, train nothing

@@ -6,6 +6,7 @@ from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.models.nova import NOVAConfig
 from mutoscope.models.par import PARConfig
+from mutoscope.tokenizers.causal3d import Causal3DConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 from mutoscope.training.config import (
     DataConfig,
@@ -169,8 +170,30 @@ def shapes_features() -> FeaturesRecipe:
     )
 
 
+def vae_shapes() -> TokenizerRecipe:
+    """A KL autoencoder of single frames, small: 16x32x32 clips to 8 channels on a grid of 16x8x8, for NOVA and MAGI."""
+    return TokenizerRecipe(
+        name="vae-shapes",
+        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        tokenizer=Causal3DConfig(
+            filters=16,
+            channel_multipliers=(1, 3, 6),
+            num_res_blocks=1,
+            temporal_downsample=(False, False),
+            num_groups=1,
+            bottleneck="kl",
+            latent_channels=4,
+            kl_cost=1e-4,
+            per_frame=True,
+        ),
+        optim=OptimConfig(1.5e-3, beta1=0.9, beta2=0.99, warmup_steps=100, muon_learning_rate=2.5e-3),
+        loop=LoopConfig(num_steps=8_000, batch_size=4, ema_decay=0.998, clip_norm=1.0, num_workers=0),
+    )
+
+
 RECIPES = {
     "vq-shapes": vq_shapes,
+    "vae-shapes": vae_shapes,
     "magvit-shapes": magvit_shapes,
     "nova-shapes": nova_shapes,
     **{f"par-shapes-{n}x": partial(par_shapes, n) for n in (1, 4, 16)},

@@ -23,7 +23,7 @@ from mutoscope.tokenizers.discriminator import (
 from mutoscope.training.callbacks import Callback
 from mutoscope.training.config import AdversarialConfig, TokenizerRecipe
 from mutoscope.training.tracking import Tracker
-from mutoscope.training.trainer import Batch, TrainResult, run_loop
+from mutoscope.training.trainer import Batch, TrainResult, run_loop, to_device
 
 ClipDistance = Callable[[Tensor, Tensor], Tensor]
 
@@ -157,3 +157,16 @@ def train_tokenizer(
         trackers=trackers,
         device=device,
     )
+    if result.finished and tokenizer.spec.latent_channels is not None:
+        set_latent_statistics(result.network, source)
+    return result
+
+
+def set_latent_statistics(
+    tokenizer: nn.Module, source: BatchSource, num_clips: int = 256, batch_size: int = 16
+) -> None:
+    """Latents of mean 0 and variance 1 over the first clips of `source`, which is what video models are trained on."""
+    device, count = next(tokenizer.parameters()).device, min(num_clips, source.num_clips or num_clips)
+    places = (list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size))
+    videos = (training_video(tokenizer, to_device(source[place], device)) for place in places)
+    tokenizer.set_latent_statistics(videos)
