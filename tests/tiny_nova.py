@@ -1,14 +1,20 @@
 """A NOVA of a few thousand parameters, and conditions for it."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mutoscope.hub import ModelIndex, save_pretrained, write_json
 from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.sampling.frame_ar import FrameCondition
+from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL
+from mutoscope.tokenizers.autoencoder_kl_network import AutoencoderKLConfig
 
 TEXT_SIZE, TEXT_LENGTH = 6, 5
+WORDS = ("a", "blue", "circle", "red", "square", "swings")
+SAMPLING = {"num_decoding_steps": 4, "num_diffusion_steps": 3, "guidance_scale": 3.0}
 
 
 def tiny_config(**changes: Any) -> NOVAConfig:
@@ -56,3 +62,24 @@ def condition(model: NOVA, count: int, guided: bool = True) -> FrameCondition:
     if not guided:
         return FrameCondition(prefix[:count], rows, 1)
     return FrameCondition(prefix, torch.cat([rows, torch.full((count,), count)]), 2)
+
+
+def tiny_autoencoder() -> AutoencoderKL:
+    """Frames of 16×16 to latents of 3×8×8, every frame by itself."""
+    torch.manual_seed(0)
+    sizes = AutoencoderKLConfig((8, 8), 1, 3, 4, (2, 2), (2, 2), scaling_factor=1.0)
+    return AutoencoderKL(sizes).eval()
+
+
+def tiny_nova_index(**changes: Any) -> ModelIndex:
+    values = {"family": "nova", "num_frames": 4, "height": 16, "width": 16, "fps": 4, "sampling": SAMPLING}
+    return ModelIndex(**{**values, "tasks": ("text-conditional",), **changes})
+
+
+def save_tiny_nova(folder: Path) -> Path:
+    """A model folder that reads prompts of WORDS."""
+    model = tiny_nova(text_size=5 * len(WORDS))
+    save_pretrained(folder, tiny_nova_index(text_encoder="./text_encoder"), tiny_autoencoder(), model)
+    (folder / "text_encoder").mkdir(exist_ok=True)
+    write_json(folder / "text_encoder" / "config.json", {"kind": "words", "vocabulary": list(WORDS)})
+    return folder

@@ -1,7 +1,6 @@
 """From a recipe to a finished model folder: data, network, loop, sample sheets, export."""
 
 import os
-import typing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -51,7 +50,7 @@ from mutoscope.training.config import (
     to_json,
 )
 from mutoscope.training.distributed import Process, barrier, join
-from mutoscope.training.tokenizer_trainer import set_latent_statistics, train_tokenizer
+from mutoscope.training.tokenizer_trainer import train_tokenizer
 from mutoscope.training.tracking import Tracker
 from mutoscope.training.trainer import Batch, TrainResult, train_model
 
@@ -211,8 +210,6 @@ def _train_tokenizer(
         **options,
     )
     if result.finished and process.is_main:
-        if tokenizer.spec.latent_channels is not None:
-            set_latent_statistics(typing.cast(VideoTokenizer, result.network), clip_source(recipe.data))
         index = model_index(recipe.data, family="tokenizer", model=None)
         parts = {"tokenizer": result.network, "discriminator": discriminator}
         hub.save_pretrained(out, index, recipe=to_json(recipe), **parts)

@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mutoscope.errors import UserError
+from mutoscope.pipeline import VideoPipeline
+from mutoscope.text import load_text_encoder
+from tiny_nova import save_tiny_nova, tiny_autoencoder, tiny_nova, tiny_nova_index
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> VideoPipeline:
+    return VideoPipeline.from_pretrained(save_tiny_nova(tmp_path_factory.mktemp("models") / "nova"))
+
+
+def noise(frames: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (frames, 16, 16, 3), dtype=np.uint8)
+
+
+def test_a_prompt_gives_a_clip_of_any_length(pipeline: VideoPipeline):
+    clip = pipeline(prompt="a red circle swings")
+    assert clip.frames.shape == (4, 16, 16, 3)
+    assert len(pipeline(prompt="a red circle swings", num_frames=7).frames) == 7
+    assert not np.array_equal(pipeline(prompt="a blue square").frames, clip.frames)
+    assert np.array_equal(pipeline(prompt="A red circle swings!").frames, clip.frames)
+
+
+def test_a_list_of_prompts_is_a_list_of_clips_and_batches_change_nothing(pipeline: VideoPipeline):
+    prompts = ["a red circle", "a blue square", "a red circle"]
+    together = pipeline(prompt=prompts)
+    assert len(together) == 3
+    assert not np.array_equal(together[0].frames, together[2].frames)  # equal prompts, different noise
+
+
+def test_the_negative_prompt_matters_only_with_guidance(pipeline: VideoPipeline):
+    frames = [
+        pipeline(prompt="a red circle", negative_prompt=negative, guidance_scale=scale).frames
+        for scale in (3.0, 1.0)
+        for negative in ("", "a blue square")
+    ]
+    assert not np.array_equal(frames[0], frames[1])
+    assert np.array_equal(frames[2], frames[3])
+
+
+def test_frames_stream_as_they_finish_and_equal_the_call(pipeline: VideoPipeline):
+    stream = pipeline.stream(prompt="a red circle", num_frames=5)
+    streamed = np.stack(list(stream))
+    np.testing.assert_array_equal(streamed, pipeline(prompt="a red circle", num_frames=5).frames)
+
+
+def test_a_clip_goes_on_from_given_frames(pipeline: VideoPipeline):
+    context = noise(2)
+    clip = pipeline(prompt="a red circle", context=context, num_frames=6)
+    assert clip.frames.shape[0] == 6
+    another = pipeline(prompt="a blue square", context=context, num_frames=6)
+    np.testing.assert_array_equal(clip.frames[:2], another.frames[:2])
+    assert not np.array_equal(clip.frames[2:], another.frames[2:])
+    other = pipeline(prompt="a red circle", context=255 - context, num_frames=6)
+    assert not np.array_equal(clip.frames[2:], other.frames[2:])
+    with pytest.raises(UserError, match="raise num_frames above 2"):
+        pipeline(prompt="a red circle", context=context, num_frames=2)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "needs a prompt"),
+        ({"prompt": "a", "class_label": 3, "task": "inpaint-central"}, "Leave task"),
+        ({"prompt": "a", "num_decoding_steps": 17}, "16 tokens"),
+        ({"prompt": "a", "actions": [1]}, "no actions"),
+        ({"prompt": "a", "temperature": 2.0}, "temperature"),
+        ({"prompt": ["a", "b"], "num_samples": 3}, "one entry per sample"),
+        ({"prompt": "a", "context": [noise(1), noise(2)]}, "same number of frames"),
+    ],
+)
+def test_what_does_not_fit_is_explained(pipeline: VideoPipeline, options, message):
+    with pytest.raises(UserError, match=message):
+        pipeline(**options)
+
+
+def test_an_empty_prompt_and_a_very_long_one_are_prompts(pipeline: VideoPipeline):
+    assert pipeline(prompt="").frames.shape[0] == 4
+    assert pipeline(prompt="a red circle " * 1000).frames.shape[0] == 4
+
+
+def test_parts_of_other_sizes_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="do not fit"):
+        VideoPipeline(tiny_autoencoder(), tiny_nova(latent_channels=4), tiny_nova_index())
+    folder = save_tiny_nova(tmp_path / "nova")
+    wrong = VideoPipeline(
+        tiny_autoencoder(),
+        tiny_nova(),
+        tiny_nova_index(),
+        text_encoder=lambda: load_text_encoder(folder / "text_encoder", torch.device("cpu"), torch.float32),
+    )
+    with pytest.raises(UserError, match="30 channels"):
+        wrong(prompt="a")
+
+
+def test_classes_work_in_place_of_prompts():
+    names = ("circle", "square")
+    model = tiny_nova(text_size=None, num_classes=2)
+    pipeline = VideoPipeline(
+        tiny_autoencoder(), model, tiny_nova_index(class_names=names, tasks=("class-conditional",))
+    )
+    assert pipeline(class_label="square").frames.shape[0] == 4
+    with pytest.raises(UserError, match="no prompt"):
+        pipeline(prompt="a red circle")
