@@ -219,6 +219,8 @@ def test_whole_generations_from_their_seeds(case: NOVACase):
     t, call = case.tensors, case.info["call"]
     if "prefill_latents" in t:
         pytest.skip("records that only the last of several given frames conditions, which we do not imitate")
+    if not nova_cases("t_text"):
+        pytest.skip("this copy of the vectors has no text features")
     model, config = case.model(diffusion_of(case)), sampler_config(call)
     generator = torch.Generator().manual_seed(case.info["seed"])
     given = None
