@@ -71,6 +71,12 @@ def tiny_autoencoder() -> AutoencoderKL:
     return AutoencoderKL(sizes).eval()
 
 
+def save_tiny_autoencoder(folder: Path) -> Path:
+    """A folder with the autoencoder alone."""
+    index = ModelIndex("tokenizer", 4, 16, 16, model=None)
+    return save_pretrained(folder, index, tiny_autoencoder())
+
+
 def tiny_nova_index(**changes: Any) -> ModelIndex:
     values = {"family": "nova", "num_frames": 4, "height": 16, "width": 16, "fps": 4, "sampling": SAMPLING}
     return ModelIndex(**{**values, "tasks": ("text-conditional",), **changes})

@@ -135,3 +135,18 @@ def test_workers_read_the_same_batches(tmp_path):
     sampler = StepSampler(cache.num_clips, 3, 5, seed=1)
     runs = [[b["tokens"] for b in make_loader(cache, sampler, num_workers=workers)] for workers in (0, 2)]
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_captions_and_motion_are_kept_beside_the_clips(tmp_path):
+    info = replace(INFO, num_clips=2, conditions=(), caption_shape=(4, 3), motion=True)
+    writer = TokenCacheWriter(tmp_path / "cache", info)
+    tokens, label, _ = clips(0, 2)
+    caption = torch.arange(24.0).view(2, 4, 3)
+    more = {"caption": caption, "caption_length": torch.tensor([1, 4]), "motion": torch.tensor([0.25, 3.0])}
+    with pytest.raises(ValueError, match="caption"):
+        writer.write(tokens, label)
+    writer.write(tokens, label, more=more)
+    batch = writer.finish()[[1, 0]]
+    assert torch.equal(batch["caption"], caption[[1, 0]])
+    assert batch["caption_mask"].tolist() == [[True] * 4, [True, False, False, False]]
+    assert batch["motion"].tolist() == [3.0, 0.25]

@@ -143,7 +143,7 @@ def nova_shapes() -> ModelRecipe:
             latent_shape=(16, 8, 8),
             num_time_slots=None,
             mixer_rank=24,
-            text_size=165,
+            text_size=160,
             text_length=20,
         ),
         optim=OptimConfig(1.5e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=200, muon_learning_rate=3e-3),
