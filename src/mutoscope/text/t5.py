@@ -82,12 +82,13 @@ def _load_network(folder: Path, dtype: torch.dtype) -> Any:
     except ImportError:
         raise UserError(NO_TRANSFORMERS) from None
     try:
-        network, problems = T5EncoderModel.from_pretrained(
+        loaded: Any = T5EncoderModel.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # a damaged or incomplete folder fails in many ways
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"The text encoder in {folder} cannot be loaded: {reason}") from None
+    network, problems = loaded
     if missing := sorted(problems["missing_keys"]):  # transformers would fill them with random numbers
         raise UserError(f"{folder}: the text encoder's tensor {missing[0]!r} is missing.")
     return network
