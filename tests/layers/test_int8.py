@@ -40,6 +40,16 @@ def test_any_shape_and_format_goes_through(shape: tuple[int, ...]):
         assert y.shape == (*shape[:-1], 80) and y.dtype == dtype
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_parts_of_larger_tensors_are_read_in_place(count: int):
+    exact = linear(64, 64)
+    layer = Int8Linear(exact.weight.T)  # a view with its columns first
+    x = torch.randn(3, count, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    torch.testing.assert_close(layer(x[:, :1]), layer(x[:, :1].clone()))
+    expected = x[:, 0].float() @ exact.weight
+    assert (layer(x[:, 0]).float() - expected).norm() / expected.norm() < 0.015
+
+
 def test_zeros_stay_zeros():
     assert Int8Linear(torch.zeros(64, 64))(torch.zeros(9, 64)).eq(0).all()
     assert Int8Linear(torch.zeros(64, 64))(torch.ones(1, 64)).eq(0).all()

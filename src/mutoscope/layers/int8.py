@@ -24,7 +24,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Float[Tensor, "o c"], bias: Float[Tensor, " o"] | None = None) -> None:
         super().__init__()
-        weight = weight.detach().float()
+        weight = weight.detach().float().contiguous()
         # The format that torch's product wants: rounded before the weights, the scale adds no error of its own.
         scale = (weight.abs().amax(dim=1).clamp(min=1e-12) / 127).bfloat16()  # (o,)
         self.register_buffer("weight", (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8))
@@ -39,7 +39,7 @@ class Int8Linear(nn.Module):
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
     def _weight_only(self, x: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
-        return torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self.weight, self.scale)
+        return torch.ops.aten._weight_int8pack_mm(x.bfloat16().contiguous(), self.weight, self.scale)
 
     def _both_rounded(self, x: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
         x = x.float()
