@@ -1,6 +1,7 @@
 """PAR's sampler against a plain loop written the way the official scripts are.
 
-    python benchmarks/par_speed.py OUT.json [--threads 1] [--repeats 3] [--layers 12]
+    python benchmarks/par_speed.py OUT.json [--threads 1] [--repeats 3] [--layers 12] [--cases 1x1 4x1 ...]
+        [--only ours ours_int8] [--processor-time]
 
 Same weights, same greedy choices, in one process; runs alternate, so the ratio is that of one machine at one time. The
 plain loop attends over the whole cache under a gathered mask, repeats heads by a factor of one, makes cache, masks and
@@ -8,6 +9,7 @@ rotary table anew for every call, computes softmax for every choice, and stacks 
 """
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -22,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mutoscope.layers.int8 import quantize_linears
 from mutoscope.layers.masks import first_positions_mask, num_visible
 from mutoscope.layers.positions import rotate
 from mutoscope.models.par import PAR, Block, PARConfig
@@ -100,52 +103,47 @@ def product_loop(model: PAR, labels: Tensor, guidance_scale: float, memo: Prefil
 
 
 def quantized(model: PAR) -> PAR:
-    """Every matrix as 8-bit integers with one scale per row; activations are quantized per call."""
-    return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)  # type: ignore[attr-defined]
+    """The same model with 8-bit weights."""
+    small = copy.deepcopy(model)
+    quantize_linears(small)
+    return small
 
 
-def alternate(calls: dict[str, Callable[[], Tensor]], repeats: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+def alternate(
+    calls: dict[str, Callable[[], Tensor]], repeats: int, clock: Callable[[], float]
+) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Median seconds of each call, taken in turn after a first round that does not count; and their results."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     results: dict[str, Tensor] = {}
     for repeat in range(repeats + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             results[name] = call()
             if repeat:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: median(values) for name, values in times.items()}, results
 
 
-def rows(config: PARConfig, repeats: int) -> list[dict[str, Any]]:
-    found = []
-    for n in (1, 4, 16):
-        torch.manual_seed(0)
-        model = PAR(replace(config, num_parallel=n)).eval()
-        torch.nn.init.normal_(model.output.weight, std=0.02)
-        small = quantized(model)
-        for batch in (1, 4):
-            labels = torch.arange(batch)
-            memo, small_memo = PrefillMemo(), PrefillMemo()
-            seconds, ids = alternate(
-                {
-                    "plain": lambda m=model, y=labels: plain_loop(m, y, GUIDANCE),
-                    "ours": lambda m=model, y=labels, memo=memo: product_loop(m, y, GUIDANCE, memo),
-                    "ours_int8": lambda m=small, y=labels, memo=small_memo: product_loop(m, y, GUIDANCE, memo),
-                },
-                repeats,
-            )
-            row = {
-                "n": n,
-                "batch": batch,
-                "seconds": seconds,
-                "ratio": seconds["ours"] / seconds["plain"],
-                "ratio_int8": seconds["ours_int8"] / seconds["plain"],
-                "ids_equal": torch.equal(ids["plain"], ids["ours"]),
-                "ids_equal_int8": (ids["plain"] == ids["ours_int8"]).float().mean().item(),
-            }
-            print(row)
-            found.append(row)
+def row(config: PARConfig, n: int, batch: int, only: list[str], repeats: int, clock: Callable[[], float]) -> dict:
+    """Seconds, ratios and equal choices of one case; `only` names what is run."""
+    torch.manual_seed(0)
+    model = PAR(replace(config, num_parallel=n)).eval()
+    torch.nn.init.normal_(model.output.weight, std=0.02)
+    small, labels = quantized(model), torch.arange(batch)
+    memo, small_memo = PrefillMemo(), PrefillMemo()
+    calls = {
+        "plain": lambda: plain_loop(model, labels, GUIDANCE),
+        "ours": lambda: product_loop(model, labels, GUIDANCE, memo),
+        "ours_int8": lambda: product_loop(small, labels, GUIDANCE, small_memo),
+    }
+    seconds, ids = alternate({name: calls[name] for name in only}, repeats, clock)
+    found: dict[str, Any] = {"n": n, "batch": batch, "seconds": seconds}
+    if "plain" in ids and "ours" in ids:
+        found["ratio"] = seconds["ours"] / seconds["plain"]
+        found["ids_equal"] = torch.equal(ids["plain"], ids["ours"])
+    if "ours" in ids and "ours_int8" in ids:
+        found["int8_to_ours"] = seconds["ours_int8"] / seconds["ours"]
+        found["ids_equal_int8"] = (ids["ours"] == ids["ours_int8"]).float().mean().item()
     return found
 
 
@@ -155,16 +153,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--layers", type=int, default=SMALL.num_layers)
+    parser.add_argument(
+        "--cases", nargs="+", default=[f"{n}x{b}" for n in (1, 4, 16) for b in (1, 4)], help="n x batch"
+    )
+    parser.add_argument("--only", nargs="+", default=["plain", "ours", "ours_int8"])
+    parser.add_argument("--processor-time", action="store_true", help="for one thread on a machine that others use")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    report = {
+    report: dict[str, Any] = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "torch": torch.__version__,
         "threads": options.threads,
         "dtype": "float32",
         "guidance_scale": GUIDANCE,
-        "rows": rows(replace(SMALL, num_layers=options.layers), options.repeats),
+        "clock": "processor" if options.processor_time else "wall",
+        "rows": [],
     }
+    clock = time.process_time if options.processor_time else time.perf_counter
+    config = replace(SMALL, num_layers=options.layers)
+    for case in options.cases:
+        n, batch = map(int, case.split("x"))
+        report["rows"].append(row(config, n, batch, options.only, options.repeats, clock))
+        print(report["rows"][-1], flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -17,10 +17,13 @@ from mutoscope import hub
 from mutoscope.data.video_io import Video, VideoClip
 from mutoscope.errors import UserError
 from mutoscope.generation import Frames, Generator, Request, generator_of, is_listed
+from mutoscope.layers.int8 import quantize_linears
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.text import TextEncoder, load_text_encoder
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
+
+Weights = Literal["float", "int8"]
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,22 @@ class VideoPipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         text_encoder: Callable[[], TextEncoder] | None = None,
+        weights: Weights = "float",
     ) -> None:
-        """`text_encoder` loads the encoder of prompts; it is called when the first prompt comes."""
+        """`text_encoder` loads the encoder of prompts; it is called when the first prompt comes.
+
+        `weights` "int8" rounds the linear layers of PAR and LlamaGen models to 8 bits (see `layers.int8`), on the CPU.
+        """
         self.device = torch.device(device)
         self.index = index
         # The search for the nearest code loses accuracy in half precision, so the tokenizer stays in float32.
         self.tokenizer = tokenizer.to(self.device).eval()
         self.model: Any = None if model is None else model.to(self.device, dtype).eval()
+        self.weights = weights
+        if weights == "int8":
+            if index.family != "par" or self.model is None:
+                raise UserError(f"8-bit weights are for PAR and LlamaGen models, found the family {index.family!r}.")
+            quantize_linears(self.model)
         self._generator: Generator | None = None
         if self.model is not None:
             family = generator_of(index.family)
@@ -95,6 +107,7 @@ class VideoPipeline:
         name_or_folder: str | os.PathLike[str],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        weights: Weights = "float",
     ) -> "VideoPipeline":
         """A bundled model by name, or a model folder. A tokenizer alone can only `reconstruct`."""
         index = hub.load_index(name_or_folder)
@@ -103,10 +116,12 @@ class VideoPipeline:
         if encoder is not None:
             index = replace(index, text_encoder=str(encoder))  # stays right wherever the model is saved
             load = partial(load_text_encoder, encoder, torch.device(device), dtype)
-        return cls(hub.load_tokenizer(name_or_folder), model, index, device, dtype, load)
+        return cls(hub.load_tokenizer(name_or_folder), model, index, device, dtype, load, weights)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write a folder that needs no other one but the text encoder's, if there is one: it stays where it is."""
+        if self.weights != "float":
+            raise UserError("8-bit weights are made when a model is loaded and not saved: save one with float weights.")
         index = replace(self.index, tokenizer="./tokenizer", model=None if self.model is None else "./model")
         return hub.save_pretrained(folder, index, self.tokenizer, self.model)
 

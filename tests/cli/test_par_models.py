@@ -40,6 +40,12 @@ def test_what_the_model_cannot_do_is_explained(run, par, out, tmp_path, options,
     assert not (out / "x.mp4").exists()
 
 
+def test_8_bit_weights_are_an_option_for_par_models_alone(run, par, models, out):
+    report = run("generate", par, "--class-label", 0, "--weights", "int8", "--out", out / "x.gif", "--json").report
+    assert report["weights"] == "int8" and report["frames"] == 4
+    assert "family 'magvit'" in run("generate", models / "model", "--weights", "int8", "--out", out / "y.gif").error
+
+
 def test_speed_and_sizes_are_told(run, par):
     row = run("bench", "speed", par, "--repeats", 1, "--json").report["rows"][0]
     assert row["num_decoding_steps"] == 19 and row["seconds"] > 0

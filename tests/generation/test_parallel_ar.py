@@ -1,6 +1,7 @@
 """Generating with PAR models through the pipeline."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import torch
 
 from mutoscope.errors import UserError
 from mutoscope.generation import generator_of
+from mutoscope.layers.int8 import Int8Linear
+from mutoscope.models.par import PAR
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.text import TextEncoder, TextFeatures
+from mutoscope.tokenizers.vq2d import VQ2D
 from tiny_models import save_tiny_par, tiny_image_tokenizer, tiny_par, tiny_par_index
 
 CAPTIONS = {"num_classes": None, "caption_size": 6, "caption_length": 5}
@@ -140,6 +144,29 @@ def test_prompts_that_cannot_be_read_are_explained(texts: VideoPipeline):
         other(prompt="a red circle")
     with pytest.raises(UserError, match="one entry per sample"):
         other(prompt=["a", "b"], num_samples=3)
+
+
+def wide_par() -> PAR:
+    """Wide enough for 8-bit weights to be made of it."""
+    return tiny_par(hidden_size=64, mlp_size=64, codebook_size=64)
+
+
+def wide_tokenizer() -> VQ2D:
+    return VQ2D(replace(tiny_image_tokenizer().config, codebook_size=64)).eval()
+
+
+def test_8_bit_weights_stay_close_and_are_never_saved(tmp_path: Path):
+    index = tiny_par_index()
+    exact = VideoPipeline(wide_tokenizer(), wide_par(), index)
+    small = VideoPipeline(wide_tokenizer(), wide_par(), index, weights="int8")
+    kinds = [type(small.model.blocks[0].attention.qkv), type(small.model.blocks[1].mlp_out), type(small.model.output)]
+    assert kinds == [Int8Linear] * 3
+    tokens = torch.arange(60)[None] % 64
+    logits = [p.model.logits(tokens, p.model.class_prefix(torch.tensor([1]), 1)) for p in (exact, small)]
+    assert 0 < (logits[0] - logits[1]).norm() / logits[0].norm() < 0.05
+    assert small(class_label=1, guidance_scale=2.0).frames.shape == (4, 8, 8, 3)
+    with pytest.raises(UserError, match="not saved"):
+        small.save_pretrained(tmp_path / "small")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mutoscope.errors import UserError
 
@@ -103,14 +103,14 @@ def progress_steps(label: str, total: int, unit: str = "step") -> Iterator[Calla
         yield bar.update
 
 
-def load_pipeline(model: str, device: str, dtype: str) -> "VideoPipeline":
+def load_pipeline(model: str, device: str, dtype: str, weights: Literal["float", "int8"] = "float") -> "VideoPipeline":
     """The pipeline of a model on a device that exists, in a number format that works there."""
     from mutoscope.pipeline import VideoPipeline
 
     torch_device = parse_device(device)
     if dtype == "float16" and torch_device.type == "cpu":
         raise UserError("--dtype float16 needs a GPU. On the CPU use float32 or bfloat16.")
-    return VideoPipeline.from_pretrained(model, torch_device, parse_dtype(dtype))
+    return VideoPipeline.from_pretrained(model, torch_device, parse_dtype(dtype), weights)
 
 
 def peak_memory(device: "torch.device") -> int:

@@ -41,6 +41,7 @@ def generate(
     upscale: int = 1,
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    weights: Literal["float", "int8"] = "float",
 ) -> common.Report:
     """Make video clips with a model and write them to files.
 
@@ -74,6 +75,7 @@ def generate(
         upscale: repeat every pixel this many times in both directions
         device: cpu, cuda, cuda:1, mps ...
         dtype: number format of the network
+        weights: int8 rounds the matrices of PAR and LlamaGen models to 8 bits, which is faster on the CPU
     """
     path = common.check_output_file(out)
     _check_options(num_samples, num_decoding_steps, guidance_scale, temperature, seed, fps, upscale)
@@ -87,7 +89,7 @@ def generate(
     if given and index.family not in FRAME_FAMILIES:
         raise UserError(f"This model has no diffusion head. Leave --{next(iter(given)).replace('_', '-')} out.")
     frames = {"task_video": _read_frames(video, None), "context": _read_frames(context, context_frames)}
-    pipeline = common.load_pipeline(model, device, dtype)
+    pipeline = common.load_pipeline(model, device, dtype, weights)
     if frames["context"] is not None and pipeline.model is not None:
         trained = getattr(pipeline.model.config, "context_frames", 1)
         frames["context"] = frames["context"][: context_frames or trained]
@@ -121,6 +123,7 @@ def generate(
         **timing(result),
         "peak_memory_bytes": common.peak_memory(pipeline.device),
         **common.machine(pipeline.device, dtype),
+        "weights": weights,
         "warnings": warnings,
     }
 
