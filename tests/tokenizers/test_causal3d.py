@@ -124,6 +124,19 @@ def test_sizes_that_do_not_fit_are_refused():
         Causal3DConfig(filters=20)
 
 
+@torch.no_grad()
+def test_a_continuous_autoencoder_of_4x8x8_streams_as_it_decodes_the_whole():
+    torch.manual_seed(0)
+    fields = {"latent_channels": 3, "num_res_blocks": 1, "num_groups": 4, "bottleneck": "kl"}
+    tokenizer = Causal3D(Causal3DConfig(4, (1, 1, 2, 2), temporal_downsample=(False, True, True), **fields)).eval()
+    assert (tokenizer.spec.temporal_stride, tokenizer.spec.spatial_stride, tokenizer.spec.latent_channels) == (4, 8, 3)
+    tokenizer.set_latent_statistics([clip(9, side=16)])
+    latents = tokenizer.encode(clip(9, 1, side=16))
+    assert latents.shape == (2, 3, 3, 2, 2)
+    streamed = torch.cat(list(tokenizer.stream_decode(latents.split(1, dim=2))), dim=2)
+    torch.testing.assert_close(streamed, tokenizer.decode(latents), atol=1e-5, rtol=1e-5)
+
+
 def images(**changes) -> Causal3D:
     torch.manual_seed(0)
     return Causal3D(config("kl", per_frame=True, temporal_downsample=(False, False), **changes)).eval()

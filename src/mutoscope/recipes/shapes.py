@@ -171,7 +171,15 @@ def shapes_features() -> FeaturesRecipe:
 
 
 def vae_shapes() -> TokenizerRecipe:
-    """A KL autoencoder of single frames, small: 16x32x32 clips to 8 channels on a grid of 16x8x8, for NOVA and MAGI."""
+    """A KL autoencoder of single frames, small: 16x32x32 clips to 4 channels on a grid of 16x8x8, for NOVA and MAGI.
+
+    Squared error and a weak pull towards N(0, 1); optimisers as in `vq_shapes`. When training ends, latents are given
+    mean 0 and variance 1. Widths, cost of the KL term and number of channels are choices, not yet the outcome of a
+    comparison.
+
+    Cost: 5.1 clips for every second of CPU time on one core, in float32 and beside another training. Not run to its end
+    yet: a pilot whose learning rate fell to zero within 40 updates reached 18.6 dB on held-back clips.
+    """
     return TokenizerRecipe(
         name="vae-shapes",
         data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
