@@ -6,7 +6,7 @@ from typing import Any, Literal
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
 
-KINDS = ("llamagen", "par", "vq16", "magvit-flax")
+KINDS = ("llamagen", "par", "vq16", "magvit-flax", "nova")
 
 
 def convert(
@@ -36,11 +36,12 @@ def convert(
     llamagen, par: a transformer (.pt or .pth) of LlamaGen or PAR, for classes or captions, in any of the wrappers its
     scripts write. vq16: LlamaGen's image tokenizer. magvit-flax: parameters of the official MAGVIT code, flattened to
     one .safetensors or .npz file with names joined by "/". A tokenizer becomes a tokenizer folder; a transformer needs
-    --tokenizer, which says what its tokens mean.
+    --tokenizer, which says what its tokens mean. nova: a published folder in the layout of diffusers, or its name on
+    the hub; such a folder also works as it is, converting makes it ours, in half the space if asked.
 
     Args:
-        kind: llamagen, par, vq16 or magvit-flax
-        source: file with the weights; nothing in it is executed
+        kind: llamagen, par, vq16, magvit-flax or nova
+        source: file with the weights (nova: folder); nothing in it is executed
         out: folder to write, made new
         tokenizer: converted tokenizer (or any other model folder) whose tokens a transformer was trained on
         text_encoder: llamagen, par: folder of the encoder (flan-t5-xl in the layout of Hugging Face) whose features a
@@ -73,7 +74,8 @@ def convert(
     common.check_range("--grid", min(grid) if grid else None, low=1)
     common.check_range("--num-classes", num_classes, low=0)
     common.check_range("--fps", fps, above=0, high=1000)
-    path, target = common.check_input_file(source, "checkpoint"), Path(out).expanduser()
+    target = Path(out).expanduser()
+    path = Path(source) if kind == "nova" else common.check_input_file(source, "checkpoint")
     from mutoscope import hub
 
     if target.exists():
@@ -81,7 +83,9 @@ def convert(
     hub.check_writable_folder(target.parent)
     if text_encoder is not None and kind not in ("llamagen", "par"):
         raise UserError(f"--text-encoder belongs to llamagen and par, found {kind}: leave it out.")
-    if kind == "magvit-flax":
+    if kind == "nova":
+        network, family = _nova(source, target, half), "nova"
+    elif kind == "magvit-flax":
         clip = {"num_frames": num_frames or 16, "height": height or 128, "width": width or 128, "fps": fps}
         network, family = _magvit_flax(path, target, tokenizer, clip, num_classes, tasks, padding, half)
     elif kind == "vq16":
@@ -108,6 +112,21 @@ def _vq16(path: Path, target: Path, fps: float, ema: bool, half: bool) -> Any:
     side = 24 * network.spec.spatial_stride
     index = hub.ModelIndex(family="tokenizer", model=None, num_frames=1, height=side, width=side, fps=fps)
     hub.save_pretrained(target, index, tokenizer=network, half=half)
+    return network
+
+
+def _nova(source: str, target: Path, half: bool) -> Any:
+    """Transformer and autoencoder into one folder, which names the text encoder where it lies."""
+    from dataclasses import replace
+
+    from mutoscope import hub
+
+    index = hub.load_index(source)
+    if index.family != "nova":
+        raise UserError(f"{source!r} holds a model of the family {index.family!r}, not a published NOVA.")
+    network, encoder = hub.load_model(source), hub.text_encoder_folder(source)
+    index = replace(index, tokenizer="./tokenizer", model="./model", text_encoder=str(encoder) if encoder else None)
+    hub.save_pretrained(target, index, tokenizer=hub.load_tokenizer(source), model=network, half=half)
     return network
 
 

@@ -23,7 +23,7 @@ def models() -> common.Report:
     """
     return {
         "bundled": [bundled_row(name) for name in _bundled()],
-        "paper": [*paper_tokenizers(), *paper_models(), *paper_par()],
+        "paper": [*paper_tokenizers(), *paper_models(), *paper_par(), *paper_nova()],
     }
 
 
@@ -62,6 +62,12 @@ def _planned_steps(index: Any, model: Any) -> int | None:
         from mutoscope.sampling.parallel_ar import group_starts
 
         return len(group_starts(model.latent_shape, model.num_parallel, model.num_start))
+    if index.family == "nova":
+        from mutoscope.sampling.frame_ar import set_sizes
+
+        num_tokens = model.config.grid[0] * model.config.grid[1]
+        sets = sum(size > 0 for size in set_sizes(index.sampling.get("num_decoding_steps", 64), num_tokens))
+        return sets * model.config.latent_shape[0]
     return index.sampling.get("num_decoding_steps", 12)
 
 
@@ -115,6 +121,24 @@ def paper_par() -> list[common.Report]:
             name = f"llamagen-{size}" if n == 1 else f"par-{size}-{n}x"
             steps = len(group_starts(model.latent_shape, n, model.num_start))
             rows.append(_row(name, "par", model, (1, 384, 384), (1, 24, 24), steps, ("class-conditional",)))
+    return rows
+
+
+def paper_nova() -> list[common.Report]:
+    """NOVA in the published sizes, images of 1024 pixels and clips of 33 frames; steps are sets of tokens."""
+    from mutoscope.meta import without_memory
+    from mutoscope.models.nova import NOVA
+    from mutoscope.recipes.text_to_video import RECIPES
+    from mutoscope.sampling.frame_ar import set_sizes
+
+    rows = []
+    for name, recipe in ((name, make()) for name, make in RECIPES.items()):
+        with without_memory():
+            model = NOVA(recipe.model)
+        t, (h, w) = recipe.model.latent_shape[0], recipe.model.grid
+        sets = sum(size > 0 for size in set_sizes(recipe.sampling["num_decoding_steps"], h * w))
+        clip = (recipe.data.num_frames, recipe.data.height, recipe.data.width)
+        rows.append(_row(name, "nova", model, clip, (t, h, w), t * sets, ("text-conditional",)))
     return rows
 
 

@@ -92,9 +92,12 @@ def magvit_shapes() -> ModelRecipe:
 def par_shapes(num_parallel: int) -> ModelRecipe:
     """PAR, small: 1.4M parameters on the 512 tokens of `vq-shapes`, class-conditional, n tokens per step.
 
-    131 steps with n = 4, 47 with n = 16, 512 with n = 1 (LlamaGen). AdamW with Muon on the matrices,
-    warm-up and one cosine; no dropout but that of the label, as a small network sees too few clips to learn them by
-    heart. Not run to its end yet.
+    131 steps with n = 4, 47 with n = 16, 512 with n = 1 (LlamaGen). AdamW with Muon on the matrices, warm-up and one
+    cosine; no dropout but that of the label, as a small network sees too few clips to learn them by heart.
+
+    Cost: 3 minutes to encode the clips, then 13 clips/s on two CPU cores at 2.5 GHz in float32, 75 minutes. With n = 4
+    the loss is 1.46 after 450 updates, 1.08 after 1,050, 0.85 after 2,000 and 0.69 at the end; 80 % of generated clips
+    are of the class asked for. n = 1 and n = 16 have not been run to their ends.
     """
     return ModelRecipe(
         name=f"par-shapes-{num_parallel}x",
@@ -114,7 +117,7 @@ def par_shapes(num_parallel: int) -> ModelRecipe:
             mlp_dropout=0.0,
         ),
         optim=OptimConfig(1.5e-3, 0.9, 0.95, weight_decay=0.05, warmup_steps=200, muon_learning_rate=3e-3),
-        loop=LoopConfig(num_steps=6_000, batch_size=16, ema_decay=None, clip_norm=1.0, num_workers=0),
+        loop=LoopConfig(num_steps=3_600, batch_size=16, ema_decay=None, clip_norm=1.0, num_workers=0),
         task_weights={"class-conditional": 1.0},
         cache_clips=16_000,
         sampling={"guidance_scale": 1.5},

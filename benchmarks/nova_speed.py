@@ -1,0 +1,202 @@
+"""NOVA's sampler against a plain loop written the way the official pipeline is.
+
+    python benchmarks/nova_speed.py OUT.json [--threads 1] [--repeats 3] [--frames 5] [--dtype float32]
+
+Same weights, same draws, in one process; runs alternate, so the ratio is that of one machine at one time. The plain
+loop grows its cache by concatenation, embeds whole frames at every step, runs the last spatial block and the diffusion
+head's patch embedding for every token, doubles the noisy input, and computes the head's condition and time paths anew
+in every diffusion step. "Tuned" is the library's sampler.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mutoscope.layers.attention import attention
+from mutoscope.layers.patchify import patchify, unpatchify
+from mutoscope.models.nova import NOVA, NOVAConfig
+from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition, set_sizes
+
+MODEL = NOVAConfig(
+    hidden_size=384,
+    temporal_layers=8,
+    temporal_heads=6,
+    spatial_layers=16,
+    spatial_heads=6,
+    head_layers=3,
+    head_size=384,
+    latent_shape=(5, 32, 32),
+    num_time_slots=None,
+    mixer_rank=24,
+    text_size=256,
+    text_length=64,
+)
+SAMPLER = FrameARSamplerConfig(num_decoding_steps=16, num_diffusion_steps=8, guidance_scale=5.0)
+
+
+class Clock:
+    """Seconds spent in each part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, function: Callable[[], Tensor]) -> Tensor:
+        begin = time.perf_counter()
+        result = function()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+        return result
+
+
+def plain_block(block, x: Tensor, past: list[Tensor] | None) -> Tensor:
+    """A transformer block whose cache is a pair of tensors that grow by concatenation."""
+    a = block.attention
+    q, k, v = a.qkv(x).unflatten(-1, (3, a.heads, -1)).permute(2, 0, 3, 1, 4)
+    if past is not None:
+        past[:] = [k, v] if not past else [torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)]
+        k, v = past
+    y = a.output(attention(q, k, v, None).transpose(1, 2).flatten(2))
+    x = x + block.norm1(y)
+    return x + block.norm2(block.mlp_out(F.gelu(block.mlp_in(x))))
+
+
+@torch.no_grad()
+def plain(model: NOVA, prefix: Tensor, frames: int, generator: torch.Generator, clock: Clock) -> Tensor:
+    """One clip with guidance; `prefix` holds the conditional and the unconditional row."""
+    config, p = model.config, model.config.patch_size
+    n, h, w = config.grid[0] * config.grid[1], *config.latent_shape[1:]
+    plan = config.diffusion.plan(SAMPLER.num_diffusion_steps)
+    caches: list[list[Tensor]] = [[] for _ in model.temporal_encoder.blocks]
+    done: list[Tensor] = []
+    order = reference = None
+    for t in range(frames):
+
+        def temporal(t: int = t) -> Tensor:
+            frame = done[-1].repeat(2, 1, 1, 1, 1) if t else None
+            x = model.slot_tokens(frame, 2, t, frames)[:, 0]
+            x = torch.cat([prefix, x], 1) if t == 0 else x
+            for block, past in zip(model.temporal_encoder.blocks, caches, strict=True):
+                x = plain_block(block, x, past)
+            return model.temporal_encoder.norm(x[:, prefix.shape[1] if t == 0 else 0 :])
+
+        output = clock("temporal", temporal)
+        reference = output if reference is None else reference
+        context = output if t == 0 else model.mixer(reference, output)
+        if order is None:
+            order = torch.rand(1, n, 1, generator=generator)[..., 0].argsort(1)
+        frame, start = torch.zeros(1, config.latent_channels, 1, h, w), 0
+        for size in [s for s in set_sizes(SAMPLER.num_decoding_steps, n) if s]:
+            known, ids = order[:, :start], order[:, start : start + size]
+            both = frame.repeat(2, 1, 1, 1, 1)
+            z = clock("spatial", lambda c=context, f=both, k=known: plain_spatial(model, c, f, k))
+            noise = torch.randn(1, config.latent_channels, h, w, generator=generator)[:, :, None]
+            x = clock("head", lambda z=z, noise=noise, ids=ids: plain_head(model, plan, z, noise, ids))
+            tokens = patchify(frame, p)[:, 0]
+            chosen = ids[..., None].expand(-1, -1, tokens.shape[2])
+            tokens = tokens.scatter(1, chosen, patchify(x, p)[:, 0].gather(1, chosen))
+            frame, start = unpatchify(tokens[:, None], config.grid, p), start + size
+        done.append(frame)
+    return torch.cat(done, 2)
+
+
+def plain_spatial(model: NOVA, context: Tensor, frame: Tensor, known: Tensor) -> Tensor:
+    encoder, m = model.spatial_encoder, context.shape[1]
+    known = known.repeat(2, 1)
+    x = encoder.patch_embedding(patchify(frame, model.config.patch_size)[:, 0])
+    hidden = torch.ones(x.shape[:2]).scatter(1, known, 0.0)[..., None]
+    x = x * (1 - hidden) + model.mask_token * hidden + model._grid(model.config.grid)
+    places = known[..., None].expand(-1, -1, x.shape[2])
+    half = len(encoder.blocks) // 2
+    y = torch.cat([context, x.gather(1, places)], 1)
+    for block in encoder.blocks[:half]:
+        y = plain_block(block, y, None)
+    y = torch.cat([y[:, :m], x.scatter(1, places, y[:, m:])], 1)
+    for block in encoder.blocks[half:]:
+        y = plain_block(block, y, None)
+    return encoder.norm(y[:, m:])
+
+
+def plain_head(model: NOVA, plan, z: Tensor, x: Tensor, ids: Tensor) -> Tensor:
+    """All diffusion steps of one set, on whole frames."""
+    head, p = model.head, model.config.patch_size
+    both = ids.repeat(2, 1)
+    for k in range(len(plan)):
+        noisy = patchify(x.repeat(2, 1, 1, 1, 1), p)[:, 0]
+        embedded = head.patch_embedding(noisy)
+        wide = both[..., None].expand(-1, -1, embedded.shape[2])
+        chosen = z.gather(1, both[..., None].expand(-1, -1, z.shape[2]))
+        u = F.silu(head.condition(chosen) + head.time(plan.times[k].repeat(2))[:, None])
+        y = embedded.gather(1, wide)
+        for block in head.blocks:
+            y = block(y, u)
+        scale, shift = head.modulation(u).chunk(2, -1)
+        y = head.output(F.layer_norm(y, y.shape[-1:], eps=1e-6) * (1 + scale) + shift)
+        output = noisy.scatter(1, both[..., None].expand_as(y), y)
+        conditional, unconditional = unpatchify(output[:, None], model.config.grid, p).chunk(2)
+        x = plan.step(k, x, unconditional + SAMPLER.guidance_scale * (conditional - unconditional))
+    return x
+
+
+def tuned(model: NOVA, prefix: Tensor, frames: int, generator: torch.Generator) -> Tensor:
+    condition = FrameCondition(prefix, torch.arange(2), 2)
+    *_, last = FrameARSampler(SAMPLER).sample(model, condition, frames, generator)
+    return last.proposal
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=5)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    model = NOVA(MODEL).eval()
+    with torch.no_grad():
+        text = torch.randn(1, MODEL.text_length, 256), torch.ones(1, MODEL.text_length, dtype=torch.bool)
+        prefix = model.with_motion(torch.cat([model.text_prefix(*text), model.null_prefix(1)]), None)
+    fast = model if arguments.dtype == "float32" else NOVA(MODEL).eval()
+    if fast is not model:
+        fast.load_state_dict(model.state_dict())
+        fast.to(torch.bfloat16)
+    seconds: dict[str, list[float]] = {"plain": [], "tuned": []}
+    clock, clips = Clock(), {}
+    for _ in range(arguments.repeats):
+        for name in seconds:
+            generator, begin = torch.Generator().manual_seed(1), time.perf_counter()
+            if name == "plain":
+                clips[name] = plain(model, prefix, arguments.frames, generator, clock)
+            else:
+                clips[name] = tuned(fast, prefix.to(getattr(torch, arguments.dtype)), arguments.frames, generator)
+            seconds[name].append(time.perf_counter() - begin)
+            print(f"{name}: {seconds[name][-1]:.2f} s", flush=True)
+    difference = (clips["plain"] - clips["tuned"].float()).abs().max().item()
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    report = {
+        "machine": platform.machine(),
+        "threads": arguments.threads,
+        "dtype": arguments.dtype,
+        "frames": arguments.frames,
+        "sampler": asdict(SAMPLER),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": seconds,
+        "plain_parts": {name: value / arguments.repeats for name, value in clock.seconds.items()},
+        "ratio": medians["tuned"] / medians["plain"],
+        "largest_difference": difference,
+    }
+    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps({key: report[key] for key in ("parameters", "plain_parts", "ratio", "largest_difference")}))
+
+
+if __name__ == "__main__":
+    main()
