@@ -348,13 +348,14 @@ class PAR(VideoModel):
 
     # ---------------------------------------------------------------------------------------------------- training
 
-    def hidden(
+    def advance(
         self,
         x: Float[Tensor, "b n d"],
         table: Float[Tensor, "n pairs 2"],
         mask: Bool[Tensor, "*b n m"] | None,
         cache: KVCache | None = None,
     ) -> Float[Tensor, "b2 n d"]:
+        """All layers: what is worth compiling for decoding with a static cache."""
         for layer, block in enumerate(self.blocks):
             x = block(x, table, mask, layer, cache)
         return x
@@ -378,7 +379,7 @@ class PAR(VideoModel):
         if prefix_mask is not None:
             mask = hide_padding(mask, prefix_mask.to(self.device), torch.arange(length, device=self.device))
         table = self.rotations(latent_shape or self.config.latent_shape)[:length]
-        x = self.hidden(x, table, mask)[:, prefix.shape[1] - 1 :]
+        x = self.advance(x, table, mask)[:, prefix.shape[1] - 1 :]
         return self.output(self.norm(x)).float()
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -454,29 +455,15 @@ class PAR(VideoModel):
         begin, end = cache.length, cache.length + n
         if isinstance(cache, StaticKVCache):
             cache.aim(n)
-            mask = self.group_mask(cache.keys.shape[3])[cache.rows]
-            x = self.advance(x, state.table[cache.rows], self._unpadded(mask, state, cache.rows), cache)
+            rows = cache.rows
+            mask = self.group_mask(cache.keys.shape[3])[rows]
         else:
+            rows = torch.arange(begin, end, device=x.device)
             # All that is in the cache is visible, the new group included, so there is nothing to hide as a rule.
             everything = n == 1 or (begin >= self.config.prefix_length and self.config.group_attention == "full")
             mask = None if everything and state.prefix_mask is None else self.group_mask(end)[begin:]
-            rows = torch.arange(begin, end, device=x.device)
-            x = self.advance(x, state.table[begin:end], self._unpadded(mask, state, rows), cache)
+        if mask is not None and state.prefix_mask is not None:
+            mask = hide_padding(mask, state.prefix_mask, rows)
+        x = self.advance(x, state.table[rows], mask, cache)
         cache.advance(n)
         return self.output(self.norm(x[:num_wanted, first_wanted:])).float()
-
-    @staticmethod
-    def _unpadded(
-        mask: Bool[Tensor, "n m"] | None, state: PARState, rows: Int[Tensor, " n"]
-    ) -> Bool[Tensor, "*b n m"] | None:
-        return mask if mask is None or state.prefix_mask is None else hide_padding(mask, state.prefix_mask, rows)
-
-    def advance(
-        self,
-        x: Float[Tensor, "b n d"],
-        table: Float[Tensor, "n pairs 2"],
-        mask: Bool[Tensor, "*b n m"] | None,
-        cache: KVCache,
-    ) -> Float[Tensor, "b2 n d"]:
-        """One step of the network: what is worth compiling when the cache is static."""
-        return self.hidden(x, table, mask, cache)
