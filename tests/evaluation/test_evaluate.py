@@ -60,6 +60,9 @@ class FakePipeline:
             return [Clip(self._predicted(context)) for context in given["context"]]
         if "task_video" in given:
             return [Clip(video) for video in given["task_video"]]
+        if "prompt" in given:
+            described = {clip.caption: clip for clip in clips_of(HELD_BACK_SEED)}
+            return [Clip(described[caption].frames) for caption in given["prompt"]]
         if isinstance(given["class_label"], list):
             return [Clip(np.zeros((16, 32, 32, 3), np.uint8)) for _ in given["class_label"]]
         label = self.index.class_names.index(given["class_label"])
@@ -113,6 +116,18 @@ def test_a_model_gets_generation_and_prediction_figures(judge):
     assert details["extractor_sha256"] == SHA256 and details["options"] == {"num_decoding_steps": 3}
     assert details["parts"] == ["shapes-generation", "shapes-prediction"]
     json.dumps(report, allow_nan=False)
+
+
+def test_a_model_that_shows_what_captions_say_is_as_right_as_real_clips(judge):
+    pipeline = FakePipeline(ModelIndex("nova", 16, 32, 32, tasks=("text-conditional",)))
+    report = evaluate(pipeline, "shapes", num_clips=FEW, judge=judge, batch_size=3)
+    assert [len(call["prompt"]) for call in pipeline.calls] == [3, 1]
+    assert len({call["seed"] for call in pipeline.calls}) == 2
+    for name in ("color", "shape", "motion", "color_and_shape_and_motion", "colors_present"):
+        assert value(report, f"text_{name}_accuracy") == value(report, f"text_{name}_accuracy_real")
+    assert value(report, "text_shapes_fvd") < 1e-6 < value(report, "text_shapes_fvd_real")
+    with pytest.raises(UserError, match="shapes-text"):
+        evaluate(pipeline, "shapes-generation", num_clips=FEW, judge=judge)
 
 
 def test_classes_are_asked_for_in_equal_numbers_with_different_seeds(judge):

@@ -17,8 +17,8 @@ def evaluate(
 
     Args:
         source: bundled name, model folder, or a folder of videos
-        protocol: shapes (all that fits the source), shapes-generation, shapes-prediction, shapes-reconstruction,
-            shapes-files
+        protocol: shapes (all that fits the source), shapes-generation, shapes-text, shapes-prediction, shapes-tasks,
+            shapes-reconstruction, shapes-files
         num_clips: clips on either side (default 256)
         seed: of generation and of the resampling behind the intervals
         batch_size: clips at a time

@@ -34,6 +34,7 @@ from mutoscope.evaluation.protocol import (
 from mutoscope.evaluation.sources import (
     class_in_name,
     completed_clips,
+    described_clips,
     folder_clips,
     generated_clips,
     is_model,
@@ -49,6 +50,7 @@ from mutoscope.sampling.tasks import pixel_mask
 PROTOCOLS = (
     "shapes",
     "shapes-generation",
+    "shapes-text",
     "shapes-prediction",
     "shapes-tasks",
     "shapes-reconstruction",
@@ -97,9 +99,9 @@ def evaluate(
     """Figures of `source` under a protocol of the built-in world, each {"value", "ci95"}.
 
     `source` is a bundled name, a folder with model_index.json, a folder of videos, a loaded pipeline or a tokenizer.
-    `protocol` "shapes" measures whatever the source can do: generation and first-frame prediction of a model,
-    reconstruction of a tokenizer, the files of a folder; "shapes-generation" and the like measure one of them, and
-    "shapes-tasks" each of the ten tasks that a model was trained for.
+    `protocol` "shapes" measures whatever the source can do: generation from classes or captions and first-frame
+    prediction of a model, reconstruction of a tokenizer, the files of a folder; "shapes-generation" and the like
+    measure one of them, and "shapes-tasks" each of the ten tasks that a model was trained for.
     `num_clips` defaults to 256, or to all files of a folder; figures of different counts do not compare.
     At most `batch_size` clips are generated or reconstructed together. `options` go to the sampler.
     Raises UserError for a source that cannot be measured so.
@@ -131,6 +133,8 @@ def evaluate(
     setting = Setting(record, judge, world, batch_size, progress)
     if "shapes-generation" in parts:
         metrics |= measure_generation(opened, setting)
+    if "shapes-text" in parts:
+        metrics |= measure_text(opened, setting)
     if "shapes-prediction" in parts:
         metrics |= measure_prediction(opened, setting)
     if "shapes-tasks" in parts:
@@ -156,6 +160,7 @@ def _parts(opened: Any, protocol: str) -> list[str]:
     else:
         tasks = opened.index.tasks
         usual = ["shapes-generation"] if "class-conditional" in tasks else []
+        usual += ["shapes-text"] if "text-conditional" in tasks else []
         usual += ["shapes-prediction"] if prediction_task(tasks) else []
         possible = [*usual, "shapes-tasks", "shapes-reconstruction"]
     chosen = usual if protocol == "shapes" else [protocol]
@@ -188,6 +193,30 @@ def measure_generation(pipeline: Any, setting: Setting) -> Metrics:
     for head in ("class", "shape", "motion"):
         right, truly = made.correct(head, asked), seen.correct(head, real.attributes)
         metrics |= _against_real(f"{head}_accuracy", right, truly, setting.seed)
+    return metrics
+
+
+def measure_text(pipeline: Any, setting: Setting) -> Metrics:
+    """Clips from the captions of held-back clips, against those clips.
+
+    A caption names colour, shape and motion of the main object and colour and shape of the others; an accuracy is the
+    share of clips in which the judge sees what the caption says.
+    """
+    protocol, real = setting.protocol, setting.real()
+    video = described_clips(
+        pipeline,
+        real.captions,
+        setting.world,
+        setting.seed,
+        protocol.options,
+        setting.batch_size,
+        setting.progress,
+    )
+    made, seen = setting.judge.read(video), setting.judge.read(real.video)
+    metrics = _distances("text_", made, seen, setting)
+    for heads in (("color",), ("shape",), ("motion",), ("color", "shape", "motion"), ("colors_present",)):
+        right, truly = _all_correct(made, heads, real), _all_correct(seen, heads, real)
+        metrics |= _against_real(f"text_{'_and_'.join(heads)}_accuracy", right, truly, setting.seed, paired=True)
     return metrics
 
 

@@ -120,12 +120,13 @@ class RealClips:
 
     video: UInt8[Tensor, "n t h w 3"]
     attributes: Mapping[str, Tensor]
+    captions: tuple[str, ...] = ()
 
 
 def real_clips(config: ShapesConfig, start: int, count: int, seed: int = HELD_BACK_SEED) -> RealClips:
     """Clips start ... start + count - 1 of the held-back world."""
     batch = shapes_batch(ShapesWorld(config, seed), range(start, start + count))
-    return RealClips(batch["video"], batch["attributes"])
+    return RealClips(batch["video"], batch["attributes"], tuple(batch["caption"]))
 
 
 # ---------------------------------------------------------------------------------------------------------- figures

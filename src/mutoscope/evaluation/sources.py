@@ -97,6 +97,24 @@ def class_attributes(labels: Tensor) -> dict[str, Tensor]:
     }
 
 
+def described_clips(
+    pipeline: Any,
+    captions: Sequence[str],
+    world: ShapesConfig,
+    seed: int,
+    options: Mapping[str, Any],
+    batch_size: int = 16,
+    progress: bool = False,
+) -> Clips:
+    """One clip for every caption."""
+    clips: list[Tensor] = []
+    starts = range(0, len(captions), batch_size)
+    for number, start in enumerate(tqdm(starts, "prompts", disable=not progress, leave=False)):
+        prompts = list(captions[start : start + batch_size])
+        clips += _frames(pipeline(prompt=prompts, seed=call_seed(seed, number), **options))
+    return _stack(clips, world)
+
+
 def predicted_clips(
     pipeline: Any,
     real: RealClips,
