@@ -8,7 +8,7 @@ import torch
 from mutoscope import hub
 from mutoscope.data.token_cache import TokenCache
 from mutoscope.errors import UserError
-from mutoscope.models.nova import NOVA
+from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.recipes.run import load_recipe, train
 from mutoscope.recipes.shapes import nova_shapes
@@ -27,6 +27,7 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny_recipe(tokenizer: Path) -> ModelRecipe:
     recipe = nova_shapes()
+    assert isinstance(recipe.model, NOVAConfig)
     model = replace(tiny_config(latent_shape=(3, 8, 8)), text_size=recipe.model.text_size, text_length=20)
     loop = replace(recipe.loop, num_steps=3, batch_size=2, log_every=1)
     sampling = {"num_decoding_steps": 2, "num_diffusion_steps": 2, "guidance_scale": 2.0}

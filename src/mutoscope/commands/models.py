@@ -127,12 +127,13 @@ def paper_par() -> list[common.Report]:
 def paper_nova() -> list[common.Report]:
     """NOVA in the published sizes, images of 1024 pixels and clips of 33 frames; steps are sets of tokens."""
     from mutoscope.meta import without_memory
-    from mutoscope.models.nova import NOVA
+    from mutoscope.models.nova import NOVA, NOVAConfig
     from mutoscope.recipes.text_to_video import RECIPES
     from mutoscope.sampling.frame_ar import set_sizes
 
     rows = []
     for name, recipe in ((name, make()) for name, make in RECIPES.items()):
+        assert isinstance(recipe.model, NOVAConfig)
         with without_memory():
             model = NOVA(recipe.model)
         t, (h, w) = recipe.model.latent_shape[0], recipe.model.grid
