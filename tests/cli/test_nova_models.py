@@ -1,0 +1,77 @@
+"""The verbs on a NOVA model: prompts, lengths, first frames, and what is said of input that does not fit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tiny_nova import save_tiny_nova
+
+PUBLISHED = Path(__file__).parents[1] / "parity" / "vectors" / "nova" / "pipe_t2i"
+
+
+@pytest.fixture(scope="module")
+def nova(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_nova(tmp_path_factory.mktemp("models") / "nova")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(tmp_path / "x.png")
+    return tmp_path / "x.png"
+
+
+def test_prompts_give_clips_of_any_length(run, nova, out):
+    report = run(
+        "generate", nova, "--prompt", "a red circle", "--num-frames", 6, "--out", out / "x.mp4", "--json"
+    ).report
+    assert report["mode"] == "text-conditional" and report["frames"] == 6 and report["guidance_scale"] == 3.0
+    assert report["num_decoding_steps"] == 6 * 4 and report["temperature"] is None
+    assert (out / "x.mp4").stat().st_size > 0
+
+
+def test_an_image_is_the_first_frame(run, nova, image, out):
+    options = ("--prompt", "a red circle", "--negative-prompt", "blue", "--motion", 3, "--num-diffusion-steps", 2)
+    report = run("generate", nova, *options, "--context", image, "--out", out / "x.mp4", "--json").report
+    assert report["mode"] == "continuation" and report["frames"] == 4
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ((), "needs a prompt"),
+        (("--prompt", "a", "--class-label", 0, "--task", "inpaint-central"), "Leave task"),
+        (("--prompt", "a", "--num-decoding-steps", 40), "16 tokens"),
+        (("--prompt", "a", "--num-diffusion-steps", 5000), "1000 diffusion steps"),
+        (("--prompt", "a", "--temperature", 0.5), "temperature"),
+        (("--prompt", "a", "--panorama", 1), "outpaint-vertical"),
+        (("--prompt", "a", "--actions", "left"), "no actions"),
+        (("--prompt", "a", "--weights", "int8"), "8-bit weights"),
+    ],
+)
+def test_what_does_not_fit_is_explained(run, nova, out, options, message):
+    assert message in run("generate", nova, *options, "--out", out / "x.mp4").error
+    assert not list(out.iterdir())
+
+
+def test_an_image_that_cannot_be_decoded_is_named(run, nova, tmp_path, out):
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    error = run("generate", nova, "--prompt", "a", "--context", tmp_path / "bad.png", "--out", out / "x.mp4").error
+    assert "bad.png" in error
+
+
+def test_options_of_diffusion_are_refused_by_other_models(run, models, out):
+    for option in ("--motion", "--num-diffusion-steps"):
+        assert option in run("generate", models / "model", option, 3, "--out", out / "x.mp4").error
+
+
+def test_a_published_folder_is_converted(run, out, tmp_path):
+    pytest.importorskip("transformers")
+    (tmp_path / "arch_table.json").write_text((PUBLISHED.parent / "arch_table.json").read_text())
+    (tmp_path / "pipe").symlink_to(PUBLISHED)
+    report = run("convert", "nova", tmp_path / "pipe", out / "nova", "--half", "--json").report
+    assert report["family"] == "nova" and report["parameters"] == 493_360
+    made = run("generate", out / "nova", "--prompt", "a", "--num-decoding-steps", 2, "--num-diffusion-steps", 2,
+               "--out", out / "x.png", "--json").report  # fmt: skip
+    assert made["frames"] == 1 and made["height"] == 64
