@@ -2,7 +2,7 @@
 
     python scripts/demo.py --out outputs --video my.mp4        (or: make demo VIDEO=my.mp4)
 
-Everything generated comes from one small bundled model; nothing is downloaded.
+Everything generated comes from two small bundled models; nothing is downloaded.
 """
 
 import argparse
@@ -27,12 +27,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs"), help="folder for the films")
     parser.add_argument("--video", type=Path, help="a video of yours for the tokenizer's round trip")
-    parser.add_argument("--model", default="magvit-shapes", help="another model of the built-in world")
+    parser.add_argument("--class-model", default="par-shapes-4x", help="what makes films of named classes")
+    parser.add_argument("--model", default="magvit-shapes", help="what predicts the future of a frame")
     arguments = parser.parse_args()
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
+        class_conditional(VideoPipeline.from_pretrained(arguments.class_model), arguments.out)
         pipeline = VideoPipeline.from_pretrained(arguments.model)
-        class_conditional(pipeline, arguments.out)
         frame_prediction(pipeline, arguments.out)
         if arguments.video:
             round_trip(pipeline, arguments.video, arguments.out)

@@ -23,7 +23,7 @@ def test_demo_writes_films_and_sheets_and_names_them(tmp_path: Path):
     model = save_small_model(tmp_path / "model")
     video = tmp_path / "own video.mp4"
     write_video(video, ShapesWorld(ShapesConfig(height=40, width=50, num_frames=20), seed=0).clip(0).frames, fps=10)
-    done = run_demo("--out", tmp_path / "outputs", "--model", model, "--video", video)
+    done = run_demo("--out", tmp_path / "outputs", "--model", model, "--class-model", model, "--video", video)
     assert done.returncode == 0, done.stderr
     films = sorted((tmp_path / "outputs").glob("*.mp4"))
     assert len(films) >= 3
@@ -38,6 +38,6 @@ def test_demo_writes_films_and_sheets_and_names_them(tmp_path: Path):
 @pytest.mark.slow
 def test_demo_says_in_one_line_that_a_video_cannot_be_read(tmp_path: Path):
     model = save_small_model(tmp_path / "model")
-    done = run_demo("--out", tmp_path / "outputs", "--model", model, "--video", tmp_path / "missing.mp4")
+    done = run_demo("--out", tmp_path / "outputs", "--model", model, "--class-model", model, "--video", tmp_path / "missing.mp4")
     assert done.returncode == 2
     assert "missing.mp4" in done.stderr and "Traceback" not in done.stderr
