@@ -38,6 +38,8 @@ def test_demo_writes_films_and_sheets_and_names_them(tmp_path: Path):
 @pytest.mark.slow
 def test_demo_says_in_one_line_that_a_video_cannot_be_read(tmp_path: Path):
     model = save_small_model(tmp_path / "model")
-    done = run_demo("--out", tmp_path / "outputs", "--model", model, "--class-model", model, "--video", tmp_path / "missing.mp4")
+    done = run_demo(
+        "--out", tmp_path / "outputs", "--model", model, "--class-model", model, "--video", tmp_path / "missing.mp4"
+    )
     assert done.returncode == 2
     assert "missing.mp4" in done.stderr and "Traceback" not in done.stderr

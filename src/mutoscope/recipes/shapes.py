@@ -136,12 +136,12 @@ def nova_shapes() -> ModelRecipe:
         data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
         model=NOVAConfig(
             hidden_size=128,
-            temporal_layers=4,
+            temporal_layers=3,
             temporal_heads=4,
             spatial_layers=4,
             spatial_heads=4,
             head_layers=3,
-            head_size=160,
+            head_size=128,
             latent_channels=4,
             latent_shape=(16, 8, 8),
             num_time_slots=None,
@@ -180,8 +180,9 @@ def vae_shapes() -> TokenizerRecipe:
     mean 0 and variance 1. Widths, cost of the KL term and number of channels are choices, not yet the outcome of a
     comparison.
 
-    Cost: 5.1 clips for every second of CPU time on one core, in float32 and beside another training. Not run to its end
-    yet: a pilot whose learning rate fell to zero within 40 updates reached 18.6 dB on held-back clips.
+    Cost: 9 clips/s on two idle CPU cores at 2.5 GHz in float32, 14 minutes. Training batches are at 25 dB after 220
+    updates, 32 after 460, 36 after 880 and 38 at the end; held-back clips with averaged weights at 37.0 dB, with a
+    shapes-FVD of 0.07 from the clips themselves.
     """
     return TokenizerRecipe(
         name="vae-shapes",
@@ -198,7 +199,7 @@ def vae_shapes() -> TokenizerRecipe:
             per_frame=True,
         ),
         optim=OptimConfig(1.5e-3, beta1=0.9, beta2=0.99, warmup_steps=100, muon_learning_rate=2.5e-3),
-        loop=LoopConfig(num_steps=8_000, batch_size=4, ema_decay=0.998, clip_norm=1.0, num_workers=0),
+        loop=LoopConfig(num_steps=1_800, batch_size=4, ema_decay=0.998, clip_norm=1.0, num_workers=0),
     )
 
 
