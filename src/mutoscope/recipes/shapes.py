@@ -120,7 +120,7 @@ def par_shapes(num_parallel: int) -> ModelRecipe:
         loop=LoopConfig(num_steps=3_600, batch_size=16, ema_decay=None, clip_norm=1.0, num_workers=0),
         task_weights={"class-conditional": 1.0},
         cache_clips=16_000,
-        sampling={"guidance_scale": 1.5},
+        sampling={"guidance_scale": 1.5, "temperature": 0.9},
     )
 
 
