@@ -183,14 +183,20 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "shapes_fvd_per_task": {
                 task: statistics.mean(entry["per_task"][task] for entry in group) for task in group[0]["per_task"]
             },
-            **{
-                key: statistics.mean(entry[key] for entry in group)
-                for key in ("seconds_per_clip", "class_accuracy")
-                if key in group[0]
-            },
+            **{key: mean_of([entry[key] for entry in group]) for key in group[0] if key not in NAMED},
         }
         for (name, steps), group in found.items()
     ]
+
+
+NAMED = {"variant", "paper", "seed", "results", "num_decoding_steps", "shapes_fvd", "per_task"}
+
+
+def mean_of(values: list[Any]) -> Any:
+    """Mean of numbers, or of lists of numbers entry by entry."""
+    if isinstance(values[0], list):
+        return [statistics.mean(entries) for entries in zip(*values, strict=True)]
+    return statistics.mean(values)
 
 
 def clip_data(config: ClaimsConfig) -> DataConfig:

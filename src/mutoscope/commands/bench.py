@@ -86,19 +86,19 @@ def bench(
 def claims(
     paper: str, out: str, seeds: tuple[int, ...], num_steps: int, num_clips: int, dry_run: bool
 ) -> common.Report:
-    """Train and measure the variants of a paper; see `benchmark/claims_magvit.py` and `claims_par.py`."""
-    if paper not in ("magvit", "par"):
-        raise UserError(f"There are no claims of {paper!r} to check; papers: magvit, par.")
+    """Train and measure the variants of a paper; see `benchmark/claims_magvit.py` and the others."""
+    if paper not in ("magvit", "par", "nova"):
+        raise UserError(f"There are no claims of {paper!r} to check; papers: magvit, par, nova.")
     common.check_range("--num-steps", num_steps, low=200)
     common.check_range("--num-clips", num_clips, low=2)
     for seed in seeds:
         common.check_range("--seeds", seed, low=0)
-    from mutoscope.benchmark import claims_magvit, claims_par
+    from mutoscope.benchmark import claims_magvit, claims_nova, claims_par
     from mutoscope.hub import check_writable_folder
 
     folder = Path(out).expanduser()
     check_writable_folder(folder.parent)
-    module: Any = {"magvit": claims_magvit, "par": claims_par}[paper]
+    module: Any = {"magvit": claims_magvit, "par": claims_par, "nova": claims_nova}[paper]
     if dry_run:
         trainings = [{"variant": v.name, "paper": v.paper, "seed": seed} for seed in seeds for v in module.VARIANTS]
         return {"model": paper, "out": str(folder), "num_steps": num_steps, "dry_run": True, "trainings": trainings}
