@@ -9,12 +9,14 @@ from mutoscope import hub
 from mutoscope.data.token_cache import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.models.nova import NOVA, NOVAConfig
+from mutoscope.models.par import PARConfig
 from mutoscope.pipeline import VideoPipeline
-from mutoscope.recipes.run import load_recipe, train
+from mutoscope.recipes.run import load_recipe, task_mix, train
 from mutoscope.recipes.shapes import nova_shapes
 from mutoscope.recipes.text_to_video import RECIPES
 from mutoscope.sampling.frame_ar import FrameARSamplerConfig
 from mutoscope.training.config import DataConfig, ModelRecipe, from_json, to_json
+from tiny_models import tiny_image_tokenizer
 from tiny_nova import save_tiny_autoencoder, tiny_config
 
 DATA = DataConfig(num_frames=3, height=16, width=16)
@@ -64,6 +66,19 @@ def test_what_is_frozen_stays_as_it_was(autoencoder: Path, run_folder: Path, tmp
     assert changed and not any(name.startswith(recipe.frozen) for name in changed)
     with pytest.raises(UserError, match="'texts.'"):
         train(replace(recipe, frozen=("texts.",)), tmp_path / "other")
+
+
+def test_a_par_model_learns_from_captions_padded_on_the_left(autoencoder: Path, tmp_path: Path):
+    index = hub.ModelIndex("tokenizer", 1, 16, 16, model=None)
+    tokenizer = hub.save_pretrained(tmp_path / "vq", index, tiny_image_tokenizer())
+    recipe = replace(tiny_recipe(tokenizer), sampling={"guidance_scale": 2.0})
+    text = {"num_classes": None, "caption_size": 160, "caption_length": 20}
+    model = PARConfig(1, 32, 2, None, 16, (3, 8, 8), num_parallel=4, **text)
+    assert train(replace(recipe, model=model), tmp_path / "run").finished
+    batch = TokenCache(tmp_path / "run" / "tokens")[range(2)]
+    mask = task_mix(replace(recipe, model=model))(batch, 0)["caption_mask"]
+    assert mask[:, -1].all() and not mask[:, 0].any()
+    assert VideoPipeline.from_pretrained(tmp_path / "run")(prompt="a red circle swings").frames.shape[0] == 3
 
 
 def test_motion_of_the_clips_is_told_to_the_model(autoencoder: Path, tmp_path: Path):

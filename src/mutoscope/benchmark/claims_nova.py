@@ -24,7 +24,7 @@ from mutoscope.evaluation.frechet import frechet_distance_between
 from mutoscope.evaluation.protocol import Judge, real_clips
 from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.recipes.run import clip_source, describe_data, shapes_world
-from mutoscope.recipes.tokenize import tokenize
+from mutoscope.recipes.tokenize import CaptionReader, tokenize
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition
 from mutoscope.text import load_text_encoder
 from mutoscope.text.base import TextFeatures
@@ -110,7 +110,7 @@ class Laboratory(claims.Laboratory):
             out / "tokens",
             num_clips=config.num_train_clips,
             data=describe_data(data) | {"seed": data.seed},
-            text=(encoder, TEXT_LENGTH),
+            text=CaptionReader(encoder, TEXT_LENGTH),
         )
         real = real_clips(shapes_world(data, HELD_BACK_SEED).config, 0, config.num_clips)
         text = encoder.encode(real.captions, TEXT_LENGTH)

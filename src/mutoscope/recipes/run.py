@@ -24,12 +24,14 @@ from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.recipes.sheets import GenerationSheet
-from mutoscope.recipes.tokenize import CONTEXT_FRAMES, condition_key, tokenize
+from mutoscope.recipes.tokenize import CONTEXT_FRAMES, CaptionReader, condition_key, tokenize
 from mutoscope.sampling.frame_ar import FrameARSamplerConfig
 from mutoscope.sampling.masked import MaskedSamplerConfig
 from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig
 from mutoscope.sampling.tasks import balanced_task_order, needs_video
-from mutoscope.text import TextEncoder, load_text_encoder
+from mutoscope.text import TextEncoder, TextFeatures, load_text_encoder
+from mutoscope.text.base import left_padded
+from mutoscope.text.cleaning import clean_prompt
 from mutoscope.text.words import word_config
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
@@ -43,6 +45,7 @@ from mutoscope.training.config import (
     AdversarialConfig,
     DataConfig,
     FeaturesRecipe,
+    ModelConfig,
     ModelRecipe,
     Recipe,
     TokenizerRecipe,
@@ -351,7 +354,15 @@ def task_mix(recipe: ModelRecipe) -> Callable[[Batch, int], Batch]:
     """What a step does to its batch: MAGVIT's networks do one of several tasks."""
     if isinstance(recipe.model, MagvitConfig):
         return TaskMix(recipe.task_weights)
-    return lambda batch, step: {name: value for name, value in batch.items() if name != "conditions"}
+    pads_left = isinstance(recipe.model, PARConfig) and recipe.model.caption_size is not None
+
+    def prepare(batch: Batch, step: int) -> Batch:
+        kept = {name: value for name, value in batch.items() if name != "conditions"}
+        if pads_left:
+            kept["caption"], kept["caption_mask"] = left_padded(TextFeatures(kept["caption"], kept["caption_mask"]))
+        return kept
+
+    return prepare
 
 
 def check_model_fits(recipe: ModelRecipe, tokenizer: VideoTokenizer) -> None:
@@ -371,7 +382,7 @@ def check_model_fits(recipe: ModelRecipe, tokenizer: VideoTokenizer) -> None:
                 f"{data.num_frames} frames of {data.height}x{data.width}. Change the recipe's model or data."
             )
     tasks = model.tasks if isinstance(model, MagvitConfig) else ("class-conditional",)
-    if continuous and model.text_size is not None:
+    if text_shape(model) is not None:
         tasks = ("text-conditional",)
     if missing := set(recipe.task_weights) - set(tasks):
         raise UserError(f"task_weights names {sorted(missing)[0]!r}, which the model does not do: {tasks}.")
@@ -394,7 +405,7 @@ def open_cache(
                 tasks=tuple(recipe.task_weights),
                 data=describe_data(recipe.data) | {"seed": recipe.data.seed, "path": recipe.data.path},
                 context_frames=context_frames(recipe),
-                text=None if text is None else (text, getattr(recipe.model, "text_length", 0)),
+                text=caption_reader(recipe, text),
                 motion=recipe.motion,
             )
         barrier(process)
@@ -417,14 +428,28 @@ def open_cache(
 
 def check_captions(cache: TokenCache, recipe: ModelRecipe) -> None:
     """Raises UserError when a model of text would meet no captions, or features of another encoder."""
-    size = getattr(recipe.model, "text_size", None)
-    if size is None:
-        return
-    found = cache.info.caption_shape
-    if found is None:
+    wanted, found = text_shape(recipe.model), cache.info.caption_shape
+    if wanted is not None and found is None:
         raise UserError(f"{cache.folder} holds no captions: name a text_encoder in the recipe and tokenize again.")
-    if found[1] != size:
-        raise UserError(f"Captions in {cache.folder} have {found[1]} channels, model.text_size is {size}.")
+    if wanted is not None and found != wanted:
+        raise UserError(f"Captions in {cache.folder} are {found} rows and channels, the model reads {wanted}.")
+
+
+def text_shape(model: ModelConfig) -> tuple[int, int] | None:
+    """Rows and channels of the text features that a model reads; None for one without text."""
+    if isinstance(model, NOVAConfig) and model.text_size is not None:
+        return model.text_length, model.text_size
+    if isinstance(model, PARConfig) and model.caption_size is not None:
+        return model.caption_length, model.caption_size
+    return None
+
+
+def caption_reader(recipe: ModelRecipe, encoder: TextEncoder | None) -> CaptionReader | None:
+    """How the captions of a run are encoded; LlamaGen cleans them first."""
+    shape = text_shape(recipe.model)
+    if encoder is None or shape is None:
+        return None
+    return CaptionReader(encoder, shape[0], clean_prompt if isinstance(recipe.model, PARConfig) else str)
 
 
 def context_frames(recipe: ModelRecipe) -> int:

@@ -1,6 +1,8 @@
 """Fill a token cache: clips through a frozen tokenizer, together with the condition videos the tasks need."""
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,15 @@ from mutoscope.tokenizers.base import VideoTokenizer
 CONTEXT_FRAMES = "context_frames"  # in TokenCacheInfo.data, where it is not 1
 
 
+@dataclass(frozen=True)
+class CaptionReader:
+    """An encoder of captions, how many rows of features are kept, and what is done to a caption first."""
+
+    encoder: TextEncoder
+    length: int
+    clean: Callable[[str], str] = str
+
+
 def tokenize(
     tokenizer: VideoTokenizer,
     tokenizer_name: str,
@@ -31,15 +42,15 @@ def tokenize(
     data: dict[str, Any] | None = None,
     batch_size: int = 32,
     context_frames: int = 1,
-    text: tuple[TextEncoder, int] | None = None,
+    text: CaptionReader | None = None,
     motion: bool = False,
 ) -> TokenCache:
     """Encodes clips 0 ... num_clips-1 of `source` into the folder `out`, with the conditions of `tasks`.
 
     A finished cache of the same clips, tokenizer and tasks is opened as it is; an unfinished one is continued.
     Raises UserError when `out` holds anything else. A finite source ends the cache at its last clip.
-    `context_frames` are what the tasks that start from frames are given. `text`: an encoder of the captions, and how
-    many rows of features are kept; `motion` adds the optical flow of every clip.
+    `context_frames` are what the tasks that start from frames are given. `text` encodes the captions; `motion` adds the
+    optical flow of every clip.
     """
     count = min(num_clips, source.num_clips or num_clips)
     video = source[[0]]["video"]  # (1, t, h, w, 3)
@@ -51,7 +62,7 @@ def tokenize(
         tokenizer_hash=weights_hash(tokenizer),
         conditions=tuple(dict.fromkeys(condition_key(task) for task in tasks if needs_video(task))),
         data=(data or {}) | ({} if context_frames == 1 else {CONTEXT_FRAMES: context_frames}),
-        caption_shape=None if text is None else (text[1], text[0].feature_size(text[0].folder)),
+        caption_shape=None if text is None else (text.length, text.encoder.feature_size(text.encoder.folder)),
         motion=motion,
     )
     out = Path(out)
@@ -70,11 +81,11 @@ def tokenize(
     return writer.finish()
 
 
-def _more(batch: dict[str, Any], text: tuple[TextEncoder, int] | None, motion: bool) -> dict[str, Tensor]:
+def _more(batch: dict[str, Any], text: CaptionReader | None, motion: bool) -> dict[str, Tensor]:
     """What the cache keeps of captions and of motion."""
     more: dict[str, Tensor] = {}
     if text is not None:
-        found = text[0].encode(batch["caption"], text[1])
+        found = text.encoder.encode([text.clean(caption) for caption in batch["caption"]], text.length)
         more |= {"caption": found.features, "caption_length": found.mask.sum(1)}
     if motion:
         more["motion"] = torch.tensor([motion_score(clip.numpy()) for clip in batch["video"]])
