@@ -82,3 +82,11 @@ def test_folders_without_images_are_refused(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.warns(UserWarning), pytest.raises(UserError, match="can be read"):
         ImageDataset(tmp_path, 8, 8)[0]
+
+
+def test_captions_are_the_text_files_beside_images(tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "b.png")
+    (tmp_path / "a.txt").write_text(" a dark room\n")
+    dataset = ImageDataset(tmp_path, 8, 8)
+    assert [dataset[i]["caption"] for i in range(2)] == ["a dark room", ""]

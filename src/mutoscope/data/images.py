@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import default_collate
 
-from mutoscope.data.folder import class_folders
+from mutoscope.data.folder import class_folders, read_caption
 from mutoscope.data.loader import stream_index
 from mutoscope.errors import UserError
 
@@ -27,10 +27,14 @@ SMALLEST_CROP = 0.8  # of the shorter side, for random crops
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One image of a folder. label: position of its class, -1 for an image outside class folders."""
+    """One image of a folder. label: position of its class, -1 for an image outside class folders.
+
+    caption: the text file beside it, "" without one.
+    """
 
     path: Path
     label: int
+    caption: str = ""
 
 
 def find_images(folder: str | Path) -> tuple[list[ImageFile], list[str]]:
@@ -46,7 +50,7 @@ def find_images(folder: str | Path) -> tuple[list[ImageFile], list[str]]:
     if not paths:
         raise UserError(f"{folder} holds no images; known suffixes are {suffixes}.")
     labels, classes = class_folders(folder, paths)
-    return [ImageFile(path, label) for path, label in zip(paths, labels, strict=True)], classes
+    return [ImageFile(path, label, read_caption(path)) for path, label in zip(paths, labels, strict=True)], classes
 
 
 def is_image(relative: Path) -> bool:
@@ -56,8 +60,7 @@ def is_image(relative: Path) -> bool:
 
 @dataclass
 class ImageDataset:
-    """Item i is a dict: "video" uint8 (1, height, width, 3), "label" int, "path" str.
-
+    """Item i is a dict: "video" uint8 (1, height, width, 3), "label" int, "caption" str, "path" str.
     Images are scaled to cover height x width with an anti-aliasing filter, then cropped to the middle. `ten_crops`
     makes ten items of every image, scaled a tenth larger: the middle, four corners, and the five mirrored, as
     LlamaGen's scripts cache them. A file that cannot be read is reported once,
@@ -118,7 +121,8 @@ class ImageDataset:
 
 
 def _item(frame: UInt8[np.ndarray, "h w 3"], file: ImageFile) -> dict[str, Any]:
-    return {"video": torch.from_numpy(frame[None]), "label": file.label, "path": str(file.path)}
+    kept = {"label": file.label, "caption": file.caption, "path": str(file.path)}
+    return {"video": torch.from_numpy(frame[None]), **kept}
 
 
 @dataclass(frozen=True)
