@@ -128,7 +128,11 @@ def nova_shapes() -> ModelRecipe:
     """NOVA, small: text to video on the per-frame latents of `vae-shapes`, 16 tokens per frame.
 
     Captions of the world through an encoder of words without weights. AdamW with Muon on the matrices, warm-up and one
-    cosine. Not run to its end yet.
+    cosine.
+
+    Cost: 3 minutes to encode the clips, then 26 clips/s on two CPU cores at 2.5 GHz in float32, an hour. Not run to its
+    end yet. A run of 2,600 updates from 8,000 clips (loss 1.92 after 500 updates, 1.60 after 1,300, 1.44 at its end)
+    showed the colour of the caption in all of 64 held-back clips, its shape in 0.66 and its motion in 0.58 of them.
     """
     return ModelRecipe(
         name="nova-shapes",
