@@ -131,7 +131,7 @@ def test_a_text_encoder_that_does_not_fit_is_explained(run, captioned, published
     encoder.mkdir()
     cases = [
         ({"model_type": "t5", "d_model": 8}, t2i, "gives 8 channels, this model reads 6"),
-        ({"model_type": "clip"}, t2i, "known: t5"),
+        ({"model_type": "clip"}, t2i, "known: phi, t5"),
         ({"model_type": "t5", "d_model": 6}, published[1], "reads class labels"),
     ]
     for config, source, message in cases:

@@ -145,7 +145,7 @@ def train_tokenizer(
     else:
         discriminator = discriminator or make_discriminator(recipe.adversarial.discriminator)
         objective = AdversarialLoss(tokenizer, discriminator, recipe.adversarial, perceptual)
-    return run_loop(
+    result = run_loop(
         tokenizer,
         channels_last(objective),
         recipe,
