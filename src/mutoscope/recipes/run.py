@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -53,7 +53,7 @@ from mutoscope.training.config import (
     to_json,
 )
 from mutoscope.training.distributed import Process, barrier, join
-from mutoscope.training.tokenizer_trainer import train_tokenizer
+from mutoscope.training.tokenizer_trainer import set_latent_statistics, train_tokenizer
 from mutoscope.training.tracking import Tracker
 from mutoscope.training.trainer import Batch, TrainResult, train_model
 
@@ -213,6 +213,8 @@ def _train_tokenizer(
         **options,
     )
     if result.finished and process.is_main:
+        if tokenizer.spec.latent_channels is not None:
+            set_latent_statistics(cast(VideoTokenizer, result.network), clip_source(recipe.data))
         index = model_index(recipe.data, family="tokenizer", model=None)
         parts = {"tokenizer": result.network, "discriminator": discriminator}
         hub.save_pretrained(out, index, recipe=to_json(recipe), **parts)

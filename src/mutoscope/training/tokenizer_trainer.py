@@ -145,7 +145,7 @@ def train_tokenizer(
     else:
         discriminator = discriminator or make_discriminator(recipe.adversarial.discriminator)
         objective = AdversarialLoss(tokenizer, discriminator, recipe.adversarial, perceptual)
-    result = run_loop(
+    return run_loop(
         tokenizer,
         channels_last(objective),
         recipe,
@@ -157,9 +157,6 @@ def train_tokenizer(
         trackers=trackers,
         device=device,
     )
-    if result.finished and tokenizer.spec.latent_channels is not None:
-        set_latent_statistics(result.network, source)
-    return result
 
 
 def set_latent_statistics(
