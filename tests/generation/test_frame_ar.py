@@ -67,7 +67,8 @@ def test_a_clip_goes_on_from_given_frames(pipeline: VideoPipeline):
     "options, message",
     [
         ({}, "needs a prompt"),
-        ({"prompt": "a", "class_label": 3, "task": "inpaint-central"}, "Leave task"),
+        ({"prompt": "a", "task": "inpaint-central"}, "Leave task"),
+        ({"prompt": "a", "class_label": 3}, "knows no classes"),
         ({"prompt": "a", "num_decoding_steps": 17}, "16 tokens"),
         ({"prompt": "a", "actions": [1]}, "no actions"),
         ({"prompt": "a", "temperature": 2.0}, "temperature"),

@@ -75,6 +75,8 @@ class FrameARGenerator(Generator):
         self.check_call(num_samples, seed, None, None, actions)
         if task not in (None, *self.index.tasks) or task_video is not None or paste_given:
             raise UserError("This model starts from a prompt, a class and first frames. Leave task and video out.")
+        if class_label is not None and self.model.config.text_size is not None:
+            raise UserError("This model reads prompts and knows no classes. Leave the class label out.")
         chosen = {**self.index.sampling, **{key: value for key, value in sampler_options.items() if value is not None}}
         sampler = dataclass_from_dict(FrameARSamplerConfig, chosen, "Sampler options")
         num_tokens = self.model.config.grid[0] * self.model.config.grid[1]
