@@ -36,12 +36,12 @@ def select_lowest(scores: Float[Tensor, "b n"], count: Int[Tensor, " b"]) -> Boo
     return (scores <= threshold) & (count > 0)[:, None]
 
 
-def truncated_normal(uniform: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+def truncated_normal(uniform: Float[Tensor, "*s"], smallest: float = 0.7) -> Float[Tensor, "*s"]:
     """Share of hidden tokens in masked autoregressive training (arXiv 2406.11838 §3.4): mean 0.867.
 
-    The quantile at `uniform` in [0, 1] of a normal of mean 1 and deviation 0.25, cut to [0.7, 1].
+    The quantile at `uniform` in [0, 1] of a normal of mean 1 and deviation 0.25, cut to [`smallest`, 1].
     """
-    lowest = torch.special.ndtr(torch.tensor(-1.2, dtype=torch.float64))
+    lowest = torch.special.ndtr(torch.tensor((smallest - 1) / 0.25, dtype=torch.float64))
     quantile = torch.special.ndtri(lowest + uniform.double() * (0.5 - lowest))
     return 1 + 0.25 * quantile
 
