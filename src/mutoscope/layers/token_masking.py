@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 MASK_TOKEN = -1
@@ -46,6 +46,6 @@ def truncated_normal(uniform: Float[Tensor, "*s"], smallest: float = 0.7) -> Flo
     return 1 + 0.25 * quantile
 
 
-def gather_rows(x: Float[Tensor, "b n d"], rows: Int[Tensor, "b r"]) -> Float[Tensor, "b r d"]:
+def gather_rows(x: Num[Tensor, "b n d"], rows: Int[Tensor, "b r"]) -> Num[Tensor, "b r d"]:
     """Chosen rows of every sample."""
     return x.gather(1, rows[..., None].expand(-1, -1, x.shape[2]))

@@ -190,7 +190,7 @@ def magi_shapes(teacher_forcing: Literal["complete", "masked"] = "complete") -> 
             dropout=0.0,
         ),
         optim=OptimConfig(1.5e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=200, muon_learning_rate=3e-3),
-        loop=LoopConfig(num_steps=6_000, batch_size=16, ema_decay=0.998, clip_norm=3.0, num_workers=0),
+        loop=LoopConfig(num_steps=5_400, batch_size=8, ema_decay=0.998, clip_norm=3.0, num_workers=0),
         task_weights={"class-conditional": 1.0, "frame-prediction": 1.0, "action-conditional": 1.0},
         cache_clips=16_000,
         sampling={"num_decoding_steps": 8, "num_diffusion_steps": 25, "guidance_scale": 2.0, "sample_range": 4.0},

@@ -223,6 +223,7 @@ class _Stream:
         if model.config.codebook_parts is None:
             self.plan = model.config.diffusion.plan(config.num_diffusion_steps, config.sample_range, config.eta)
             self.times = model.head.time(self.plan.times.to(model.device))  # (steps, w)
+        self.canvas: Tensor | None = None
         self.blind: Tensor | None = None
         if config.num_passes == 2 and config.guidance_by == "history":
             self.blind = torch.arange(2 * batch_size, device=model.device) >= batch_size
@@ -353,7 +354,14 @@ class _Stream:
 
     def clip(self) -> Num[Tensor, "b *c f h w"]:
         """The clip so far, zeros where nothing is decided; without an end, the window."""
-        done = [*self.shown, self.tokens]
-        if self.num_frames is not None:
-            done += [torch.zeros_like(self.tokens)] * (self.num_frames - len(done))
-        return self.model.to_frames(torch.stack(done, dim=1))
+        current = self.model.to_frames(self.tokens[:, None])
+        if self.num_frames is None:
+            return self.model.to_frames(torch.stack([*self.shown, self.tokens], dim=1))
+        if self.canvas is None:
+            # Laid out once: most of a long clip stays as it is from one set to the next.
+            past = [self.model.to_frames(tokens[:, None]) for tokens in self.shown]
+            future = torch.zeros_like(current).repeat_interleave(self.num_frames - len(past), dim=-3)
+            self.canvas = torch.cat([*past, future], dim=-3)
+        place = len(self.shown)
+        self.canvas[..., place : place + 1, :, :] = current
+        return self.canvas.clone()
