@@ -361,7 +361,7 @@ def test_mask_ratios(case: Case):
 @for_each(MAR, "*masking*")
 def test_masks_of_orders(case: Case):
     """The first positions of an order are masked, as many as the ratio says."""
-    orders = case.tensors["by_order.orders"] if "by_order.orders" in case.tensors else None
+    orders = case.tensors.get("by_order.orders")
     if orders is not None:
         for key, expected in case.under("by_order.mask_len").items():
             found = orders.argsort(-1) < int(key)
