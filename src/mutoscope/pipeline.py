@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -140,8 +141,8 @@ class VideoPipeline:
         return clips if listed or len(clips) > 1 else clips[0]
 
     def generate(self, *, on_step: Callable[[SampleEvent], None] = lambda event: None, **options: Any) -> Generation:
-        """Generate and measure. `on_step` receives every event of the sampler."""
-        return self.run(self.prepare(**options), on_step)
+        """Generate and measure. `on_step` receives every event of the sampler. Warns of what will not be honoured."""
+        return self.run(_told(self.prepare(**options)), on_step)
 
     def stream(self, **options: Any) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """Frames of one sample as they are finished.
@@ -149,7 +150,7 @@ class VideoPipeline:
         With MAGVIT they all come at the end, since it decodes a clip at once, and so they do with any tokenizer that
         looks ahead in time.
         """
-        request = self.prepare(**options)
+        request = _told(self.prepare(**options))
         if request.num_samples != 1:
             raise UserError(f"A stream holds one sample, found num_samples={request.num_samples}.")
         if not self.tokenizer.spec.decodes_in_order:
@@ -220,6 +221,12 @@ class VideoPipeline:
         """Send a clip of any size and length through the tokenizer and back."""
         frames, fps = (video, self.index.fps) if isinstance(video, np.ndarray) else (video.frames, video.fps)
         return VideoClip(encode_decode(self.tokenizer, frames, tiling, self.device), fps)
+
+
+def _told(request: Request) -> Request:
+    for sentence in request.warnings:
+        warnings.warn(sentence, stacklevel=3)
+    return request
 
 
 def reset_peak_memory(device: torch.device | str) -> None:

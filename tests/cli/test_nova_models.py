@@ -55,6 +55,13 @@ def test_what_does_not_fit_is_explained(run, nova, out, options, message):
     assert not list(out.iterdir())
 
 
+def test_words_that_mean_nothing_are_told_in_one_warning(run, nova, out):
+    done = run("generate", nova, "--prompt", "a purple circle, purple and huge", "--out", out / "x.gif", "--json")
+    assert done.err.count("\n") == 1 and done.err.startswith("mutoscope: warning: ")
+    assert "'purple', 'and', 'huge':" in done.err and done.report["warnings"]
+    assert run("generate", nova, "--prompt", "a red circle", "--out", out / "x.gif").err == ""
+
+
 def test_an_image_that_cannot_be_decoded_is_named(run, nova, tmp_path, out):
     (tmp_path / "bad.png").write_bytes(b"not a picture")
     error = run("generate", nova, "--prompt", "a", "--context", tmp_path / "bad.png", "--out", out / "x.mp4").error

@@ -81,6 +81,28 @@ def test_what_does_not_fit_is_explained(pipeline: VideoPipeline, options, messag
         pipeline(**options)
 
 
+def test_words_the_encoder_does_not_know_are_told(pipeline: VideoPipeline):
+    with pytest.warns(UserWarning, match="'purple': these words"):
+        clip = pipeline(prompt=["a purple circle", "a red circle"])[0]
+    with pytest.warns(UserWarning, match="'ugly'"):
+        next(pipeline.stream(prompt="a red circle", negative_prompt="ugly"))
+    many = pipeline.prepare(prompt=" ".join(f"w{i}" for i in range(20)))
+    assert len(many.warnings) == 1 and many.warnings[0].count("'w") == 12 and "and 8 more" in many.warnings[0]
+    assert pipeline.prepare(prompt="a red circle").warnings == () and clip.frames.shape[0] == 4
+
+
+def test_motion_is_for_models_of_video_alone(pipeline: VideoPipeline):
+    model = tiny_nova(text_size=None, num_classes=2, latent_shape=(1, 8, 8))
+    images = VideoPipeline(tiny_autoencoder(), model, tiny_nova_index(num_frames=1, tasks=("class-conditional",)))
+    with pytest.raises(UserError, match="reads no motion"):
+        images(class_label=0, motion=3.0)
+    assert images(class_label=0).frames.shape[0] == 1
+    still, moving = (pipeline(prompt="a red circle", motion=value).frames for value in (0.0, 20.0))
+    assert not np.array_equal(still, moving)
+    with pytest.raises(UserError, match="finite"):
+        pipeline(prompt="a red circle", motion=float("nan"))
+
+
 def test_an_empty_prompt_and_a_very_long_one_are_prompts(pipeline: VideoPipeline):
     assert pipeline(prompt="").frames.shape[0] == 4
     assert pipeline(prompt="a red circle " * 1000).frames.shape[0] == 4

@@ -94,17 +94,19 @@ def claims(
     for seed in seeds:
         common.check_range("--seeds", seed, low=0)
     from mutoscope.benchmark import claims_magvit, claims_nova, claims_par
+    from mutoscope.benchmark.claims import run_claims
     from mutoscope.hub import check_writable_folder
 
     folder = Path(out).expanduser()
     check_writable_folder(folder.parent)
     module: Any = {"magvit": claims_magvit, "par": claims_par, "nova": claims_nova}[paper]
+    variants = module.Laboratory.variants
     if dry_run:
-        trainings = [{"variant": v.name, "paper": v.paper, "seed": seed} for seed in seeds for v in module.VARIANTS]
+        trainings = [{"variant": v.name, "paper": v.paper, "seed": seed} for seed in seeds for v in variants]
         return {"model": paper, "out": str(folder), "num_steps": num_steps, "dry_run": True, "trainings": trainings}
     config = module.ClaimsConfig(seeds=seeds, num_steps=num_steps, num_clips=num_clips)
-    with common.progress_steps("bench claims", len(module.VARIANTS) * len(seeds), "variant") as advance:
-        report = module.run_claims(config, folder, on_result=lambda row: advance())
+    with common.progress_steps("bench claims", len(variants) * len(seeds), "variant") as advance:
+        report = run_claims(module.Laboratory, config, folder, on_result=lambda row: advance())
     return {"model": paper, "out": str(folder), **report}
 
 

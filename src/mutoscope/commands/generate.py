@@ -124,7 +124,7 @@ def generate(
         "peak_memory_bytes": common.peak_memory(pipeline.device),
         **common.machine(pipeline.device, dtype),
         "weights": weights,
-        "warnings": warnings,
+        "warnings": [*request.warnings, *warnings],
     }
 
 

@@ -85,6 +85,7 @@ class ParallelARGenerator(Generator):
             caption=caption,
             caption_mask=caption_mask,
             batch_size=max(batch_size, 1),
+            warnings=() if prompt is None else self.prompt_warnings(prompt),
         )
 
     def _encode(self, prompts: Sequence[str]) -> TextFeatures:
