@@ -21,6 +21,7 @@ from mutoscope.generation import Frames, Generator, Request, generator_of, is_li
 from mutoscope.layers.int8 import quantize_linears
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.text import TextEncoder, load_text_encoder
+from mutoscope.text.offload import OffloadedTextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
 
@@ -109,14 +110,25 @@ class VideoPipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         weights: Weights = "float",
+        *,
+        text_encoder_offload: bool = False,
+        text_encoder_dtype: torch.dtype | None = None,
     ) -> "VideoPipeline":
-        """A bundled model by name, or a model folder. A tokenizer alone can only `reconstruct`."""
+        """A bundled model by name, or a model folder. A tokenizer alone can only `reconstruct`.
+
+        text_encoder_offload: drop the text encoder from memory as soon as the prompts of a call are encoded. A prompt
+            that was not read lately loads it again; see `text.offload`.
+        text_encoder_dtype: number format of the text encoder's weights (default: `dtype`)
+        """
         index = hub.load_index(name_or_folder)
         model = None if index.model is None else hub.load_model(name_or_folder)
         encoder, load = hub.text_encoder_folder(name_or_folder), None
         if encoder is not None:
             index = replace(index, text_encoder=str(encoder))  # stays right wherever the model is saved
-            load = partial(load_text_encoder, encoder, torch.device(device), dtype)
+            kind = OffloadedTextEncoder if text_encoder_offload else load_text_encoder
+            load = partial(kind, encoder, torch.device(device), text_encoder_dtype or dtype)
+        elif text_encoder_offload or text_encoder_dtype is not None:
+            raise UserError("This model has no text encoder. Leave what should be done with one out.")
         return cls(hub.load_tokenizer(name_or_folder), model, index, device, dtype, load, weights)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:

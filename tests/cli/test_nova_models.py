@@ -62,6 +62,14 @@ def test_words_that_mean_nothing_are_told_in_one_warning(run, nova, out):
     assert run("generate", nova, "--prompt", "a red circle", "--out", out / "x.gif").err == ""
 
 
+def test_the_text_encoder_may_leave_memory(run, nova, models, out):
+    options = ("--text-encoder-offload", "--text-encoder-dtype", "bfloat16", "--out", out / "x.gif")
+    assert run("generate", nova, "--prompt", "a red circle", *options, "--json").report["frames"] == 4
+    assert "no text encoder" in run("generate", models / "model", *options).error
+    half = run("generate", nova, "--prompt", "a", "--text-encoder-dtype", "float16", "--out", out / "x.gif")
+    assert "--text-encoder-dtype float16 needs a GPU" in half.error
+
+
 def test_an_image_that_cannot_be_decoded_is_named(run, nova, tmp_path, out):
     (tmp_path / "bad.png").write_bytes(b"not a picture")
     error = run("generate", nova, "--prompt", "a", "--context", tmp_path / "bad.png", "--out", out / "x.mp4").error

@@ -42,6 +42,8 @@ def generate(
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     weights: Literal["float", "int8"] = "float",
+    text_encoder_offload: bool = False,
+    text_encoder_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
 ) -> common.Report:
     """Make video clips with a model and write them to files.
 
@@ -76,6 +78,8 @@ def generate(
         device: cpu, cuda, cuda:1, mps ...
         dtype: number format of the network
         weights: int8 rounds the matrices of PAR and LlamaGen models to 8 bits, which is faster on the CPU
+        text_encoder_offload: drop the encoder of prompts from memory once they are read
+        text_encoder_dtype: number format of the encoder of prompts (default: that of --dtype)
     """
     path = common.check_output_file(out)
     _check_options(num_samples, num_decoding_steps, guidance_scale, temperature, seed, fps, upscale)
@@ -89,7 +93,7 @@ def generate(
     if given and index.family not in FRAME_FAMILIES:
         raise UserError(f"This model has no diffusion head. Leave --{next(iter(given)).replace('_', '-')} out.")
     frames = {"task_video": _read_frames(video, None), "context": _read_frames(context, context_frames)}
-    pipeline = common.load_pipeline(model, device, dtype, weights)
+    pipeline = common.load_pipeline(model, device, dtype, weights, text_encoder_offload, text_encoder_dtype)
     if frames["context"] is not None and pipeline.model is not None:
         trained = getattr(pipeline.model.config, "context_frames", 1)
         frames["context"] = frames["context"][: context_frames or trained]
