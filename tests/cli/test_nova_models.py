@@ -32,7 +32,8 @@ def test_prompts_give_clips_of_any_length(run, nova, out):
 
 
 def test_an_image_is_the_first_frame(run, nova, image, out):
-    options = ("--prompt", "a red circle", "--negative-prompt", "blue", "--motion", 3, "--num-diffusion-steps", 2)
+    options = ("--prompt", "a red circle", "--negative-prompt", "blue", "--motion", 3, "--num-diffusion-steps", 2,
+               "--context-refresh", 2)  # fmt: skip
     report = run("generate", nova, *options, "--context", image, "--out", out / "x.mp4", "--json").report
     assert report["mode"] == "continuation" and report["frames"] == 4
 
@@ -44,6 +45,7 @@ def test_an_image_is_the_first_frame(run, nova, image, out):
         (("--prompt", "a", "--class-label", 0, "--task", "inpaint-central"), "Leave task"),
         (("--prompt", "a", "--num-decoding-steps", 40), "16 tokens"),
         (("--prompt", "a", "--num-diffusion-steps", 5000), "1000 diffusion steps"),
+        (("--prompt", "a", "--context-refresh", 0), "context_refresh"),
         (("--prompt", "a", "--temperature", 0.5), "temperature"),
         (("--prompt", "a", "--panorama", 1), "outpaint-vertical"),
         (("--prompt", "a", "--actions", "left"), "no actions"),

@@ -34,6 +34,7 @@ def generate(
     num_samples: int = 1,
     num_decoding_steps: int | None = None,
     num_diffusion_steps: int | None = None,
+    context_refresh: int | None = None,
     guidance_scale: float | None = None,
     temperature: float | None = None,
     seed: int = 0,
@@ -70,6 +71,8 @@ def generate(
         num_samples: how many clips
         num_decoding_steps: passes of the network per clip
         num_diffusion_steps: denoising steps per token, for models with a diffusion head
+        context_refresh: NOVA: compute all of a frame only at every so many sets of tokens, which is faster and changes
+            the result a little (default: 1, always)
         guidance_scale: u + s (c - u); 1 is off
         temperature: of the token distribution; 0 takes the most probable
         seed: the same seed gives the same clips
@@ -88,7 +91,8 @@ def generate(
     from mutoscope import hub
 
     index = hub.load_index(model)  # an unknown name should be told before anything slow
-    only_frames = {"negative_prompt": negative_prompt, "motion": motion, "num_diffusion_steps": num_diffusion_steps}
+    only_frames = {"negative_prompt": negative_prompt, "motion": motion, "num_diffusion_steps": num_diffusion_steps,
+                   "context_refresh": context_refresh}  # fmt: skip
     given = {name: value for name, value in only_frames.items() if value is not None}
     if given and index.family not in FRAME_FAMILIES:
         raise UserError(f"This model has no diffusion head. Leave --{next(iter(given)).replace('_', '-')} out.")

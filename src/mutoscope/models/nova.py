@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import Diffusion, FlowMatching
 from mutoscope.layers.embeddings import grid_sin_cos
-from mutoscope.layers.kv_cache import KVCache
+from mutoscope.layers.kv_cache import KVCache, PlacedKVCache
 from mutoscope.layers.masks import block_causal_mask
 from mutoscope.layers.patchify import patchify
 from mutoscope.layers.token_masking import gather_rows, truncated_normal
@@ -130,6 +130,8 @@ class NOVAState:
 
     def take(self, rows: Int[Tensor, " b"]) -> "NOVAState":
         """The memory of chosen samples, each as often as it is named."""
+        if rows.tolist() == list(range(self.cache.keys.shape[1])):
+            return self  # a copy would double the largest tensor there is
         cache = KVCache(self.cache.keys[:, rows], self.cache.values[:, rows], self.cache.length)
         reference = None if self.reference is None else self.reference[rows]
         return NOVAState(cache, self.num_slots, None if self.blind is None else self.blind[rows], self.slot, reference)
@@ -143,6 +145,18 @@ class Canvas:
     tokens: Float[Tensor, "b n d"]
     grid: Float[Tensor, "n d"] | None
     known: Int[Tensor, "b k"]
+    memory: "CanvasMemory | None" = None
+
+
+@dataclass
+class CanvasMemory:
+    """Keys and values of a frame in the spatial encoder, as they were when each token was last computed.
+
+    `decided`: the first half's, of the context and the decided tokens in their order; `places`: the second half's.
+    """
+
+    decided: KVCache
+    places: PlacedKVCache
 
 
 @dataclass(frozen=True)
@@ -308,10 +322,13 @@ class NOVA(VideoModel):
         canvas.tokens = canvas.tokens.scatter(1, ids[..., None].expand_as(tokens), tokens)
         canvas.known = torch.cat([canvas.known, ids], dim=1)
 
-    def fill(self, canvas: Canvas, ids: Int[Tensor, "b r"] | None = None) -> Float[Tensor, "b r d"]:
+    def fill(
+        self, canvas: Canvas, ids: Int[Tensor, "b r"] | None = None, remember: bool = False
+    ) -> Float[Tensor, "b r d"]:
         """Outputs for the tokens `ids`, or for all.
 
         The first half of the layers sees the context and the decided tokens only, the second half all places (§3.3).
+        With `remember` their keys and values stay with the canvas, for `fill_in_part`.
         """
         encoder, context, x = self.spatial_encoder, canvas.context, canvas.tokens
         m, half = context.shape[1], len(encoder.blocks) // 2
@@ -319,16 +336,57 @@ class NOVA(VideoModel):
         known_places = F.pad(canvas.known + m, (m, 0))
         known_places[:, :m] = torch.arange(m, device=x.device)
         known_table = None if table is None else gather_table(table, known_places)
+        canvas.memory = self._memory(canvas) if remember else None
+        first, second = (None, None) if canvas.memory is None else (canvas.memory.decided, canvas.memory.places)
         h = torch.cat([context, gather_rows(x, canvas.known)], dim=1)  # (b, m + k, d)
-        for block in encoder.blocks[:half]:
-            h = block(h, None, known_table)
+        for layer, block in enumerate(encoder.blocks[:half]):
+            h = block(h, None, known_table, first, layer)
+        if first is not None:
+            first.advance(h.shape[1])
         updated = x.scatter(1, canvas.known[..., None].expand(-1, -1, x.shape[2]), h[:, m:])
         h = torch.cat([h[:, :m], updated], dim=1)  # (b, m + n, d)
         rows = None if ids is None else ids + m
-        for block in encoder.blocks[half:-1]:
-            h = block(h, None, table)
-        h = encoder.blocks[-1](h, None, table, rows=rows)
+        for layer, block in enumerate(encoder.blocks[half:-1]):
+            h = block(h, None, table, second, layer)
+        h = encoder.blocks[-1](h, None, table, second, len(encoder.blocks) - half - 1, rows)
         return encoder.norm(h if rows is not None else h[:, m:])
+
+    def fill_in_part(self, canvas: Canvas, ids: Int[Tensor, "b r"]) -> Float[Tensor, "b r d"]:
+        """An approximation of `fill` at a fraction of its cost, some sets after a `fill` with `remember`.
+
+        Computed are `ids` and the tokens written since the last call. All others keep the keys and values that they
+        had when they were last computed, so they do not know what was decided since.
+        """
+        memory, encoder, m = canvas.memory, self.spatial_encoder, canvas.context.shape[1]
+        assert memory is not None
+        blocks, half = encoder.blocks, len(encoder.blocks) // 2
+        new = canvas.known[:, memory.decided.length - m :]  # (b, k)
+        places = torch.cat([new, ids], dim=1) + m  # (b, k + r)
+        table = encoder.table(self._places(m, range(1), self.config.grid))
+        table = None if table is None else gather_table(table, places)
+        new_table = None if table is None else table[:, :, : new.shape[1]]
+        h = gather_rows(canvas.tokens, new)
+        for layer, block in enumerate(blocks[:half]):
+            h = block(h, None, new_table, memory.decided, layer)
+        memory.decided.advance(new.shape[1])
+        memory.places.places = places
+        h = torch.cat([h, gather_rows(canvas.tokens, ids)], dim=1)  # (b, k + r, d)
+        for layer, block in enumerate(blocks[half:-1]):
+            h = block(h, None, table, memory.places, layer)
+        rows = torch.arange(new.shape[1], places.shape[1], device=places.device).expand_as(ids)
+        return encoder.norm(blocks[-1](h, None, table, memory.places, len(blocks) - half - 1, rows))
+
+    def _memory(self, canvas: Canvas) -> CanvasMemory:
+        """An empty one, aimed at all places."""
+        (b, m, d), heads, layers = canvas.context.shape, self.config.spatial_heads, self.config.spatial_layers
+        size, device, dtype = m + canvas.tokens.shape[1], canvas.context.device, canvas.context.dtype
+        decided, places = (
+            cache.reserve((count, b, heads, size, d // heads), device, dtype)
+            for cache, count in ((KVCache, layers // 2), (PlacedKVCache, layers - layers // 2))
+        )
+        assert isinstance(places, PlacedKVCache)
+        places.places = torch.arange(size, device=device).expand(b, -1)
+        return CanvasMemory(decided, places)
 
     # ---------------------------------------------------------------------------------------------------- training
 

@@ -120,9 +120,11 @@ class Encoder(nn.Module):
         return None if self.pairs is None else rotary_table(places, self.pairs)
 
 
-def gather_table(table: Float[Tensor, "*b n pairs 2"], rows: Int[Tensor, "b r"]) -> Float[Tensor, "b 1 r pairs 2"]:
-    """The rotations of chosen rows of every sample, for all heads."""
-    return table[rows][:, None]
+def gather_table(table: Float[Tensor, "*b1 n pairs 2"], rows: Int[Tensor, "b r"]) -> Float[Tensor, "b 1 r pairs 2"]:
+    """The rotations of chosen rows of every sample, for all heads; those of `table` may be chosen ones already."""
+    if table.ndim == 3:
+        return table[rows][:, None]
+    return table[:, 0][torch.arange(len(rows), device=rows.device)[:, None], rows][:, None]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
