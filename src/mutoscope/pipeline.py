@@ -3,6 +3,7 @@
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +22,7 @@ from mutoscope.generation import Frames, Generator, Request, generator_of, is_li
 from mutoscope.layers.int8 import quantize_linears
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.text import TextEncoder, load_text_encoder
+from mutoscope.text.offload import OffloadedTextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
 
@@ -126,14 +128,25 @@ class VideoPipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         weights: Weights = "float",
+        *,
+        text_encoder_offload: bool = False,
+        text_encoder_dtype: torch.dtype | None = None,
     ) -> "VideoPipeline":
-        """A bundled model by name, or a model folder. A tokenizer alone can only `reconstruct`."""
+        """A bundled model by name, or a model folder. A tokenizer alone can only `reconstruct`.
+
+        text_encoder_offload: drop the text encoder from memory as soon as the prompts of a call are encoded. A prompt
+            that was not read lately loads it again; see `text.offload`.
+        text_encoder_dtype: number format of the text encoder's weights (default: `dtype`)
+        """
         index = hub.load_index(name_or_folder)
         model = None if index.model is None else hub.load_model(name_or_folder)
         encoder, load = hub.text_encoder_folder(name_or_folder), None
         if encoder is not None:
             index = replace(index, text_encoder=str(encoder))  # stays right wherever the model is saved
-            load = partial(load_text_encoder, encoder, torch.device(device), dtype)
+            kind = OffloadedTextEncoder if text_encoder_offload else load_text_encoder
+            load = partial(kind, encoder, torch.device(device), text_encoder_dtype or dtype)
+        elif text_encoder_offload or text_encoder_dtype is not None:
+            raise UserError("This model has no text encoder. Leave what should be done with one out.")
         return cls(hub.load_tokenizer(name_or_folder), model, index, device, dtype, load, weights)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
@@ -158,8 +171,8 @@ class VideoPipeline:
         return clips if listed or len(clips) > 1 else clips[0]
 
     def generate(self, *, on_step: Callable[[SampleEvent], None] = lambda event: None, **options: Any) -> Generation:
-        """Generate and measure. `on_step` receives every event of the sampler."""
-        return self.run(self.prepare(**options), on_step)
+        """Generate and measure. `on_step` receives every event of the sampler. Warns of what will not be honoured."""
+        return self.run(_told(self.prepare(**options)), on_step)
 
     def stream(self, **options: Any) -> "FrameStream":
         """Frames of one sample as they are finished. MAGI with num_frames=None goes on until the caller stops.
@@ -168,7 +181,7 @@ class VideoPipeline:
         looks ahead in time.
         """
         endless = "num_frames" in options and options["num_frames"] is None and self.index.family == "magi"
-        request = self.prepare(**options, **({"endless": True} if endless else {}))
+        request = _told(self.prepare(**options, **({"endless": True} if endless else {})))
         if request.num_samples != 1:
             raise UserError(f"A stream holds one sample, found num_samples={request.num_samples}.")
         if not self.tokenizer.spec.decodes_in_order:
@@ -247,6 +260,12 @@ class VideoPipeline:
         """Send a clip of any size and length through the tokenizer and back."""
         frames, fps = (video, self.index.fps) if isinstance(video, np.ndarray) else (video.frames, video.fps)
         return VideoClip(encode_decode(self.tokenizer, frames, tiling, self.device), fps)
+
+
+def _told(request: Request) -> Request:
+    for sentence in request.warnings:
+        warnings.warn(sentence, stacklevel=3)
+    return request
 
 
 def reset_peak_memory(device: torch.device | str) -> None:

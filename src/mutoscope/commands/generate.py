@@ -14,6 +14,7 @@ OWN_OPTIONS = {
     "motion": ("nova",),
     "interval": ("magi",),
     "num_diffusion_steps": FRAME_FAMILIES,
+    "context_refresh": ("nova",),
 }
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def generate(
     num_samples: int = 1,
     num_decoding_steps: int | None = None,
     num_diffusion_steps: int | None = None,
+    context_refresh: int | None = None,
     guidance_scale: float | None = None,
     temperature: float | None = None,
     seed: int = 0,
@@ -50,6 +52,8 @@ def generate(
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     weights: Literal["float", "int8"] = "float",
+    text_encoder_offload: bool = False,
+    text_encoder_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
 ) -> common.Report:
     """Make video clips with a model and write them to files.
 
@@ -77,6 +81,8 @@ def generate(
         num_samples: how many clips
         num_decoding_steps: passes of the network per clip
         num_diffusion_steps: denoising steps per token, for models with a diffusion head
+        context_refresh: NOVA: compute all of a frame only at every so many sets of tokens, which is faster and changes
+            the result a little (default: 1, always)
         guidance_scale: u + s (c - u); 1 is off
         temperature: of the token distribution; 0 takes the most probable
         seed: the same seed gives the same clips
@@ -85,6 +91,8 @@ def generate(
         device: cpu, cuda, cuda:1, mps ...
         dtype: number format of the network
         weights: int8 rounds the matrices of PAR and LlamaGen models to 8 bits, which is faster on the CPU
+        text_encoder_offload: drop the encoder of prompts from memory once they are read
+        text_encoder_dtype: number format of the encoder of prompts (default: that of --dtype)
     """
     path = common.check_output_file(out)
     _check_options(num_samples, num_decoding_steps, guidance_scale, temperature, seed, fps, upscale)
@@ -98,14 +106,17 @@ def generate(
         "motion": motion,
         "interval": interval,
         "num_diffusion_steps": num_diffusion_steps,
+        "context_refresh": context_refresh,
     }
     given = {name: value for name, value in own.items() if value is not None}
     for name in given:
         if index.family not in OWN_OPTIONS[name]:
             families = " and ".join(family.upper() for family in OWN_OPTIONS[name])
             raise UserError(f"--{name.replace('_', '-')} is for models of {families}, this is {index.family}.")
+    if actions is not None and index.family != "magi":
+        raise UserError("This model takes no actions. Leave them out.")
     frames = {"task_video": _read_frames(video, None), "context": _read_frames(context, context_frames)}
-    pipeline = common.load_pipeline(model, device, dtype, weights)
+    pipeline = common.load_pipeline(model, device, dtype, weights, text_encoder_offload, text_encoder_dtype)
     if frames["context"] is not None and pipeline.model is not None:
         trained = getattr(pipeline.model.config, "context_frames", 1)
         frames["context"] = frames["context"][: context_frames or trained]
@@ -141,7 +152,7 @@ def generate(
         "peak_memory_bytes": common.peak_memory(pipeline.device),
         **common.machine(pipeline.device, dtype),
         "weights": weights,
-        "warnings": warnings,
+        "warnings": [*request.warnings, *warnings],
     }
 
 
@@ -180,7 +191,7 @@ def _read_actions(path: str | None) -> Any:
         return None
     import numpy as np
 
-    file = common.check_input_file(path)
+    file = common.check_input_file(path, "file of actions")
     try:
         if file.suffix == ".npy":
             rows = np.load(file, allow_pickle=False)

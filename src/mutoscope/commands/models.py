@@ -1,5 +1,6 @@
 """mutoscope models: what is bundled, and what the papers describe."""
 
+from importlib import import_module
 from typing import Any
 
 import mutoscope.commands.common as common

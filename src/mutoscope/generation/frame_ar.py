@@ -1,5 +1,6 @@
 """NOVA: images and clips of any length from prompts, classes and first frames, one frame after the other."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,7 @@ class FrameARGenerator(Generator):
         num_tokens = self.model.config.grid[0] * self.model.config.grid[1]
         if sampler.num_decoding_steps > num_tokens:
             raise UserError(f"A frame has {num_tokens} tokens: num_decoding_steps can be at most that.")
+        self._check_motion(motion)
         text, rows = self._text(prompt, negative_prompt, num_samples)
         clips = self._context(context, context_frames)
         frames = self._latent_frames(num_frames or self.index.num_frames)
@@ -98,12 +100,21 @@ class FrameARGenerator(Generator):
             labels=None if text is not None else self.class_labels(class_label, num_samples, seed),
             batch_size=max(batch_size, 1),
             num_frames=num_frames or self.index.num_frames,
+            warnings=() if prompt is None else self.prompt_warnings(prompt, negative_prompt),
             num_latent_frames=frames,
             text=text,
             prompts=rows,
             motion=motion,
             context=clips,
         )
+
+    def _check_motion(self, motion: float | None) -> None:
+        if motion is None:
+            return
+        if not self.model.config.is_video:
+            raise UserError("This model makes images and reads no motion. Leave motion out.")
+        if not 0 <= motion < math.inf:
+            raise UserError(f"motion must be finite and not negative, found {motion}.")
 
     def _text(
         self, prompt: str | Sequence[str] | None, negative: str, num_samples: int
