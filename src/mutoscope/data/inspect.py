@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mutoscope.data.folder import VideoFile, clip_span, clip_starts, find_videos
+from mutoscope.data.folder import MediaFile, clip_span, clip_starts, find_videos
 from mutoscope.data.video_io import VideoInfo, iter_frames, probe
 from mutoscope.errors import UserError
 
@@ -41,7 +41,7 @@ def inspect(path: str | Path, num_frames: int = 16, frame_stride: int = 1) -> di
     }
 
 
-def inspect_video(file: VideoFile, classes: list[str], span: int) -> dict[str, Any]:
+def inspect_video(file: MediaFile, classes: list[str], span: int) -> dict[str, Any]:
     """Details of one video; span: frames of the video that one clip covers."""
     info: VideoInfo = probe(file.path)
     with iter_frames(file.path, stride=FIRST_FRAME_ONLY) as reader:
