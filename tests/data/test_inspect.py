@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mutoscope.data.datasets import KINDS
-from mutoscope.data.inspect import format_inspection, inspect, sheet, spread
+from mutoscope.data.inspect import format_inspection, inspect, sheet
 from mutoscope.errors import UserError
 
 Sample = Callable[[str], Path]
@@ -116,7 +116,3 @@ def test_headers_are_quicker_and_find_less(folder: Path, miniature: Callable[[st
 def test_a_sheet_shows_videos_from_all_over(folder: Path, miniature: Callable[[str], Path], kind: str):
     picture = sheet(folder if kind == "folder" else miniature(kind))
     assert picture.ndim == 3 and picture.shape[0] >= 64 and picture.std() > 10
-
-
-def test_a_spread_covers_everything_evenly():
-    assert list(spread(10, 5)) == [0, 2, 4, 6, 8] and list(spread(3, 5)) == [0, 1, 2]

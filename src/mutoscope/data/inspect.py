@@ -2,7 +2,6 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from mutoscope.data.contact_sheet import contact_sheet
 from mutoscope.data.datasets import list_dataset, present_splits, recognise
 from mutoscope.data.folder import MediaFile, clip_span, clip_starts, find_videos
 from mutoscope.data.listing import Listing
+from mutoscope.data.loader import spread
 from mutoscope.data.readers import ContainerReader, count_frames
 from mutoscope.data.video_io import VideoInfo, iter_frames, probe
 from mutoscope.errors import UserError
@@ -169,12 +169,6 @@ def sheet(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
         rows = [dataset[item] for item in spread(len(dataset), SHEET_ROWS)]
     labels = [_label(row, dataset.classes) for row in rows]
     return contact_sheet([row["video"].numpy() for row in rows], labels=labels)
-
-
-def spread(count: int, wanted: int) -> Sequence[int]:
-    """At most `wanted` of the numbers below `count`, evenly spread."""
-    wanted = min(count, wanted)
-    return [number * count // wanted for number in range(wanted)]
 
 
 def _label(row: dict[str, Any], classes: list[str]) -> str:
