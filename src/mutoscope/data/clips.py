@@ -35,8 +35,9 @@ class ClipDataset(Dataset):
     spread evenly along the longer side. `mirrored` gives every clip a second time, mirrored.
 
     random_start moves a clip by up to clip_step frames, or with `windows` anywhere; random_crop moves the crop,
-    random_flip mirrors half of the clips. All draws are a function of (seed, epoch, i) alone, so items do not depend
-    on the number of loader workers.
+    random_flip mirrors half of the clips. max_interval draws how many strides the frames of a clip lie apart, from 1 to
+    this or what the video allows, and its first frame anywhere; "interval" in the item tells. All draws are a function
+    of (seed, epoch, i) alone, so items do not depend on the number of loader workers.
     short: what becomes of videos shorter than a clip: "skip" (they are listed in `.skipped`) or "loop", which repeats
     them from their beginning.
 
@@ -61,14 +62,15 @@ class ClipDataset(Dataset):
         random_start: bool = False,
         random_crop: bool = False,
         random_flip: bool = False,
+        max_interval: int = 1,
         short: Literal["skip", "loop"] = "skip",
         seed: int = 0,
     ):
-        counts = (num_frames, height, width, frame_stride, crops, clip_step or 1, 1 if windows is None else windows)
-        if min(counts) < 1 or seed < 0:
+        counts = (num_frames, height, width, frame_stride, max_interval, crops, clip_step or 1)
+        if min(counts) < 1 or (windows is not None and windows < 1) or seed < 0:
             raise UserError(
-                "num_frames, height, width, frame_stride, clip_step, windows and crops must be at least 1 and seed at "
-                "least 0"
+                "num_frames, height, width, frame_stride, max_interval, clip_step, windows and crops must be at least "
+                "1 and seed at least 0"
             )
         if short not in ("skip", "loop"):
             raise UserError(f'short must be "skip" or "loop"; got {short!r}')
@@ -81,7 +83,7 @@ class ClipDataset(Dataset):
         self.windows, self.clip_step = windows, clip_step or self.span
         self.crops, self.mirrored, self.variants = crops, mirrored, crops * (2 if mirrored else 1)
         self.random_start, self.random_crop, self.random_flip = random_start, random_crop, random_flip
-        self.short, self.seed, self.reader = short, seed, listing.reader
+        self.max_interval, self.short, self.seed, self.reader = max_interval, short, seed, listing.reader
         self._skipped_at_start: list[FileProblem] = []
         self._broken_at_start: list[FileProblem] = []
         self._reasons: dict[int, str] = {}
@@ -221,10 +223,13 @@ class ClipDataset(Dataset):
         return clip_starts(count, self.span, self.clip_step) or range(1)  # one clip of a video to loop
 
     def _clip(self, number: int, window: int, variant: int, generator: torch.Generator) -> dict[str, Any]:
-        start = self._starts(number)[window]
-        if self.random_start:
+        start, stride, interval = self._starts(number)[window], self.frame_stride, 1
+        if self.max_interval > 1:
+            interval, start = self._interval(self._num_frames(number), generator)
+            stride *= interval
+        elif self.random_start:
             start = self._moved(start, self._num_frames(number) - self.span, generator)
-        frames, start, numbers = self._read(number, start)
+        frames, start, numbers = self._read(number, start, stride)
         crop, mirror = divmod(variant, 2) if self.mirrored else (variant, 0)
         frames = self._crop(frames, crop, generator)  # (t, h, w, 3)
         if self.random_flip and torch.rand((), generator=generator) < 0.5:
@@ -236,6 +241,7 @@ class ClipDataset(Dataset):
             "caption": video.caption,
             "path": video.name,
             "start": start,
+            "interval": interval,
         } | {name: torch.from_numpy(rows) for name, rows in self.reader.extras(video, numbers).items()}
 
     def _moved(self, start: int, last: int, generator: torch.Generator) -> int:
@@ -243,30 +249,34 @@ class ClipDataset(Dataset):
             return int(torch.randint(max(0, last) + 1, (), generator=generator))
         return min(max(0, last), start + int(torch.randint(self.clip_step, (), generator=generator)))
 
-    def _read(self, number: int, start: int) -> tuple[UInt8[np.ndarray, "t h w 3"], int, list[int]]:
+    def _interval(self, available: int, generator: torch.Generator) -> tuple[int, int]:
+        """How many strides the frames lie apart, up to `max_interval` or what the video allows, and the first frame."""
+        steps = max(self.num_frames - 1, 1) * self.frame_stride
+        longest = max(1, min(self.max_interval, (available - 1) // steps))
+        interval = 1 + int(torch.randint(longest, (), generator=generator))
+        room = max(0, available - clip_span(self.num_frames, self.frame_stride * interval))
+        return interval, int(torch.randint(room + 1, (), generator=generator))
+
+    def _read(self, number: int, start: int, stride: int) -> tuple[UInt8[np.ndarray, "t h w 3"], int, list[int]]:
         """Frames of a clip, where they start (earlier than asked for where the file ends sooner), and their numbers."""
         file, promised = self.videos[number], self._num_frames(number)
-        steps = np.arange(self.num_frames) * self.frame_stride
-        frames, available = self._decode(number, start)
+        size, span = (self.height, self.width), clip_span(self.num_frames, stride)
+        steps = np.arange(self.num_frames) * stride
+        frames, available = self.reader.read(file, start, self.num_frames, stride, size)
         if len(frames) == self.num_frames:
             return frames, start, (start + steps).tolist()
-        if self.span <= available < promised:
+        if span <= available < promised:
             reason = f"{file.name} ends after {available} of {promised} frames"
             self._report(number, DAMAGED, f"{reason}; clips are taken from these")
-            start = available - self.span
-            frames, _ = self._decode(number, start)
+            start = available - span
+            frames, _ = self.reader.read(file, start, self.num_frames, stride, size)
         elif self.short == "loop" and available:
-            whole, _ = self.reader.read(file, 0, self.span, 1, (self.height, self.width))
+            whole, _ = self.reader.read(file, 0, span, 1, size)
             looped = steps % len(whole)
             return whole[looped], 0, looped.tolist()
         if len(frames) < self.num_frames:
-            raise UserError(f"{file.name} gives {available} frames of the {self.span} that a clip needs")
+            raise UserError(f"{file.name} gives {available} frames of the {span} that a clip needs")
         return frames, start, (start + steps).tolist()
-
-    def _decode(self, number: int, start: int) -> tuple[np.ndarray, int]:
-        """Frames from `start` on, at most a clip, and how many frames the file was seen to hold."""
-        size = (self.height, self.width)
-        return self.reader.read(self.videos[number], start, self.num_frames, self.frame_stride, size)
 
     def _crop(self, frames: np.ndarray, crop: int, generator: torch.Generator) -> np.ndarray:
         rooms = frames.shape[1] - self.height, frames.shape[2] - self.width

@@ -19,11 +19,13 @@ def dataset_source(data: DataConfig) -> BatchSource:
         images = ImageDataset(list_dataset("imagenet", path, split).checked(), data.height, data.width, data.ten_crops)
         return RandomCrops(images, data.seed) if data.random_crops else ItemSource(images)
     sizes = (data.num_frames, data.height, data.width, data.frame_stride)
+    shared: dict[str, Any] = {"fold": data.fold, "max_interval": data.max_interval, "seed": data.seed}
+    shared["with_actions"] = data.kind == "bair" and not data.mirrored  # they have no mirror image
     if data.random_crops:
-        drawn = {"random_start": True, "random_crop": True, "random_flip": data.mirrored}
-        return RandomClips(open_dataset(data.kind, path, split, *sizes, fold=data.fold, **drawn), data.seed)
-    spread = {"windows": data.windows, "crops": data.crops, "mirrored": data.mirrored}
-    return ItemSource(open_dataset(data.kind, path, split, *sizes, fold=data.fold, **spread))
+        shared |= {"random_start": True, "random_crop": True, "random_flip": data.mirrored}
+        return RandomClips(open_dataset(data.kind, path, split, *sizes, **shared), data.seed)
+    shared |= {"windows": data.windows, "crops": data.crops, "mirrored": data.mirrored}
+    return ItemSource(open_dataset(data.kind, path, split, *sizes, **shared))
 
 
 def describe_dataset(data: DataConfig) -> dict[str, Any]:
