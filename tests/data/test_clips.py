@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from mutoscope.data.clips import ClipDataset, count_frames
+from mutoscope.data.clips import ClipDataset
+from mutoscope.data.readers import count_frames
 from mutoscope.data.video_io import read_video
 from mutoscope.errors import UserError
 

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from mutoscope import hub
+from mutoscope.data.datasets import KINDS
 from mutoscope.data.folder import find_videos
 from mutoscope.data.images import ImageDataset, RandomCrops, find_images
-from mutoscope.data.loader import BatchSource, ItemSource, ShapesSource
+from mutoscope.data.loader import BatchSource, ItemSource, ShapesSource, spread
 from mutoscope.data.shapes import HELD_BACK_SEED, ShapesConfig, ShapesWorld
 from mutoscope.data.shapes_mixed import MIXED_CLASS_NAMES, VariedShapesSource
 from mutoscope.data.token_cache import TokenCache
@@ -25,6 +26,7 @@ from mutoscope.models.magi import MAGI, MAGIConfig
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.models.par import PAR, PARConfig
+from mutoscope.recipes.datasets import dataset_source, describe_dataset
 from mutoscope.recipes.sheets import GenerationSheet
 from mutoscope.recipes.tokenize import CONTEXT_FRAMES, CaptionReader, condition_key, tokenize
 from mutoscope.sampling.frame_ar import FrameARSamplerConfig
@@ -138,7 +140,7 @@ def shapes_world(data: DataConfig, seed: int) -> ShapesWorld:
 
 
 def clip_source(data: DataConfig) -> BatchSource:
-    """Batches with "video" uint8 (b, t, h, w, 3) and "label" (b,) from the built-in world or a folder of videos."""
+    """Batches with "video" uint8 (b, t, h, w, 3) and "label" (b,) of the built-in world, a folder or a data set."""
     if data.kind == "shapes":
         return shapes_source(data, data.seed)
     if data.kind == "folder" and data.path:
@@ -149,8 +151,11 @@ def clip_source(data: DataConfig) -> BatchSource:
     if data.kind == "images" and data.path:
         images = ImageDataset(data.path, data.height, data.width, data.ten_crops)
         return RandomCrops(images, data.seed) if data.random_crops else ItemSource(images)
+    if data.kind in KINDS and data.path:
+        return dataset_source(data)
     raise UserError(
-        f'Clips come from kind "shapes", or "folder" or "images" with a path; found {data.kind!r} and {data.path!r}.'
+        'Clips come from kind "shapes", or "folder", "images" or a data set with a path; '
+        f"found {data.kind!r} and {data.path!r}."
     )
 
 
@@ -166,7 +171,7 @@ def shapes_source(data: DataConfig, seed: int) -> BatchSource:
 def example_clips(data: DataConfig, count: int = 4) -> Batch:
     """The same few clips every time; of the built-in world ones that training never sees."""
     source = shapes_source(data, HELD_BACK_SEED) if data.kind == "shapes" else clip_source(data)
-    return source[list(range(min(count, source.num_clips or count)))]
+    return source[spread(source.num_clips or count, count)]
 
 
 def describe_data(data: DataConfig) -> dict[str, Any]:
@@ -178,6 +183,8 @@ def describe_data(data: DataConfig) -> dict[str, Any]:
         return {"kind": "folder", "class_names": find_videos(data.path or "")[1]} | varied
     if data.kind == "images":
         return {"kind": "images", "class_names": find_images(data.path or "")[1], "ten_crops": data.ten_crops}
+    if data.kind in KINDS:
+        return describe_dataset(data) | varied
     names = ("height", "width", "num_frames", "fps", "max_objects", "controllable")
     varied |= {"mixed": True} if data.mixed else {}
     return {"kind": "shapes"} | {name: getattr(data, name) for name in names} | varied
