@@ -1,12 +1,15 @@
 """A MAGI of a few thousand parameters, tokens and conditions for it."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mutoscope.hub import ModelIndex, save_pretrained
 from mutoscope.models.magi import MAGI, MAGIConfig
 from mutoscope.models.magi_networks import Conditions
+from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
 
 SAMPLING = {"num_decoding_steps": 3, "num_diffusion_steps": 4, "sample_range": 3.0}
 
@@ -59,3 +62,42 @@ def frame_conditions(conditions: Conditions, frame: int) -> Conditions:
     """What one frame of a clip is told."""
     actions = None if conditions.actions is None else conditions.actions[:, frame : frame + 1]
     return Conditions(conditions.interval, conditions.label, actions, conditions.caption, conditions.caption_mask)
+
+
+NAMES = ("circle", "square", "cross")
+
+
+def tiny_vae() -> Causal3D:
+    """Frames of 8×12 to latents of 3×4×6, every frame by itself."""
+    torch.manual_seed(1)
+    return Causal3D(
+        Causal3DConfig(
+            filters=4,
+            channel_multipliers=(1, 2),
+            num_res_blocks=1,
+            temporal_downsample=(False,),
+            num_groups=1,
+            bottleneck="kl",
+            latent_channels=3,
+            per_frame=True,
+        )
+    ).eval()
+
+
+def tiny_index(model: MAGI, **changes: Any) -> ModelIndex:
+    fields = {
+        "family": "magi",
+        "num_frames": 5,
+        "height": 8,
+        "width": 12,
+        "class_names": NAMES,
+        "tasks": model.config.tasks,
+        "sampling": SAMPLING,
+    }
+    return ModelIndex(**{**fields, **changes})
+
+
+def save_tiny_magi(folder: Path) -> Path:
+    """A model folder with classes and actions."""
+    model = tiny_magi()
+    return save_pretrained(folder, tiny_index(model), tiny_vae(), model)

@@ -8,45 +8,13 @@ import pytest
 import torch
 
 from mutoscope.errors import UserError
-from mutoscope.hub import ModelIndex, save_pretrained, write_json
-from mutoscope.models.magi import MAGI
+from mutoscope.hub import save_pretrained, write_json
 from mutoscope.pipeline import FrameStream, VideoPipeline
 from mutoscope.text import load_text_encoder
 from mutoscope.text.words import word_config
-from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
-from tiny_magi import SAMPLING, tiny_magi
+from tiny_magi import tiny_index, tiny_magi, tiny_vae
 
-NAMES = ("circle", "square", "cross")
 HEIGHT, WIDTH = 8, 12
-
-
-def tiny_vae() -> Causal3D:
-    torch.manual_seed(1)
-    return Causal3D(
-        Causal3DConfig(
-            filters=4,
-            channel_multipliers=(1, 2),
-            num_res_blocks=1,
-            temporal_downsample=(False,),
-            num_groups=1,
-            bottleneck="kl",
-            latent_channels=3,
-            per_frame=True,
-        )
-    ).eval()
-
-
-def tiny_index(model: MAGI, **changes) -> ModelIndex:
-    fields = {
-        "family": "magi",
-        "num_frames": 5,
-        "height": HEIGHT,
-        "width": WIDTH,
-        "class_names": NAMES,
-        "tasks": model.config.tasks,
-        "sampling": SAMPLING,
-    }
-    return ModelIndex(**{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
