@@ -10,14 +10,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from mutoscope.errors import UserError
-from mutoscope.generation.base import (
-    Frames,
-    Generator,
-    Request,
-    as_list,
-    common_length,
-    fit_frames,
-)
+from mutoscope.generation.base import Frames, Generator, Request, common_length
+from mutoscope.generation.frames import context_clips, latent_frames
 from mutoscope.json_config import dataclass_from_dict
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition, set_sizes
@@ -85,7 +79,7 @@ class FrameARGenerator(Generator):
             raise UserError(f"A frame has {num_tokens} tokens: num_decoding_steps can be at most that.")
         self._check_motion(motion)
         text, rows = self._text(prompt, negative_prompt, num_samples)
-        clips = self._context(context, context_frames)
+        clips = context_clips(self.tokenizer.spec, self.index, context, context_frames)
         frames = self._latent_frames(num_frames or self.index.num_frames)
         left = frames - (0 if clips is None else self._latent_frames(clips.shape[1]))
         if left < 1:
@@ -138,25 +132,7 @@ class FrameARGenerator(Generator):
         return text, torch.tensor([distinct.index(p) for p in asked])
 
     def _latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a clip; UserError unless the tokenizer can make clips of exactly that length."""
-        spec = self.tokenizer.spec
-        count = spec.latent_shape(num_frames, self.index.height, self.index.width)[0]
-        longest = spec.num_frames(count)
-        if num_frames < 1 or longest != num_frames:
-            below = f"{spec.num_frames(count - 1)} or " if count > 1 else ""
-            raise UserError(f"The tokenizer cannot make {num_frames} frames; the nearest lengths are {below}{longest}.")
-        return count
-
-    def _context(self, context: Any, count: int | None) -> UInt8[Tensor, "n t h w 3"] | None:
-        """The first frames of each context at the model's size."""
-        if context is None:
-            return None
-        clips = [fit_frames(frames[:count], self.index.height, self.index.width) for frames in as_list(context)]
-        lengths = {len(clip) for clip in clips}
-        if len(lengths) > 1:
-            raise UserError(f"All contexts must have the same number of frames, found {sorted(lengths)}.")
-        self._latent_frames(lengths.pop())
-        return torch.stack([torch.from_numpy(clip) for clip in clips])
+        return latent_frames(self.tokenizer.spec, self.index, num_frames)
 
     def sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Iterator[SampleEvent]]:
         assert isinstance(request, FrameARRequest)
