@@ -5,7 +5,7 @@
 "flat": seconds per frame of a stream of 128 frames with a window of the trained length. "cache": seconds with and
 without a cache, with all frames as history, beside the formula of counted passes. "steps": delay of the first frame and
 sustained frames per second with decoding, and shapes-FVD of clips predicted from their first frame, for several numbers
-of steps. "rollout": clips of 128 frames from one frame; the share in which a detector that knows the palette still
+of steps. "actions": how far an agent ends from where its actions lead. "rollout": clips of 128 frames from one frame; the share in which a detector that knows the palette still
 finds number and colours of the shapes, beside the same share in real clips.
 """
 
@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from mutoscope.benchmark.claims_magi import seconds_by_length
-from mutoscope.data.shapes import COLORS, HELD_BACK_SEED, ShapesConfig, ShapesWorld
+from mutoscope.data.shapes import COLORS, HELD_BACK_SEED, PALETTE, ShapesConfig, ShapesWorld
 from mutoscope.evaluation.frechet import frechet_distance_between
 from mutoscope.evaluation.protocol import Judge, real_clips
-from mutoscope.evaluation.shapes_detector import shapes_agree
+from mutoscope.evaluation.shapes_detector import LARGEST_DISTANCE, shapes_agree
 from mutoscope.pipeline import VideoPipeline
 
 LENGTH = 128
@@ -93,6 +93,38 @@ def rollout(pipeline: VideoPipeline, count: int) -> dict[str, Any]:
     }
 
 
+def agent_places(video: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
+    """Centre (x, y) in frame widths of the pixels nearest to each clip's colour, in its last frame."""
+    pixels = video[:, -1].float() / 255  # (n, h, w, 3)
+    palette = torch.from_numpy(PALETTE)
+    near = torch.cdist(pixels.flatten(1, 2), palette.expand(len(pixels), -1, -1))  # (n, hw, colors)
+    distance, nearest = near.min(-1)
+    own = ((nearest == colors[:, None]) & (distance < LARGEST_DISTANCE)).float()
+    h, w = video.shape[2:4]
+    y, x = torch.meshgrid(torch.arange(h) / h, torch.arange(w) / w, indexing="ij")
+    weight = own.sum(1).clamp(min=1)
+    return torch.stack([(own * x.flatten()).sum(1) / weight, (own * y.flatten()).sum(1) / weight], dim=-1)
+
+
+def actions(pipeline: VideoPipeline, count: int) -> dict[str, Any]:
+    """How far the agent ends from where its actions lead: with them, with another clip's, and with none told."""
+    index = pipeline.index
+    config = ShapesConfig(index.height, index.width, index.num_frames, controllable=True)
+    found = [ShapesWorld(config, HELD_BACK_SEED).clip(i) for i in range(count)]
+    colors = torch.tensor([clip.objects[0].color for clip in found])
+    context = [clip.frames[:1] for clip in found]
+    real = torch.stack([torch.from_numpy(clip.frames) for clip in found])
+    true = agent_places(real, colors)
+    told = [clip.actions for clip in found]
+    distances = {"staying_where_it_was": (agent_places(real[:, :1], colors) - true).norm(dim=1).mean().item()}
+    for name, given in (("own_actions", told), ("another_clips", told[1:] + told[:1]), ("none_told", None)):
+        options = {} if given is None else {"actions": given}
+        made = pipeline.generate(context=context, guidance_scale=1.0, batch_size=64, **options).clips
+        clips = torch.stack([torch.from_numpy(clip.frames) for clip in made])
+        distances[name] = (agent_places(clips, colors) - true).norm(dim=1).mean().item()
+    return {"num_clips": count, "distance_in_frame_widths": distances}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -113,6 +145,7 @@ def main() -> None:
         "flat": flat(pipeline, arguments.repeats),
         "cache": seconds_by_length(pipeline.model, (16, 64, LENGTH)),
         "steps": [steps_row(pipeline, *steps, judge, clips) for steps in STEPS],
+        "actions": actions(pipeline, 64),
         "rollout": rollout(pipeline, arguments.rollouts),
     }
     arguments.out.write_text(json.dumps(report, indent=2) + "\n")
