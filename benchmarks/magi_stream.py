@@ -5,8 +5,9 @@
 "flat": seconds per frame of a stream of 128 frames with a window of the trained length. "cache": seconds with and
 without a cache, with all frames as history, beside the formula of counted passes. "steps": delay of the first frame and
 sustained frames per second with decoding, and shapes-FVD of clips predicted from their first frame, for several numbers
-of steps. "actions": how far an agent ends from where its actions lead. "rollout": clips of 128 frames from one frame; the share in which a detector that knows the palette still
-finds number and colours of the shapes, beside the same share in real clips.
+of steps. "actions": how far an agent ends from where its actions lead. "rollout": clips of 128 frames from one frame;
+the share in which a detector that knows the palette still finds number and colours of the shapes, beside the same share
+in real clips.
 """
 
 import argparse
