@@ -1,5 +1,6 @@
 """VideoPipeline: a model folder in, video out. The one place where tokenizer, network and sampler meet."""
 
+import math
 import os
 import time
 import warnings
@@ -55,6 +56,22 @@ class Generation:
         return self.num_frames / max(self.seconds, 1e-9)
 
 
+class FrameStream(Iterator[UInt8[np.ndarray, "h w 3"]]):
+    """Frames as they are finished. `change` tells a MAGI model something else from the next frame on."""
+
+    def __init__(self, frames: Iterator[UInt8[np.ndarray, "h w 3"]], steering: Any = None) -> None:
+        self._frames, self._steering = frames, steering
+
+    def __next__(self) -> UInt8[np.ndarray, "h w 3"]:
+        return next(self._frames)
+
+    def change(self, **conditions: Any) -> None:
+        """class_label, prompt, interval (1 to 25) or action, which is held; what is left out stays."""
+        if self._steering is None:
+            raise UserError("Only streams of MAGI models can be changed on the way.")
+        self._steering.change(**conditions)
+
+
 class VideoPipeline:
     """A tokenizer, a video model and the sampler that joins them.
 
@@ -67,7 +84,8 @@ class VideoPipeline:
         (a list of labels, prompts, contexts or videos stands for one sample each)
         context_frames: how many of the first frames are given (default: all of `context`; of `task_video` as
             many as in training)
-        num_frames: NOVA makes any length that its tokenizer can; others the one they were trained for
+        actions, interval: what is done in every frame, (t, numbers), and how far frames lie apart, for MAGI
+        num_frames: NOVA and MAGI make any length that the tokenizer can; others the one they were trained for
             (`extension.longer` repeats the prediction)
         paste_given: put the given pixels back over the result
         sampler options: fields of the sampler's configuration, such as num_decoding_steps or guidance_scale
@@ -156,25 +174,34 @@ class VideoPipeline:
         """Generate and measure. `on_step` receives every event of the sampler. Warns of what will not be honoured."""
         return self.run(_told(self.prepare(**options)), on_step)
 
-    def stream(self, **options: Any) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """Frames of one sample as they are finished.
+    def stream(self, **options: Any) -> "FrameStream":
+        """Frames of one sample as they are finished. MAGI with num_frames=None goes on until the caller stops.
 
         With MAGVIT they all come at the end, since it decodes a clip at once, and so they do with any tokenizer that
         looks ahead in time.
         """
-        request = _told(self.prepare(**options))
+        endless = "num_frames" in options and options["num_frames"] is None and self.index.family == "magi"
+        request = _told(self.prepare(**options, **({"endless": True} if endless else {})))
         if request.num_samples != 1:
             raise UserError(f"A stream holds one sample, found num_samples={request.num_samples}.")
         if not self.tokenizer.spec.decodes_in_order:
-            yield from self.run(request).clips[0].frames
-            return
-        for events in self.generator.sample(request, lambda event: None):
+            if endless:
+                raise UserError("This tokenizer decodes a clip as a whole: give num_frames.")
+            return FrameStream(frame for clip in self.run(request).clips for frame in clip.frames)
+        rounds, steering = self.generator.steered(request)
+        num_frames = math.inf if endless else request.num_frames or self.index.num_frames
+        return FrameStream(self._stream(rounds, num_frames), steering)
+
+    def _stream(
+        self, rounds: Iterator[Iterator[SampleEvent]], num_frames: float
+    ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        for events in rounds:
             latents = (event.finished for event in events if event.frames is not None)
             parts, made = self.tokenizer.stream_decode(latents), 0
-            num_frames = request.num_frames or self.index.num_frames
             while made < num_frames:
                 with torch.inference_mode():  # around each part, because a generator must not change the caller's mode
-                    frames = self._frames(next(parts))[0, : num_frames - made]
+                    frames = self._frames(next(parts))[0]
+                frames = frames[: int(min(num_frames - made, len(frames)))]
                 made += len(frames)
                 yield from frames
 

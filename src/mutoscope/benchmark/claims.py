@@ -132,6 +132,10 @@ class Laboratory(ABC):
         Each measurement has "num_decoding_steps", "shapes_fvd" and "per_task".
         """
 
+    def conclusions(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the report says beside the rows of the summary."""
+        return {}
+
 
 def run_claims(
     laboratory: type[Laboratory],
@@ -158,6 +162,7 @@ def run_claims(
             rows.append(json.loads(file.read_text()))
             on_result(rows[-1])
     report = {"settings": asdict(config), "real_against_real": opened.real_against_real(), "rows": summarise(rows)}
+    report |= opened.conclusions(report["rows"])
     write_json(out / "claims.json", report)
     return report
 

@@ -64,12 +64,14 @@ class ClipDataset(Dataset):
         random_start: bool = False,
         random_crop: bool = False,
         random_flip: bool = False,
+        max_interval: int = 1,
         short: Literal["skip", "loop"] = "skip",
         seed: int = 0,
     ):
-        if min(num_frames, height, width, frame_stride, clip_step or 1) < 1 or seed < 0:
+        if min(num_frames, height, width, frame_stride, max_interval, clip_step or 1) < 1 or seed < 0:
             raise UserError(
-                "num_frames, height, width, frame_stride and clip_step must be at least 1 and seed at least 0"
+                "num_frames, height, width, frame_stride, clip_step and max_interval must be at least 1 and seed at "
+                "least 0"
             )
         if short not in ("skip", "loop"):
             raise UserError(f'short must be "skip" or "loop"; got {short!r}')
@@ -77,7 +79,7 @@ class ClipDataset(Dataset):
         self.frame_stride, self.span = frame_stride, clip_span(num_frames, frame_stride)
         self.clip_step = clip_step or self.span
         self.random_start, self.random_crop, self.random_flip = random_start, random_crop, random_flip
-        self.short, self.seed = short, seed
+        self.max_interval, self.short, self.seed = max_interval, short, seed
         self.skipped: list[FileProblem] = []
         self._broken_at_start: list[FileProblem] = []
         self._indices: dict[int, FrameIndex] = {}
@@ -167,11 +169,15 @@ class ClipDataset(Dataset):
         return clip_starts(video.num_frames, self.span, self.clip_step) or range(1)  # one clip of a video to loop
 
     def _clip(self, number: int, start: int, generator: torch.Generator) -> dict[str, Any]:
-        video = self.videos[number]
-        if self.random_start:
+        video, stride = self.videos[number], self.frame_stride
+        interval = 1
+        if self.max_interval > 1:
+            interval, start = self._interval(video.num_frames, generator)
+            stride *= interval
+        elif self.random_start:
             last = max(0, video.num_frames - self.span)
             start = min(last, start + int(torch.randint(self.clip_step, (), generator=generator)))
-        frames, start = self._read(number, start)
+        frames, start = self._read(number, start, stride)
         frames = self._crop(frames, generator)  # (t, h, w, 3)
         if self.random_flip and torch.rand((), generator=generator) < 0.5:
             frames = frames[:, :, ::-1]
@@ -181,36 +187,46 @@ class ClipDataset(Dataset):
             "caption": video.file.caption,
             "path": str(video.file.path),
             "start": start,
+            "interval": interval,
         }
 
-    def _read(self, number: int, start: int) -> tuple[UInt8[np.ndarray, "t h w 3"], int]:
+    def _interval(self, available: int, generator: torch.Generator) -> tuple[int, int]:
+        """How many strides the frames lie apart, up to `max_interval` or what the video allows, and the first frame."""
+        steps = max(self.num_frames - 1, 1) * self.frame_stride
+        longest = max(1, min(self.max_interval, (available - 1) // steps))
+        interval = 1 + int(torch.randint(longest, (), generator=generator))
+        room = max(0, available - clip_span(self.num_frames, self.frame_stride * interval))
+        return interval, int(torch.randint(room + 1, (), generator=generator))
+
+    def _read(self, number: int, start: int, stride: int) -> tuple[UInt8[np.ndarray, "t h w 3"], int]:
         """Frames of a clip and where they start: earlier than asked for where the file ends sooner than promised."""
-        frames, available = self._decode(number, start)
+        frames, available = self._decode(number, start, stride)
         if len(frames) == self.num_frames:
             return frames, start
-        if available < self.videos[number].num_frames and available >= self.span:
+        span = clip_span(self.num_frames, stride)
+        if available < self.videos[number].num_frames and available >= span:
             reason = (
                 f"{self.videos[number].file.path} ends after {available} of {self.videos[number].num_frames} frames"
             )
             self._report(number, DAMAGED, f"{reason}; clips are taken from these")
-            start = available - self.span
-            frames, _ = self._decode(number, start)
+            start = available - span
+            frames, _ = self._decode(number, start, stride)
         elif self.short == "loop" and available:
-            frames, _ = self._decode(number, 0, stride=1)
-            frames = frames[np.arange(self.num_frames) * self.frame_stride % len(frames)]
+            frames, _ = self._decode(number, 0, 1, max_frames=span)
+            frames = frames[np.arange(self.num_frames) * stride % len(frames)]
             start = 0
         if len(frames) < self.num_frames:
             path = self.videos[number].file.path
-            raise UserError(f"{path} gives {available} frames of the {self.span} that a clip needs")
+            raise UserError(f"{path} gives {available} frames of the {span} that a clip needs")
         return frames, start
 
-    def _decode(self, number: int, start: int, stride: int | None = None) -> tuple[np.ndarray, int]:
+    def _decode(self, number: int, start: int, stride: int, max_frames: int | None = None) -> tuple[np.ndarray, int]:
         """Frames from `start` on, at most a clip, and how many frames the file was seen to hold."""
         reader = FrameStream(
             self.videos[number].file.path,
             start=start,
-            max_frames=self.num_frames if stride is None else self.span,
-            stride=stride or self.frame_stride,
+            max_frames=max_frames or self.num_frames,
+            stride=stride,
             size=(self.height, self.width),
             keep_aspect=True,
             index=self._index(number) if start >= SEEK_AFTER else None,

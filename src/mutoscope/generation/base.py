@@ -95,6 +95,10 @@ class Generator(ABC):
     def sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Iterator[SampleEvent]]:
         """The events of each round, each of which also went to `on_step`."""
 
+    def steered(self, request: Request) -> tuple[Iterator[Iterator[SampleEvent]], Any]:
+        """The events of a stream of one sample, and what changes it on the way: None where nothing can."""
+        return self.sample(request, lambda event: None), None
+
     def finish(
         self, clips: UInt8[np.ndarray, "b t h w 3"], request: Request, start: int
     ) -> UInt8[np.ndarray, "b t h w 3"]:

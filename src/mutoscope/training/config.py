@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict
+from mutoscope.models.magi import MAX_INTERVAL, MAGIConfig
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.models.nova import NOVAConfig
 from mutoscope.models.par import PARConfig
@@ -16,7 +17,7 @@ from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 
 TokenizerConfig = VQ3DConfig | VQ2DConfig | Causal3DConfig
-ModelConfig = MagvitConfig | PARConfig | NOVAConfig
+ModelConfig = MagvitConfig | PARConfig | NOVAConfig | MAGIConfig
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class OptimConfig:
     """Adam with decoupled weight decay, linear warm-up and one cosine (arXiv 2212.05199, appendix B).
 
     Weight decay acts on matrices of dense and attention layers only, never on norms or biases, and on embeddings only
-    with `decay_embeddings` (as LlamaGen's scripts do); with `decay_all` (as NOVA's do) on everything but norms.
+    with `decay_embeddings` (as LlamaGen's scripts do); with `decay_all` (as NOVA's do) on everything but norms, with
+    `decay_tensors` (as MAR's do) on everything of more than one dimension outside a model's head.
     muon_learning_rate: peak rate of Muon for those matrices and for convolution kernels; None: Adam for everything.
     schedule: one cosine over the run, or the peak rate all the time, either behind the warm-up.
     """
@@ -38,6 +40,7 @@ class OptimConfig:
     muon_learning_rate: float | None = None
     decay_embeddings: bool = False
     decay_all: bool = False
+    decay_tensors: bool = False
     schedule: Literal["cosine", "constant"] = "cosine"
 
 
@@ -78,6 +81,8 @@ class DataConfig:
       (`RandomCrops`).
     seed, fps, max_objects, controllable: the built-in world only.
     frame_stride: source frames per clip frame, for "folder" only.
+    max_interval: frames lie 1 to this many (strides) apart, drawn anew for every clip, for "shapes" and "folder".
+    mixed: "shapes" only: every second clip comes from the controllable world, with its actions.
     """
 
     kind: Literal["shapes", "folder", "images", "tokens"] = "shapes"
@@ -92,8 +97,14 @@ class DataConfig:
     fps: int = 8
     max_objects: int = 3
     controllable: bool = False
+    max_interval: int = 1
+    mixed: bool = False
 
     def __post_init__(self) -> None:
+        if not 1 <= self.max_interval <= MAX_INTERVAL:
+            raise UserError(f"max_interval must lie between 1 and {MAX_INTERVAL}, found {self.max_interval}.")
+        if (self.max_interval > 1 or self.mixed) and self.controllable:
+            raise UserError("max_interval and mixed are for the world without actions: leave controllable out.")
         if self.random_crops and (self.kind != "images" or self.ten_crops):
             raise UserError('random_crops are for kind "images" without ten_crops: leave one of them out.')
 
