@@ -20,7 +20,7 @@ from mutoscope.data.video_io import Video, VideoClip
 from mutoscope.errors import UserError
 from mutoscope.generation import Frames, Generator, Request, generator_of, is_listed
 from mutoscope.layers.int8 import quantize_linears
-from mutoscope.sampling.base import SampleEvent
+from mutoscope.sampling.base import SampleEvent, last_of
 from mutoscope.text import TextEncoder, load_text_encoder
 from mutoscope.text.offload import OffloadedTextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
@@ -236,8 +236,7 @@ class VideoPipeline:
     def _sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Tensor]:
         """Final tokens or latents, round by round."""
         for events in self.generator.sample(request, on_step):
-            *_, last = events
-            yield last.proposal
+            yield last_of(events).proposal
 
     @torch.inference_mode()
     def _decode(

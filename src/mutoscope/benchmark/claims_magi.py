@@ -26,6 +26,7 @@ from mutoscope.models.magi import MAGI, MAGIConfig
 from mutoscope.models.magi_networks import Conditions
 from mutoscope.recipes.run import clip_source, describe_data, shapes_world
 from mutoscope.recipes.tokenize import tokenize
+from mutoscope.sampling.base import last_of
 from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig
 from mutoscope.tokenizers.base import channels_last
 from mutoscope.training.config import ModelRecipe
@@ -229,8 +230,9 @@ class Laboratory(claims.Laboratory):
             told = Conditions(torch.ones(len(part), dtype=torch.int64))
             given = self.tokenizer.encode(self.tokenizer.from_uint8(part))
             sampler = FrameStreamSampler(sampling)
-            *_, last = sampler.sample(model, lambda frame, told=told: told, len(part), frames, generator, given)
-            clips += [self.tokenizer.to_uint8(self.tokenizer.decode(x)) for x in last.proposal.split(4)]
+            events = sampler.sample(model, lambda frame, told=told: told, len(part), frames, generator, given)
+            latents = last_of(events).proposal
+            clips += [self.tokenizer.to_uint8(self.tokenizer.decode(x)) for x in latents.split(4)]
         return torch.cat(clips)
 
 

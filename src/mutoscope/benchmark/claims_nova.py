@@ -24,6 +24,7 @@ from mutoscope.evaluation.protocol import Judge, real_clips
 from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.recipes.run import clip_source, describe_data, shapes_world
 from mutoscope.recipes.tokenize import CaptionReader, tokenize
+from mutoscope.sampling.base import last_of
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition
 from mutoscope.text import load_text_encoder
 from mutoscope.text.base import TextFeatures
@@ -179,7 +180,7 @@ class Laboratory(claims.Laboratory):
             count = len(features)
             rows = torch.cat([torch.arange(count), torch.full((count,), count)])
             condition = FrameCondition(model.with_motion(prefix, None), rows, 2)
-            *_, last = sampler.sample(model, condition, frames, generator)
+            last = last_of(sampler.sample(model, condition, frames, generator))
             seconds, steps = seconds + time.perf_counter() - begin, last.num_steps
             latents = unstacked(last.proposal, self.cache.info.clip_shape[1]) if at_once else last.proposal
             clips.append(self.tokenizer.to_uint8(self.tokenizer.decode(latents)))

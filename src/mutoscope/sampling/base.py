@@ -1,5 +1,7 @@
 """What every sampler yields."""
 
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float, Int
@@ -39,6 +41,12 @@ class SampleEvent:
     @property
     def is_last(self) -> bool:
         return self.frames is not None and self.frames.stop == self.decided.shape[1]
+
+
+def last_of(events: Iterable[SampleEvent]) -> SampleEvent:
+    """The last event, with none of the others kept: each may hold a whole clip."""
+    [last] = deque(events, maxlen=1)
+    return last
 
 
 @dataclass(frozen=True)
