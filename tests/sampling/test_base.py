@@ -13,7 +13,7 @@ def test_the_last_event_is_found_with_none_of_the_others_kept():
     def events():
         nonlocal largest
         for step in range(20):
-            event = SampleEvent(step, 20, nothing.bool(), nothing, None, 0.0)
+            event = SampleEvent(step, 20, nothing.bool(), torch.zeros(1, 1, 1, 1, 1), None, 0.0)
             alive.append(weakref.ref(event))
             yield event
             del event

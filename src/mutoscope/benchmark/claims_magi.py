@@ -8,11 +8,12 @@ times the length of training, and is measured frame by frame.
 import dataclasses
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
 from mutoscope import hub
@@ -35,6 +36,7 @@ TASK = "frame-prediction"
 SAMPLING = FrameStreamSamplerConfig(num_decoding_steps=5, num_diffusion_steps=12, sample_range=4.0)
 CONTEXT = 4  # frames after which the rest of a clip can be told, so that an error against it means something
 IMAGE_FRAMES = (1, 5, 10, 15)  # whose single pictures are scored
+FEW_CLIPS = 128  # for errors and single pictures
 
 
 @dataclass(frozen=True)
@@ -188,18 +190,23 @@ class Laboratory(claims.Laboratory):
         length, real = self.cache.info.clip_shape[1], self.real.video
         clips = self.generate(model, real[:, :1], length, seed)
         distance = self.distance_of(clips)
-        after = self.generate(model, real[:128, :CONTEXT], length, seed)
+        after = self.generate(model, real[:FEW_CLIPS, :CONTEXT], length, seed)
         long = self.generate(model, self.long[:, :1], self.long.shape[1], seed)
         windows = list(zip(long.split(length, dim=1), self.long.split(length, dim=1), strict=True))
+        few = slice(0, FEW_CLIPS)
         return {
             "num_decoding_steps": SAMPLING.num_decoding_steps,
             "shapes_fvd": distance,
             "per_task": {TASK: distance},
-            "error_by_frame": error_by_frame(after, real[:128]),
-            "error_of_copying_by_frame": error_by_frame(real[:128, CONTEXT - 1 : CONTEXT].expand_as(after), real[:128]),
-            "picture_distance_by_frame": [self.picture_distance(clips[:, t], real[:, t]) for t in IMAGE_FRAMES],
+            "error_by_frame": error_by_frame(after, real[few]),
+            "error_of_copying_by_frame": error_by_frame(real[few, CONTEXT - 1 : CONTEXT].expand_as(after), real[few]),
+            "picture_distance_by_frame": [
+                frechet_distance_between(self.still(clips[few, t]), wanted)
+                for t, wanted in zip(IMAGE_FRAMES, self.real_pictures, strict=True)
+            ],
             "shapes_fvd_by_window": [
-                frechet_distance_between(self.judge.read(a).features, self.judge.read(b).features) for a, b in windows
+                frechet_distance_between(self.judge.read(made).features, wanted)
+                for (made, _), wanted in zip(windows, self.real_windows, strict=True)
             ],
             "movement_over_real_by_window": [movement(a) / movement(b) for a, b in windows],
             "detected_by_window": [shapes_agree(a[:, -1], self.colors).float().mean().item() for a, _ in windows],
@@ -208,12 +215,21 @@ class Laboratory(claims.Laboratory):
             ],
         }
 
-    def picture_distance(self, made: UInt8[Tensor, "n h w 3"], real: UInt8[Tensor, "n h w 3"]) -> float:
-        """Fréchet distance of single frames, each shown to the judge as a clip that stands still."""
+    @cached_property
+    def real_windows(self) -> list[Float64[Tensor, "n d"]]:
+        """Features of the windows of long real clips."""
+        windows = self.long.split(self.cache.info.clip_shape[1], dim=1)
+        return [self.judge.read(window).features for window in windows]
+
+    @cached_property
+    def real_pictures(self) -> list[Float64[Tensor, "n d"]]:
+        """Features of single frames of real clips."""
+        return [self.still(self.real.video[:FEW_CLIPS, t]) for t in IMAGE_FRAMES]
+
+    def still(self, frames: UInt8[Tensor, "n h w 3"]) -> Float64[Tensor, "n d"]:
+        """Features of single frames, each shown to the judge as a clip that stands still."""
         length = self.cache.info.clip_shape[1]
-        still = (frames[:, None].expand(-1, length, -1, -1, -1) for frames in (made, real))
-        found, wanted = (self.judge.read(clips).features for clips in still)
-        return frechet_distance_between(found, wanted)
+        return self.judge.read(frames[:, None].expand(-1, length, -1, -1, -1)).features
 
     @torch.inference_mode()
     def generate(
