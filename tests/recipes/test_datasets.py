@@ -176,6 +176,15 @@ def test_settings_survive_their_json_and_describe_the_clips(miniature: Miniature
     assert example_clips(data, 2)["path"][0] != example_clips(data, 2)["path"][1]  # not two windows of one video
 
 
+def test_unmirrored_bair_tells_actions_and_intervals_of_the_frames(miniature: Miniature):
+    data = DataConfig("bair", str(miniature("bair")), 8, SIDE, SIDE, split="test", windows=6, max_interval=3)
+    batch = clip_source(data)[range(12)]
+    steps = batch["actions"][:, 1:, 1] - batch["actions"][:, :-1, 1]  # the miniature's second number is the frame's own
+    assert (steps == batch["interval"][:, None]).all() and set(batch["interval"].tolist()) == {1, 2, 3}
+    assert describe_data(data)["max_interval"] == 3
+    assert "actions" not in clip_source(replace(data, mirrored=True))[[0]]
+
+
 def test_bair_tokenizers_see_mirrored_clips_and_no_other_data_set_is_mirrored():
     mirrored = {name for name in RECIPES if RECIPES[name]().data.mirrored}
     assert mirrored and all("bair" in name for name in mirrored)
