@@ -77,7 +77,8 @@ def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path | 
             raise UserError(f"{path}: tensor {name!r} holds NaN or infinity; the file is damaged.")
     if unknown := sorted(set(weights) - set(expected)):
         raise UserError(f"{path} does not hold {what}: tensor {unknown[0]!r} is no part of that network.")
-    network.load_state_dict(weights, strict=False, assign=True)
+    counters = {n: torch.zeros_like(v, device="cpu") for n, v in network.state_dict().items() if _is_counter(n)}
+    network.load_state_dict(weights | counters, assign=True)
 
 
 def _named_tensors(path: Path) -> Any:
