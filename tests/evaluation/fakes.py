@@ -10,13 +10,19 @@ from mutoscope.data.shapes import ShapesConfig, ShapesWorld
 from mutoscope.data.video_io import write_video
 from mutoscope.evaluation import i3d
 
-NARROW = i3d.I3DConfig(stem=(2, 2, 4), mixed=((2, 2, 2, 2, 2, 2),) * 9, num_classes=6)
+NARROW = i3d.I3DConfig(stem=(4, 4, 4), mixed=((4, 2, 4, 2, 4, 4),) * 9, num_classes=6)
 
 
 def save_narrow_i3d(path: Path, seed: int = 0) -> Path:
-    """A weights file of a narrow I3D."""
-    torch.manual_seed(seed)
-    torch.save(i3d.I3D(NARROW).state_dict(), path)
+    """A weights file of a narrow I3D, drawn so that differences of clips reach its logits."""
+    generator, state = torch.Generator().manual_seed(seed), i3d.I3D(NARROW).state_dict()
+    for name, value in state.items():
+        if name.endswith("conv3d.weight"):
+            fan_in = value[0].numel()
+            state[name] = torch.randn(value.shape, generator=generator) * (2 / fan_in) ** 0.5
+        elif name.endswith("bn.bias"):
+            state[name] = torch.full_like(value, 0.1)
+    torch.save(state, path)
     return path
 
 

@@ -10,12 +10,14 @@ import torch
 
 from evaluation.fakes import save_narrow_i3d, use_narrow_i3d, write_videos
 from mutoscope.errors import UserError
-from mutoscope.evaluation import videos
+from mutoscope.evaluation import extractors, videos
+from mutoscope.evaluation.c3d import C3D
 from mutoscope.evaluation.conventions import CONVENTIONS
 from mutoscope.evaluation.extractors import WeightFiles
 from mutoscope.evaluation.i3d import MIN_FRAMES
 from mutoscope.evaluation.protocols import VIDEO_PROTOCOLS, VideoProtocol, video_protocol
 from mutoscope.evaluation.videos import evaluate_videos
+from mutoscope.tokenizers.perceptual import AlexNet
 
 PLAIN = VIDEO_PROTOCOLS["fvd"]
 
@@ -191,3 +193,37 @@ def test_features_that_are_not_finite_are_refused(folder: Path, monkeypatch):
     monkeypatch.setattr(I3D, "forward", lambda self, video: torch.full((len(video), 6), torch.nan))
     with pytest.raises(UserError, match="not finite"):
         measure(folder)
+
+
+# ------------------------------------------------------------------------------------------------- further networks
+
+
+class MeanColour(torch.nn.Module):
+    """Three numbers per frame in place of Inception's 2048."""
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames.float().mean(dim=(1, 2))
+
+
+def test_every_network_that_is_given_adds_its_figures(folder: Path, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    small = C3D(num_classes=3, hidden=4)
+    monkeypatch.setattr(extractors, "load_c3d", lambda path: (small, "c" * 64))
+    monkeypatch.setattr(extractors, "load_inception", lambda path: (MeanColour(), "d" * 64))
+    torch.save(AlexNet().state_dict(), tmp_path / "alexnet.pth")
+    heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate(AlexNet.MAP_WIDTHS)}
+    torch.save(heads, tmp_path / "alex.pth")
+    trunk, linear = str(tmp_path / "alexnet.pth"), str(tmp_path / "alex.pth")
+    files = WeightFiles(str(folder / "i3d.pt"), c3d="c3d.pt", inception="inc.pt", lpips=trunk, lpips_heads=linear)
+    report = evaluate_videos(folder / "noisy", folder / "real", replace(PLAIN, inception_splits=2), files, num_clips=2)
+    metrics = report["metrics"]
+    assert 1 <= metrics["inception_score"]["value"] <= 3 and metrics["inception_score"]["ci95"] is not None
+    assert {"inception_score_real", "fid_one_frame_per_clip"} <= set(metrics)
+    assert metrics["lpips_alex"]["value"] > 0
+    assert set(report["protocol_details"]["weights_sha256"]) == {"i3d", "c3d", "inception", "lpips"}
+
+
+def test_frames_for_alexnet_are_brought_to_one_size():
+    clips = torch.randint(256, (1, 2, 16, 24, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert extractors.at_mcvd_size(clips).shape == (1, 2, 128, 128, 3)
+    assert torch.equal(extractors.at_mcvd_size(clips[:, :, :, :16], side=16), clips[:, :, :, :16])

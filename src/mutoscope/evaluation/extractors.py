@@ -107,7 +107,7 @@ def lpips_of_clips(metric: LPIPSMetric, real: Clips, fake: Clips) -> Float[Tenso
     return metric.per_frame(real, fake).mean(dim=1)
 
 
-def at_mcvd_size(clips: Clips, side: int = 128) -> Clips:
+def at_mcvd_size(clips: Clips, side: int = 128) -> UInt8[Tensor, "n t side side 3"]:
     """Frames at side × side pixels, rounded to 8 bits as PIL does."""
     n, t = clips.shape[:2]
     if clips.shape[2:4] == (side, side):
