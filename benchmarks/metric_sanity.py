@@ -26,6 +26,7 @@ from mutoscope.errors import UserError
 from mutoscope.evaluation.conventions import CONVENTIONS
 from mutoscope.evaluation.extractors import Extractors, WeightFiles
 from mutoscope.evaluation.frechet import frechet_distance_between
+from mutoscope.evaluation.kvd import kvd
 from mutoscope.evaluation.pixel import psnr_of_clip, psnr_per_frame
 from mutoscope.evaluation.protocol import Judge, real_clips
 from mutoscope.evaluation.ssim import ssim_of_clip
@@ -114,15 +115,20 @@ def table(clips: Tensor, readers: dict[str, Callable[[Tensor], Tensor]], seed: i
     seen = {name: read(second) for name, read in readers.items()}
 
     def row(made: Tensor) -> dict[str, float | None]:
-        distances = {name: frechet_distance_between(read(made), seen[name]) for name, read in readers.items()}
+        distances = {}
+        for name, read in readers.items():
+            features = read(made)
+            distances[name] = frechet_distance_between(features, seen[name])
+            distances[name.replace("fvd", "kvd")] = kvd(features, seen[name])  # no bias from the number of clips
         return distances | pixel_figures(first, made)
 
     rows: dict[str, object] = {"undistorted": row(first)}
     for name, (distort, strengths) in DISTORTIONS.items():
         results = [row(distort(first, strength, torch.Generator().manual_seed(seed))) for strength in strengths]
-        rises = {reader: bool((np.diff([result[reader] for result in results]) > 0).all()) for reader in readers}
+        distances = [key for key in results[0] if key.endswith(("fvd", "kvd"))]
+        rises = {key: bool((np.diff([result[key] for result in results]) > 0).all()) for key in distances}
         rows[name] = {"strengths": strengths, "rows": results, "rises": rises}
-        print(name, *(f"{key} {[round(result[key], 2) for result in results]}" for key in readers), flush=True)
+        print(name, *(f"{key} {[round(result[key], 2) for result in results]}" for key in distances), flush=True)
     return rows
 
 
