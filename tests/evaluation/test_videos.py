@@ -16,7 +16,9 @@ from mutoscope.evaluation.conventions import CONVENTIONS
 from mutoscope.evaluation.extractors import WeightFiles
 from mutoscope.evaluation.i3d import MIN_FRAMES
 from mutoscope.evaluation.protocols import VIDEO_PROTOCOLS, VideoProtocol, video_protocol
+from mutoscope.evaluation.rows import Rows
 from mutoscope.evaluation.videos import evaluate_videos
+from mutoscope.evaluation.windows import Listing
 from mutoscope.tokenizers.perceptual import AlexNet
 
 PLAIN = VIDEO_PROTOCOLS["fvd"]
@@ -101,6 +103,20 @@ def test_several_samples_of_a_video_have_a_best_one(folder: Path, tmp_path):
     assert best == pytest.approx(good["psnr_magvit_db"]["value"])
     mean = (good["psnr_magvit_db"]["value"] + noisy["psnr_magvit_db"]["value"]) / 2
     assert metrics["psnr_magvit_db"]["value"] == pytest.approx(mean)
+
+
+def test_a_repeat_holds_every_video_and_further_samples_are_further_repeats():
+    real = Listing(Path("r"), tuple(Path(f"r/{name}.mp4") for name in "ab"), (16, 16))
+    names = [f"{name}-{sample}" for name in "ab" for sample in range(12)]  # a-10 sorts before a-2
+    generated = Listing(Path("g"), tuple(sorted(Path(f"g/{name}.mp4") for name in names)), (16,) * 24)
+    protocol = replace(PLAIN, num_clips=6, repeats=4, best_of=3)
+    job = videos.plan(protocol, extractors.Extractors(CONVENTIONS["tats"]), generated, real, None, 0)
+    assert [clip.path.stem for clip in job.made.clips[:6]] == ["a-0", "b-0", "a-1", "b-1", "a-2", "b-2"]
+    assert job.repeats == 4 and len(job.made.clips) == 24
+    samples = videos.sampled(job, Rows({"index": torch.arange(24)}))
+    assert samples is not None and samples.shape == (8, 3)
+    assert samples[:2].tolist() == [[0, 2, 4], [1, 3, 5]]
+    assert videos.sampled(job, Rows({"index": torch.arange(23)})) is None
 
 
 def test_videos_of_other_names_have_no_psnr(folder: Path, tmp_path):

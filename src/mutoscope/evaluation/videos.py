@@ -7,7 +7,6 @@ report. Clips are read and forgotten chunk by chunk; see `rows.py` for processes
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -34,7 +33,7 @@ from mutoscope.evaluation.protocols import VideoProtocol
 from mutoscope.evaluation.rows import CHUNK, Rows, State, gather_rows, place
 from mutoscope.evaluation.ssim import ssim_of_clip
 from mutoscope.evaluation.temporal import drift, flicker, frame_curves, motion
-from mutoscope.evaluation.windows import Listing, Window, WindowRule, list_videos, read_window, windows
+from mutoscope.evaluation.windows import Listing, Window, list_videos, read_window, windows
 
 KVD_ROWS = 20_000  # per side; the kernel matrix grows with the square
 CURVES = ("brightness", "contrast", "saturation", "sharpness")
@@ -166,7 +165,10 @@ def plan(
             "for fewer with --num-clips (figures of different counts do not compare)."
         )
     repeats = 1 if num_clips else min(protocol.repeats, len(generated.paths) // wanted)
-    made = windows(generated, WindowRule(), protocol.num_frames, wanted * repeats)
+    samples = pairs(generated, real)
+    # Sample 0 of every real video first, then sample 1: a repeat holds all videos.
+    order = sorted(samples, key=lambda path: (samples[path][0], path)) if samples else list(generated.paths)
+    made = tuple(Window(path) for path in order[: wanted * repeats])
     span = clip_span(protocol.num_frames, protocol.frame_stride)
     num_real = num_clips or protocol.num_real
     seen = windows(real, protocol.windows, span, num_real, seed)
@@ -175,16 +177,9 @@ def plan(
             f"{str(real.folder)!r} holds {_count(real, protocol)} and so {len(seen):,} real clips, {least:,} are "
             "needed: add videos or ask for fewer with --num-clips (figures of different counts do not compare)."
         )
-    partners = pairs(generated, made, real)
-    return Job(
-        protocol,
-        extractors,
-        repeats,
-        wanted,
-        Side("generated", tuple(made), partners),
-        Side("real", tuple(seen)),
-        seed,
-    )
+    partners = tuple(samples[clip.path][1] for clip in made) if samples else None
+    sides = Side("generated", made, partners), Side("real", tuple(seen))
+    return Job(protocol, extractors, repeats, wanted, *sides, seed)
 
 
 def _count(listing: Listing, protocol: VideoProtocol) -> str:
@@ -192,17 +187,25 @@ def _count(listing: Listing, protocol: VideoProtocol) -> str:
     return f"{len(listing.paths):,} usable videos of {protocol.num_frames} frames{short}"
 
 
-def pairs(generated: Listing, made: list[Window], real: Listing) -> tuple[Window, ...] | None:
-    """The first clip of the real video that each generated one is named after; None unless every one is."""
+def pairs(generated: Listing, real: Listing) -> dict[Path, tuple[int, Window]] | None:
+    """Number of the sample and first clip of the real video that each generated one is named after, if all are.
+
+    "a/b" and "a/b-0" ... belong to the real video "a/b".
+    """
     if generated.folder.resolve() == real.folder.resolve():
         return None
     known = {real.name(path): Window(path) for path in real.paths}
-    found = [_partner(generated.name(clip.path), known) for clip in made]
-    return None if None in found else tuple(window for window in found if window is not None)
-
-
-def _partner(name: str, known: Mapping[str, Window]) -> Window | None:
-    return known.get(name) or known.get(re.sub(r"[-_/]\d+$", "", name))
+    found: dict[Path, tuple[int, Window]] = {}
+    for path in generated.paths:
+        name = generated.name(path)
+        match = re.fullmatch(r"(.+)[-_/](\d+)", name)
+        if name in known:
+            found[path] = (0, known[name])
+        elif match and match[1] in known:
+            found[path] = (int(match[2]), known[match[1]])
+        else:
+            return None
+    return found
 
 
 def settings(job: Job) -> dict[str, object]:
@@ -346,14 +349,21 @@ def paired_figures(job: Job, made: Rows) -> dict[str, Figure]:
 
 
 def sampled(job: Job, made: Rows) -> Tensor | None:
-    """Rows (videos, samples) that belong to one real video each; None where videos have different numbers of them."""
+    """Rows (videos, samples) of the samples among which the best counts; None where videos have different numbers.
+
+    More samples than the protocol's are further repeats, and rows of their own here.
+    """
     if job.made.partners is None:
         return None
     rows: dict[Path, list[int]] = {}
     for row, number in enumerate(made["index"].tolist()):
         rows.setdefault(job.made.partners[number].path, []).append(row)
-    counts = Counter(map(len, rows.values()))
-    return torch.tensor(list(rows.values())) if len(counts) == 1 else None
+    if len(counts := {len(numbers) for numbers in rows.values()}) > 1:
+        return None
+    samples, wanted = torch.tensor(list(rows.values())), job.protocol.best_of
+    if 1 < wanted < counts.pop():
+        samples = torch.cat([part for part in samples.split(wanted, dim=1) if part.shape[1] == wanted])
+    return samples
 
 
 def curves(made: Rows, real: Rows) -> dict[str, list[float | None]]:
