@@ -1,6 +1,7 @@
 """What every test shares: one thread, checked shapes, and the folder of real videos."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,12 @@ def clips_dir() -> Path:
     if not Path(name).is_dir():
         pytest.fail(f"MUTOSCOPE_CLIPS names {name}, which is not a folder")
     return Path(name)
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a miniature data set by its kind; each is made once."""
+    pytest.importorskip("av", reason="PyAV is needed to make videos")
+    from miniatures import Miniatures
+
+    return Miniatures(tmp_path_factory.mktemp("datasets"))

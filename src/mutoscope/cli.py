@@ -26,6 +26,7 @@ VERBS = {
     "train": "train a tokenizer or a model from a recipe",
     "tokenize": "encode a folder of videos once, for training from tokens",
     "evaluate": "compare a model or a folder of videos with real clips",
+    "export": "write samples in the folders that outside benchmarks read",
     "bench": "measure speed and memory",
     "convert": "turn published weights into a model folder",
     "inspect": "show what a loader will see in a video or folder, and what is broken",

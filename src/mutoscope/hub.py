@@ -46,6 +46,7 @@ CLASSES = {
     "VQ3D": ("mutoscope.tokenizers.vq3d", "VQ3D", "VQ3DConfig"),
     "Magvit": ("mutoscope.models.magvit", "Magvit", "MagvitConfig"),
     "PAR": ("mutoscope.models.par", "PAR", "PARConfig"),
+    "MAGI": ("mutoscope.models.magi", "MAGI", "MAGIConfig"),
     "NOVA": ("mutoscope.models.nova", "NOVA", "NOVAConfig"),
     "Causal3D": ("mutoscope.tokenizers.causal3d", "Causal3D", "Causal3DConfig"),
     "VQ2D": ("mutoscope.tokenizers.vq2d", "VQ2D", "VQ2DConfig"),

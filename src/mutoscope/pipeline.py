@@ -1,7 +1,9 @@
 """VideoPipeline: a model folder in, video out. The one place where tokenizer, network and sampler meet."""
 
+import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +22,7 @@ from mutoscope.generation import Frames, Generator, Request, generator_of, is_li
 from mutoscope.layers.int8 import quantize_linears
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.text import TextEncoder, load_text_encoder
+from mutoscope.text.offload import OffloadedTextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
 
@@ -53,6 +56,22 @@ class Generation:
         return self.num_frames / max(self.seconds, 1e-9)
 
 
+class FrameStream(Iterator[UInt8[np.ndarray, "h w 3"]]):
+    """Frames as they are finished. `change` tells a MAGI model something else from the next frame on."""
+
+    def __init__(self, frames: Iterator[UInt8[np.ndarray, "h w 3"]], steering: Any = None) -> None:
+        self._frames, self._steering = frames, steering
+
+    def __next__(self) -> UInt8[np.ndarray, "h w 3"]:
+        return next(self._frames)
+
+    def change(self, **conditions: Any) -> None:
+        """class_label, prompt, interval (1 to 25) or action, which is held; what is left out stays."""
+        if self._steering is None:
+            raise UserError("Only streams of MAGI models can be changed on the way.")
+        self._steering.change(**conditions)
+
+
 class VideoPipeline:
     """A tokenizer, a video model and the sampler that joins them.
 
@@ -65,7 +84,8 @@ class VideoPipeline:
         (a list of labels, prompts, contexts or videos stands for one sample each)
         context_frames: how many of the first frames are given (default: all of `context`; of `task_video` as
             many as in training)
-        num_frames: NOVA makes any length that its tokenizer can; others the one they were trained for
+        actions, interval: what is done in every frame, (t, numbers), and how far frames lie apart, for MAGI
+        num_frames: NOVA and MAGI make any length that the tokenizer can; others the one they were trained for
             (`extension.longer` repeats the prediction)
         paste_given: put the given pixels back over the result
         sampler options: fields of the sampler's configuration, such as num_decoding_steps or guidance_scale
@@ -108,14 +128,25 @@ class VideoPipeline:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         weights: Weights = "float",
+        *,
+        text_encoder_offload: bool = False,
+        text_encoder_dtype: torch.dtype | None = None,
     ) -> "VideoPipeline":
-        """A bundled model by name, or a model folder. A tokenizer alone can only `reconstruct`."""
+        """A bundled model by name, or a model folder. A tokenizer alone can only `reconstruct`.
+
+        text_encoder_offload: drop the text encoder from memory as soon as the prompts of a call are encoded. A prompt
+            that was not read lately loads it again; see `text.offload`.
+        text_encoder_dtype: number format of the text encoder's weights (default: `dtype`)
+        """
         index = hub.load_index(name_or_folder)
         model = None if index.model is None else hub.load_model(name_or_folder)
         encoder, load = hub.text_encoder_folder(name_or_folder), None
         if encoder is not None:
             index = replace(index, text_encoder=str(encoder))  # stays right wherever the model is saved
-            load = partial(load_text_encoder, encoder, torch.device(device), dtype)
+            kind = OffloadedTextEncoder if text_encoder_offload else load_text_encoder
+            load = partial(kind, encoder, torch.device(device), text_encoder_dtype or dtype)
+        elif text_encoder_offload or text_encoder_dtype is not None:
+            raise UserError("This model has no text encoder. Leave what should be done with one out.")
         return cls(hub.load_tokenizer(name_or_folder), model, index, device, dtype, load, weights)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
@@ -140,28 +171,37 @@ class VideoPipeline:
         return clips if listed or len(clips) > 1 else clips[0]
 
     def generate(self, *, on_step: Callable[[SampleEvent], None] = lambda event: None, **options: Any) -> Generation:
-        """Generate and measure. `on_step` receives every event of the sampler."""
-        return self.run(self.prepare(**options), on_step)
+        """Generate and measure. `on_step` receives every event of the sampler. Warns of what will not be honoured."""
+        return self.run(_told(self.prepare(**options)), on_step)
 
-    def stream(self, **options: Any) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """Frames of one sample as they are finished.
+    def stream(self, **options: Any) -> "FrameStream":
+        """Frames of one sample as they are finished. MAGI with num_frames=None goes on until the caller stops.
 
         With MAGVIT they all come at the end, since it decodes a clip at once, and so they do with any tokenizer that
         looks ahead in time.
         """
-        request = self.prepare(**options)
+        endless = "num_frames" in options and options["num_frames"] is None and self.index.family == "magi"
+        request = _told(self.prepare(**options, **({"endless": True} if endless else {})))
         if request.num_samples != 1:
             raise UserError(f"A stream holds one sample, found num_samples={request.num_samples}.")
         if not self.tokenizer.spec.decodes_in_order:
-            yield from self.run(request).clips[0].frames
-            return
-        for events in self.generator.sample(request, lambda event: None):
+            if endless:
+                raise UserError("This tokenizer decodes a clip as a whole: give num_frames.")
+            return FrameStream(frame for clip in self.run(request).clips for frame in clip.frames)
+        rounds, steering = self.generator.steered(request)
+        num_frames = math.inf if endless else request.num_frames or self.index.num_frames
+        return FrameStream(self._stream(rounds, num_frames), steering)
+
+    def _stream(
+        self, rounds: Iterator[Iterator[SampleEvent]], num_frames: float
+    ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        for events in rounds:
             latents = (event.finished for event in events if event.frames is not None)
             parts, made = self.tokenizer.stream_decode(latents), 0
-            num_frames = request.num_frames or self.index.num_frames
             while made < num_frames:
                 with torch.inference_mode():  # around each part, because a generator must not change the caller's mode
-                    frames = self._frames(next(parts))[0, : num_frames - made]
+                    frames = self._frames(next(parts))[0]
+                frames = frames[: int(min(num_frames - made, len(frames)))]
                 made += len(frames)
                 yield from frames
 
@@ -220,6 +260,12 @@ class VideoPipeline:
         """Send a clip of any size and length through the tokenizer and back."""
         frames, fps = (video, self.index.fps) if isinstance(video, np.ndarray) else (video.frames, video.fps)
         return VideoClip(encode_decode(self.tokenizer, frames, tiling, self.device), fps)
+
+
+def _told(request: Request) -> Request:
+    for sentence in request.warnings:
+        warnings.warn(sentence, stacklevel=3)
+    return request
 
 
 def reset_peak_memory(device: torch.device | str) -> None:

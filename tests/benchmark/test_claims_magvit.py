@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mutoscope.benchmark.claims import keep_settings, summarise
-from mutoscope.benchmark.claims_magvit import EIGHT, VARIANTS, Laboratory, run_claims
+from mutoscope.benchmark.claims import keep_settings, run_claims, summarise
+from mutoscope.benchmark.claims_magvit import VARIANTS, Laboratory
 from mutoscope.errors import UserError
 
 FEW = tuple(v for v in VARIANTS if v.name in ("commit", "latent-masking", "prefix", "autoregressive"))
@@ -17,14 +17,14 @@ FEW = tuple(v for v in VARIANTS if v.name in ("commit", "latent-masking", "prefi
 @pytest.mark.slow
 def test_every_kind_of_variant_is_trained_measured_and_not_repeated(config, judge, tmp_path: Path):
     variants = tuple(replace(v, steps=v.steps[:2], also=()) for v in FEW)
-    report = run_claims(config, tmp_path, variants=variants, judge=judge)
+    report = run_claims(Laboratory, config, tmp_path, variants=variants, judge=judge)
     rows = {(row["variant"], row["num_decoding_steps"]): row for row in report["rows"]}
     assert set(rows) == {
         ("commit", 4), ("commit", 8), ("latent-masking", 12), ("prefix", 12), ("autoregressive", 256)
     }  # fmt: skip
     assert all(row["shapes_fvd"] >= 0 for row in rows.values()) and report["real_against_real"] > 0
     before = (tmp_path / "commit-0.json").stat().st_mtime_ns
-    assert run_claims(config, tmp_path, variants=variants, judge=judge) == report
+    assert run_claims(Laboratory, config, tmp_path, variants=variants, judge=judge) == report
     assert (tmp_path / "commit-0.json").stat().st_mtime_ns == before
     assert json.loads((tmp_path / "claims.json").read_text())["rows"] == report["rows"]
 
@@ -33,11 +33,11 @@ def test_results_of_other_settings_are_not_mixed_in(config, judge, tmp_path: Pat
     keep_settings(tmp_path / "settings.json", config)
     keep_settings(tmp_path / "settings.json", replace(config, seeds=(0, 7)))
     with pytest.raises(UserError, match="other settings"):
-        run_claims(replace(config, num_steps=121), tmp_path, judge=judge)
+        run_claims(Laboratory, replace(config, num_steps=121), tmp_path, judge=judge)
 
 
 def test_variants_of_one_seed_start_from_equal_weights(config, judge, tmp_path: Path):
-    lab = Laboratory.open(config, tmp_path, judge, EIGHT)
+    lab = Laboratory.open(config, tmp_path, judge)
     full, mask_only = (v for v in VARIANTS if v.name in ("commit", "commit-mask"))
     ours, theirs = lab.build(full, 3), lab.build(mask_only, 3)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))

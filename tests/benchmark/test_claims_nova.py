@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mutoscope import hub
-from mutoscope.benchmark.claims_nova import VARIANTS, ClaimsConfig, Laboratory, prepared, run_claims, unstacked
+from mutoscope.benchmark.claims import run_claims
+from mutoscope.benchmark.claims_nova import VARIANTS, ClaimsConfig, Laboratory, prepared, unstacked
 from mutoscope.evaluation.protocol import Judge
 from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
 from small_shapes_model import small_index
@@ -27,14 +28,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ClaimsConfig:
 @pytest.mark.slow
 def test_variants_are_trained_and_measured(config: ClaimsConfig, judge: Judge, tmp_path: Path):
     variants = tuple(v for v in VARIANTS if v.name in ("published", "at-once"))
-    report = run_claims(config, tmp_path, variants=variants, judge=judge)
+    report = run_claims(Laboratory, config, tmp_path, variants=variants, judge=judge)
     published, at_once = report["rows"]
     assert len(published["shapes_fvd_by_window"]) == 2 and "shapes_fvd_by_window" not in at_once
     assert at_once["num_decoding_steps"] < published["num_decoding_steps"]
     for row in report["rows"]:
         assert row["shapes_fvd"] >= 0 and row["seconds_per_clip"] > 0 and row["movement_over_real"] >= 0
         assert all(0 <= row[f"{head}_accuracy"] <= 1 for head in ("color", "shape", "motion"))
-    assert run_claims(config, tmp_path, variants=variants, judge=judge) == report
+    assert run_claims(Laboratory, config, tmp_path, variants=variants, judge=judge) == report
 
 
 def test_variants_differ_in_what_they_say(config: ClaimsConfig, judge: Judge, tmp_path: Path):

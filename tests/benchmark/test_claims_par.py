@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mutoscope.benchmark.claims import ClaimsConfig
-from mutoscope.benchmark.claims_par import VARIANTS, Laboratory, run_claims
+from mutoscope.benchmark.claims import ClaimsConfig, run_claims
+from mutoscope.benchmark.claims_par import VARIANTS, Laboratory
 from mutoscope.evaluation.protocol import Judge
 from mutoscope.sampling.parallel_ar import group_starts
 
@@ -14,14 +14,14 @@ from mutoscope.sampling.parallel_ar import group_starts
 @pytest.mark.slow
 def test_variants_are_trained_measured_and_not_repeated(config: ClaimsConfig, judge: Judge, tmp_path: Path):
     variants = tuple(v for v in VARIANTS if v.name in ("distant-16", "no-sequential-start"))
-    report = run_claims(config, tmp_path, variants=variants, judge=judge)
+    report = run_claims(Laboratory, config, tmp_path, variants=variants, judge=judge)
     assert [(row["variant"], row["num_decoding_steps"]) for row in report["rows"]] == [
         ("distant-16", 31), ("no-sequential-start", 64)
     ]  # fmt: skip
     assert all(row["shapes_fvd"] >= 0 and row["seconds_per_clip"] > 0 for row in report["rows"])
     assert all(0 <= row["class_accuracy"] <= 1 for row in report["rows"])
     before = (tmp_path / "distant-16-0.json").stat().st_mtime_ns
-    assert run_claims(config, tmp_path, variants=variants, judge=judge) == report
+    assert run_claims(Laboratory, config, tmp_path, variants=variants, judge=judge) == report
     assert (tmp_path / "distant-16-0.json").stat().st_mtime_ns == before
 
 

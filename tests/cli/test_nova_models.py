@@ -32,7 +32,8 @@ def test_prompts_give_clips_of_any_length(run, nova, out):
 
 
 def test_an_image_is_the_first_frame(run, nova, image, out):
-    options = ("--prompt", "a red circle", "--negative-prompt", "blue", "--motion", 3, "--num-diffusion-steps", 2)
+    options = ("--prompt", "a red circle", "--negative-prompt", "blue", "--motion", 3, "--num-diffusion-steps", 2,
+               "--context-refresh", 2)  # fmt: skip
     report = run("generate", nova, *options, "--context", image, "--out", out / "x.mp4", "--json").report
     assert report["mode"] == "continuation" and report["frames"] == 4
 
@@ -44,6 +45,7 @@ def test_an_image_is_the_first_frame(run, nova, image, out):
         (("--prompt", "a", "--class-label", 0, "--task", "inpaint-central"), "Leave task"),
         (("--prompt", "a", "--num-decoding-steps", 40), "16 tokens"),
         (("--prompt", "a", "--num-diffusion-steps", 5000), "1000 diffusion steps"),
+        (("--prompt", "a", "--context-refresh", 0), "context_refresh"),
         (("--prompt", "a", "--temperature", 0.5), "temperature"),
         (("--prompt", "a", "--panorama", 1), "outpaint-vertical"),
         (("--prompt", "a", "--actions", "left"), "no actions"),
@@ -53,6 +55,21 @@ def test_an_image_is_the_first_frame(run, nova, image, out):
 def test_what_does_not_fit_is_explained(run, nova, out, options, message):
     assert message in run("generate", nova, *options, "--out", out / "x.mp4").error
     assert not list(out.iterdir())
+
+
+def test_words_that_mean_nothing_are_told_in_one_warning(run, nova, out):
+    done = run("generate", nova, "--prompt", "a purple circle, purple and huge", "--out", out / "x.gif", "--json")
+    assert done.err.count("\n") == 1 and done.err.startswith("mutoscope: warning: ")
+    assert "'purple', 'and', 'huge':" in done.err and done.report["warnings"]
+    assert run("generate", nova, "--prompt", "a red circle", "--out", out / "x.gif").err == ""
+
+
+def test_the_text_encoder_may_leave_memory(run, nova, models, out):
+    options = ("--text-encoder-offload", "--text-encoder-dtype", "bfloat16", "--out", out / "x.gif")
+    assert run("generate", nova, "--prompt", "a red circle", *options, "--json").report["frames"] == 4
+    assert "no text encoder" in run("generate", models / "model", *options).error
+    half = run("generate", nova, "--prompt", "a", "--text-encoder-dtype", "float16", "--out", out / "x.gif")
+    assert "--text-encoder-dtype float16 needs a GPU" in half.error
 
 
 def test_an_image_that_cannot_be_decoded_is_named(run, nova, tmp_path, out):

@@ -48,6 +48,23 @@ def test_inspect_reports_classes_clips_and_broken_files(run, folder):
     assert report["broken"][0]["reason"]
 
 
+def test_inspect_knows_the_layouts_of_data_sets_and_draws_a_sheet(run, miniature, out):
+    report = run("inspect", miniature("ucf101"), "--sheet", out / "x.png", "--json").report
+    assert report["dataset"] == "ucf101" and report["sheet"] == str(out / "x.png") and len(report["missing"]) == 2
+    done = run("inspect", miniature("ucf101"), "--headers-only")
+    assert done.status == 0 and "test: 2 readable" in done.out and "missing: " in done.out
+    assert os.listdir(out) == ["x.png"]
+    assert ".png" in run("inspect", miniature("ucf101"), "--sheet", out / "x.mp4").error
+
+
+def test_tokenize_reads_a_split_of_a_data_set(run, model, miniature, out):
+    options = ("--dataset", "bair", "--split", "test", "--windows", 3, "--num-frames", 8)
+    report = run("tokenize", model, miniature("bair"), out / "tokens", *options, "--json").report
+    assert report["clips"] == 6
+    assert "one of ucf101" in run("tokenize", model, miniature("bair"), out / "x", "--dataset", "mnist").error
+    assert "has the splits" in run("tokenize", model, miniature("bair"), out / "x", *options[:3], "val").error
+
+
 def test_inspect_of_a_folder_with_nothing_readable_reports_and_fails(run, tmp_path):
     (tmp_path / "a.mp4").write_text("no")
     done = run("inspect", tmp_path, "--json")

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from mutoscope.data.clips import ClipDataset, count_frames
+from mutoscope.data.clips import ClipDataset
+from mutoscope.data.readers import count_frames
 from mutoscope.data.video_io import read_video
 from mutoscope.errors import UserError
 
@@ -259,3 +260,24 @@ def test_real_clips_load_or_are_reported(clips_dir: Path, tmp_path: Path):
     assert {Path(entry.path).name for entry in dataset.broken} == {"invalid_vp9.webm", "truncated_no_moov_av1.mp4"}
     assert {Path(entry.path).name for entry in dataset.skipped} == {"bracelet_rot270_hevc10_hdr.mp4"}
     assert dataset.damaged == []  # clips of this step end before the damage
+
+
+def test_drawn_intervals_give_frames_that_far_apart(folder: Path):
+    video = folder / "cats/a.mp4"
+    every = ClipDataset(video, 1, 16, 16, clip_step=1)
+    dataset = ClipDataset(video, 4, 16, 16, max_interval=3, clip_step=1, seed=2)
+    seen = set()
+    for number in range(len(dataset)):
+        item = dataset[number]
+        seen.add(item["interval"])
+        for place in range(4):
+            single = every[item["start"] + place * item["interval"]]["video"][0]
+            assert torch.equal(item["video"][place], single)
+    assert seen == {1, 2, 3}
+
+
+def test_an_interval_is_no_longer_than_the_video_allows(folder: Path):
+    video = folder / "cats/a.mp4"
+    count = len(ClipDataset(video, 1, 16, 16, clip_step=1))
+    dataset = ClipDataset(video, count // 2 + 1, 16, 16, max_interval=25, clip_step=1)
+    assert {dataset[i]["interval"] for i in range(min(8, len(dataset)))} <= {1, 2}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mutoscope.data.inspect import format_inspection, inspect
+from mutoscope.data.datasets import KINDS
+from mutoscope.data.inspect import format_inspection, inspect, sheet
 from mutoscope.errors import UserError
 
 Sample = Callable[[str], Path]
@@ -77,3 +78,41 @@ def test_the_real_clips(clips_dir: Path):
     assert (report["files"], report["readable"], report["classes"]) == (15, 13, [])
     assert [Path(entry["path"]).name for entry in report["broken"]] == ["invalid_vp9.webm", "truncated_no_moov_av1.mp4"]
     assert report["clips"] == sum(video["frames"] // 16 for video in report["videos"]) == 100
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_of_a_data_set_is_reported_by_splits_and_classes(miniature: Callable[[str], Path], kind: str):
+    report = inspect(miniature(kind))
+    assert {"files", "readable", "broken", "clips", "classes", "class_counts", "missing"} <= report.keys()
+    assert report["dataset"] == kind and "train" in report["splits"]
+    assert len(report["broken"]) == report["files"] - report["readable"] == (0 if kind == "objectron" else 1)
+    train = report["splits"]["train"]
+    assert train["readable"] + train["broken"] == train["files"]
+    unlabelled = 1 if kind == "kinetics600" else 0  # its test list has no labels
+    assert sum(report["class_counts"].values()) in (0, report["files"] - unlabelled)
+    assert report["clips"] == sum(split["clips"] for split in report["splits"].values()) > 0
+    json.dumps(report)
+    text = format_inspection(report)
+    assert text.startswith(f"{kind}: {report['readable']} of {report['files']} files readable")
+    assert all(entry["path"] in text for entry in [*report["broken"], *report["missing"]])
+
+
+def test_numbers_of_a_data_set(miniature: Callable[[str], Path]):
+    report = inspect(miniature("ucf101"))
+    assert report["splits"]["train"] == {
+        "files": 4, "readable": 3, "broken": 1, "damaged": 0, "missing": 2, "unlisted": 1, "short": 1, "clips": 6,
+        "class_counts": {"ApplyEyeMakeup": 2, "HandstandPushups": 2},
+    }  # fmt: skip
+    assert report["class_counts"] == {"ApplyEyeMakeup": 3, "HandstandPushups": 3}
+    assert [Path(entry["path"]).name for entry in report["broken"]] == ["v_HandStandPushups_g09_c01.avi"]
+
+
+def test_headers_are_quicker_and_find_less(folder: Path, miniature: Callable[[str], Path]):
+    assert {video["frames"] for video in inspect(folder, headers_only=True)["videos"]} == {40, 6, 30}  # not 20
+    assert inspect(miniature("bair"), headers_only=True)["readable"] == inspect(miniature("bair"))["readable"] + 1
+
+
+@pytest.mark.parametrize("kind", ["ucf101", "nuscenes", "imagenet", "folder"])
+def test_a_sheet_shows_videos_from_all_over(folder: Path, miniature: Callable[[str], Path], kind: str):
+    picture = sheet(folder if kind == "folder" else miniature(kind))
+    assert picture.ndim == 3 and picture.shape[0] >= 64 and picture.std() > 10

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutoscope.data.loader import ItemSource, ShapesSource, StepSampler, make_loader, stream_index
+from mutoscope.data.loader import ItemSource, ShapesSource, StepSampler, make_loader, spread, stream_index
 from mutoscope.data.shapes import ShapesConfig, ShapesWorld
 
 
@@ -79,3 +79,7 @@ def test_items_of_a_dataset_are_stacked_in_the_order_asked_for():
     batch = source[[4, 1]]
     assert source.num_clips == 5
     assert batch["video"][:, 0, 0, 0, 0].tolist() == [4, 1] and batch["caption"] == ["clip 4", "clip 1"]
+
+
+def test_a_spread_covers_everything_evenly():
+    assert list(spread(10, 5)) == [0, 2, 4, 6, 8] and list(spread(3, 5)) == [0, 1, 2]

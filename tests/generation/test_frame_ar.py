@@ -7,6 +7,8 @@ import torch
 from mutoscope.errors import UserError
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.text import load_text_encoder
+from mutoscope.text.offload import OffloadedTextEncoder
+from tiny_models import save_tiny_model
 from tiny_nova import save_tiny_nova, tiny_autoencoder, tiny_nova, tiny_nova_index
 
 
@@ -79,6 +81,40 @@ def test_a_clip_goes_on_from_given_frames(pipeline: VideoPipeline):
 def test_what_does_not_fit_is_explained(pipeline: VideoPipeline, options, message):
     with pytest.raises(UserError, match=message):
         pipeline(**options)
+
+
+def test_words_the_encoder_does_not_know_are_told(pipeline: VideoPipeline):
+    with pytest.warns(UserWarning, match="'purple': these words"):
+        clip = pipeline(prompt=["a purple circle", "a red circle"])[0]
+    with pytest.warns(UserWarning, match="'ugly'"):
+        next(pipeline.stream(prompt="a red circle", negative_prompt="ugly"))
+    many = pipeline.prepare(prompt=" ".join(f"w{i}" for i in range(20)))
+    assert len(many.warnings) == 1 and many.warnings[0].count("'w") == 12 and "and 8 more" in many.warnings[0]
+    assert pipeline.prepare(prompt="a red circle").warnings == () and clip.frames.shape[0] == 4
+
+
+def test_an_encoder_that_leaves_memory_gives_the_same_clips(pipeline: VideoPipeline, tmp_path: Path):
+    folder = save_tiny_nova(tmp_path / "nova")
+    small = VideoPipeline.from_pretrained(folder, text_encoder_offload=True, text_encoder_dtype=torch.bfloat16)
+    assert isinstance(small.generator.text_encoder, OffloadedTextEncoder)
+    for prompt in ("a red circle", "a blue square", "a red circle"):
+        np.testing.assert_array_equal(small(prompt=prompt).frames, pipeline(prompt=prompt).frames)
+    with pytest.warns(UserWarning, match="'purple'"):
+        small(prompt="a purple circle")
+    with pytest.raises(UserError, match="no text encoder"):
+        VideoPipeline.from_pretrained(save_tiny_model(tmp_path / "magvit"), text_encoder_offload=True)
+
+
+def test_motion_is_for_models_of_video_alone(pipeline: VideoPipeline):
+    model = tiny_nova(text_size=None, num_classes=2, latent_shape=(1, 8, 8))
+    images = VideoPipeline(tiny_autoencoder(), model, tiny_nova_index(num_frames=1, tasks=("class-conditional",)))
+    with pytest.raises(UserError, match="reads no motion"):
+        images(class_label=0, motion=3.0)
+    assert images(class_label=0).frames.shape[0] == 1
+    still, moving = (pipeline(prompt="a red circle", motion=value).frames for value in (0.0, 20.0))
+    assert not np.array_equal(still, moving)
+    with pytest.raises(UserError, match="finite"):
+        pipeline(prompt="a red circle", motion=float("nan"))
 
 
 def test_an_empty_prompt_and_a_very_long_one_are_prompts(pipeline: VideoPipeline):

@@ -31,3 +31,19 @@ def test_the_mask_cannot_be_forgotten():
     assert inspect.signature(attention).parameters["mask"].default is inspect.Parameter.empty
     with pytest.raises(TypeError):
         attention(*(torch.zeros(1, 1, 2, 4) for _ in range(3)))  # type: ignore[call-arg]
+
+
+def test_training_in_half_precision_agrees_with_single_precision():
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(2, 3, 5, 8, generator=generator).bfloat16() for _ in range(3)]
+    single = [part.float().requires_grad_() for part in parts]
+    half = [part.clone().requires_grad_() for part in parts]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = attention(*half, None)
+    assert out.dtype == torch.bfloat16
+    expected = attention(*single, None)
+    torch.testing.assert_close(out.float(), expected, atol=2e-2, rtol=2e-2)
+    out.float().square().sum().backward()
+    expected.square().sum().backward()
+    for a, b in zip(half, single, strict=True):
+        torch.testing.assert_close(a.grad.float(), b.grad, atol=0.1, rtol=0.05)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutoscope.layers.kv_cache import KVCache
+from mutoscope.layers.kv_cache import KVCache, PlacedKVCache
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
@@ -23,3 +23,17 @@ def test_a_full_cache_says_so():
     cache = KVCache.reserve((1, 1, 1, 2, 4), torch.device("cpu"))
     with pytest.raises(ValueError, match="2 positions, 3 are needed"):
         cache.append(0, torch.zeros(1, 1, 3, 4), torch.zeros(1, 1, 3, 4))
+
+
+def test_what_is_written_at_places_replaces_what_stood_there():
+    cache = PlacedKVCache.reserve((1, 2, 3, 4, 5), torch.device("cpu"))
+    assert isinstance(cache, PlacedKVCache)
+    cache.places = torch.arange(4).expand(2, -1)
+    first, second = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 2, 5)
+    k, v = cache.append(0, first, -first)
+    assert torch.equal(k, first) and torch.equal(v, -first)
+    cache.places = torch.tensor([[3, 0], [1, 2]])
+    k, v = cache.append(0, second, -second)
+    expected = first.clone()
+    expected[0, :, [3, 0]], expected[1, :, [1, 2]] = second[0], second[1]
+    assert torch.equal(k, expected) and torch.equal(v, -expected)

@@ -3,7 +3,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutoscope.layers.masks import causal_mask, first_positions_mask, hide_padding, num_visible
+from mutoscope.layers.masks import (
+    causal_frames_mask,
+    causal_mask,
+    first_positions_mask,
+    frame_history_mask,
+    frame_slots,
+    hide_padded_frames,
+    hide_padding,
+    interleaved,
+    num_visible,
+)
 
 
 @given(queries=st.integers(1, 8), earlier=st.integers(0, 8))
@@ -44,3 +54,49 @@ def test_padded_columns_are_hidden_but_every_position_sees_itself(queries: int):
     for query, row in enumerate(hidden[0, 0].tolist()):
         position = 5 - queries + query
         assert row == [key <= position and (key != 0 or position == 0) for key in range(5)]
+
+
+# ------------------------------------------------------------------------------------- complete teacher forcing
+
+
+slots = st.integers(1, 9).flatmap(lambda count: st.tuples(st.just(count), st.integers(0, count - 1), st.booleans()))
+
+
+@given(slots=slots, window=st.none() | st.integers(1, 9))
+def test_a_slot_sees_complete_earlier_frames_and_itself(slots: tuple[int, int, bool], window: int | None):
+    frames, masked = frame_slots(*slots)
+    mask = frame_history_mask(frames, masked, window)
+    for query in range(len(frames)):
+        for key in range(len(frames)):
+            distance = int(frames[query] - frames[key])
+            earlier = not masked[key] and distance > 0 and (window is None or distance < window)
+            assert bool(mask[query, key]) == (earlier or query == key)
+
+
+@given(slots=slots)
+def test_a_masked_frame_sees_what_sampling_shows_it(slots: tuple[int, int, bool]):
+    frames, masked = frame_slots(*slots)
+    mask = frame_history_mask(frames, masked)
+    for row in masked.nonzero().flatten().tolist():
+        cached = int(frames[row])
+        seen = torch.cat([mask[row, :cached], mask[row, row : row + 1]])
+        assert torch.equal(seen, causal_frames_mask(1, cached + 1, CPU)[0])
+        assert int(mask[row].sum()) == cached + 1
+
+
+@given(slots=slots)
+def test_interleaved_slots_are_in_order_of_time_with_copies_behind(slots: tuple[int, int, bool]):
+    frames, masked = frame_slots(*slots)
+    order = interleaved(frames, masked)
+    assert sorted(order.tolist()) == list(range(len(frames)))
+    keys = (2 * frames + masked)[order].tolist()
+    assert keys == sorted(keys)
+
+
+def test_padded_frames_see_and_are_seen_by_nobody():
+    frames, masked = frame_slots(3)
+    mask = hide_padded_frames(frame_history_mask(frames, masked), frames, torch.tensor([2, 3]))
+    padded = frames == 2
+    assert torch.equal(mask[0, padded], torch.eye(6, dtype=torch.bool)[padded])
+    assert int(mask[0][:, padded].sum()) == 2
+    assert torch.equal(mask[1], frame_history_mask(frames, masked))

@@ -4,13 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import DDPM
 from mutoscope.layers.patchify import patchify
 from mutoscope.layers.token_masking import gather_rows
 from mutoscope.meta import without_memory
-from mutoscope.models.nova import NOVA, NOVAConfig
+from mutoscope.models.nova import NOVA, Canvas, NOVAConfig
 from tiny_nova import text_of, tiny_config, tiny_nova
 
 IMAGE = {"latent_shape": (1, 128, 128), "num_time_slots": 1, "mixer_rank": None}
@@ -101,6 +102,64 @@ def test_writing_in_two_parts_is_writing_at_once():
     model.write(twice, ids[:, :1], vectors[:, :1])
     model.write(twice, ids[:, 1:], vectors[:, 1:])
     torch.testing.assert_close(model.fill(once), model.fill(twice))
+
+
+def frame_in_progress(model: NOVA) -> tuple[Tensor, Tensor, Canvas]:
+    """An order of places per sample, the tokens in that order, and an empty canvas."""
+    generator = torch.Generator().manual_seed(0)
+    order = torch.rand(2, 16, generator=generator).argsort(1)
+    tokens = gather_rows(patchify(torch.randn(2, 3, 1, 8, 8, generator=generator), 2)[:, 0], order)
+    return order, tokens, model.canvas(torch.randn(2, 4, 32, generator=generator))
+
+
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+@pytest.mark.parametrize("norm_position", ["after", "before"])
+@torch.no_grad()
+def test_as_long_as_nothing_is_written_a_part_is_exact(positions, norm_position):
+    model = tiny_nova(positions=positions, norm_position=norm_position)
+    order, tokens, canvas = frame_in_progress(model)
+    for known in (0, 5):
+        if known:
+            model.write(canvas, order[:, :known], tokens[:, :known])
+        first = model.fill(canvas, order[:, known : known + 2], remember=True)
+        torch.testing.assert_close(first, model.fill(dataclasses.replace(canvas), order[:, known : known + 2]))
+        for ids in (order[:, 6:9], order[:, 9:], order[:, 6:9]):
+            expected = model.fill(dataclasses.replace(canvas), ids)
+            torch.testing.assert_close(model.fill_in_part(canvas, ids), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+@torch.no_grad()
+def test_what_is_written_reaches_the_outputs_of_a_part(positions):
+    """The outputs come closer to the exact ones than those that know nothing since the refresh."""
+    model = tiny_nova(positions=positions)
+    order, tokens, canvas = frame_in_progress(model)
+    empty = dataclasses.replace(canvas)
+    model.fill(canvas, order[:, :3], remember=True)
+    for start in range(0, 12, 3):
+        ids = order[:, start + 3 : start + 6]
+        before = model.fill(empty, ids)
+        model.write(canvas, order[:, start : start + 3], tokens[:, start : start + 3])
+        expected = model.fill(dataclasses.replace(canvas), ids)
+        found = model.fill_in_part(canvas, ids)
+        assert 0 < (found - expected).norm() < 0.7 * (before - expected).norm(), start
+    again = model.fill(canvas, order[:, 15:], remember=True)
+    torch.testing.assert_close(again, model.fill(dataclasses.replace(canvas), order[:, 15:]))
+
+
+@torch.no_grad()
+def test_filled_in_part_a_token_sees_what_was_written_last():
+    model = tiny_nova()
+    order, tokens = torch.arange(16)[None], torch.randn(1, 16, 12)
+    outputs = []
+    for change in (0.0, 1.0):
+        canvas = model.canvas(torch.ones(1, 4, 32))
+        model.fill(canvas, order[:, :4], remember=True)
+        model.write(canvas, order[:, :4], tokens[:, :4])
+        model.fill_in_part(canvas, order[:, 4:8])
+        model.write(canvas, order[:, 4:8], tokens[:, 4:8] + change)
+        outputs.append(model.fill_in_part(canvas, order[:, 8:10]))
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-2
 
 
 def batch_for(model: NOVA, frames: int = 4) -> dict:

@@ -12,7 +12,8 @@ from mutoscope.layers.masks import block_causal_mask
 from mutoscope.layers.patchify import patchify, unpatchify
 from mutoscope.layers.positions import rotary_table, rotate
 from mutoscope.layers.token_masking import gather_rows, truncated_normal
-from mutoscope.models.nova import NOVAConfig, ScalingAndShift, TrainingDraws, modulate
+from mutoscope.models.nova import TrainingDraws
+from mutoscope.models.nova_networks import ScalingAndShift, modulate
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, combine, set_sizes
 from parity.cases import assert_close, assert_equal
@@ -87,7 +88,7 @@ def test_scaling_and_shift(case: NOVACase):
     t = case.tensors
     d = t["lowrank.reference"].shape[-1]
     for name, rank in (("lowrank", case.info["rank"]), ("vanilla", -1)):
-        mixer = ScalingAndShift(NOVAConfig(hidden_size=d, temporal_heads=2, spatial_heads=2, mixer_rank=rank))
+        mixer = ScalingAndShift(d, rank)
         names = {"lora": "down", "proj": "output"}
         stored = {n.split(":")[1]: v for n, v in t.items() if n.startswith(f"{name}.weight:")}
         mixer.load_state_dict({f"{names[n.split('.')[0]]}.{n.split('.')[1]}": v for n, v in stored.items()})

@@ -190,7 +190,7 @@ def test_a_folder_of_videos_goes_through_both_stages(tmp_path, tokenizer_folder)
 
 
 def test_a_folder_recipe_without_a_path_is_refused(tmp_path):
-    with pytest.raises(UserError, match='"images" with a path'):
+    with pytest.raises(UserError, match="a data set with a path"):
         train(replace(tiny_tokenizer(), data=replace(DATA, kind="folder")), tmp_path / "run")
 
 

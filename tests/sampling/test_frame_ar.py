@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import DDPM
+from mutoscope.models.nova import NOVA
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition, combine, set_sizes
 from tiny_nova import condition, tiny_nova
@@ -102,6 +103,43 @@ def test_ddpm_models_decode_too_and_refuse_a_flow_shift():
         sample(model, dataclasses.replace(CONFIG, flow_shift=2.0))
 
 
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+def test_refreshing_seldom_approximates_and_every_time_is_exact(positions):
+    model = tiny_nova(positions=positions)
+    config = dataclasses.replace(CONFIG, num_decoding_steps=8)
+    exact = sample(model, config)[-1].proposal
+    near, far = (sample(model, dataclasses.replace(config, context_refresh=n))[-1].proposal for n in (2, 8))
+    other = sample(model, config, seed=1)[-1].proposal
+    assert not torch.equal(near, exact) and near.isfinite().all()
+    assert 0 < (near - exact).norm() < 0.5 * (other - exact).norm()
+    assert (far - exact).norm() < (other - exact).norm()
+
+
+def test_refreshing_seldom_computes_less_between(monkeypatch: pytest.MonkeyPatch):
+    model, calls = tiny_nova(), []
+    for name, label in (("fill", "all"), ("fill_in_part", "part")):
+        method = getattr(model, name)
+        counted = lambda *a, m=method, said=label, **k: (calls.append(said), m(*a, **k))[1]  # noqa: E731
+        monkeypatch.setattr(model, name, counted)
+    events = sample(model, dataclasses.replace(CONFIG, num_decoding_steps=5, context_refresh=3), frames=2)
+    sets = events[-1].num_steps // 2
+    assert calls == [("all" if index % 3 == 0 else "part") for index in range(sets)] * 2 and sets > 3
+
+
+def test_models_that_cannot_approximate_say_so():
+    class Whole:
+        def __init__(self, model: NOVA) -> None:
+            self.config, self.head, self.device = model.config, model.head, model.device
+            self.start, self.read_frame, self.canvas = model.start, model.read_frame, model.canvas
+            self.write, self.fill = model.write, model.fill
+
+    model = tiny_nova()
+    generator = torch.Generator().manual_seed(0)
+    sampler = FrameARSampler(dataclasses.replace(CONFIG, context_refresh=2))
+    with pytest.raises(UserError, match="Leave context_refresh out"):
+        list(sampler.sample(Whole(model), condition(model, 1), 2, generator))
+
+
 def test_renorm_never_lengthens_what_guidance_made():
     outputs = torch.randn(2, 4, 6).abs(), torch.zeros(2, 4, 6)
     plain = combine(outputs, torch.zeros(2, 0, 6), 4.0, CONFIG)
@@ -119,6 +157,7 @@ def test_renorm_never_lengthens_what_guidance_made():
         {"guidance_scale": float("nan")},
         {"guidance_renorm": 0.0},
         {"flow_shift": -1.0},
+        {"context_refresh": 0},
     ],
 )
 def test_senseless_options_are_refused(changes):

@@ -138,3 +138,11 @@ def test_embeddings_are_decayed_only_when_asked_for():
         found = {g["weight_decay"] for g in optimizer.param_groups if any(p is model[0].weight for p in g["params"])}
         assert found == expected
         assert sum(len(g["params"]) for g in optimizer.param_groups) == 3
+
+
+def test_decay_of_tensors_leaves_out_vectors_and_a_models_head():
+    model = nn.ModuleDict({"body": nn.Linear(3, 4), "table": nn.Embedding(2, 3), "head": nn.Linear(4, 2)})
+    optimizer = make_optimizer(model, OptimConfig(weight_decay=0.1, decay_tensors=True))
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {id(model["body"].weight), id(model["table"].weight)}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 5

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -39,9 +39,6 @@ class AnyVariant(Protocol):
     def paper(self) -> str: ...
 
 
-V = TypeVar("V", bound=AnyVariant)
-
-
 @dataclass(frozen=True)
 class ClaimsConfig:
     """What all variants share. The defaults are meant for about 8 minutes per training on two CPU cores; not timed."""
@@ -68,9 +65,13 @@ class Laboratory(ABC):
     real: RealClips
     seen: Readings
 
+    variants: ClassVar[tuple[Any, ...]]
+    """The rows of the paper's tables, each an `AnyVariant`."""
+    tasks: ClassVar[tuple[str, ...]] = ()
+    """Those whose conditions the training needs."""
+
     @classmethod
-    def open(cls, config: ClaimsConfig, out: Path, judge: Judge, tasks: tuple[str, ...] = ()) -> Self:
-        """`tasks`: those whose conditions the training needs."""
+    def open(cls, config: ClaimsConfig, out: Path, judge: Judge) -> Self:
         tokenizer = hub.load_tokenizer(config.tokenizer)
         channels_last(tokenizer)
         data = clip_data(config)
@@ -80,7 +81,7 @@ class Laboratory(ABC):
             clip_source(data),
             out / "tokens",
             num_clips=config.num_train_clips,
-            tasks=tasks,
+            tasks=cls.tasks,
             data=describe_data(data) | {"seed": data.seed},
         )
         real = real_clips(shapes_world(data, HELD_BACK_SEED).config, 0, config.num_clips)
@@ -131,29 +132,37 @@ class Laboratory(ABC):
         Each measurement has "num_decoding_steps", "shapes_fvd" and "per_task".
         """
 
+    def conclusions(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the report says beside the rows of the summary."""
+        return {}
 
-def run(
-    lab: Callable[[], Laboratory],
+
+def run_claims(
+    laboratory: type[Laboratory],
     config: ClaimsConfig,
     out: str | Path,
-    variants: Sequence[V],
+    *,
+    variants: Sequence[AnyVariant] | None = None,
+    judge: Judge | None = None,
     on_result: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
     """Trains and measures what `out` does not hold yet; returns and writes `out/claims.json`.
 
+    `variants`: all of the laboratory's unless some are named. `judge`: the bundled one unless another is given.
     Raises UserError when `out` belongs to other settings.
     """
     out = Path(out)
     keep_settings(out / "settings.json", config)
-    opened, rows = lab(), []
+    opened, rows = laboratory.open(config, out, judge or Judge.bundled()), []
     for seed in config.seeds:
-        for variant in variants:
+        for variant in laboratory.variants if variants is None else variants:
             file = out / f"{variant.name}-{seed}.json"
             if not file.exists():
                 write_json(file, opened.result(variant, seed))
             rows.append(json.loads(file.read_text()))
             on_result(rows[-1])
     report = {"settings": asdict(config), "real_against_real": opened.real_against_real(), "rows": summarise(rows)}
+    report |= opened.conclusions(report["rows"])
     write_json(out / "claims.json", report)
     return report
 

@@ -4,18 +4,15 @@ Every variant is trained for the same number of updates on the same cached token
 """
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mutoscope.benchmark import claims
-from mutoscope.benchmark.claims import ClaimsConfig
-from mutoscope.evaluation.protocol import Judge
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.base import VideoModel
 from mutoscope.models.magvit import Magvit, MagvitConfig
@@ -70,22 +67,10 @@ VARIANTS = (
 )
 
 
-def run_claims(
-    config: ClaimsConfig,
-    out: str | Path,
-    *,
-    variants: tuple[Variant, ...] = VARIANTS,
-    judge: Judge | None = None,
-    on_result: Callable[[dict[str, Any]], None] = lambda row: None,
-) -> dict[str, Any]:
-    """See `claims.run`."""
-    return claims.run(
-        lambda: Laboratory.open(config, Path(out), judge or Judge.bundled(), EIGHT), config, out, variants, on_result
-    )
-
-
 class Laboratory(claims.Laboratory):
     """Builds, trains and measures the variants."""
+
+    variants, tasks = VARIANTS, EIGHT
 
     def model_config(self) -> MagvitConfig:
         config = self.config

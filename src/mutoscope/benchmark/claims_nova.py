@@ -7,7 +7,6 @@ shows the captions of the held-back clips.
 
 import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -71,20 +70,6 @@ VARIANTS = (
 )
 
 
-def run_claims(
-    config: ClaimsConfig,
-    out: str | Path,
-    *,
-    variants: tuple[Variant, ...] = VARIANTS,
-    judge: Judge | None = None,
-    on_result: Callable[[dict[str, Any]], None] = lambda row: None,
-) -> dict[str, Any]:
-    """See `claims.run`."""
-    return claims.run(
-        lambda: Laboratory.open(config, Path(out), judge or Judge.bundled()), config, out, variants, on_result
-    )
-
-
 @dataclass
 class Laboratory(claims.Laboratory):
     """Builds, trains and measures the variants. `text`: features of the held-back clips' captions."""
@@ -92,8 +77,10 @@ class Laboratory(claims.Laboratory):
     config: ClaimsConfig
     text: TextFeatures
 
+    variants = VARIANTS
+
     @classmethod
-    def open(cls, config: claims.ClaimsConfig, out: Path, judge: Judge, tasks: tuple[str, ...] = ()) -> Self:
+    def open(cls, config: claims.ClaimsConfig, out: Path, judge: Judge) -> Self:
         assert isinstance(config, ClaimsConfig)
         tokenizer, data = hub.load_tokenizer(config.tokenizer), claims.clip_data(config)
         channels_last(tokenizer)

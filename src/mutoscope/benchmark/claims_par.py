@@ -5,16 +5,12 @@ same number of updates on the same cached tokens and generates the classes of th
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from mutoscope.benchmark import claims
-from mutoscope.benchmark.claims import ClaimsConfig
-from mutoscope.evaluation.protocol import Judge
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig, PrefillMemo
 
@@ -42,22 +38,10 @@ VARIANTS = (
 )
 
 
-def run_claims(
-    config: ClaimsConfig,
-    out: str | Path,
-    *,
-    variants: tuple[Variant, ...] = VARIANTS,
-    judge: Judge | None = None,
-    on_result: Callable[[dict[str, Any]], None] = lambda row: None,
-) -> dict[str, Any]:
-    """See `claims.run`."""
-    return claims.run(
-        lambda: Laboratory.open(config, Path(out), judge or Judge.bundled()), config, out, variants, on_result
-    )
-
-
 class Laboratory(claims.Laboratory):
     """Builds, trains and measures the variants."""
+
+    variants = VARIANTS
 
     def build(self, variant: Variant, seed: int) -> PAR:
         """The untrained network; equal seeds give equal weights wherever variants share their shapes."""

@@ -1,10 +1,13 @@
 """mutoscope bench: measurements."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
+
+PAPERS = ("magvit", "par", "nova", "magi")
 
 
 def bench(
@@ -13,8 +16,8 @@ def bench(
     /,
     *,
     out: str | None = None,
-    seeds: tuple[int, ...] = (0, 1),
-    num_steps: int = 1_000,
+    seeds: tuple[int, ...] = (),
+    num_steps: int | None = None,
     num_clips: int | None = None,
     data: str = "shapes",
     frame: int = 0,
@@ -37,11 +40,11 @@ def bench(
 
     Args:
         kind: what to measure: speed, claims or entropy
-        model: for speed and entropy a bundled name or model folder, for claims the paper: magvit or par
+        model: for speed and entropy a bundled name or model folder, for claims the paper: magvit, par, nova or magi
         out: claims: folder of the run (default: runs/claims-magvit); entropy: picture to draw, a .png
-        seeds: claims: one training of every variant per seed
-        num_steps: claims: updates per training
-        num_clips: claims: held-back clips per measurement (default 128); entropy: clips to
+        seeds: claims: one training of every variant per seed (default: 0 1, for magi 0 1 2)
+        num_steps: claims: updates per training (default: 1,000, for magi 1,000)
+        num_clips: claims: held-back clips per measurement (default 128, for magi 512); entropy: clips to
             encode (default 10,000, as in the paper)
         data: entropy: folder of videos, or shapes for the built-in world
         frame: entropy: latent frame to look at
@@ -56,7 +59,7 @@ def bench(
         dtype: number format of the network
     """
     if kind == "claims":
-        return claims(model, out or f"runs/claims-{model}", seeds, num_steps, num_clips or 128, dry_run)
+        return claims(model, out or f"runs/claims-{model}", seeds, num_steps, num_clips, dry_run)
     if kind == "entropy":
         return entropy(model, data, out, num_clips or 10_000, frame, num_parallel)
     common.check_range("--batch", batch, low=1, high=10_000)
@@ -84,27 +87,29 @@ def bench(
 
 
 def claims(
-    paper: str, out: str, seeds: tuple[int, ...], num_steps: int, num_clips: int, dry_run: bool
+    paper: str, out: str, seeds: tuple[int, ...], num_steps: int | None, num_clips: int | None, dry_run: bool
 ) -> common.Report:
     """Train and measure the variants of a paper; see `benchmark/claims_magvit.py` and the others."""
-    if paper not in ("magvit", "par", "nova"):
-        raise UserError(f"There are no claims of {paper!r} to check; papers: magvit, par, nova.")
+    if paper not in PAPERS:
+        raise UserError(f"There are no claims of {paper!r} to check; papers: {', '.join(PAPERS)}.")
     common.check_range("--num-steps", num_steps, low=200)
     common.check_range("--num-clips", num_clips, low=2)
     for seed in seeds:
         common.check_range("--seeds", seed, low=0)
-    from mutoscope.benchmark import claims_magvit, claims_nova, claims_par
+    from mutoscope.benchmark.claims import run_claims
     from mutoscope.hub import check_writable_folder
 
     folder = Path(out).expanduser()
     check_writable_folder(folder.parent)
-    module: Any = {"magvit": claims_magvit, "par": claims_par, "nova": claims_nova}[paper]
+    module: Any = import_module(f"mutoscope.benchmark.claims_{paper}")
+    variants = module.Laboratory.variants
+    asked = {"seeds": seeds, "num_steps": num_steps, "num_clips": num_clips}
+    config = module.ClaimsConfig(**{name: value for name, value in asked.items() if value})
     if dry_run:
-        trainings = [{"variant": v.name, "paper": v.paper, "seed": seed} for seed in seeds for v in module.VARIANTS]
-        return {"model": paper, "out": str(folder), "num_steps": num_steps, "dry_run": True, "trainings": trainings}
-    config = module.ClaimsConfig(seeds=seeds, num_steps=num_steps, num_clips=num_clips)
-    with common.progress_steps("bench claims", len(module.VARIANTS) * len(seeds), "variant") as advance:
-        report = module.run_claims(config, folder, on_result=lambda row: advance())
+        plan = [{"variant": v.name, "paper": v.paper, "seed": seed} for seed in config.seeds for v in variants]
+        return {"model": paper, "out": str(folder), "num_steps": config.num_steps, "dry_run": True, "trainings": plan}
+    with common.progress_steps("bench claims", len(variants) * len(config.seeds), "variant") as advance:
+        report = run_claims(module.Laboratory, config, folder, on_result=lambda row: advance())
     return {"model": paper, "out": str(folder), **report}
 
 

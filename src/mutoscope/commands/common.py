@@ -103,14 +103,29 @@ def progress_steps(label: str, total: int, unit: str = "step") -> Iterator[Calla
         yield bar.update
 
 
-def load_pipeline(model: str, device: str, dtype: str, weights: Literal["float", "int8"] = "float") -> "VideoPipeline":
+def load_pipeline(
+    model: str,
+    device: str,
+    dtype: str,
+    weights: Literal["float", "int8"] = "float",
+    text_encoder_offload: bool = False,
+    text_encoder_dtype: str | None = None,
+) -> "VideoPipeline":
     """The pipeline of a model on a device that exists, in a number format that works there."""
     from mutoscope.pipeline import VideoPipeline
 
     torch_device = parse_device(device)
-    if dtype == "float16" and torch_device.type == "cpu":
-        raise UserError("--dtype float16 needs a GPU. On the CPU use float32 or bfloat16.")
-    return VideoPipeline.from_pretrained(model, torch_device, parse_dtype(dtype), weights)
+    for name, value in (("--dtype", dtype), ("--text-encoder-dtype", text_encoder_dtype)):
+        if value == "float16" and torch_device.type == "cpu":
+            raise UserError(f"{name} float16 needs a GPU. On the CPU use float32 or bfloat16.")
+    return VideoPipeline.from_pretrained(
+        model,
+        torch_device,
+        parse_dtype(dtype),
+        weights,
+        text_encoder_offload=text_encoder_offload,
+        text_encoder_dtype=None if text_encoder_dtype is None else parse_dtype(text_encoder_dtype),
+    )
 
 
 def peak_memory(device: "torch.device") -> int:

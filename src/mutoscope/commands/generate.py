@@ -1,5 +1,6 @@
 """mutoscope generate: video clips from a model."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -7,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
 
-FRAME_FAMILIES = ("nova",)  # they make clips of any length, frame by frame
+FRAME_FAMILIES = ("nova", "magi")  # they make clips of any length, frame by frame
+OWN_OPTIONS = {
+    "negative_prompt": ("nova",),
+    "motion": ("nova",),
+    "interval": ("magi",),
+    "num_diffusion_steps": FRAME_FAMILIES,
+    "context_refresh": ("nova",),
+}
 
 if TYPE_CHECKING:
     from mutoscope.data.video_io import VideoClip
@@ -28,12 +36,14 @@ def generate(
     task: str | None = None,
     video: str | None = None,
     actions: str | None = None,
+    interval: int | None = None,
     num_frames: int | None = None,
     panorama: int = 0,
     paste_given: bool = False,
     num_samples: int = 1,
     num_decoding_steps: int | None = None,
     num_diffusion_steps: int | None = None,
+    context_refresh: int | None = None,
     guidance_scale: float | None = None,
     temperature: float | None = None,
     seed: int = 0,
@@ -42,6 +52,8 @@ def generate(
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     weights: Literal["float", "int8"] = "float",
+    text_encoder_offload: bool = False,
+    text_encoder_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
 ) -> common.Report:
     """Make video clips with a model and write them to files.
 
@@ -60,7 +72,8 @@ def generate(
         context_frames: how many of them are given (default: as many as in training)
         task: one of the ten tasks, such as frame-interpolation
         video: clip that the task completes
-        actions: file of actions per frame, for models trained with actions
+        actions: file of actions (.json, .csv or .npy), one row of numbers per frame, for models trained with actions
+        interval: source frames from one frame to the next (1 to 25), for MAGI models: larger is faster motion
         num_frames: length of the clip (default: what the model was trained for); a longer one is continued by
             repeated frame prediction
         panorama: rounds of vertical outpainting, each of which widens the clip by half the model's width
@@ -68,6 +81,8 @@ def generate(
         num_samples: how many clips
         num_decoding_steps: passes of the network per clip
         num_diffusion_steps: denoising steps per token, for models with a diffusion head
+        context_refresh: NOVA: compute all of a frame only at every so many sets of tokens, which is faster and changes
+            the result a little (default: 1, always)
         guidance_scale: u + s (c - u); 1 is off
         temperature: of the token distribution; 0 takes the most probable
         seed: the same seed gives the same clips
@@ -76,6 +91,8 @@ def generate(
         device: cpu, cuda, cuda:1, mps ...
         dtype: number format of the network
         weights: int8 rounds the matrices of PAR and LlamaGen models to 8 bits, which is faster on the CPU
+        text_encoder_offload: drop the encoder of prompts from memory once they are read
+        text_encoder_dtype: number format of the encoder of prompts (default: that of --dtype)
     """
     path = common.check_output_file(out)
     _check_options(num_samples, num_decoding_steps, guidance_scale, temperature, seed, fps, upscale)
@@ -84,18 +101,29 @@ def generate(
     from mutoscope import hub
 
     index = hub.load_index(model)  # an unknown name should be told before anything slow
-    only_frames = {"negative_prompt": negative_prompt, "motion": motion, "num_diffusion_steps": num_diffusion_steps}
-    given = {name: value for name, value in only_frames.items() if value is not None}
-    if given and index.family not in FRAME_FAMILIES:
-        raise UserError(f"This model has no diffusion head. Leave --{next(iter(given)).replace('_', '-')} out.")
+    own = {
+        "negative_prompt": negative_prompt,
+        "motion": motion,
+        "interval": interval,
+        "num_diffusion_steps": num_diffusion_steps,
+        "context_refresh": context_refresh,
+    }
+    given = {name: value for name, value in own.items() if value is not None}
+    for name in given:
+        if index.family not in OWN_OPTIONS[name]:
+            families = " and ".join(family.upper() for family in OWN_OPTIONS[name])
+            raise UserError(f"--{name.replace('_', '-')} is for models of {families}, this is {index.family}.")
+    if actions is not None and index.family != "magi":
+        raise UserError("This model takes no actions. Leave them out.")
     frames = {"task_video": _read_frames(video, None), "context": _read_frames(context, context_frames)}
-    pipeline = common.load_pipeline(model, device, dtype, weights)
+    pipeline = common.load_pipeline(model, device, dtype, weights, text_encoder_offload, text_encoder_dtype)
     if frames["context"] is not None and pipeline.model is not None:
         trained = getattr(pipeline.model.config, "context_frames", 1)
         frames["context"] = frames["context"][: context_frames or trained]
     any_length = index.family in FRAME_FAMILIES
     request = pipeline.prepare(
-        class_label=class_label, prompt=prompt, context_frames=context_frames, task=task, actions=actions,
+        class_label=class_label, prompt=prompt, context_frames=context_frames, task=task,
+        actions=_read_actions(actions),
         num_frames=num_frames if any_length or (num_frames or 0) <= index.num_frames else None,
         paste_given=paste_given, num_samples=num_samples, seed=seed, num_decoding_steps=num_decoding_steps,
         guidance_scale=guidance_scale, temperature=temperature, **frames, **given,
@@ -124,7 +152,7 @@ def generate(
         "peak_memory_bytes": common.peak_memory(pipeline.device),
         **common.machine(pipeline.device, dtype),
         "weights": weights,
-        "warnings": warnings,
+        "warnings": [*request.warnings, *warnings],
     }
 
 
@@ -155,6 +183,27 @@ def _read_frames(path: str | None, count: int | None) -> Any:
     common.check_input_file(path)
     common.check_range("--context-frames", count, low=1)
     return read_video(path, max_frames=count or 256).frames
+
+
+def _read_actions(path: str | None) -> Any:
+    """Rows of numbers from a JSON, CSV or NumPy file; None where none is named."""
+    if path is None:
+        return None
+    import numpy as np
+
+    file = common.check_input_file(path, "file of actions")
+    try:
+        if file.suffix == ".npy":
+            rows = np.load(file, allow_pickle=False)
+        elif file.suffix == ".json":
+            rows = np.asarray(json.loads(file.read_text()), dtype=np.float32)
+        else:
+            rows = np.loadtxt(file, delimiter=",", dtype=np.float32, ndmin=2)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} holds no actions ({error}): write rows of numbers as .json, .csv or .npy.") from None
+    if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.number) or not np.isfinite(rows).all():
+        raise UserError(f"{path} must hold rows of finite numbers, one row per frame; found the shape {rows.shape}.")
+    return rows
 
 
 def _check_extension(pipeline: Any, num_frames: int | None, panorama: int) -> None:

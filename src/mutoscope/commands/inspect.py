@@ -5,30 +5,55 @@ from pathlib import Path
 import mutoscope.commands.common as common
 
 
-def inspect(path: str, /, *, num_frames: int = 16, frame_stride: int = 1) -> common.Report:
-    """Decode every video of a folder, or one video, to its end and report what is there.
+def inspect(
+    path: str,
+    /,
+    *,
+    num_frames: int = 16,
+    frame_stride: int = 1,
+    headers_only: bool = False,
+    sheet: str | None = None,
+) -> common.Report:
+    """Decode every video of a folder, of a copy of a data set, or one video, to its end and report what is there.
 
+    UCF-101, BAIR, Kinetics-600, Something-Something v2, nuScenes, Objectron and ImageNet are known by their layouts:
+    their splits, classes and what their own lists name but the disk lacks are reported too.
     Files that cannot be read are listed with the reason. The status is 0 as long as something can be read.
 
     Args:
-        path: video or folder of videos; sub-folders are classes
+        path: video or folder of videos, whose sub-folders are classes; or the folder of a data set
         num_frames: frames per clip, for counting clips
         frame_stride: source frames per clip frame
+        headers_only: believe headers instead of decoding everything: quick, and finds fewer faults
+        sheet: also write one picture (.png) with some videos from all over the folder, a row each
     """
     common.check_range("--num-frames", num_frames, low=1)
     common.check_range("--frame-stride", frame_stride, low=1)
+    target = None if sheet is None else common.check_output_file(sheet, (".png",))
     from mutoscope.data.inspect import inspect as look
+    from mutoscope.data.inspect import sheet as draw
 
-    report = look(Path(path).expanduser(), num_frames, frame_stride)
-    report["warnings"] = [warning for video in report["videos"] for warning in video["warnings"]]
+    place = Path(path).expanduser()
+    report = look(place, num_frames, frame_stride, headers_only)
+    report["warnings"] = [warning for video in report.get("videos", []) for warning in video["warnings"]]
     if not report["readable"]:
-        first = report["broken"][0]
-        report["failure"] = f"None of the {report['files']} files can be read; the first: {first['reason']}"
+        report["failure"] = f"None of the {report['files']} files can be read; the first: {_first_reason(report)}"
+    elif target is not None:
+        from mutoscope.data.video_io import write_video
+
+        write_video(target, draw(place)[None], 1)
+        report["sheet"] = str(sheet)
     return report
+
+
+def _first_reason(report: common.Report) -> str:
+    return next(entry["reason"] for entry in [*report["broken"], *report.get("missing", [])])
 
 
 def summary(report: common.Report) -> str:
     from mutoscope.data.inspect import format_inspection
 
     # Warnings go to standard error, once.
-    return format_inspection({**report, "videos": [{**video, "warnings": []} for video in report["videos"]]})
+    videos = [{**video, "warnings": []} for video in report.get("videos", [])]
+    lines = format_inspection({**report, "videos": videos})
+    return f"{lines}\n{report['sheet']}" if "sheet" in report else lines

@@ -1,5 +1,6 @@
 """mutoscope models: what is bundled, and what the papers describe."""
 
+from importlib import import_module
 from typing import Any
 
 import mutoscope.commands.common as common
@@ -23,7 +24,7 @@ def models() -> common.Report:
     """
     return {
         "bundled": [bundled_row(name) for name in _bundled()],
-        "paper": [*paper_tokenizers(), *paper_models(), *paper_par(), *paper_nova()],
+        "paper": [*paper_tokenizers(), *paper_models(), *paper_par(), *paper_nova(), *paper_magi()],
     }
 
 
@@ -62,9 +63,9 @@ def _planned_steps(index: Any, model: Any) -> int | None:
         from mutoscope.sampling.parallel_ar import group_starts
 
         return len(group_starts(model.latent_shape, model.num_parallel, model.num_start))
-    if index.family == "nova":
-        from mutoscope.sampling.frame_ar import set_sizes
-
+    if index.family in ("nova", "magi"):
+        module = {"nova": "frame_ar", "magi": "frame_stream"}[index.family]
+        set_sizes = import_module(f"mutoscope.sampling.{module}").set_sizes
         num_tokens = model.config.grid[0] * model.config.grid[1]
         sets = sum(size > 0 for size in set_sizes(index.sampling.get("num_decoding_steps", 64), num_tokens))
         return sets * model.config.latent_shape[0]
@@ -140,6 +141,24 @@ def paper_nova() -> list[common.Report]:
         sets = sum(size > 0 for size in set_sizes(recipe.sampling["num_decoding_steps"], h * w))
         clip = (recipe.data.num_frames, recipe.data.height, recipe.data.width)
         rows.append(_row(name, "nova", model, clip, (t, h, w), t * sets, ("text-conditional",)))
+    return rows
+
+
+def paper_magi() -> list[common.Report]:
+    """MAGI in MAR's sizes on 16 frames of 256 pixels; steps are sets of tokens."""
+    from mutoscope.meta import without_memory
+    from mutoscope.models.magi import MAGI, MAGIConfig
+    from mutoscope.recipes.magi_paper import SIZES, magi
+
+    rows = []
+    for size in SIZES:
+        recipe = magi("ucf101", size)
+        assert isinstance(recipe.model, MAGIConfig)
+        with without_memory():
+            model = MAGI(recipe.model)
+        shape = (recipe.model.latent_shape[0], *recipe.model.grid)
+        steps = shape[0] * recipe.sampling["num_decoding_steps"]
+        rows.append(_row(f"magi-{size}", "magi", model, (16, 256, 256), shape, steps, recipe.model.tasks))
     return rows
 
 

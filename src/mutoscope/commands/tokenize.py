@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
@@ -18,6 +19,9 @@ def tokenize(
     height: int | None = None,
     width: int | None = None,
     frame_stride: int = 1,
+    dataset: str | None = None,
+    split: str = "train",
+    windows: int = 1,
     tasks: tuple[str, ...] = ("class-conditional", "frame-prediction"),
     batch_size: int = 32,
     device: str = "cpu",
@@ -36,6 +40,10 @@ def tokenize(
         height: of the clips (default: that of the model)
         width: of the clips (default: that of the model)
         frame_stride: source frames per clip frame
+        dataset: layout of the folder, if it is a copy of a data set: ucf101, bair, kinetics600, ssv2, nuscenes,
+            objectron or imagenet
+        split: of the data set: train, validation or test
+        windows: of the data set: clips of every video, evenly spread over its time
         tasks: the tasks whose conditions are encoded too
         batch_size: clips encoded together
         device: cpu, cuda, cuda:1, mps ...
@@ -49,10 +57,12 @@ def tokenize(
         common.check_range(name, value, low=1)
     common.check_range("--frame-stride", frame_stride, low=1)
     common.check_range("--batch-size", batch_size, low=1)
+    common.check_range("--windows", windows, low=1)
     if data != "shapes" and not Path(data).expanduser().is_dir():
         raise UserError(f"There is no folder {data!r}. Give a folder of videos, or shapes for the built-in world.")
 
     from mutoscope import hub
+    from mutoscope.data.datasets import KINDS
     from mutoscope.recipes.run import clip_source, describe_data
     from mutoscope.recipes.tokenize import tokenize as encode
     from mutoscope.sampling.tasks import check_task
@@ -64,13 +74,17 @@ def tokenize(
     target = Path(out).expanduser()
     hub.check_writable_folder(target.parent)
     folder = None if data == "shapes" else str(Path(data).expanduser())
+    if dataset is not None and (dataset not in KINDS or folder is None):
+        raise UserError(f"--dataset is one of {', '.join(KINDS)}, and DATA its folder; found {dataset} and {data}.")
+    values: dict[str, Any] = {"split": split, "windows": windows} if dataset else {}
     config = DataConfig(
-        kind="folder" if folder else "shapes",
+        kind=cast(Any, dataset or ("folder" if folder else "shapes")),
         path=folder,
         num_frames=num_frames or index.num_frames,
         height=height or index.height,
         width=width or index.width,
         frame_stride=frame_stride,
+        **values,
     )
     source = clip_source(config)
     tokenizer = hub.load_tokenizer(model).to(common.parse_device(device))

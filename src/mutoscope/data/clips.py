@@ -1,4 +1,4 @@
-"""A folder of videos as fixed-length clips for training."""
+"""A folder of videos, or a data set in its own layout, as fixed-length clips for training."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,116 +9,142 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from mutoscope.data.folder import VideoFile, clip_span, clip_starts, find_videos
-from mutoscope.data.video_io import SEEK_AFTER, FrameIndex, FrameStream, index_frames, iter_frames, probe
+from mutoscope.data.folder import FileProblem, MediaFile, clip_span, clip_starts, find_videos
+from mutoscope.data.listing import Listing
+from mutoscope.data.loader import stream_index
 from mutoscope.errors import UserError
 
-MAX_CACHED_INDICES = 256
-DAMAGED, BROKEN = 1, 2
+DAMAGED, SHORT, BROKEN = 1, 2, 3
 
 
-@dataclass(frozen=True)
-class FileProblem:
-    """A file that is not used, or not to its end, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class ClipVideo:
-    """A usable video and how many frames its header (or, without a count there, its packets) promises."""
-
-    file: VideoFile
-    num_frames: int
+class TooShort(UserError):
+    """A video with fewer frames than a clip needs."""
 
 
 class ClipDataset(Dataset):
-    """Clips of `num_frames` frames, `frame_stride` apart, of all videos below a folder (see `folder.py` for classes).
+    """Clips of `num_frames` frames, `frame_stride` apart, of all videos of a folder (see `folder.py` for classes) or of
+    a split of a data set (see `datasets.py`).
 
     Item i is a dict: "video" uint8 (t, h, w, 3), "label" int (-1 without classes), "caption" str, "path" str and
-    "start", the clip's first frame in the file. Clips start every `clip_step` frames (default: the length of a clip, so
-    that they do not overlap). Frames are scaled to cover height x width, then cropped to it.
+    "start", the clip's first frame in the file; a data set may add more, such as "actions". Clips start every
+    `clip_step` frames (default: the length of a clip, so that they do not overlap), or, with `windows`, at that many
+    places spread evenly from the first possible one to the last (one: at the beginning), whatever a video's length.
+    Frames are scaled to cover height x width, then cropped to it: in the middle, or with `crops` at that many places
+    spread evenly along the longer side. `mirrored` gives every clip a second time, mirrored.
 
-    random_start moves a clip by up to clip_step frames, random_crop moves the crop, random_flip mirrors half of the
-    clips. All draws are a function of (seed, epoch, i) alone, so items do not depend on the number of loader workers.
+    random_start moves a clip by up to clip_step frames, or with `windows` anywhere; random_crop moves the crop,
+    random_flip mirrors half of the clips. max_interval draws how many strides the frames of a clip lie apart, from 1 to
+    this or what the video allows, and its first frame anywhere; "interval" in the item tells. All draws are a function
+    of (seed, epoch, i) alone, so items do not depend on the number of loader workers.
     short: what becomes of videos shorter than a clip: "skip" (they are listed in `.skipped`) or "loop", which repeats
     them from their beginning.
 
-    Only headers are read at construction. Files that cannot be used are reported by one warning each, listed in
-    `.broken` and skipped; one that fails later is replaced by a clip of another file, and one with a damaged tail gives
-    clips from before the damage. Raises UserError where nothing readable is left.
+    Only headers are read at construction; with `windows` nothing is, and what is broken or short shows when it is
+    loaded. Files that cannot be used are reported by one warning each, listed in `.broken` and skipped; one that fails
+    later is replaced by a clip of another file, and one with a damaged tail gives clips from before the damage. What a
+    data set's own lists name and the disk lacks is in `.missing`. Raises UserError where nothing readable is left.
     """
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: str | Path | Listing,
         num_frames: int,
         height: int,
         width: int,
         frame_stride: int = 1,
         *,
         clip_step: int | None = None,
+        windows: int | None = None,
+        crops: int = 1,
+        mirrored: bool = False,
         random_start: bool = False,
         random_crop: bool = False,
         random_flip: bool = False,
+        max_interval: int = 1,
         short: Literal["skip", "loop"] = "skip",
         seed: int = 0,
     ):
-        if min(num_frames, height, width, frame_stride, clip_step or 1) < 1 or seed < 0:
+        counts = (num_frames, height, width, frame_stride, max_interval, crops, clip_step or 1)
+        if min(counts) < 1 or (windows is not None and windows < 1) or seed < 0:
             raise UserError(
-                "num_frames, height, width, frame_stride and clip_step must be at least 1 and seed at least 0"
+                "num_frames, height, width, frame_stride, max_interval, clip_step, windows and crops must be at least "
+                "1 and seed at least 0"
             )
         if short not in ("skip", "loop"):
             raise UserError(f'short must be "skip" or "loop"; got {short!r}')
-        self.folder, self.num_frames, self.height, self.width = Path(folder), num_frames, height, width
+        if windows is not None and clip_step is not None:
+            raise UserError("windows and clip_step both say where clips start; leave one of them out")
+        listing = folder if isinstance(folder, Listing) else Listing("folder", Path(folder), "", *find_videos(folder))
+        self.folder, self.classes, self.missing = listing.folder, listing.classes, listing.missing
+        self.num_frames, self.height, self.width = num_frames, height, width
         self.frame_stride, self.span = frame_stride, clip_span(num_frames, frame_stride)
-        self.clip_step = clip_step or self.span
+        self.windows, self.clip_step = windows, clip_step or self.span
+        self.crops, self.mirrored, self.variants = crops, mirrored, crops * (2 if mirrored else 1)
         self.random_start, self.random_crop, self.random_flip = random_start, random_crop, random_flip
-        self.short, self.seed = short, seed
-        self.skipped: list[FileProblem] = []
+        self.max_interval, self.short, self.seed, self.reader = max_interval, short, seed, listing.reader
+        self._skipped_at_start: list[FileProblem] = []
         self._broken_at_start: list[FileProblem] = []
-        self._indices: dict[int, FrameIndex] = {}
         self._reasons: dict[int, str] = {}
-        files, self.classes = find_videos(folder)
-        self.videos = [video for file in files if (video := self._examine(file)) is not None]
-        self._check_any_left(len(files))
-        starts = [len(self._starts(video)) for video in self.videos]
-        self._first_item = np.cumsum([0, *starts])  # item number of each video's first clip
+        self._promised: dict[int, int] = {}  # frames of each video, as far as they were asked for
+        self.videos = list(listing.files) if windows else self._usable(listing.files)
+        per_video = [windows or len(self._starts(number)) for number in range(len(self.videos))]
+        self._first_item = np.cumsum([0, *per_video]) * self.variants  # item number of each video's first clip
         # Shared with loader workers: a file is reported once, and a new epoch reaches workers that stay alive.
         self._problems = _shared(torch.zeros(len(self.videos), dtype=torch.uint8))
         self._epoch = _shared(torch.zeros((), dtype=torch.int64))
 
-    def _examine(self, file: VideoFile) -> ClipVideo | None:
+    # -------------------------------------------------------------------------------------------- what can be used
+
+    def _usable(self, files: Sequence[MediaFile]) -> list[MediaFile]:
+        """Files whose headers promise a clip; the others are noted down."""
+        usable: list[MediaFile] = []
+        for file in files:
+            count = self._examine(file)
+            if count is not None:
+                self._promised[len(usable)] = count
+                usable.append(file)
+        self._check_any_left(len(files), len(usable))
+        return usable
+
+    def _examine(self, file: MediaFile) -> int | None:
         try:
-            count = probe(file.path).num_frames or count_frames(file.path)
+            count = self.reader.num_frames(file)
         except UserError as error:
-            self._broken_at_start.append(FileProblem(str(file.path), str(error)))
-            warnings.warn(f"skipped: {error}", stacklevel=3)
+            self._broken_at_start.append(FileProblem(file.name, str(error)))
+            warnings.warn(f"skipped: {error}", stacklevel=4)
             return None
         if count < self.span and self.short == "skip":
-            self.skipped.append(FileProblem(str(file.path), f"{count} frames, a clip needs {self.span}"))
+            self._skipped_at_start.append(FileProblem(file.name, self._too_short(count)))
             return None
-        return ClipVideo(file, count)
+        return count
 
-    def _check_any_left(self, found: int) -> None:
-        too_short = f"{len(self.skipped)} of {found} videos in {self.folder} are shorter than {self.span} frames"
-        if not self.videos:
+    def _too_short(self, count: int) -> str:
+        return f"{count} frames, a clip needs {self.span}"
+
+    def _check_any_left(self, found: int, usable: int) -> None:
+        skipped = self._skipped_at_start
+        too_short = f"{len(skipped)} of {found} videos in {self.folder} are shorter than {self.span} frames"
+        if not usable:
             broken = f"{len(self._broken_at_start)} cannot be read"
-            first = (self._broken_at_start + self.skipped)[0]
+            first = (self._broken_at_start + skipped)[0]
             raise UserError(
                 f"nothing readable is left in {self.folder}: {broken}, {too_short}; the first is {first.path}: "
                 f"{first.reason}"
             )
-        if self.skipped:
-            warnings.warn(f'{too_short} and are skipped; short="loop" repeats them', stacklevel=3)
+        if skipped:
+            warnings.warn(f'{too_short} and are skipped; short="loop" repeats them', stacklevel=4)
 
     @property
     def broken(self) -> list[FileProblem]:
         """Files that give no clip at all: found so at construction, or (by any worker) while loading."""
         return self._broken_at_start + self._listed(BROKEN)
+
+    @property
+    def skipped(self) -> list[FileProblem]:
+        """Files that are too short for a clip: found so at construction, or (by any worker) while loading."""
+        return self._skipped_at_start + self._listed(SHORT)
 
     @property
     def damaged(self) -> list[FileProblem]:
@@ -128,7 +154,16 @@ class ClipDataset(Dataset):
     def _listed(self, kind: int) -> list[FileProblem]:
         numbers = (self._problems == kind).nonzero().flatten().tolist()
         default = "failed in a loader worker; see its warning"
-        return [FileProblem(str(self.videos[n].file.path), self._reasons.get(n, default)) for n in numbers]
+        return [FileProblem(self.videos[n].name, self._reasons.get(n, default)) for n in numbers]
+
+    def _report(self, number: int, kind: int, reason: str) -> None:
+        if self._problems[number] >= kind:
+            return
+        self._problems[number] = kind
+        self._reasons[number] = reason
+        warnings.warn(reason, stacklevel=2)
+
+    # ------------------------------------------------------------------------------------------------------- items
 
     def set_epoch(self, epoch: int) -> None:
         """Make other random draws. Call before iterating over a loader; workers that are kept alive see it too."""
@@ -141,125 +176,134 @@ class ClipDataset(Dataset):
         if not -len(self) <= item < len(self):
             raise IndexError(f"item {item} of {len(self)}")
         item %= len(self)
+        return self.item(item, item_generator(self.seed, int(self._epoch), item))
+
+    def item(self, item: int, generator: torch.Generator) -> dict[str, Any]:
+        """Item `item` with these random draws."""
         number = int(np.searchsorted(self._first_item, item, side="right")) - 1
-        start = self._starts(self.videos[number])[item - int(self._first_item[number])]
-        generator = item_generator(self.seed, int(self._epoch), item)
+        window, variant = divmod(item - int(self._first_item[number]), self.variants)
+        clip = self._tried(number, window, variant, generator)
+        return clip if clip is not None else self._replacement(number, variant, generator)
+
+    def _tried(self, number: int, window: int, variant: int, generator: torch.Generator) -> dict[str, Any] | None:
+        """The clip, or None after its file is reported."""
         try:
-            return self._clip(number, start, generator)
+            return self._clip(number, window, variant, generator)
+        except TooShort as error:
+            self._report(number, SHORT, f"skipped: {error}; its clips are replaced by others")
         except UserError as error:
             self._report(number, BROKEN, f"{error}; its clips are replaced by others")
-        return self._replacement(number, generator)
+        return None
 
-    def _replacement(self, failed: int, generator: torch.Generator) -> dict[str, Any]:
+    def _replacement(self, failed: int, variant: int, generator: torch.Generator) -> dict[str, Any]:
         """A clip of another file, chosen by this item's own draws, so that it does not depend on what failed before."""
         for number in torch.randperm(len(self.videos), generator=generator).tolist():
             if number == failed:
                 continue
-            starts = self._starts(self.videos[number])
-            start = starts[int(torch.randint(len(starts), (), generator=generator))]
-            try:
-                return self._clip(number, start, generator)
-            except UserError as error:
-                self._report(number, BROKEN, f"{error}; its clips are replaced by others")
+            windows = self.windows or len(self._starts(number))
+            window = int(torch.randint(windows, (), generator=generator))
+            if (clip := self._tried(number, window, variant, generator)) is not None:
+                return clip
         raise UserError(f"nothing readable is left in {self.folder}: all {len(self.videos)} videos fail; see warnings")
 
-    def _starts(self, video: ClipVideo) -> Sequence[int]:
-        return clip_starts(video.num_frames, self.span, self.clip_step) or range(1)  # one clip of a video to loop
+    def _num_frames(self, number: int) -> int:
+        """Frames that a video promises. Raises UserError where it cannot be read."""
+        if number not in self._promised:
+            self._promised[number] = self.reader.num_frames(self.videos[number])
+        return self._promised[number]
 
-    def _clip(self, number: int, start: int, generator: torch.Generator) -> dict[str, Any]:
-        video = self.videos[number]
-        if self.random_start:
-            last = max(0, video.num_frames - self.span)
-            start = min(last, start + int(torch.randint(self.clip_step, (), generator=generator)))
-        frames, start = self._read(number, start)
-        frames = self._crop(frames, generator)  # (t, h, w, 3)
+    def _starts(self, number: int) -> Sequence[int]:
+        """First frames of a video's clips. Raises UserError where the video cannot be read or is too short."""
+        count = self._num_frames(number)
+        last = count - self.span
+        if last < 0 and self.short == "skip":
+            raise TooShort(f"{self.videos[number].name} has {self._too_short(count)}")
+        if self.windows is not None:
+            return [max(0, last) * window // max(1, self.windows - 1) for window in range(self.windows)]
+        return clip_starts(count, self.span, self.clip_step) or range(1)  # one clip of a video to loop
+
+    def _clip(self, number: int, window: int, variant: int, generator: torch.Generator) -> dict[str, Any]:
+        start, stride, interval = self._starts(number)[window], self.frame_stride, 1
+        if self.max_interval > 1:
+            interval, start = self._interval(self._num_frames(number), generator)
+            stride *= interval
+        elif self.random_start:
+            start = self._moved(start, self._num_frames(number) - self.span, generator)
+        frames, start, numbers = self._read(number, start, stride)
+        crop, mirror = divmod(variant, 2) if self.mirrored else (variant, 0)
+        frames = self._crop(frames, crop, generator)  # (t, h, w, 3)
         if self.random_flip and torch.rand((), generator=generator) < 0.5:
-            frames = frames[:, :, ::-1]
+            mirror = not mirror
+        video = self.videos[number]
         return {
-            "video": torch.from_numpy(np.ascontiguousarray(frames)),
-            "label": video.file.label,
-            "caption": video.file.caption,
-            "path": str(video.file.path),
+            "video": torch.from_numpy(np.ascontiguousarray(frames[:, :, ::-1] if mirror else frames)),
+            "label": video.label,
+            "caption": video.caption,
+            "path": video.name,
             "start": start,
-        }
+            "interval": interval,
+        } | {name: torch.from_numpy(rows) for name, rows in self.reader.extras(video, numbers).items()}
 
-    def _read(self, number: int, start: int) -> tuple[UInt8[np.ndarray, "t h w 3"], int]:
-        """Frames of a clip and where they start: earlier than asked for where the file ends sooner than promised."""
-        frames, available = self._decode(number, start)
+    def _moved(self, start: int, last: int, generator: torch.Generator) -> int:
+        if self.windows is not None:
+            return int(torch.randint(max(0, last) + 1, (), generator=generator))
+        return min(max(0, last), start + int(torch.randint(self.clip_step, (), generator=generator)))
+
+    def _interval(self, available: int, generator: torch.Generator) -> tuple[int, int]:
+        """How many strides the frames lie apart, up to `max_interval` or what the video allows, and the first frame."""
+        steps = max(self.num_frames - 1, 1) * self.frame_stride
+        longest = max(1, min(self.max_interval, (available - 1) // steps))
+        interval = 1 + int(torch.randint(longest, (), generator=generator))
+        room = max(0, available - clip_span(self.num_frames, self.frame_stride * interval))
+        return interval, int(torch.randint(room + 1, (), generator=generator))
+
+    def _read(self, number: int, start: int, stride: int) -> tuple[UInt8[np.ndarray, "t h w 3"], int, list[int]]:
+        """Frames of a clip, where they start (earlier than asked for where the file ends sooner), and their numbers."""
+        file, promised = self.videos[number], self._num_frames(number)
+        size, span = (self.height, self.width), clip_span(self.num_frames, stride)
+        steps = np.arange(self.num_frames) * stride
+        frames, available = self.reader.read(file, start, self.num_frames, stride, size)
         if len(frames) == self.num_frames:
-            return frames, start
-        if available < self.videos[number].num_frames and available >= self.span:
-            reason = (
-                f"{self.videos[number].file.path} ends after {available} of {self.videos[number].num_frames} frames"
-            )
+            return frames, start, (start + steps).tolist()
+        if span <= available < promised:
+            reason = f"{file.name} ends after {available} of {promised} frames"
             self._report(number, DAMAGED, f"{reason}; clips are taken from these")
-            start = available - self.span
-            frames, _ = self._decode(number, start)
+            start = available - span
+            frames, _ = self.reader.read(file, start, self.num_frames, stride, size)
         elif self.short == "loop" and available:
-            frames, _ = self._decode(number, 0, stride=1)
-            frames = frames[np.arange(self.num_frames) * self.frame_stride % len(frames)]
-            start = 0
+            whole, _ = self.reader.read(file, 0, span, 1, size)
+            looped = steps % len(whole)
+            return whole[looped], 0, looped.tolist()
         if len(frames) < self.num_frames:
-            path = self.videos[number].file.path
-            raise UserError(f"{path} gives {available} frames of the {self.span} that a clip needs")
-        return frames, start
+            raise UserError(f"{file.name} gives {available} frames of the {span} that a clip needs")
+        return frames, start, (start + steps).tolist()
 
-    def _decode(self, number: int, start: int, stride: int | None = None) -> tuple[np.ndarray, int]:
-        """Frames from `start` on, at most a clip, and how many frames the file was seen to hold."""
-        reader = FrameStream(
-            self.videos[number].file.path,
-            start=start,
-            max_frames=self.num_frames if stride is None else self.span,
-            stride=stride or self.frame_stride,
-            size=(self.height, self.width),
-            keep_aspect=True,
-            index=self._index(number) if start >= SEEK_AFTER else None,
-        )
-        with reader:
-            try:
-                frames = list(reader)
-            except UserError:
-                if not reader.frames_decoded:
-                    raise
-                frames = []  # the file ends before `start`
-        stacked = np.stack(frames) if frames else np.empty((0, self.height, self.width, 3), np.uint8)
-        return stacked, reader.frames_decoded
-
-    def _index(self, number: int) -> FrameIndex:
-        if number not in self._indices:
-            if len(self._indices) >= MAX_CACHED_INDICES:
-                self._indices.pop(next(iter(self._indices)))
-            self._indices[number] = index_frames(self.videos[number].file.path)
-        return self._indices[number]
-
-    def _crop(self, frames: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        room_y, room_x = frames.shape[1] - self.height, frames.shape[2] - self.width
-        top, left = room_y // 2, room_x // 2
+    def _crop(self, frames: np.ndarray, crop: int, generator: torch.Generator) -> np.ndarray:
+        rooms = frames.shape[1] - self.height, frames.shape[2] - self.width
+        top, left = (room // 2 if self.crops == 1 else room * crop // (self.crops - 1) for room in rooms)
         if self.random_crop:
-            top, left = (int(torch.randint(room + 1, (), generator=generator)) for room in (room_y, room_x))
+            top, left = (int(torch.randint(room + 1, (), generator=generator)) for room in rooms)
         return frames[:, top : top + self.height, left : left + self.width]
 
-    def _report(self, number: int, kind: int, reason: str) -> None:
-        if self._problems[number] >= kind:
-            return
-        self._problems[number] = kind
-        self._reasons[number] = reason
-        warnings.warn(reason, stacklevel=2)
 
+@dataclass(frozen=True)
+class RandomClips:
+    """A dataset with random draws as an endless batch source in which a clip looks different each time it comes.
 
-def count_frames(path: Path) -> int:
-    """Frames of a file whose header does not say: by its packets, or by decoding where these do not tell.
-
-    Raises UserError where not even the first frame decodes.
+    Clip p is the item at position p of the endless stream of permutations (see `StepSampler`), with draws from
+    (seed, p): a batch depends on nothing else.
     """
-    with iter_frames(path, max_frames=1) as reader:
-        next(reader)
-    index = index_frames(path)
-    if index.reliable:
-        return index.num_packets
-    with iter_frames(path, stride=2**62) as reader:  # decodes all, converts one
-        list(reader)
-        return reader.frames_decoded
+
+    dataset: ClipDataset
+    seed: int = 0
+    num_clips: None = None
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
+        return default_collate([self._clip(int(position)) for position in indices])
+
+    def _clip(self, position: int) -> dict[str, Any]:
+        index = stream_index(position, len(self.dataset), self.seed)
+        return self.dataset.item(index, item_generator(self.seed, 0, position))
 
 
 def item_generator(seed: int, epoch: int, item: int) -> torch.Generator:

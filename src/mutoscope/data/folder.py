@@ -13,29 +13,46 @@ from mutoscope.errors import UserError
 
 
 @dataclass(frozen=True)
-class VideoFile:
-    """One video of a folder. label: position of its class, -1 for a video outside class folders."""
+class MediaFile:
+    """One video or image of a data set. label: position of its class, -1 for one without class.
+
+    caption: "" without one. part: which part of the file it is, "" for all of it.
+    """
 
     path: Path
     label: int
-    caption: str
+    caption: str = ""
+    part: str = ""
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return f"{self.path}#{self.part}" if self.part else str(self.path)
 
 
-def find_videos(folder: str | Path) -> tuple[list[VideoFile], list[str]]:
+@dataclass(frozen=True)
+class FileProblem:
+    """A file that is not used, or not to its end, and why."""
+
+    path: str
+    reason: str
+
+
+def find_videos(folder: str | Path) -> tuple[list[MediaFile], list[str]]:
     """All videos below a folder in order of path, and the class names. A single video file counts as a folder of one.
 
     Raises UserError where the folder is missing or holds no video.
     """
     folder = Path(folder)
     if folder.is_file():
-        return [VideoFile(folder, -1, read_caption(folder))], []
+        return [MediaFile(folder, -1, read_caption(folder))], []
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; check the path")
     paths = sorted(path for path in folder.rglob("*") if is_video(path.relative_to(folder)) and path.is_file())
     if not paths:
         raise UserError(f"{folder} holds no videos; known suffixes are {' '.join(sorted(VIDEO_SUFFIXES))}")
     labels, classes = class_folders(folder, paths)
-    return [VideoFile(path, label, read_caption(path)) for path, label in zip(paths, labels, strict=True)], classes
+    return [MediaFile(path, label, read_caption(path)) for path, label in zip(paths, labels, strict=True)], classes
 
 
 def class_folders(folder: Path, paths: Sequence[Path]) -> tuple[list[int], list[str]]:

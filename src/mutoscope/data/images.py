@@ -16,7 +16,8 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import default_collate
 
-from mutoscope.data.folder import class_folders, read_caption
+from mutoscope.data.folder import MediaFile, class_folders, read_caption
+from mutoscope.data.listing import Listing
 from mutoscope.data.loader import stream_index
 from mutoscope.errors import UserError
 
@@ -25,19 +26,7 @@ TEN_CROP_MARGIN = 1.1  # the images behind ten crops are a tenth larger than a c
 SMALLEST_CROP = 0.8  # of the shorter side, for random crops
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """One image of a folder. label: position of its class, -1 for an image outside class folders.
-
-    caption: the text file beside it, "" without one.
-    """
-
-    path: Path
-    label: int
-    caption: str = ""
-
-
-def find_images(folder: str | Path) -> tuple[list[ImageFile], list[str]]:
+def find_images(folder: str | Path) -> tuple[list[MediaFile], list[str]]:
     """All images below a folder in order of path, and the class names.
 
     Raises UserError where the folder is missing or holds no image.
@@ -50,7 +39,7 @@ def find_images(folder: str | Path) -> tuple[list[ImageFile], list[str]]:
     if not paths:
         raise UserError(f"{folder} holds no images; known suffixes are {suffixes}.")
     labels, classes = class_folders(folder, paths)
-    return [ImageFile(path, label, read_caption(path)) for path, label in zip(paths, labels, strict=True)], classes
+    return [MediaFile(path, label, read_caption(path)) for path, label in zip(paths, labels, strict=True)], classes
 
 
 def is_image(relative: Path) -> bool:
@@ -67,14 +56,17 @@ class ImageDataset:
     listed in `broken` and replaced by the next one that can.
     """
 
-    folder: str | Path
+    folder: str | Path | Listing
     height: int
     width: int
     ten_crops: bool = False
     broken: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.files, self.class_names = find_images(self.folder)
+        if isinstance(self.folder, Listing):
+            self.files, self.class_names = self.folder.files, self.folder.classes
+        else:
+            self.files, self.class_names = find_images(self.folder)
 
     def __len__(self) -> int:
         return len(self.files) * (10 if self.ten_crops else 1)
@@ -89,12 +81,13 @@ class ImageDataset:
         image, file = self._readable(index)
         return _item(random_crop(image, self.height, self.width, generator), file)
 
-    def _readable(self, position: int) -> tuple[Image.Image, ImageFile]:
+    def _readable(self, position: int) -> tuple[Image.Image, MediaFile]:
         for step in range(len(self.files)):
             file = self.files[(position + step) % len(self.files)]
             if (image := self._read(file.path)) is not None:
                 return image, file
-        raise UserError(f"No image below {self.folder} can be read.")
+        folder = self.folder.folder if isinstance(self.folder, Listing) else self.folder
+        raise UserError(f"No image below {folder} can be read.")
 
     def _read(self, path: Path) -> Image.Image | None:
         if path in self.broken:
@@ -120,7 +113,7 @@ class ImageDataset:
         return np.ascontiguousarray(pixels[:, ::-1] if crop >= 5 else pixels)
 
 
-def _item(frame: UInt8[np.ndarray, "h w 3"], file: ImageFile) -> dict[str, Any]:
+def _item(frame: UInt8[np.ndarray, "h w 3"], file: MediaFile) -> dict[str, Any]:
     kept = {"label": file.label, "caption": file.caption, "path": str(file.path)}
     return {"video": torch.from_numpy(frame[None]), **kept}
 

@@ -1,32 +1,55 @@
-"""What a loader will see in a video or a folder of videos, and what is broken."""
+"""What a loader will see in a video, a folder of videos or a copy of a data set, and what is broken."""
 
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mutoscope.data.folder import VideoFile, clip_span, clip_starts, find_videos
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from mutoscope.data.clips import ClipDataset
+from mutoscope.data.contact_sheet import contact_sheet
+from mutoscope.data.datasets import list_dataset, present_splits, recognise
+from mutoscope.data.folder import MediaFile, clip_span, clip_starts, find_videos
+from mutoscope.data.listing import Listing
+from mutoscope.data.loader import spread
+from mutoscope.data.readers import ContainerReader, count_frames
 from mutoscope.data.video_io import VideoInfo, iter_frames, probe
 from mutoscope.errors import UserError
 
 FIRST_FRAME_ONLY = 10**9  # a stride: all frames are decoded, one is converted to RGB
+SMALL = (8, 8)  # size that frames are scaled to where only reading them matters
+SHEET_ROWS, SHEET_FRAMES, SHEET_SIDE = 12, 8, 64
 
 
-def inspect(path: str | Path, num_frames: int = 16, frame_stride: int = 1) -> dict[str, Any]:
-    """Decode every video of a folder (or one video) to its end and report what is there.
+def inspect(
+    path: str | Path, num_frames: int = 16, frame_stride: int = 1, headers_only: bool = False
+) -> dict[str, Any]:
+    """Decode every video of a folder (or one video, or a copy of a data set) to its end and report what is there.
 
     Keys: "files" and "readable" (counts), "broken" (list of {"path", "reason"}), "clips" (non-overlapping clips of
-    num_frames frames, frame_stride apart, that `ClipDataset` would cut), "classes" (names of the sub-folders), "videos"
-    (a dict for each readable file: path, frames, frames_in_header, height and width upright, fps, seconds, codec,
-    pixel_format, stream, class, caption, clips, warnings).
+    num_frames frames, frame_stride apart, that `ClipDataset` would cut), "classes" (names).
+    A folder of videos adds "videos" (a dict for each readable file: path, frames, frames_in_header, height and width
+    upright, fps, seconds, codec, pixel_format, stream, class, caption, clips, warnings). A data set (see
+    `datasets.recognise`) adds "dataset", "missing" (list of {"path", "reason"} of what its lists name and the disk
+    lacks), "damaged" (the same of files that are read in part), "class_counts", "notes", and "splits": for each split
+    its files, readable, broken, missing, short (videos that give no clip), unlisted, clips and class_counts.
+
+    headers_only: believe what headers say instead of decoding, which finds fewer faults in less time.
     Raises UserError where the path is missing, the folder holds no videos, or the single video cannot be read.
     """
     if min(num_frames, frame_stride) < 1:
         raise UserError(f"num_frames and frame_stride must be at least 1; got {num_frames} and {frame_stride}")
-    files, classes = find_videos(path)
     span = clip_span(num_frames, frame_stride)
+    if (kind := recognise(path)) is not None:
+        return inspect_dataset(kind, Path(path), span, headers_only)
+    files, classes = find_videos(path)
     broken, videos = [], []
-    for file in files:
+    for file in tqdm(files, "inspect", disable=None, leave=False):
         try:
-            videos.append(inspect_video(file, classes, span))
+            videos.append(inspect_video(file, classes, span, headers_only))
         except UserError as error:
             if Path(path).is_file():
                 raise
@@ -41,13 +64,15 @@ def inspect(path: str | Path, num_frames: int = 16, frame_stride: int = 1) -> di
     }
 
 
-def inspect_video(file: VideoFile, classes: list[str], span: int) -> dict[str, Any]:
+def inspect_video(file: MediaFile, classes: list[str], span: int, headers_only: bool = False) -> dict[str, Any]:
     """Details of one video; span: frames of the video that one clip covers."""
     info: VideoInfo = probe(file.path)
-    with iter_frames(file.path, stride=FIRST_FRAME_ONLY) as reader:
+    with iter_frames(file.path, stride=FIRST_FRAME_ONLY, max_frames=1 if headers_only else None) as reader:
         height, width, _ = next(reader).shape
         list(reader)  # to the end: headers may promise frames that are not there
         count = reader.frames_decoded
+    if headers_only:
+        count = info.num_frames or count_frames(file.path)
     return {
         "path": str(file.path),
         "frames": count,
@@ -66,13 +91,110 @@ def inspect_video(file: VideoFile, classes: list[str], span: int) -> dict[str, A
     }
 
 
+# -------------------------------------------------------------------------------------------------------- data sets
+
+
+def inspect_dataset(kind: str, folder: Path, span: int, headers_only: bool) -> dict[str, Any]:
+    """Every split of a data set of which the copy holds or lists anything; see `inspect`."""
+    names = present_splits(kind, folder)
+    if not names:
+        raise UserError(f"{folder} looks like {kind}, but holds none of its splits; docs/datasets.md shows the layout")
+    span = 1 if kind == "imagenet" else span
+    report: dict[str, Any] = {"dataset": kind, "broken": [], "missing": [], "damaged": [], "splits": {}}
+    classes: list[str] = []
+    counts: Counter[str] = Counter()
+    for name in names:
+        listing = list_dataset(kind, folder, name)
+        report["splits"][name] = inspect_split(listing, span, headers_only, report)
+        classes = classes or listing.classes
+        counts.update(listing.class_counts())
+        report["notes"] = list(listing.notes)
+    totals = {key: sum(split[key] for split in report["splits"].values()) for key in ("files", "readable", "clips")}
+    return totals | {"classes": classes, "class_counts": {name: counts[name] for name in classes}} | report
+
+
+def inspect_split(listing: Listing, span: int, headers_only: bool, report: dict[str, Any]) -> dict[str, Any]:
+    """Counts of one split; what is broken, damaged or missing is added to the lists of `report`."""
+    frames: list[int] = []
+    broken = damaged = 0
+    for file in tqdm(listing.files, listing.split, disable=None, leave=False):
+        try:
+            count, problems = readable_frames(listing, file, headers_only)
+        except UserError as error:
+            report["broken"].append({"path": file.name, "reason": str(error)})
+            broken += 1
+            continue
+        frames.append(count)
+        report["damaged"] += [{"path": file.name, "reason": problem} for problem in problems]
+        damaged += bool(problems)
+    report["missing"] += [{"path": problem.path, "reason": problem.reason} for problem in listing.missing]
+    clips = [len(clip_starts(count, span, span)) for count in frames]
+    return {
+        "files": len(listing.files),
+        "readable": len(frames),
+        "broken": broken,
+        "damaged": damaged,
+        "missing": len(listing.missing),
+        "unlisted": listing.unlisted,
+        "short": clips.count(0),
+        "clips": sum(clips),
+        "class_counts": listing.class_counts(),
+    }
+
+
+def readable_frames(listing: Listing, file: MediaFile, headers_only: bool) -> tuple[int, list[str]]:
+    """Frames of an entry and what a decoder says about damage. Raises UserError for one that cannot be read."""
+    promised = listing.reader.num_frames(file)
+    if headers_only:
+        return promised, []
+    if isinstance(listing.reader, ContainerReader):
+        with iter_frames(file.path, stride=FIRST_FRAME_ONLY) as reader:
+            list(reader)
+            return reader.frames_decoded, [text for text in reader.warnings if "damaged" in text or "cut off" in text]
+    frames, _ = listing.reader.read(file, 0, promised, 1, SMALL)
+    return len(frames), []
+
+
+def sheet(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
+    """Some videos from all over a folder or data set, a row each: the frames a loader would give, with their class.
+
+    Raises UserError where nothing can be read.
+    """
+    path = Path(path)
+    kind = recognise(path)
+    found: Path | Listing = path if kind is None else list_dataset(kind, path, present_splits(kind, path)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the report beside the sheet tells the same
+        dataset = ClipDataset(found, SHEET_FRAMES, SHEET_SIDE, SHEET_SIDE, windows=1, short="loop")
+        rows = [dataset[item] for item in spread(len(dataset), SHEET_ROWS)]
+    labels = [_label(row, dataset.classes) for row in rows]
+    return contact_sheet([row["video"].numpy() for row in rows], labels=labels)
+
+
+def _label(row: dict[str, Any], classes: list[str]) -> str:
+    name = classes[row["label"]] if row["label"] >= 0 else ""
+    return " ".join(part for part in (name, row["caption"], Path(row["path"]).name) if part)
+
+
+# ------------------------------------------------------------------------------------------------------- for people
+
+
 def format_inspection(report: dict[str, Any]) -> str:
     """The report of `inspect` as lines of text for people."""
+    kind = f"{report['dataset']}: " if "dataset" in report else ""
     lines = [
-        f"{report['readable']} of {report['files']} files readable, {report['clips']} clips, "
+        f"{kind}{report['readable']} of {report['files']} files readable, {report['clips']} clips, "
         f"{len(report['classes'])} classes"
     ]
-    for video in report["videos"]:
+    for name, split in report.get("splits", {}).items():
+        more = [f"{split['readable']} readable", f"{split['clips']} clips"]
+        more += [f"{split[key]} {key}" for key in ("missing", "broken", "damaged", "short", "unlisted") if split[key]]
+        filled = [count for count in split["class_counts"].values() if count]
+        if filled:
+            more.append(f"{len(filled)} classes of {min(filled)} to {max(filled)}")
+        lines.append(f"  {name}: {', '.join(more)}")
+    lines += [f"  note: {note}" for note in report.get("notes", [])]
+    for video in report.get("videos", []):
         size, rate = f"{video['height']}x{video['width']}", f"{video['fps']:.5g} fps"
         kind = f"{video['codec']} {video['pixel_format']}"
         name = f"{video['class']}: " if video["class"] else ""
@@ -80,5 +202,6 @@ def format_inspection(report: dict[str, Any]) -> str:
             f"  {name}{video['path']}: {video['frames']} frames {size}, {rate}, {kind}, {video['clips']} clips"
         )
         lines += [f"    warning: {warning}" for warning in video["warnings"]]
-    lines += [f"  broken: {entry['path']}: {entry['reason']}" for entry in report["broken"]]
+    for what in ("broken", "damaged", "missing"):
+        lines += [f"  {what}: {entry['path']}: {entry['reason']}" for entry in report.get(what, [])]
     return "\n".join(lines)

@@ -113,12 +113,17 @@ class ShapesWorld:
     def class_names(self) -> tuple[str, ...]:
         return AGENT_CLASS_NAMES if self.config.controllable else CLASS_NAMES
 
-    def clip(self, index: int, actions: Float32[np.ndarray, "t 2"] | None = None) -> ShapesClip:
-        """Clip number `index`. `actions` replaces the random ones of a controllable world."""
+    def clip(self, index: int, actions: Float32[np.ndarray, "t 2"] | None = None, interval: int = 1) -> ShapesClip:
+        """Clip number `index`. `actions` replaces the random ones of a controllable world.
+
+        With `interval` d the frames lie d steps of time apart, so that everything moves d times as fast.
+        """
         rng = np.random.default_rng([self.seed, index])
         label = int(rng.integers(len(self.class_names)))
         objects = _draw_objects(rng, label, self.config)
         background = _background(rng, self.config)
+        if interval < 1 or (interval > 1 and self.config.controllable):
+            raise UserError(f"Frames lie 1 step apart, or more in a world without actions; found {interval}.")
         if self.config.controllable:
             actions = (
                 _random_actions(rng, self.config.num_frames) if actions is None else _checked(actions, self.config)
@@ -129,7 +134,8 @@ class ShapesWorld:
                 "Actions were given, but this world is not controllable: set controllable=True in ShapesConfig."
             )
         else:
-            tracks, words = _free_tracks(rng, objects, self.config.num_frames)
+            time = interval * np.arange(self.config.num_frames, dtype=np.float32)
+            tracks, words = _free_tracks(rng, objects, time)
         return ShapesClip(
             frames=render(background, objects, tracks),
             label=label,
@@ -210,10 +216,9 @@ def _caption(objects: tuple[ObjectInfo, ...], words: str) -> str:
 
 
 def _free_tracks(
-    rng: np.random.Generator, objects: tuple[ObjectInfo, ...], num_frames: int
+    rng: np.random.Generator, objects: tuple[ObjectInfo, ...], time: Float32[np.ndarray, " t"]
 ) -> tuple[Float32[np.ndarray, "objects t 4"], str]:
     """Tracks (x, y, radius, angle) of every object, and the words for what the main one does."""
-    time = np.arange(num_frames, dtype=np.float32)
     main, words = main_track(rng, MOTIONS[objects[0].motion], time)
     tracks = [main]
     for _ in objects[1:]:

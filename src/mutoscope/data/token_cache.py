@@ -5,6 +5,8 @@
     condition-<task>.npy   like tokens.npy: the encoded condition video of that task
     caption.npy            (n, rows, channels) float16: text features, and caption_length.npy (n,) the real rows
     motion.npy             (n,) float32: optical flow
+    interval.npy           (n,) int64: source frames from one frame to the next
+    actions.npy            (n, t, numbers) float32: what is done in every frame, NaN where nothing is known
     metadata.json          TokenCacheInfo; written last, so a folder without it is unfinished
 
 Only the format lives here. What fills a cache decides what is encoded and with which tokenizer.
@@ -37,7 +39,8 @@ class TokenCacheInfo:
 
     clip_shape: (t, h, w) of tokens, (c, t, h, w) of latents. conditions: tasks whose condition videos are encoded too.
     tokenizer, tokenizer_hash: name and SHA-256 of the weights. data: where the clips came from.
-    caption_shape: rows and channels of the text features, if there are any; motion: whether the flow is told.
+    caption_shape: rows and channels of the text features, if there are any; motion, interval: whether the flow and the
+    distance of frames are told; action_shape: frames and numbers of the actions, if there are any.
     """
 
     num_clips: int
@@ -49,6 +52,8 @@ class TokenCacheInfo:
     data: dict[str, Any] = field(default_factory=dict)
     caption_shape: tuple[int, int] | None = None
     motion: bool = False
+    interval: bool = False
+    action_shape: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -69,6 +74,9 @@ class TokenCacheInfo:
         }
         if self.caption_shape is not None:
             arrays |= {"caption": ("float16", (n, *self.caption_shape)), "caption_length": ("int64", (n,))}
+        if self.action_shape is not None:
+            arrays["actions"] = ("float32", (n, *self.action_shape))
+        arrays |= {"interval": ("int64", (n,))} if self.interval else {}
         return arrays | ({"motion": ("float32", (n,))} if self.motion else {})
 
 
@@ -109,7 +117,7 @@ class TokenCacheWriter:
     ) -> None:
         """Appends a batch of encoded clips (b, *clip_shape) and, for every task of the info, their conditions.
 
-        `more`: "caption", "caption_length" and "motion", as far as the info names them.
+        `more`: "caption", "caption_length", "motion", "interval" and "actions", as far as the info names them.
         """
         end = self.position + len(tokens)
         if end > self.info.num_clips:
@@ -145,7 +153,8 @@ class TokenCache:
 
     Batch: "tokens" int64 (b, t, h, w) or latents float32 (b, c, t, h, w); "label" int64 (b,);
     "conditions" {task: like tokens}; with captions "caption" float32 (b, rows, channels) and "caption_mask" bool
-    (b, rows); with motion "motion" float32 (b,).
+    (b, rows); "motion" float32 (b,), "interval" int64 (b,) and "actions" float32 (b, t, numbers) where the cache has
+    them.
     """
 
     def __init__(self, folder: str | Path):
@@ -190,7 +199,8 @@ class TokenCache:
             places = torch.arange(self.info.caption_shape[0])
             lengths = self._read("caption_length", rows)
             batch |= {"caption": self._read("caption", rows), "caption_mask": places < lengths[:, None]}
-        return batch | ({"motion": self._read("motion", rows)} if self.info.motion else {})
+        names = [name for name in ("motion", "interval", "actions") if name in self.info.arrays()]
+        return batch | {name: self._read(name, rows) for name in names}
 
     def _read(self, name: str, rows: np.ndarray) -> Tensor:
         values = self._arrays[name][rows]
@@ -209,7 +219,7 @@ def _checked(value: Tensor, dtype: np.dtype) -> np.ndarray:
     stored = array.astype(dtype)
     if dtype.kind == "i" and not np.array_equal(stored, array):
         raise ValueError(f"tokens up to {array.max()} do not fit {dtype}")
-    if dtype.kind == "f" and not np.isfinite(stored).all():
+    if dtype == np.float16 and not np.isfinite(stored).all():
         raise ValueError("latents do not fit float16")
     return stored
 

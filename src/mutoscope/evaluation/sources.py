@@ -72,6 +72,8 @@ def generated_clips(
 ) -> tuple[Clips, Mapping[str, Tensor] | None]:
     """Clips, the classes cycling uniformly, and the attributes asked of each; None for a model without classes."""
     names = pipeline.index.class_names
+    if pipeline.index.data.get("mixed", False):  # classes of the controllable world stand behind those judged here
+        names = tuple(name for name in names if name in CLASS_NAMES)
     if names and (unknown := set(names) - set(CLASS_NAMES)):
         raise UserError(f"Protocol 'shapes' knows no class {min(unknown)!r}: this model is not of the built-in world.")
     asked_names: Sequence[str | None] = names or [None]

@@ -13,6 +13,7 @@ from mutoscope.json_config import nearest
 FAMILIES = {
     "magvit": ("mutoscope.generation.masked", "MaskedGenerator"),
     "par": ("mutoscope.generation.parallel_ar", "ParallelARGenerator"),
+    "magi": ("mutoscope.generation.frame_stream", "FrameStreamGenerator"),
     "nova": ("mutoscope.generation.frame_ar", "FrameARGenerator"),
 }
 

@@ -29,7 +29,8 @@ class Request:
 
     `task` names what is done; `sampler` is the configuration of the family's sampler, and `num_steps` the passes of
     the network it plans per round. `batch_size` samples are decoded together; more are made in several rounds, which
-    bounds memory. `num_frames`: length of the clips, if the model can choose.
+    bounds memory. `num_frames`: length of the clips, if the model can choose. `warnings`: sentences about what was
+    asked for and will not be honoured.
     """
 
     task: str
@@ -40,6 +41,7 @@ class Request:
     labels: Int[Tensor, " b"] | None = None
     batch_size: int = 16
     num_frames: int | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_rounds(self) -> int:
@@ -76,6 +78,15 @@ class Generator(ABC):
             )
         return self._load_text_encoder()
 
+    def prompt_warnings(self, *given: str | Sequence[str]) -> tuple[str, ...]:
+        """One sentence naming the words of all prompts that the text encoder does not know, if there are any."""
+        prompts = [prompt for some in given for prompt in ([some] if isinstance(some, str) else some)]
+        words = dict.fromkeys(word for prompt in prompts for word in self.text_encoder.unknown(prompt))
+        if not words:
+            return ()
+        named = ", ".join(map(repr, list(words)[:12])) + (f" and {len(words) - 12} more" if len(words) > 12 else "")
+        return (f"The text encoder does not know {named}: these words of the prompt mean nothing to the model.",)
+
     @abstractmethod
     def prepare(self, **options: Any) -> Request:
         """Check a call and put its parts into the model's form; raises UserError for whatever does not fit."""
@@ -83,6 +94,10 @@ class Generator(ABC):
     @abstractmethod
     def sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Iterator[SampleEvent]]:
         """The events of each round, each of which also went to `on_step`."""
+
+    def steered(self, request: Request) -> tuple[Iterator[Iterator[SampleEvent]], Any]:
+        """The events of a stream of one sample, and what changes it on the way: None where nothing can."""
+        return self.sample(request, lambda event: None), None
 
     def finish(
         self, clips: UInt8[np.ndarray, "b t h w 3"], request: Request, start: int

@@ -1,5 +1,6 @@
 """NOVA: images and clips of any length from prompts, classes and first frames, one frame after the other."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from mutoscope.errors import UserError
-from mutoscope.generation.base import (
-    Frames,
-    Generator,
-    Request,
-    as_list,
-    common_length,
-    fit_frames,
-)
+from mutoscope.generation.base import Frames, Generator, Request, common_length
+from mutoscope.generation.frames import context_clips, latent_frames
 from mutoscope.json_config import dataclass_from_dict
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition, set_sizes
@@ -82,8 +77,9 @@ class FrameARGenerator(Generator):
         num_tokens = self.model.config.grid[0] * self.model.config.grid[1]
         if sampler.num_decoding_steps > num_tokens:
             raise UserError(f"A frame has {num_tokens} tokens: num_decoding_steps can be at most that.")
+        self._check_motion(motion)
         text, rows = self._text(prompt, negative_prompt, num_samples)
-        clips = self._context(context, context_frames)
+        clips = context_clips(self.tokenizer.spec, self.index, context, context_frames)
         frames = self._latent_frames(num_frames or self.index.num_frames)
         left = frames - (0 if clips is None else self._latent_frames(clips.shape[1]))
         if left < 1:
@@ -98,12 +94,21 @@ class FrameARGenerator(Generator):
             labels=None if text is not None else self.class_labels(class_label, num_samples, seed),
             batch_size=max(batch_size, 1),
             num_frames=num_frames or self.index.num_frames,
+            warnings=() if prompt is None else self.prompt_warnings(prompt, negative_prompt),
             num_latent_frames=frames,
             text=text,
             prompts=rows,
             motion=motion,
             context=clips,
         )
+
+    def _check_motion(self, motion: float | None) -> None:
+        if motion is None:
+            return
+        if not self.model.config.is_video:
+            raise UserError("This model makes images and reads no motion. Leave motion out.")
+        if not 0 <= motion < math.inf:
+            raise UserError(f"motion must be finite and not negative, found {motion}.")
 
     def _text(
         self, prompt: str | Sequence[str] | None, negative: str, num_samples: int
@@ -127,25 +132,7 @@ class FrameARGenerator(Generator):
         return text, torch.tensor([distinct.index(p) for p in asked])
 
     def _latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a clip; UserError unless the tokenizer can make clips of exactly that length."""
-        spec = self.tokenizer.spec
-        count = spec.latent_shape(num_frames, self.index.height, self.index.width)[0]
-        longest = spec.num_frames(count)
-        if num_frames < 1 or longest != num_frames:
-            below = f"{spec.num_frames(count - 1)} or " if count > 1 else ""
-            raise UserError(f"The tokenizer cannot make {num_frames} frames; the nearest lengths are {below}{longest}.")
-        return count
-
-    def _context(self, context: Any, count: int | None) -> UInt8[Tensor, "n t h w 3"] | None:
-        """The first frames of each context at the model's size."""
-        if context is None:
-            return None
-        clips = [fit_frames(frames[:count], self.index.height, self.index.width) for frames in as_list(context)]
-        lengths = {len(clip) for clip in clips}
-        if len(lengths) > 1:
-            raise UserError(f"All contexts must have the same number of frames, found {sorted(lengths)}.")
-        self._latent_frames(lengths.pop())
-        return torch.stack([torch.from_numpy(clip) for clip in clips])
+        return latent_frames(self.tokenizer.spec, self.index, num_frames)
 
     def sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Iterator[SampleEvent]]:
         assert isinstance(request, FrameARRequest)

@@ -73,8 +73,9 @@ class ParallelARGenerator(Generator):
             )
         chosen = {**self.index.sampling, **{key: value for key, value in sampler_options.items() if value is not None}}
         sampler = dataclass_from_dict(ParallelARSamplerConfig, chosen, "Sampler options")
+        cleaned = [clean_prompt(text) for text in ([prompt] if isinstance(prompt, str) else prompt or ())]
         if prompt is not None:
-            caption, caption_mask = self._encode([prompt] if isinstance(prompt, str) else prompt)
+            caption, caption_mask = self._encode(cleaned)
         return ParallelARRequest(
             task="class-conditional" if caption is None else "text-conditional",
             num_samples=num_samples,
@@ -85,12 +86,13 @@ class ParallelARGenerator(Generator):
             caption=caption,
             caption_mask=caption_mask,
             batch_size=max(batch_size, 1),
+            warnings=() if prompt is None else self.prompt_warnings(cleaned),
         )
 
     def _encode(self, prompts: Sequence[str]) -> TextFeatures:
-        """Captions as LlamaGen was trained with them: cleaned, and padded on the left."""
+        """Cleaned prompts as LlamaGen was trained with them: padded on the left."""
         config = self.model.config
-        found = left_padded(self.text_encoder.encode([clean_prompt(text) for text in prompts], config.caption_length))
+        found = left_padded(self.text_encoder.encode(prompts, config.caption_length))
         if found.features.shape[2] != config.caption_size:
             raise UserError(
                 f"The text encoder {str(self.text_encoder.folder)!r} gives {found.features.shape[2]} channels, this "

@@ -45,6 +45,22 @@ class KVCache:
 
 
 @dataclass
+class PlacedKVCache(KVCache):
+    """Keys and values by place: what is appended replaces what stood at `places`, which may differ between samples."""
+
+    places: Int[Tensor, "b n"] = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
+
+    def append(
+        self, layer: int, k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"]
+    ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
+        """Writes one layer at `places`; returns all places."""
+        index = self.places[:, None, :, None].expand_as(k)
+        self.keys[layer].scatter_(2, index, k)
+        self.values[layer].scatter_(2, index, v)
+        return self.keys[layer], self.values[layer]
+
+
+@dataclass
 class StaticKVCache(KVCache):
     """The same with shapes that never change: attention reads all of the memory, under a mask.
 

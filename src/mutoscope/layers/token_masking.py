@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 MASK_TOKEN = -1
@@ -36,16 +36,16 @@ def select_lowest(scores: Float[Tensor, "b n"], count: Int[Tensor, " b"]) -> Boo
     return (scores <= threshold) & (count > 0)[:, None]
 
 
-def truncated_normal(uniform: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+def truncated_normal(uniform: Float[Tensor, "*s"], smallest: float = 0.7) -> Float[Tensor, "*s"]:
     """Share of hidden tokens in masked autoregressive training (arXiv 2406.11838 §3.4): mean 0.867.
 
-    The quantile at `uniform` in [0, 1] of a normal of mean 1 and deviation 0.25, cut to [0.7, 1].
+    The quantile at `uniform` in [0, 1] of a normal of mean 1 and deviation 0.25, cut to [`smallest`, 1].
     """
-    lowest = torch.special.ndtr(torch.tensor(-1.2, dtype=torch.float64))
+    lowest = torch.special.ndtr(torch.tensor((smallest - 1) / 0.25, dtype=torch.float64))
     quantile = torch.special.ndtri(lowest + uniform.double() * (0.5 - lowest))
     return 1 + 0.25 * quantile
 
 
-def gather_rows(x: Float[Tensor, "b n d"], rows: Int[Tensor, "b r"]) -> Float[Tensor, "b r d"]:
+def gather_rows(x: Num[Tensor, "b n d"], rows: Int[Tensor, "b r"]) -> Num[Tensor, "b r d"]:
     """Chosen rows of every sample."""
     return x.gather(1, rows[..., None].expand(-1, -1, x.shape[2]))

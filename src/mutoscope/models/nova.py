@@ -5,7 +5,7 @@ Four networks on continuous latents. The temporal encoder reads the text and the
 in a frame's fine tokens, set by set in random order, given that context; a small diffusion network draws each token
 from the spatial encoder's output for it (§3.4).
 
-Read downward: configuration, transformer, the small networks, the model, its loss.
+Read downward: configuration, the model, its loss. The networks it puts together stand in `nova_networks`.
 
 Shapes: b clips, t frames, m coarse and n fine tokens per frame, d the width, p the length of a token vector.
 """
@@ -15,22 +15,28 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
-from mutoscope.layers.attention import attention
 from mutoscope.layers.diffusion import Diffusion, FlowMatching
-from mutoscope.layers.embeddings import grid_sin_cos, sin_cos, timestep_features
-from mutoscope.layers.kv_cache import KVCache
+from mutoscope.layers.embeddings import grid_sin_cos
+from mutoscope.layers.kv_cache import KVCache, PlacedKVCache
 from mutoscope.layers.masks import block_causal_mask
 from mutoscope.layers.patchify import patchify
-from mutoscope.layers.positions import rotary_table, rotate
 from mutoscope.layers.token_masking import gather_rows, truncated_normal
 from mutoscope.models.base import VideoModel
+from mutoscope.models.nova_networks import (
+    NUM_TEXT_ROWS,
+    DiffusionHead,
+    Embedded,
+    Encoder,
+    ScalingAndShift,
+    TextEmbedding,
+    gather_table,
+    rope_pairs,
+)
 
-NUM_TEXT_ROWS = 512  # rows of the table that stands where a caption has no words
 DEFAULT_FPS, DEFAULT_MOTION = 12.0, 5.0
 
 
@@ -79,7 +85,7 @@ class NOVAConfig:
             raise UserError("mixer_rank must be positive, -1 for a full matrix, or null for no mixer; found 0.")
         for heads in (self.temporal_heads, self.spatial_heads):
             if self.hidden_size % heads or (
-                self.positions == "rotary" and any(p <= 0 for p in rope_pairs(self, heads))
+                self.positions == "rotary" and any(p <= 0 for p in rope_pairs(self.hidden_size // heads))
             ):
                 raise UserError(
                     f"{heads} heads do not fit a width of {self.hidden_size} with {self.positions} positions."
@@ -109,214 +115,6 @@ class NOVAConfig:
         return self.time_length > 1
 
 
-def rope_pairs(config: NOVAConfig, heads: int) -> tuple[int, int, int]:
-    """Channel pairs of a head turned by time, row and column: an eighth of the channels by time."""
-    size = config.hidden_size // heads
-    time = size // 8
-    if time % 2 or (size - time) % 4:
-        return 0, 0, 0
-    return time // 2, (size - time) // 4, (size - time) // 4
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Transformer
-
-
-class Attention(nn.Module):
-    def __init__(self, hidden_size: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
-        self.output = nn.Linear(hidden_size, hidden_size)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        mask: Bool[Tensor, "n n"] | None,
-        table: Float[Tensor, "*b n pairs 2"] | None,
-        cache: KVCache | None,
-        layer: int,
-        rows: Int[Tensor, "b r"] | None,
-    ) -> Float[Tensor, "b r d"]:
-        """Attention of all positions, or of `rows` alone, over what is given and what is cached."""
-        if rows is None:
-            q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
-        else:
-            query, key_value = self.qkv.weight.split([len(self.qkv.weight) // 3, 2 * len(self.qkv.weight) // 3])
-            q_bias, kv_bias = self.qkv.bias.split([len(query), len(key_value)])
-            q = rearrange(F.linear(gather_rows(x, rows), query, q_bias), "b n (h d) -> b h n d", h=self.heads)
-            k, v = rearrange(F.linear(x, key_value, kv_bias), "b n (two h d) -> two b h n d", two=2, h=self.heads)
-        if table is not None:
-            q_table = table if rows is None else gather_table(table, rows)
-            q, k = rotate(q, q_table), rotate(k, table)
-        if cache is not None:
-            k, v = cache.append(layer, k, v)
-        return self.output(rearrange(attention(q, k, v, mask), "b heads n d -> b n (heads d)"))
-
-
-class Block(nn.Module):
-    """Attention and MLP; each has its layer norm behind it and before the sum, or before it (`norm_position`)."""
-
-    def __init__(self, config: NOVAConfig, heads: int) -> None:
-        super().__init__()
-        d = config.hidden_size
-        self.norm_after = config.norm_position == "after"
-        self.attention = Attention(d, heads)
-        self.mlp_in, self.mlp_out = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
-        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        mask: Bool[Tensor, "n n"] | None = None,
-        table: Float[Tensor, "*b n pairs 2"] | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
-        rows: Int[Tensor, "b r"] | None = None,
-    ) -> Float[Tensor, "b r d"]:
-        kept = x if rows is None else gather_rows(x, rows)
-        if self.norm_after:
-            kept = kept + self.norm1(self.attention(x, mask, table, cache, layer, rows))
-            return kept + self.norm2(self.mlp_out(F.gelu(self.mlp_in(kept))))
-        kept = kept + self.attention(self.norm1(x), mask, table, cache, layer, rows)
-        return kept + self.mlp_out(F.gelu(self.mlp_in(self.norm2(kept))))
-
-
-class Encoder(nn.Module):
-    """A stack of blocks closed by a layer norm, with its patch embedding: one linear map of a token vector."""
-
-    def __init__(self, config: NOVAConfig, layers: int, heads: int, patch_size: int) -> None:
-        super().__init__()
-        self.pairs = rope_pairs(config, heads) if config.positions == "rotary" else None
-        self.patch_embedding = nn.Linear(patch_size**2 * config.latent_channels, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(config.hidden_size)
-
-    def table(self, places: Int[Tensor, "n 3"]) -> Float[Tensor, "n pairs 2"] | None:
-        """Rotations of places (slot, row, column); None with absolute positions."""
-        return None if self.pairs is None else rotary_table(places, self.pairs)
-
-
-def gather_table(table: Float[Tensor, "*b n pairs 2"], rows: Int[Tensor, "b r"]) -> Float[Tensor, "b 1 r pairs 2"]:
-    """The rotations of chosen rows of every sample, for all heads."""
-    return table[rows][:, None]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Small networks
-
-
-def projector(size_in: int, size_out: int) -> nn.Sequential:
-    """Linear, SiLU, linear."""
-    return nn.Sequential(nn.Linear(size_in, size_out), nn.SiLU(), nn.Linear(size_out, size_out))
-
-
-class ScalingAndShift(nn.Module):
-    """F_0 · (1 + γ) + β with γ and β from F_t through a matrix of low rank (§3.3, eq. 5)."""
-
-    def __init__(self, config: NOVAConfig) -> None:
-        super().__init__()
-        d, rank = config.hidden_size, config.mixer_rank
-        assert rank is not None
-        self.down = nn.Linear(d, rank, bias=False) if rank > 0 else nn.Identity()
-        self.output = nn.Linear(rank if rank > 0 else d, 2 * d)
-
-    def forward(
-        self, reference: Float[Tensor, "*#b m d"], current: Float[Tensor, "*#b m d"]
-    ) -> Float[Tensor, "*b m d"]:
-        scale, shift = self.output(self.down(F.silu(current))).chunk(2, dim=-1)
-        return reference * (1 + scale) + shift
-
-
-class HeadBlock(nn.Module):
-    """h ← h + gate · norm(MLP(norm(h) · (1 + scale) + shift)), the three from the condition."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.modulation = nn.Linear(size, 3 * size)
-        self.mlp = projector(size, size)
-        self.norm = nn.LayerNorm(size)
-
-    def forward(self, h: Float[Tensor, "b n e"], condition: Float[Tensor, "b n e"]) -> Float[Tensor, "b n e"]:
-        scale, shift, gate = self.modulation(condition).chunk(3, dim=-1)
-        return h + gate * self.norm(self.mlp(modulate(h, scale, shift)))
-
-
-class DiffusionHead(nn.Module):
-    """Predicts what diffusion asks for of every token by itself, from the noisy token, the time and the condition."""
-
-    def __init__(self, config: NOVAConfig) -> None:
-        super().__init__()
-        e, p = config.head_size, config.token_size
-        self.time_projector, self.condition_projector = projector(256, e), projector(config.hidden_size, e)
-        self.patch_embedding = nn.Linear(p, e)
-        self.blocks = nn.ModuleList(HeadBlock(e) for _ in range(config.head_layers))
-        self.modulation, self.output = nn.Linear(e, 2 * e), nn.Linear(e, p)
-
-    def condition(self, z: Float[Tensor, "b n d"]) -> Float[Tensor, "b n e"]:
-        """What depends on the spatial encoder's output alone: the same at every step of diffusion."""
-        return self.condition_projector(z)
-
-    def time(self, times: Num[Tensor, "*s"]) -> Float[Tensor, "*s e"]:
-        """What depends on the diffusion time alone: the same for every token."""
-        return self.time_projector(timestep_features(times).to(self.patch_embedding.weight.dtype))
-
-    def forward(
-        self, x: Float[Tensor, "b n p"], condition: Float[Tensor, "b2 n e"], time: Float[Tensor, "*s e"]
-    ) -> Float[Tensor, "b2 n p"]:
-        """Several copies of the batch in `condition` (guidance) read the same noisy tokens."""
-        u = F.silu(condition + time)
-        h = self.patch_embedding(x)
-        h = h if len(h) == len(u) else h.repeat(len(u) // len(h), 1, 1)
-        for block in self.blocks:
-            h = block(h, u)
-        scale, shift = self.modulation(u).chunk(2, dim=-1)
-        return self.output(modulate(h, scale, shift))
-
-
-def modulate(
-    h: Float[Tensor, "b n e"], scale: Float[Tensor, "b n e"], shift: Float[Tensor, "b n e"]
-) -> Float[Tensor, "b n e"]:
-    return F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift
-
-
-class TextEmbedding(nn.Module):
-    """Features of a caption's words to prefix tokens; rows of a table stand where there are no words."""
-
-    table: Float[Tensor, "rows c"]
-
-    def __init__(self, config: NOVAConfig) -> None:
-        super().__init__()
-        assert config.text_size is not None
-        self.length = config.text_length
-        self.projection = nn.Linear(config.text_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size)
-        self.register_buffer("table", 0.02 * torch.randn(NUM_TEXT_ROWS, config.text_size))
-
-    def forward(self, features: Float[Tensor, "b l c"], present: Bool[Tensor, "b l"]) -> Float[Tensor, "b length d"]:
-        """`present` tells real words; a caption of none is the null text."""
-        missing = self.length - features.shape[1]
-        features, present = F.pad(features, (0, 0, 0, missing)), F.pad(present, (0, missing))
-        rows = torch.where(present[..., None], features.to(self.table.dtype), self.table[: self.length])
-        return self.norm(self.projection(rows))
-
-
-class Embedded(nn.Module):
-    """sin/cos features of a number through a projector: flow, frames per second, slots of time."""
-
-    def __init__(self, size: int, norm: bool = False) -> None:
-        super().__init__()
-        self.projector = projector(256, size)
-        self.norm = nn.LayerNorm(size) if norm else nn.Identity()
-
-    def forward(self, values: Num[Tensor, "*s"]) -> Float[Tensor, "*s d"]:
-        return self.norm(self.projector(sin_cos(values, 256).to(self.projector[0].weight.dtype)))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The model
-
-
 @dataclass
 class NOVAState:
     """What the temporal encoder remembers of a clip of `num_slots` frames: keys and values, and its first output.
@@ -332,6 +130,8 @@ class NOVAState:
 
     def take(self, rows: Int[Tensor, " b"]) -> "NOVAState":
         """The memory of chosen samples, each as often as it is named."""
+        if rows.tolist() == list(range(self.cache.keys.shape[1])):
+            return self  # a copy would double the largest tensor there is
         cache = KVCache(self.cache.keys[:, rows], self.cache.values[:, rows], self.cache.length)
         reference = None if self.reference is None else self.reference[rows]
         return NOVAState(cache, self.num_slots, None if self.blind is None else self.blind[rows], self.slot, reference)
@@ -345,6 +145,18 @@ class Canvas:
     tokens: Float[Tensor, "b n d"]
     grid: Float[Tensor, "n d"] | None
     known: Int[Tensor, "b k"]
+    memory: "CanvasMemory | None" = None
+
+
+@dataclass
+class CanvasMemory:
+    """Keys and values of a frame in the spatial encoder, as they were when each token was last computed.
+
+    `decided`: the first half's, of the context and the decided tokens in their order; `places`: the second half's.
+    """
+
+    decided: KVCache
+    places: PlacedKVCache
 
 
 @dataclass(frozen=True)
@@ -361,17 +173,20 @@ class NOVA(VideoModel):
     def __init__(self, config: NOVAConfig) -> None:
         super().__init__()
         self.config = config
-        d, p = config.hidden_size, config.patch_size
-        self.temporal_encoder = Encoder(config, config.temporal_layers, config.temporal_heads, 2 * p)
-        self.spatial_encoder = Encoder(config, config.spatial_layers, config.spatial_heads, p)
-        self.mixer = None if config.mixer_rank is None else ScalingAndShift(config)
-        self.head = DiffusionHead(config)
+        d = config.hidden_size
+        shared = config.norm_position, config.positions == "rotary"
+        self.temporal_encoder = Encoder(
+            4 * config.token_size, d, config.temporal_layers, config.temporal_heads, *shared
+        )
+        self.spatial_encoder = Encoder(config.token_size, d, config.spatial_layers, config.spatial_heads, *shared)
+        self.mixer = None if config.mixer_rank is None else ScalingAndShift(d, config.mixer_rank)
+        self.head = DiffusionHead(config.token_size, d, config.head_size, config.head_layers)
         self.begin_of_video = nn.Parameter(0.02 * torch.randn(1, d))
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, d))
         self.time_embedding = Embedded(d, norm=True) if config.positions == "absolute" else None
         self.flow_embedding = Embedded(d) if config.is_video else None
         self.fps_embedding = Embedded(d) if config.is_video else None
-        self.text = TextEmbedding(config) if config.text_size is not None else None
+        self.text = None if config.text_size is None else TextEmbedding(config.text_size, d, config.text_length)
         self.classes = None if config.num_classes is None else nn.Embedding(config.num_classes + 1, d)
         self.class_norm = None if config.num_classes is None else nn.LayerNorm(d)
         if self.classes is not None:
@@ -507,10 +322,13 @@ class NOVA(VideoModel):
         canvas.tokens = canvas.tokens.scatter(1, ids[..., None].expand_as(tokens), tokens)
         canvas.known = torch.cat([canvas.known, ids], dim=1)
 
-    def fill(self, canvas: Canvas, ids: Int[Tensor, "b r"] | None = None) -> Float[Tensor, "b r d"]:
+    def fill(
+        self, canvas: Canvas, ids: Int[Tensor, "b r"] | None = None, remember: bool = False
+    ) -> Float[Tensor, "b r d"]:
         """Outputs for the tokens `ids`, or for all.
 
         The first half of the layers sees the context and the decided tokens only, the second half all places (§3.3).
+        With `remember` their keys and values stay with the canvas, for `fill_in_part`.
         """
         encoder, context, x = self.spatial_encoder, canvas.context, canvas.tokens
         m, half = context.shape[1], len(encoder.blocks) // 2
@@ -518,16 +336,57 @@ class NOVA(VideoModel):
         known_places = F.pad(canvas.known + m, (m, 0))
         known_places[:, :m] = torch.arange(m, device=x.device)
         known_table = None if table is None else gather_table(table, known_places)
+        canvas.memory = self._memory(canvas) if remember else None
+        first, second = (None, None) if canvas.memory is None else (canvas.memory.decided, canvas.memory.places)
         h = torch.cat([context, gather_rows(x, canvas.known)], dim=1)  # (b, m + k, d)
-        for block in encoder.blocks[:half]:
-            h = block(h, None, known_table)
+        for layer, block in enumerate(encoder.blocks[:half]):
+            h = block(h, None, known_table, first, layer)
+        if first is not None:
+            first.advance(h.shape[1])
         updated = x.scatter(1, canvas.known[..., None].expand(-1, -1, x.shape[2]), h[:, m:])
         h = torch.cat([h[:, :m], updated], dim=1)  # (b, m + n, d)
         rows = None if ids is None else ids + m
-        for block in encoder.blocks[half:-1]:
-            h = block(h, None, table)
-        h = encoder.blocks[-1](h, None, table, rows=rows)
+        for layer, block in enumerate(encoder.blocks[half:-1]):
+            h = block(h, None, table, second, layer)
+        h = encoder.blocks[-1](h, None, table, second, len(encoder.blocks) - half - 1, rows)
         return encoder.norm(h if rows is not None else h[:, m:])
+
+    def fill_in_part(self, canvas: Canvas, ids: Int[Tensor, "b r"]) -> Float[Tensor, "b r d"]:
+        """An approximation of `fill` at a fraction of its cost, some sets after a `fill` with `remember`.
+
+        Computed are `ids` and the tokens written since the last call. All others keep the keys and values that they
+        had when they were last computed, so they do not know what was decided since.
+        """
+        memory, encoder, m = canvas.memory, self.spatial_encoder, canvas.context.shape[1]
+        assert memory is not None
+        blocks, half = encoder.blocks, len(encoder.blocks) // 2
+        new = canvas.known[:, memory.decided.length - m :]  # (b, k)
+        places = torch.cat([new, ids], dim=1) + m  # (b, k + r)
+        table = encoder.table(self._places(m, range(1), self.config.grid))
+        table = None if table is None else gather_table(table, places)
+        new_table = None if table is None else table[:, :, : new.shape[1]]
+        h = gather_rows(canvas.tokens, new)
+        for layer, block in enumerate(blocks[:half]):
+            h = block(h, None, new_table, memory.decided, layer)
+        memory.decided.advance(new.shape[1])
+        memory.places.places = places
+        h = torch.cat([h, gather_rows(canvas.tokens, ids)], dim=1)  # (b, k + r, d)
+        for layer, block in enumerate(blocks[half:-1]):
+            h = block(h, None, table, memory.places, layer)
+        rows = torch.arange(new.shape[1], places.shape[1], device=places.device).expand_as(ids)
+        return encoder.norm(blocks[-1](h, None, table, memory.places, len(blocks) - half - 1, rows))
+
+    def _memory(self, canvas: Canvas) -> CanvasMemory:
+        """An empty one, aimed at all places."""
+        (b, m, d), heads, layers = canvas.context.shape, self.config.spatial_heads, self.config.spatial_layers
+        size, device, dtype = m + canvas.tokens.shape[1], canvas.context.device, canvas.context.dtype
+        decided, places = (
+            cache.reserve((count, b, heads, size, d // heads), device, dtype)
+            for cache, count in ((KVCache, layers // 2), (PlacedKVCache, layers - layers // 2))
+        )
+        assert isinstance(places, PlacedKVCache)
+        places.places = torch.arange(size, device=device).expand(b, -1)
+        return CanvasMemory(decided, places)
 
     # ---------------------------------------------------------------------------------------------------- training
 

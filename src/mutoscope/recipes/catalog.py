@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from mutoscope.recipes import magvit_paper, par_paper, shapes, text_to_video
+from mutoscope.recipes import magi_paper, magvit_paper, par_paper, shapes, text_to_video
 from mutoscope.training.config import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     **shapes.RECIPES,
     **magvit_paper.RECIPES,
+    **magi_paper.RECIPES,
     **par_paper.RECIPES,
     **text_to_video.RECIPES,
 }

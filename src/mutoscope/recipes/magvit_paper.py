@@ -1,8 +1,11 @@
 """MAGVIT's own recipes: every dataset and size of arXiv 2212.05199 (§4.1, appendix B.2, Tab. 8 and 9).
 
 A recipe is named after what it trains and on what: `magvit-vq-b-ucf101` is the tokenizer, `magvit-b-ucf101` the
-transformer on its tokens. Videos are read from a folder (`--data.path`); nothing here was run to its end by us, and the
-published figures of each dataset stand beside it to compare with.
+transformer on its tokens. `--data.path` names a copy of the data set (docs/datasets.md). Nothing here was run to its
+end by us, and the published figures of each dataset stand beside it to compare with.
+
+Tokenizers see random windows and crops of every video, as in the paper. Transformers learn from tokens encoded once, of
+`windows` × `crops` clips per video (BAIR: all 15 windows, also mirrored).
 
 Numbers of updates follow the released code: floor(videos / batch) updates per epoch. The ImageNet tokenizer is the one
 recipe whose length was never published; ours is a choice.
@@ -13,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from mutoscope.data.datasets import DatasetKind
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.tokenizers.discriminator import DiscriminatorConfig
@@ -36,11 +40,14 @@ IMAGENET_IMAGES, IMAGENET_EPOCHS = 1_281_167, 100
 class PaperDataset:
     """One row of the paper's tables.
 
+    kind: the data set. windows, crops, mirrored: clips of a video that a transformer learns from; mirroring, which the
+      released code does for BAIR alone, holds for the tokenizer too.
     epochs: of the tokenizers B and L, then of the transformers B and L.
     sampling: options of the sampler that differ from 12 steps, cosine, choice temperature 4.5.
     published: FVD of B and L, to compare with under `protocol`.
     """
 
+    kind: DatasetKind
     num_videos: int
     side: int
     epochs: tuple[int, int, int, int]
@@ -52,35 +59,40 @@ class PaperDataset:
     sampling: dict[str, Any] | None = None
     context_frames: int = 1
     latent_context_frames: int = 1
+    windows: int = 1
+    crops: int = 1
+    mirrored: bool = False
 
 
 DATASETS = {
     "ucf101": PaperDataset(
-        9_537, 128, (500, 2000, 2000, 2000), ("class-conditional",), "ucf101-class-conditional",
-        "B 159 ± 2 (IS 83.6), L 76 ± 2 (IS 89.3)", num_classes=101,
+        "ucf101", 9_537, 128, (500, 2000, 2000, 2000), ("class-conditional",), "ucf101-class-conditional",
+        "B 159 ± 2 (IS 83.6), L 76 ± 2 (IS 89.3)", num_classes=101, windows=16, crops=3,
     ),
     "bair": PaperDataset(
-        43_264, 64, (400, 800, 400, 800), ("frame-prediction",), "bair-debiased",
-        "B 76 (debiased 48), L 62 (debiased 31)", fps=10,
+        "bair", 43_264, 64, (400, 800, 400, 800), ("frame-prediction",), "bair-debiased",
+        "B 76 (debiased 48), L 62 (debiased 31)", fps=10, windows=15, mirrored=True,
     ),
     "bair-mt8": PaperDataset(
-        43_264, 64, (400, 800, 1200, 1600), EIGHT_TASKS, "bair-debiased",
-        "mean over eight tasks, debiased: B 32.8, L 22.8", fps=10,
+        "bair", 43_264, 64, (400, 800, 1200, 1600), EIGHT_TASKS, "bair-debiased",
+        "mean over eight tasks, debiased: B 32.8, L 22.8", fps=10, windows=15, mirrored=True,
     ),
     "kinetics600": PaperDataset(
-        384_000, 128, (45, 180, 180, 360), ("frame-prediction",), "kinetics600-5-frames",
+        "kinetics600", 384_000, 128, (45, 180, 180, 360), ("frame-prediction",), "kinetics600-5-frames",
         "B 24.5 ± 0.9, L 9.9 ± 0.3", sampling={"schedule": "uniform", "choice_temperature": 7.5},
-        context_frames=5, latent_context_frames=2,
+        context_frames=5, latent_context_frames=2, windows=2,
     ),
     "ssv2-mt10": PaperDataset(
-        169_000, 128, (135, 400, 720, 1440), TASKS, "ssv2",
-        "mean over ten tasks: B 43.4, L 27.3", num_classes=174, fps=12,
+        "ssv2", 169_000, 128, (135, 400, 720, 1440), TASKS, "ssv2",
+        "mean over ten tasks: B 43.4, L 27.3", num_classes=174, fps=12, windows=2,
     ),
     "nuscenes": PaperDataset(
-        5_400, 128, (1280, 5120, 2560, 10240), ("frame-prediction",), "nuscenes", "B 29.3, L 20.6", fps=12
+        "nuscenes", 5_400, 128, (1280, 5120, 2560, 10240), ("frame-prediction",), "nuscenes", "B 29.3, L 20.6", fps=12,
+        windows=16, crops=3,
     ),
     "objectron": PaperDataset(
-        14_400, 128, (1000, 2000, 1000, 2000), ("frame-interpolation",), "objectron", "L 26.7", fps=30
+        "objectron", 14_400, 128, (1000, 2000, 1000, 2000), ("frame-interpolation",), "objectron", "L 26.7", fps=30,
+        windows=16,
     ),
 }  # fmt: skip
 
@@ -104,7 +116,7 @@ def tokenizer(dataset: str, size: Size) -> TokenizerRecipe:
     per_epoch = row.num_videos // batch_size
     return TokenizerRecipe(
         name=f"magvit-vq-{width.lower()}-{dataset}",
-        data=_data(row),
+        data=_data(row, random_crops=True),
         tokenizer=VQ3DConfig.paper(width, resolution),
         optim=OptimConfig(1e-4, beta1=0.0, beta2=0.99, warmup_steps=per_epoch),
         loop=LoopConfig(per_epoch * row.epochs[width == "L"], batch_size, ema_decay=0.999),
@@ -126,7 +138,7 @@ def transformer(dataset: str, size: Size) -> ModelRecipe:
     return ModelRecipe(
         name=f"magvit-{short}-{dataset}",
         tokenizer=f"runs/magvit-vq-{vq}-{dataset}",
-        data=_data(row),
+        data=_data(row, windows=row.windows, crops=row.crops),
         model=MagvitConfig.paper(
             size,
             num_classes=row.num_classes,
@@ -147,15 +159,14 @@ def transformer(dataset: str, size: Size) -> ModelRecipe:
 def imagenet_2d(size: Size) -> TokenizerRecipe:
     """The 2D-VQ that UCF-101 and BAIR start from: the same network on single frames, 128×128.
 
-    Takes single frames of a folder of videos; a reader for folders of images is not part of this package yet. Neither
-    epochs nor batch were published; 100 epochs of batches of 256 are our choice.
+    Neither epochs, batch nor crops were published; 100 epochs of batches of 256 in random crops are our choice.
     """
     width: Literal["B", "L"] = "B" if size == "B" else "L"
     discriminator = replace(DiscriminatorConfig.paper(width), clip_shape=(1, 128, 128), per_frame=True)
     per_epoch = IMAGENET_IMAGES // 256
     return TokenizerRecipe(
         name=f"magvit-2d-vq-{width.lower()}-imagenet",
-        data=DataConfig("folder", num_frames=1, height=128, width=128),
+        data=DataConfig("imagenet", num_frames=1, height=128, width=128, random_crops=True),
         tokenizer=VQ3DConfig.paper(width, per_frame=True),
         optim=OptimConfig(1e-4, beta1=0.0, beta2=0.99, warmup_steps=per_epoch),
         loop=LoopConfig(per_epoch * IMAGENET_EPOCHS, 256, ema_decay=0.999),
@@ -164,8 +175,10 @@ def imagenet_2d(size: Size) -> TokenizerRecipe:
     )
 
 
-def _data(row: PaperDataset) -> DataConfig:
-    return DataConfig("folder", num_frames=16, height=row.side, width=row.side, fps=row.fps)
+def _data(row: PaperDataset, **changes: Any) -> DataConfig:
+    """16 frames in a row, the shorter side of the video scaled to that of the clip."""
+    sizes = {"num_frames": 16, "height": row.side, "width": row.side, "fps": row.fps}
+    return DataConfig(row.kind, **sizes, mirrored=row.mirrored, **changes)
 
 
 def _recipes() -> dict[str, Callable[[], TokenizerRecipe | ModelRecipe]]:

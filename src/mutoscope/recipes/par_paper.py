@@ -9,6 +9,7 @@ attention dropout of 0.1.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from mutoscope.models.par import PARConfig
@@ -25,6 +26,8 @@ from mutoscope.training.config import (
 )
 
 IMAGENET_IMAGES, UCF101_CLIPS = 1_281_167, 9_537
+# The paper's 8 frames per second: every third of 25.
+UCF101 = DataConfig("ucf101", num_frames=17, height=128, width=128, frame_stride=3, fps=8)
 ALL_CLIPS = 10**9  # a finite source ends the token cache at its last clip
 
 # guidance scale of the published evaluations
@@ -44,7 +47,7 @@ def vq16_imagenet() -> TokenizerRecipe:
     per_epoch = IMAGENET_IMAGES // 128
     return TokenizerRecipe(
         name="vq16-imagenet",
-        data=DataConfig("images", num_frames=1, height=256, width=256, random_crops=True),
+        data=DataConfig("imagenet", num_frames=1, height=256, width=256, random_crops=True),
         tokenizer=VQ2DConfig.paper(16),
         optim=OptimConfig(1e-4, beta1=0.9, beta2=0.95),
         loop=LoopConfig(40 * per_epoch, 128, clip_norm=1.0, autocast="bf16"),
@@ -73,7 +76,7 @@ def imagenet(size: str, num_parallel: int) -> ModelRecipe:
     return ModelRecipe(
         name=recipe_name(size, num_parallel, "imagenet"),
         tokenizer="runs/vq16-imagenet",
-        data=DataConfig("images", num_frames=1, height=384, width=384, ten_crops=True),
+        data=DataConfig("imagenet", num_frames=1, height=384, width=384, ten_crops=True),
         model=PARConfig.paper(size, num_parallel=num_parallel, attention_dropout=0.1),
         optim=_optim(2e-4 if large else 1e-4, 15 * per_epoch),
         loop=LoopConfig(300 * per_epoch, batch_size, clip_norm=1.0, autocast="bf16"),
@@ -92,7 +95,7 @@ def causal_ucf101() -> TokenizerRecipe:
     per_epoch = UCF101_CLIPS // 128
     return TokenizerRecipe(
         name="causal-ucf101",
-        data=DataConfig("folder", num_frames=17, height=128, width=128),
+        data=replace(UCF101, random_crops=True),
         tokenizer=Causal3DConfig(),
         optim=OptimConfig(1e-4, beta1=0.0, beta2=0.99, warmup_steps=per_epoch),
         loop=LoopConfig(2000 * per_epoch, 128, ema_decay=0.999),
@@ -111,7 +114,7 @@ def ucf101(num_parallel: int) -> ModelRecipe:
     return ModelRecipe(
         name=recipe_name("XL", num_parallel, "ucf101"),
         tokenizer="runs/causal-ucf101",
-        data=DataConfig("folder", num_frames=17, height=128, width=128),
+        data=replace(UCF101, windows=16),
         model=PARConfig.paper(
             "XL",
             codebook_size=65_536,

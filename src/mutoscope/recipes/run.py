@@ -12,20 +12,25 @@ import torch
 from torch import nn
 
 from mutoscope import hub
+from mutoscope.data.datasets import KINDS
 from mutoscope.data.folder import find_videos
 from mutoscope.data.images import ImageDataset, RandomCrops, find_images
-from mutoscope.data.loader import BatchSource, ItemSource, ShapesSource
+from mutoscope.data.loader import BatchSource, ItemSource, ShapesSource, spread
 from mutoscope.data.shapes import HELD_BACK_SEED, ShapesConfig, ShapesWorld
+from mutoscope.data.shapes_mixed import MIXED_CLASS_NAMES, VariedShapesSource
 from mutoscope.data.token_cache import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
 from mutoscope.json_config import read_json
+from mutoscope.models.magi import MAGI, MAGIConfig
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.models.par import PAR, PARConfig
+from mutoscope.recipes.datasets import dataset_source, describe_dataset
 from mutoscope.recipes.sheets import GenerationSheet
 from mutoscope.recipes.tokenize import CONTEXT_FRAMES, CaptionReader, condition_key, tokenize
 from mutoscope.sampling.frame_ar import FrameARSamplerConfig
+from mutoscope.sampling.frame_stream import FrameStreamSamplerConfig
 from mutoscope.sampling.masked import MaskedSamplerConfig
 from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig
 from mutoscope.sampling.tasks import balanced_task_order, needs_video
@@ -65,6 +70,7 @@ FAMILIES: dict[type, tuple[str, Callable[..., Any], Callable[[Any], nn.Module]]]
     MagvitConfig: ("magvit", MaskedSamplerConfig, Magvit),
     PARConfig: ("par", ParallelARSamplerConfig, PAR),
     NOVAConfig: ("nova", FrameARSamplerConfig, NOVA),
+    MAGIConfig: ("magi", FrameStreamSamplerConfig, MAGI),
 }
 TOKENIZERS: dict[type, Callable[[Any], VideoTokenizer]] = {
     VQ3DConfig: VQ3D,
@@ -134,37 +140,54 @@ def shapes_world(data: DataConfig, seed: int) -> ShapesWorld:
 
 
 def clip_source(data: DataConfig) -> BatchSource:
-    """Batches with "video" uint8 (b, t, h, w, 3) and "label" (b,) from the built-in world or a folder of videos."""
+    """Batches with "video" uint8 (b, t, h, w, 3) and "label" (b,) of the built-in world, a folder or a data set."""
     if data.kind == "shapes":
-        return ShapesSource(shapes_world(data, data.seed))
+        return shapes_source(data, data.seed)
     if data.kind == "folder" and data.path:
         from mutoscope.data.clips import ClipDataset
 
-        return ItemSource(ClipDataset(data.path, data.num_frames, data.height, data.width, data.frame_stride))
+        sizes = data.num_frames, data.height, data.width, data.frame_stride
+        return ItemSource(ClipDataset(data.path, *sizes, max_interval=data.max_interval, seed=data.seed))
     if data.kind == "images" and data.path:
         images = ImageDataset(data.path, data.height, data.width, data.ten_crops)
         return RandomCrops(images, data.seed) if data.random_crops else ItemSource(images)
+    if data.kind in KINDS and data.path:
+        return dataset_source(data)
     raise UserError(
-        f'Clips come from kind "shapes", or "folder" or "images" with a path; found {data.kind!r} and {data.path!r}.'
+        'Clips come from kind "shapes", or "folder", "images" or a data set with a path; '
+        f"found {data.kind!r} and {data.path!r}."
     )
+
+
+def shapes_source(data: DataConfig, seed: int) -> BatchSource:
+    """Clips of the built-in world, plain or varied."""
+    world = shapes_world(data, seed)
+    if data.max_interval == 1 and not data.mixed:
+        return ShapesSource(world)
+    agents = shapes_world(replace(data, mixed=False, max_interval=1, controllable=True), seed) if data.mixed else None
+    return VariedShapesSource(world, data.max_interval, agents)
 
 
 def example_clips(data: DataConfig, count: int = 4) -> Batch:
     """The same few clips every time; of the built-in world ones that training never sees."""
-    source = ShapesSource(shapes_world(data, HELD_BACK_SEED)) if data.kind == "shapes" else clip_source(data)
-    return source[list(range(min(count, source.num_clips or count)))]
+    source = shapes_source(data, HELD_BACK_SEED) if data.kind == "shapes" else clip_source(data)
+    return source[spread(source.num_clips or count, count)]
 
 
 def describe_data(data: DataConfig) -> dict[str, Any]:
     """What model_index.json and the token cache say about the clips; cached ones are described by their cache."""
     if data.kind == "tokens":
         return TokenCache(data.path or "").info.data
+    varied = {} if data.max_interval == 1 else {"max_interval": data.max_interval}
     if data.kind == "folder":
-        return {"kind": "folder", "class_names": find_videos(data.path or "")[1]}
+        return {"kind": "folder", "class_names": find_videos(data.path or "")[1]} | varied
     if data.kind == "images":
         return {"kind": "images", "class_names": find_images(data.path or "")[1], "ten_crops": data.ten_crops}
+    if data.kind in KINDS:
+        return describe_dataset(data) | varied
     names = ("height", "width", "num_frames", "fps", "max_objects", "controllable")
-    return {"kind": "shapes"} | {name: getattr(data, name) for name in names}
+    varied |= {"mixed": True} if data.mixed else {}
+    return {"kind": "shapes"} | {name: getattr(data, name) for name in names} | varied
 
 
 def from_description(data: DataConfig, described: dict[str, Any]) -> DataConfig:
@@ -179,7 +202,8 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
     names = cached.get("class_names")
     described = {name: value for name, value in cached.items() if name not in ("class_names", "seed", "path")}
     if described.get("kind") == "shapes":
-        names = shapes_world(from_description(data, described), seed=0).class_names
+        origin = from_description(data, described)
+        names = MIXED_CLASS_NAMES if origin.mixed else shapes_world(origin, seed=0).class_names
     return hub.ModelIndex(
         num_frames=data.num_frames,
         height=data.height,
@@ -276,7 +300,7 @@ def _train_model(
     origin = from_description(recipe.data, cache.info.data)
     if origin.kind == "shapes" or recipe.data.kind != "tokens":  # videos behind a ready cache may be gone
         clips = example_clips(origin)
-        sheets = [GenerationSheet(tokenizer, index, clips["video"], clips["label"], clips.get("caption"), text)]
+        sheets = [GenerationSheet(tokenizer, index, clips, text)]
     mix, callbacks = task_mix(recipe), (*sheets, *callbacks)
     result = train_model(model, recipe, cache, out, prepare_batch=mix, callbacks=callbacks, **options)
     if result.finished and process.is_main:
@@ -370,24 +394,31 @@ def task_mix(recipe: ModelRecipe) -> Callable[[Batch, int], Batch]:
 def check_model_fits(recipe: ModelRecipe, tokenizer: VideoTokenizer) -> None:
     """Raises UserError unless the model's vocabulary and grid are those of the tokenizer's tokens of these clips."""
     data, model = recipe.data, recipe.model
-    continuous = isinstance(model, NOVAConfig)
-    expected = {
-        "latent_shape": tokenizer.spec.latent_shape(data.num_frames, data.height, data.width),
-        "latent_channels" if continuous else "codebook_size": tokenizer.spec.latent_channels
-        if continuous
-        else tokenizer.spec.vocab_size,
-    }
-    for name, value in expected.items():
+    given = {"latent_shape": tokenizer.spec.latent_shape(data.num_frames, data.height, data.width)}
+    given["latent_channels" if is_continuous(model) else "codebook_size"] = (
+        tokenizer.spec.latent_channels if is_continuous(model) else tokenizer.spec.vocab_size
+    )
+    for name, value in given.items():
         if getattr(model, name) != value:
             raise UserError(
                 f"model.{name} is {getattr(model, name)}, but tokenizer {recipe.tokenizer!r} gives {value} for "
                 f"{data.num_frames} frames of {data.height}x{data.width}. Change the recipe's model or data."
             )
-    tasks = model.tasks if isinstance(model, MagvitConfig) else ("class-conditional",)
-    if text_shape(model) is not None:
+    tasks = model.tasks if isinstance(model, MagvitConfig | MAGIConfig) else ("class-conditional",)
+    if text_shape(model) is not None and not isinstance(model, MAGIConfig):
         tasks = ("text-conditional",)
     if missing := set(recipe.task_weights) - set(tasks):
         raise UserError(f"task_weights names {sorted(missing)[0]!r}, which the model does not do: {tasks}.")
+
+
+def is_continuous(model: ModelConfig) -> bool:
+    """Whether a model's tokens are vectors instead of codes."""
+    return isinstance(model, NOVAConfig) or (isinstance(model, MAGIConfig) and not model.is_discrete)
+
+
+def condition_tasks(recipe: ModelRecipe) -> tuple[str, ...]:
+    """Tasks whose condition videos a model reads as tokens of their own: MAGVIT's; others read the clip itself."""
+    return tuple(recipe.task_weights) if isinstance(recipe.model, MagvitConfig) else ()
 
 
 def open_cache(
@@ -404,15 +435,18 @@ def open_cache(
                 clip_source(recipe.data),
                 out / "tokens",
                 num_clips=recipe.cache_clips,
-                tasks=tuple(recipe.task_weights),
+                tasks=condition_tasks(recipe),
                 data=describe_data(recipe.data) | {"seed": recipe.data.seed, "path": recipe.data.path},
                 context_frames=context_frames(recipe),
                 text=caption_reader(recipe, text),
                 motion=recipe.motion,
+                interval=isinstance(recipe.model, MAGIConfig) and recipe.data.max_interval > 1,
+                actions=isinstance(recipe.model, MAGIConfig) and recipe.model.action_size is not None,
             )
         barrier(process)
         cache = TokenCache(out / "tokens")
-    if missing := {condition_key(t) for t in recipe.task_weights if needs_video(t)} - set(cache.info.conditions):
+    wanted = {condition_key(task) for task in condition_tasks(recipe) if needs_video(task)}
+    if missing := wanted - set(cache.info.conditions):
         raise UserError(f"{cache.folder} lacks the condition of {sorted(missing)[0]!r}; tokenize the clips again.")
     if (given := cache.info.data.get(CONTEXT_FRAMES, 1)) != context_frames(recipe):
         raise UserError(
@@ -420,7 +454,9 @@ def open_cache(
             f"{context_frames(recipe)}; tokenize the clips again."
         )
     check_captions(cache, recipe)
-    channels = (recipe.model.latent_channels,) if isinstance(recipe.model, NOVAConfig) else ()
+    check_actions(cache, recipe)
+    model = recipe.model
+    channels = (model.latent_channels,) if isinstance(model, NOVAConfig | MAGIConfig) and is_continuous(model) else ()
     if tuple(cache.info.clip_shape) != (*channels, *recipe.model.latent_shape):
         shapes = f"{cache.info.clip_shape}, but model.latent_shape is {recipe.model.latent_shape}"
         raise UserError(f"The clips in {cache.folder} have the shape {shapes}; change one of them.")
@@ -437,9 +473,20 @@ def check_captions(cache: TokenCache, recipe: ModelRecipe) -> None:
         raise UserError(f"Captions in {cache.folder} are {found} rows and channels, the model reads {wanted}.")
 
 
+def check_actions(cache: TokenCache, recipe: ModelRecipe) -> None:
+    """Raises UserError unless the cache has the actions that the model reads, one for every latent frame."""
+    size = recipe.model.action_size if isinstance(recipe.model, MAGIConfig) else None
+    if size is not None and cache.info.action_shape != (recipe.model.latent_shape[0], size):
+        raise UserError(
+            f"The model reads {size} numbers of action for each of {recipe.model.latent_shape[0]} latent frames, "
+            f"{cache.folder} holds {cache.info.action_shape or 'none'}: tokenize clips with such actions, or leave "
+            "model.action_size out."
+        )
+
+
 def text_shape(model: ModelConfig) -> tuple[int, int] | None:
     """Rows and channels of the text features that a model reads; None for one without text."""
-    if isinstance(model, NOVAConfig) and model.text_size is not None:
+    if isinstance(model, NOVAConfig | MAGIConfig) and model.text_size is not None:
         return model.text_length, model.text_size
     if isinstance(model, PARConfig) and model.caption_size is not None:
         return model.caption_length, model.caption_size

@@ -1,8 +1,10 @@
 """Recipes on the built-in world: everything here trains on two CPU cores, with nothing to download."""
 
 from functools import partial
+from typing import Literal
 
 from mutoscope.layers.condition_regions import TASKS
+from mutoscope.models.magi import MAGIConfig
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.models.nova import NOVAConfig
 from mutoscope.models.par import PARConfig
@@ -145,7 +147,7 @@ def nova_shapes() -> ModelRecipe:
             spatial_layers=4,
             spatial_heads=4,
             head_layers=3,
-            head_size=128,
+            head_size=112,
             latent_channels=4,
             latent_shape=(16, 8, 8),
             num_time_slots=None,
@@ -159,6 +161,39 @@ def nova_shapes() -> ModelRecipe:
         cache_clips=16_000,
         sampling={"num_decoding_steps": 8, "num_diffusion_steps": 16, "guidance_scale": 3.0},
         text_encoder="words",
+    )
+
+
+def magi_shapes(teacher_forcing: Literal["complete", "masked"] = "complete") -> ModelRecipe:
+    """MAGI, small, or its twin with masked teacher forcing: on the per-frame latents of `vae-shapes`, 16 tokens each.
+
+    Classes, first frames and actions: every second clip is one of the controllable world. Frames lie 1 to 3 steps
+    apart, and what is seen as history is noisy, as in the paper. AdamW with Muon on the matrices, warm-up and one
+    cosine.
+    """
+    suffix = "" if teacher_forcing == "complete" else "-mtf"
+    return ModelRecipe(
+        name=f"magi-shapes{suffix}",
+        tokenizer="vae-shapes",
+        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32, max_interval=3, mixed=True),
+        model=MAGIConfig(
+            hidden_size=128,
+            num_layers=4,
+            num_heads=4,
+            head_layers=3,
+            head_size=128,
+            latent_channels=4,
+            latent_shape=(16, 8, 8),
+            num_classes=27,
+            action_size=2,
+            teacher_forcing=teacher_forcing,
+            dropout=0.0,
+        ),
+        optim=OptimConfig(1.5e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=200, muon_learning_rate=3e-3),
+        loop=LoopConfig(num_steps=5_400, batch_size=8, ema_decay=0.998, clip_norm=3.0, num_workers=0),
+        task_weights={"class-conditional": 1.0, "frame-prediction": 1.0, "action-conditional": 1.0},
+        cache_clips=16_000,
+        sampling={"num_decoding_steps": 8, "num_diffusion_steps": 25, "guidance_scale": 2.0, "sample_range": 4.0},
     )
 
 
@@ -212,6 +247,8 @@ RECIPES = {
     "vae-shapes": vae_shapes,
     "magvit-shapes": magvit_shapes,
     "nova-shapes": nova_shapes,
+    "magi-shapes": magi_shapes,
+    "magi-shapes-mtf": partial(magi_shapes, "masked"),
     **{f"par-shapes-{n}x": partial(par_shapes, n) for n in (1, 4, 16)},
     "shapes-features": shapes_features,
 }

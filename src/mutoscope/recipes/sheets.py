@@ -1,8 +1,10 @@
 """Sample sheets of models: they sample, so they stand above training and are handed to it."""
 
+from typing import Any
+
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from mutoscope import hub
@@ -23,14 +25,13 @@ class GenerationSheet:
         self,
         tokenizer: VideoTokenizer,
         index: hub.ModelIndex,
-        clips: UInt8[Tensor, "b t h w 3"],
-        labels: Int[Tensor, " b"],
-        captions: list[str] | None = None,
+        examples: dict[str, Any],
         text_encoder: TextEncoder | None = None,
         seed: int = 0,
     ):
-        self.tokenizer, self.index, self.clips, self.labels, self.seed = tokenizer, index, clips, labels, seed
-        self.captions, self.text_encoder = captions, text_encoder
+        """`examples`: a batch of clips, "video" and "label", maybe "caption" and "actions"."""
+        self.tokenizer, self.index, self.seed = tokenizer, index, seed
+        self.examples, self.clips, self.text_encoder = examples, examples["video"], text_encoder
 
     def __call__(self, event: TrainEvent) -> None:
         for task in self.index.tasks:
@@ -41,10 +42,15 @@ class GenerationSheet:
         device = next(model.parameters()).device
         encoder = None if self.text_encoder is None else lambda: self.text_encoder
         pipeline = VideoPipeline(self.tokenizer, model, self.index, device, text_encoder=encoder)
-        given = {"task_video": list(self.clips.numpy())} if needs_video(task) else {}
+        given: dict[str, Any] = {"task_video": list(self.clips.numpy())} if needs_video(task) else {}
         if task == "text-conditional":
-            given["prompt"] = self.captions
+            given["prompt"] = self.examples["caption"]
+        if task == "action-conditional":
+            given["context"] = list(self.clips[:, :1].numpy())
+            given["actions"] = list(self.examples["actions"].numpy())
         if task.startswith("class-conditional"):
-            given |= {"class_label": self.labels.tolist()}
+            given |= {"class_label": self.examples["label"].tolist()}
+        if not given:
+            given["num_samples"] = len(self.clips)
         clips = pipeline.generate(task=task, seed=self.seed, **given).clips
         return torch.from_numpy(np.stack([clip.frames for clip in clips]))

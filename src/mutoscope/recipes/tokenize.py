@@ -44,16 +44,21 @@ def tokenize(
     context_frames: int = 1,
     text: CaptionReader | None = None,
     motion: bool = False,
+    interval: bool = False,
+    actions: bool = False,
 ) -> TokenCache:
     """Encodes clips 0 ... num_clips-1 of `source` into the folder `out`, with the conditions of `tasks`.
 
     A finished cache of the same clips, tokenizer and tasks is opened as it is; an unfinished one is continued.
     Raises UserError when `out` holds anything else. A finite source ends the cache at its last clip.
     `context_frames` are what the tasks that start from frames are given. `text` encodes the captions; `motion` adds the
-    optical flow of every clip.
+    optical flow of every clip; `interval` and `actions` keep what the source says of them.
     """
     count = min(num_clips, source.num_clips or num_clips)
-    video = source[[0]]["video"]  # (1, t, h, w, 3)
+    first = source[[0]]
+    video = first["video"]  # (1, t, h, w, 3)
+    if actions and "actions" not in first:
+        raise UserError("These clips come without actions, which the model is to read: name others.")
     info = TokenCacheInfo(
         num_clips=count,
         clip_shape=tuple(_encode(tokenizer, video).shape[1:]),
@@ -64,6 +69,8 @@ def tokenize(
         data=(data or {}) | ({} if context_frames == 1 else {CONTEXT_FRAMES: context_frames}),
         caption_shape=None if text is None else (text.length, text.encoder.feature_size(text.encoder.folder)),
         motion=motion,
+        interval=interval,
+        action_shape=tuple(first["actions"].shape[1:]) if actions else None,
     )
     out = Path(out)
     if out.exists():
@@ -76,18 +83,19 @@ def tokenize(
         while writer.position < count:
             batch = source[list(range(writer.position, min(writer.position + batch_size, count)))]
             conditions = {task: _encode(tokenizer, batch["video"], task, context_frames) for task in info.conditions}
-            writer.write(_encode(tokenizer, batch["video"]), batch["label"], conditions, _more(batch, text, motion))
+            writer.write(_encode(tokenizer, batch["video"]), batch["label"], conditions, _more(batch, text, info))
             bar.update(len(batch["label"]))
     return writer.finish()
 
 
-def _more(batch: dict[str, Any], text: CaptionReader | None, motion: bool) -> dict[str, Tensor]:
-    """What the cache keeps of captions and of motion."""
+def _more(batch: dict[str, Any], text: CaptionReader | None, info: TokenCacheInfo) -> dict[str, Tensor]:
+    """What the cache keeps of captions, motion, intervals and actions."""
     more: dict[str, Tensor] = {}
     if text is not None:
         found = text.encoder.encode([text.clean(caption) for caption in batch["caption"]], text.length)
         more |= {"caption": found.features, "caption_length": found.mask.sum(1)}
-    if motion:
+    more |= {name: batch[name] for name in ("interval", "actions") if name in info.arrays()}
+    if info.motion:
         more["motion"] = torch.tensor([motion_score(clip.numpy()) for clip in batch["video"]])
     return more
 

@@ -82,6 +82,10 @@ class FrameARSamplerConfig:
     `guidance_trunc`: diffusion times below it go without guidance. `guidance_renorm` r < 1 shrinks guided outputs that
     are longer than unguided ones, to no less than r. `image_guidance_scale`: guidance by earlier frames (0: off).
     `flow_shift` moves the diffusion steps to higher noise.
+
+    `context_refresh` n > 1 saves time and changes the result a little: only at every n-th set of a frame is all of the
+    frame computed, in between the set itself and the tokens decided last, with the keys and values that the others
+    had before (`NOVA.fill_in_part`).
     """
 
     num_decoding_steps: int = 64
@@ -92,6 +96,7 @@ class FrameARSamplerConfig:
     guidance_renorm: float = 1.0
     image_guidance_scale: float = 0.0
     flow_shift: float | None = None
+    context_refresh: int = 1
 
     def __post_init__(self) -> None:
         if self.num_decoding_steps < 1 or not 1 <= self.num_diffusion_steps <= 1000:
@@ -104,6 +109,8 @@ class FrameARSamplerConfig:
                 raise UserError(f"{name} must be finite and not negative, found {getattr(self, name)}.")
         if not 0 < self.guidance_renorm <= 1:
             raise UserError(f"guidance_renorm must lie in (0, 1], found {self.guidance_renorm}.")
+        if self.context_refresh < 1:
+            raise UserError(f"context_refresh must be at least 1, found {self.context_refresh}.")
         if self.flow_shift is not None and not 0 < self.flow_shift < math.inf:
             raise UserError(f"flow_shift must be positive, found {self.flow_shift}.")
 
@@ -214,11 +221,22 @@ class _Clip:
         start = sum(self.sizes[:index])
         ids = self.order[:, start : start + self.sizes[index]]
         every = ids.repeat(self.condition.num_passes, 1)
-        z = self.model.fill(self.canvas, every)
+        z = self._conditions(index, every)
         drawn = self._denoise(z, ids, self.config.scale_at(index, len(self.sizes)))
         self.vectors = self.vectors.scatter(1, ids[..., None].expand_as(drawn), drawn)
         self.model.write(self.canvas, every, drawn.repeat(self.condition.num_passes, 1, 1))
         return ids
+
+    def _conditions(self, index: int, every: Int[Tensor, "passes_b n"]) -> Float[Tensor, "passes_b n d"]:
+        """What the network says of the set `index`, whose places for all passes are `every`."""
+        if self.config.context_refresh == 1:
+            return self.model.fill(self.canvas, every)
+        model: Any = self.model
+        if not hasattr(model, "fill_in_part"):
+            raise UserError("This model computes whole frames at every set. Leave context_refresh out.")
+        if index % self.config.context_refresh == 0:
+            return model.fill(self.canvas, every, remember=True)
+        return model.fill_in_part(self.canvas, every)
 
     def _denoise(
         self, z: Float[Tensor, "passes_b n d"], ids: Int[Tensor, "b n"], scale: float

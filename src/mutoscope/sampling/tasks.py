@@ -22,11 +22,12 @@ __all__ = [
 ]
 
 BLACK = -1.0
+PIXELLESS = ("unconditional", "class-conditional", "text-conditional", "action-conditional")
 
 
 def needs_video(task: str) -> bool:
     """Whether the task is given any pixels."""
-    return task != "text-conditional" and check_task(task) != "class-conditional"
+    return task not in PIXELLESS and check_task(task) in TASKS
 
 
 def pixel_mask(task: str, num_frames: int, height: int, width: int, context_frames: int = 1) -> Bool[Tensor, "t h w"]:

@@ -36,6 +36,10 @@ class TextEncoder(ABC):
     def encode(self, prompts: Sequence[str], length: int) -> TextFeatures:
         """Features of the first `length` tokens of each prompt, real rows first."""
 
+    def unknown(self, prompt: str) -> list[str]:
+        """The words of a prompt that mean nothing to this encoder."""
+        return []
+
 
 def left_padded(text: TextFeatures) -> TextFeatures:
     """The same features with the real rows last, as LlamaGen's captions have them (arXiv 2406.06525, §2.2)."""

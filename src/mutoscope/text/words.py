@@ -1,5 +1,6 @@
 """Captions as words: an encoder without weights and without anything to download."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from mutoscope.json_config import read_json
 from mutoscope.text.base import TextEncoder, TextFeatures
 
 CONFIG = "config.json"
-MAX_LETTERS = 10_000
+MAX_WORDS = 2_000  # more than any model reads
 
 
 class WordTextEncoder(TextEncoder):
@@ -55,8 +56,8 @@ OFFSETS = (0, -1, 1, -2, 2)
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words without punctuation."""
-    return re.findall(r"[a-z0-9]+", text[:MAX_LETTERS].lower())
+    """Lower-case words without punctuation, the first `MAX_WORDS` of them."""
+    return [found[0] for found in itertools.islice(re.finditer(r"[a-z0-9]+", text.lower()), MAX_WORDS)]
 
 
 def word_config(captions: Sequence[str]) -> dict[str, Any]:

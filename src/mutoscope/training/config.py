@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from mutoscope.data.datasets import KINDS, DatasetKind, Split
 from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict
+from mutoscope.models.magi import MAX_INTERVAL, MAGIConfig
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.models.nova import NOVAConfig
 from mutoscope.models.par import PARConfig
@@ -16,7 +18,7 @@ from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 
 TokenizerConfig = VQ3DConfig | VQ2DConfig | Causal3DConfig
-ModelConfig = MagvitConfig | PARConfig | NOVAConfig
+ModelConfig = MagvitConfig | PARConfig | NOVAConfig | MAGIConfig
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class OptimConfig:
     """Adam with decoupled weight decay, linear warm-up and one cosine (arXiv 2212.05199, appendix B).
 
     Weight decay acts on matrices of dense and attention layers only, never on norms or biases, and on embeddings only
-    with `decay_embeddings` (as LlamaGen's scripts do); with `decay_all` (as NOVA's do) on everything but norms.
+    with `decay_embeddings` (as LlamaGen's scripts do); with `decay_all` (as NOVA's do) on everything but norms, with
+    `decay_tensors` (as MAR's do) on everything of more than one dimension outside a model's head.
     muon_learning_rate: peak rate of Muon for those matrices and for convolution kernels; None: Adam for everything.
     schedule: one cosine over the run, or the peak rate all the time, either behind the warm-up.
     """
@@ -38,6 +41,7 @@ class OptimConfig:
     muon_learning_rate: float | None = None
     decay_embeddings: bool = False
     decay_all: bool = False
+    decay_tensors: bool = False
     schedule: Literal["cosine", "constant"] = "cosine"
 
 
@@ -70,32 +74,58 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where clips come from: the built-in world ("shapes"), a folder of videos or of images, or cached tokens.
+    """Where clips come from: the built-in world ("shapes"), a folder of videos or of images, cached tokens, or a data
+    set in its own layout (docs/datasets.md).
 
     path: the folder, for all but "shapes".
-    ten_crops: "images" only: ten crops of every image (see `data.images`) instead of the middle.
-    random_crops: "images" only, for tokenizers: another crop, size and mirroring of an image each time it comes
-      (`RandomCrops`).
-    seed, fps, max_objects, controllable: the built-in world only.
-    frame_stride: source frames per clip frame, for "folder" only.
+    split, fold: of a data set; `fold` is UCF-101's number of the split lists.
+    windows, crops, mirrored: data sets of videos only: how many clips, evenly spread over its time and its longer side,
+      are made of every video, and whether each comes a second time mirrored (see `data.clips.ClipDataset`).
+    random_crops: data sets and "images" only, for tokenizers: another crop each time, of videos also another start, and
+      with `mirrored` mirrored half of the time; images are scaled and mirrored at random too (`RandomCrops`).
+    ten_crops: images only: ten crops of every image (see `data.images`) instead of the middle.
+    seed, max_objects, controllable: the built-in world only, but for the seed of random crops.
+    fps: frames per second of the clips as they are shown; the built-in world moves accordingly.
+    frame_stride: source frames per clip frame, for videos only.
+    max_interval: frames lie 1 to this many (strides) apart, drawn anew for every clip; not for "images".
+    mixed: "shapes" only: every second clip comes from the controllable world, with its actions.
     """
 
-    kind: Literal["shapes", "folder", "images", "tokens"] = "shapes"
+    kind: Literal["shapes", "folder", "images", "tokens", DatasetKind] = "shapes"
     path: str | None = None
     num_frames: int = 16
     height: int = 32
     width: int = 32
     frame_stride: int = 1
-    ten_crops: bool = False
+    split: Split = "train"
+    fold: int = 1
+    windows: int = 1
+    crops: int = 1
+    mirrored: bool = False
     random_crops: bool = False
+    ten_crops: bool = False
     seed: int = 0
     fps: int = 8
     max_objects: int = 3
     controllable: bool = False
+    max_interval: int = 1
+    mixed: bool = False
 
     def __post_init__(self) -> None:
-        if self.random_crops and (self.kind != "images" or self.ten_crops):
-            raise UserError('random_crops are for kind "images" without ten_crops: leave one of them out.')
+        if not 1 <= self.max_interval <= MAX_INTERVAL:
+            raise UserError(f"max_interval must lie between 1 and {MAX_INTERVAL}, found {self.max_interval}.")
+        if (self.max_interval > 1 or self.mixed) and self.controllable:
+            raise UserError("max_interval and mixed are for the world without actions: leave controllable out.")
+        images, videos = self.kind in ("images", "imagenet"), self.kind in KINDS and self.kind != "imagenet"
+        if self.random_crops and (self.ten_crops or not (images or videos)):
+            raise UserError(
+                'random_crops are for data sets and for kind "images", without ten_crops: leave one of them out.'
+            )
+        evenly = self.windows != 1 or self.crops != 1
+        if (evenly or self.mirrored) and not videos:
+            raise UserError(f"windows, crops and mirrored are for data sets of videos; found kind {self.kind!r}.")
+        if evenly and self.random_crops:
+            raise UserError("random_crops draw windows and crops at random: leave windows and crops at 1.")
 
 
 @dataclass(frozen=True)

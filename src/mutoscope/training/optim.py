@@ -61,6 +61,10 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     ids = {id(p) for p in matrices}
     tables = embedding_tables(model) if config.weight_decay and config.decay_embeddings else []
     ids |= {id(p) for p in tables}
+    if config.decay_tensors:
+        named = [(f".{name}", p) for name, p in model.named_parameters()]
+        matrices = [p for name, p in named if p.ndim > 1 and ".head." not in name]
+        ids = {id(p) for p in matrices}
     if config.decay_all:
         matrices = [p for p in all_but_norms(model) if p.requires_grad]
         ids = {id(p) for p in matrices}

@@ -1,0 +1,157 @@
+"""How a MAGI model of the built-in world streams: cost of a frame, what fewer steps cost, and what becomes of shapes.
+
+    python benchmarks/magi_stream.py MODEL OUT.json [--threads 2] [--num-clips 256] [--rollouts 100]
+
+"flat": seconds per frame of a stream of 128 frames with a window of the trained length. "cache": seconds with and
+without a cache, with all frames as history, beside the formula of counted passes. "steps": delay of the first frame and
+sustained frames per second with decoding, and shapes-FVD of clips predicted from their first frame, for several numbers
+of steps. "actions": how far an agent ends from where its actions lead. "rollout": clips of 128 frames from one frame;
+the share in which a detector that knows the palette still finds number and colours of the shapes, beside the same share
+in real clips.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mutoscope.benchmark.claims_magi import seconds_by_length
+from mutoscope.data.shapes import COLORS, HELD_BACK_SEED, PALETTE, ShapesConfig, ShapesWorld
+from mutoscope.evaluation.frechet import frechet_distance_between
+from mutoscope.evaluation.protocol import Judge, real_clips
+from mutoscope.evaluation.shapes_detector import LARGEST_DISTANCE, shapes_agree
+from mutoscope.pipeline import VideoPipeline
+
+LENGTH = 128
+STEPS = ((16, 25), (8, 25), (8, 10), (4, 10), (4, 5), (2, 5))  # sets per frame, diffusion steps per token
+
+
+def frame_seconds(pipeline: VideoPipeline, count: int, **options: Any) -> list[float]:
+    """Seconds that each frame of a stream took."""
+    stream, seconds = pipeline.stream(num_frames=count, **options), []
+    for _ in range(count):
+        begin = time.perf_counter()
+        next(stream)
+        seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+def flat(pipeline: VideoPipeline, repeats: int) -> dict[str, Any]:
+    """Medians over repeats, then over 16 frames each: once the window is full, and at the end."""
+    runs = [frame_seconds(pipeline, LENGTH, guidance_scale=1.0, seed=seed) for seed in range(repeats)]
+    middle = np.median(np.array(runs), axis=0)
+    early, late = float(np.median(middle[17:33])), float(np.median(middle[-16:]))
+    return {"frames_18_to_33": early, "frames_113_to_128": late, "ratio": late / early}
+
+
+def steps_row(pipeline: VideoPipeline, sets: int, steps: int, judge: Judge, clips: torch.Tensor) -> dict[str, Any]:
+    """Speed is that of one stream, quality that of predictions in batches."""
+    options = {"num_decoding_steps": sets, "num_diffusion_steps": steps, "guidance_scale": 1.0}
+    seconds = frame_seconds(pipeline, 48, context=clips[0, :1].numpy(), **options)
+    made = [
+        torch.from_numpy(clip.frames)
+        for start in range(0, len(clips), 64)
+        for clip in pipeline.generate(
+            context=list(clips[start : start + 64, :1].numpy()), seed=start, batch_size=64, **options
+        ).clips
+    ]
+    return {
+        "num_decoding_steps": sets,
+        "num_diffusion_steps": steps,
+        "first_new_frame_seconds": seconds[0] + seconds[1],
+        "frames_per_second_with_decoding": 1 / statistics.median(seconds[17:]),
+        "shapes_fvd": frechet_distance_between(judge.read(torch.stack(made)).features, judge.read(clips).features),
+    }
+
+
+def rollout(pipeline: VideoPipeline, count: int) -> dict[str, Any]:
+    """Detector's verdict at several frames."""
+    index = pipeline.index
+    world = ShapesWorld(ShapesConfig(index.height, index.width, LENGTH), HELD_BACK_SEED)
+    found = [world.clip(i) for i in range(count)]
+    colors = torch.zeros(count, len(COLORS), dtype=torch.bool)
+    for row, clip in zip(colors, found, strict=True):
+        row[[shape.color for shape in clip.objects]] = True
+    real = torch.stack([torch.from_numpy(clip.frames) for clip in found])
+    made = pipeline.generate(context=list(real[:, :1].numpy()), num_frames=LENGTH, guidance_scale=1.0, batch_size=50)
+    clips = torch.stack([torch.from_numpy(clip.frames) for clip in made.clips])
+    at = (15, 31, 63, 127)
+    rates = {
+        name: [shapes_agree(video[:, t], colors).float().mean().item() for t in at]
+        for name, video in (("detected", clips), ("detected_in_real", real))
+    }
+    return {
+        "num_rollouts": count,
+        "frames": [t + 1 for t in at],
+        **rates,
+        "share_of_real_at_the_end": rates["detected"][-1] / rates["detected_in_real"][-1],
+    }
+
+
+def agent_places(video: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
+    """Centre (x, y) in frame widths of the pixels nearest to each clip's colour, in its last frame."""
+    pixels = video[:, -1].float() / 255  # (n, h, w, 3)
+    palette = torch.from_numpy(PALETTE)
+    near = torch.cdist(pixels.flatten(1, 2), palette.expand(len(pixels), -1, -1))  # (n, hw, colors)
+    distance, nearest = near.min(-1)
+    own = ((nearest == colors[:, None]) & (distance < LARGEST_DISTANCE)).float()
+    h, w = video.shape[2:4]
+    y, x = torch.meshgrid(torch.arange(h) / h, torch.arange(w) / w, indexing="ij")
+    weight = own.sum(1).clamp(min=1)
+    return torch.stack([(own * x.flatten()).sum(1) / weight, (own * y.flatten()).sum(1) / weight], dim=-1)
+
+
+def actions(pipeline: VideoPipeline, count: int) -> dict[str, Any]:
+    """How far the agent ends from where its actions lead: with them, with another clip's, and with none told."""
+    index = pipeline.index
+    config = ShapesConfig(index.height, index.width, index.num_frames, controllable=True)
+    found = [ShapesWorld(config, HELD_BACK_SEED).clip(i) for i in range(count)]
+    colors = torch.tensor([clip.objects[0].color for clip in found])
+    context = [clip.frames[:1] for clip in found]
+    real = torch.stack([torch.from_numpy(clip.frames) for clip in found])
+    true = agent_places(real, colors)
+    told = [clip.actions for clip in found]
+    distances = {"staying_where_it_was": (agent_places(real[:, :1], colors) - true).norm(dim=1).mean().item()}
+    for name, given in (("own_actions", told), ("another_clips", told[1:] + told[:1]), ("none_told", None)):
+        options = {} if given is None else {"actions": given}
+        made = pipeline.generate(context=context, guidance_scale=1.0, batch_size=64, **options).clips
+        clips = torch.stack([torch.from_numpy(clip.frames) for clip in made])
+        distances[name] = (agent_places(clips, colors) - true).norm(dim=1).mean().item()
+    return {"num_clips": count, "distance_in_frame_widths": distances}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--num-clips", type=int, default=256)
+    parser.add_argument("--rollouts", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    pipeline, judge = VideoPipeline.from_pretrained(arguments.model), Judge.bundled()
+    clips = real_clips(
+        ShapesConfig(pipeline.index.height, pipeline.index.width, pipeline.index.num_frames), 0, arguments.num_clips
+    ).video
+    report = {
+        "model": arguments.model,
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": arguments.threads},
+        "flat": flat(pipeline, arguments.repeats),
+        "cache": seconds_by_length(pipeline.model, (16, 64, LENGTH)),
+        "steps": [steps_row(pipeline, *steps, judge, clips) for steps in STEPS],
+        "actions": actions(pipeline, 64),
+        "rollout": rollout(pipeline, arguments.rollouts),
+    }
+    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

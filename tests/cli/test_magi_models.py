@@ -1,0 +1,81 @@
+"""The verbs on a MAGI model: lengths, first frames, actions, intervals, and what is said of input that does not fit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tiny_magi import save_tiny_magi
+
+
+@pytest.fixture(scope="module")
+def magi(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_magi(tmp_path_factory.mktemp("models") / "magi")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(tmp_path / "x.png")
+    return tmp_path / "x.png"
+
+
+def test_a_frame_goes_on_beyond_the_length_of_training(run, magi, image, out):
+    report = run("generate", magi, "--context", image, "--num-frames", 9, "--out", out / "x.mp4", "--json").report
+    assert report["mode"] == "frame-prediction"
+    assert report["frames"] == 9
+    assert report["num_decoding_steps"] == 8 * 3
+    assert report["class_labels"] is None
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv", "npy"])
+def test_actions_come_from_files(run, magi, tmp_path, out, suffix):
+    rows, file = np.linspace(-1, 1, 8).reshape(4, 2), tmp_path / f"actions.{suffix}"
+    if suffix == "npy":
+        np.save(file, rows)
+    else:
+        file.write_text(json.dumps(rows.tolist()) if suffix == "json" else "\n".join(f"{a},{b}" for a, b in rows))
+    options = ("--class-label", "circle", "--actions", file, "--interval", 2)
+    report = run("generate", magi, *options, "--out", out / f"{suffix}.png", "--json").report
+    assert report["mode"] == "action-conditional"
+    assert report["frames"] == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--num-decoding-steps", 7), "A frame has 6 tokens"),
+        (("--interval", 26), "between 1 and 25"),
+        (("--task", "action-conditional"), "needs actions"),
+        (("--task", "frame-prediction"), "needs first frames"),
+        (("--actions", "SHORT"), "need 4 actions, found 3"),
+        (("--actions", "WORDS"), "holds no actions"),
+        (("--actions", "FLAT"), "must hold rows"),
+        (("--actions", "missing.json"), "no file of actions"),
+        (("--motion", 3), "--motion is for models of NOVA"),
+        (("--prompt", "a"), "takes no prompt"),
+    ],
+)
+def test_what_does_not_fit_is_explained(run, magi, tmp_path, out, options, message):
+    files = {"SHORT": "[[0, 0], [0, 0], [0, 0]]", "WORDS": '["left", "up"]', "FLAT": "[1, 2, 3]"}
+    if options[-1] in files:
+        file = tmp_path / "actions.json"
+        file.write_text(files[options[-1]])
+        options = (options[0], file)
+    assert message in run("generate", magi, *options, "--out", out / "x.mp4").error
+    assert not list(out.iterdir())
+
+
+def test_models_are_listed_with_their_steps(run):
+    rows = {row["name"]: row for row in run("models", "--json").report["paper"]}
+    assert rows["magi-B"]["num_decoding_steps"] == 16 * 64
+    assert rows["magi-B"]["tokens"] == 16 * 256
+    assert "frame-prediction" in rows["magi-B"]["tasks"]
+
+
+def test_claims_are_planned_without_training(run, tmp_path):
+    report = run("bench", "claims", "magi", "--out", tmp_path / "run", "--dry-run", "--json").report
+    assert {row["seed"] for row in report["trainings"]} == {0, 1, 2}
+    assert {"ctf", "mtf"} <= {row["variant"] for row in report["trainings"]}
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,180 @@
+"""MAGI through the pipeline: what may be asked for, streams, changes on the way."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mutoscope.errors import UserError
+from mutoscope.hub import save_pretrained, write_json
+from mutoscope.pipeline import FrameStream, VideoPipeline
+from mutoscope.text import load_text_encoder
+from mutoscope.text.words import word_config
+from tiny_magi import tiny_index, tiny_magi, tiny_vae
+
+HEIGHT, WIDTH = 8, 12
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> VideoPipeline:
+    model = tiny_magi()
+    return VideoPipeline(tiny_vae(), model, tiny_index(model))
+
+
+def noise(frames: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (frames, HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def test_clips_of_any_length_behind_the_length_of_training(pipeline: VideoPipeline):
+    assert pipeline(class_label="circle").frames.shape == (5, HEIGHT, WIDTH, 3)
+    long = pipeline(class_label="circle", num_frames=11).frames
+    assert len(long) == 11
+    np.testing.assert_array_equal(long[:5], pipeline(class_label="circle").frames)
+
+
+def test_a_saved_model_makes_the_same_clips(pipeline: VideoPipeline, tmp_path: Path):
+    model, index = pipeline.model, pipeline.index
+    save_pretrained(tmp_path / "m", index, pipeline.tokenizer, model, half=False)
+    loaded = VideoPipeline.from_pretrained(tmp_path / "m")
+    np.testing.assert_array_equal(loaded(class_label=1).frames, pipeline(class_label=1).frames)
+
+
+def test_frames_stream_as_they_finish_and_equal_the_call(pipeline: VideoPipeline):
+    stream = pipeline.stream(class_label="square", num_frames=8)
+    assert isinstance(stream, FrameStream)
+    np.testing.assert_array_equal(np.stack(list(stream)), pipeline(class_label="square", num_frames=8).frames)
+
+
+def test_a_stream_without_an_end_goes_on_like_a_long_clip(pipeline: VideoPipeline):
+    frames = list(itertools.islice(pipeline.stream(class_label="square", num_frames=None), 13))
+    np.testing.assert_array_equal(np.stack(frames), pipeline(class_label="square", num_frames=13).frames)
+
+
+def test_a_stream_begins_with_the_context(pipeline: VideoPipeline):
+    context = noise(2)
+    frames = list(itertools.islice(pipeline.stream(context=context, num_frames=None), 9))
+    np.testing.assert_array_equal(np.stack(frames), pipeline(context=context, num_frames=9).frames)
+
+
+@pytest.mark.parametrize("change", [{"action": (1.0, -1.0)}, {"interval": 9}, {"class_label": "cross"}])
+def test_a_change_counts_from_the_next_frame_on(pipeline: VideoPipeline, change: dict):
+    steady = pipeline(class_label="square", num_frames=9).frames
+    stream, frames = pipeline.stream(class_label="square", num_frames=None), []
+    for number in range(9):
+        frames.append(next(stream))
+        if number == 3:
+            stream.change(**change)
+    np.testing.assert_array_equal(np.stack(frames[:4]), steady[:4])
+    assert not np.array_equal(np.stack(frames[4:]), steady[4:])
+
+
+def test_actions_of_a_file_and_held_ones_say_the_same(pipeline: VideoPipeline):
+    actions = np.tile([[0.5, -0.5]], (8, 1))
+    listed = pipeline(class_label=0, actions=actions, num_frames=9, seed=3).frames
+    stream = pipeline.stream(class_label=0, num_frames=9, seed=3)
+    first = next(stream)
+    stream.change(action=(0.5, -0.5))
+    np.testing.assert_array_equal(np.stack([first, *stream]), listed)
+    assert not np.array_equal(listed[1:], pipeline(class_label=0, num_frames=9, seed=3).frames[1:])
+
+
+def test_lists_of_actions_are_one_clip_each(pipeline: VideoPipeline):
+    actions = np.random.default_rng(0).uniform(-1, 1, (2, 4, 2))
+    clips = pipeline.generate(class_label=[0, 1], actions=list(actions)).clips
+    swapped = pipeline.generate(class_label=[0, 1], actions=list(actions[::-1])).clips
+    assert len(clips) == 2
+    assert not np.array_equal(clips[0].frames, swapped[0].frames)
+
+
+def test_rounds_and_one_batch_make_the_number_of_clips_asked_for(pipeline: VideoPipeline):
+    clips = pipeline.generate(class_label="circle", num_samples=3, batch_size=2).clips
+    assert len(clips) == 3
+    assert not np.array_equal(clips[0].frames, clips[1].frames)
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"),
+    [
+        ({}, "class-conditional"),
+        ({"context": noise(1)}, "frame-prediction"),
+        ({"context": noise(1), "class_label": 2}, "class-conditional-frame-prediction"),
+        ({"actions": np.zeros((4, 2))}, "action-conditional"),
+        ({"task": "unconditional"}, "unconditional"),
+        ({"task": "frame-prediction", "task_video": noise(5)}, "frame-prediction"),
+    ],
+)
+def test_modes(pipeline: VideoPipeline, options: dict, mode: str):
+    request = pipeline.prepare(**options)
+    assert request.task == mode
+    assert (request.labels is None) == ("class" not in mode)
+    assert len(pipeline.run(request).clips[0].frames) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_decoding_steps": 7}, "A frame has 6 tokens"),
+        ({"context": noise(5), "num_frames": 9}, "sees 5 at a time"),
+        ({"context": noise(3), "num_frames": 3}, "raise num_frames above 3"),
+        ({"task": "action-conditional"}, "needs actions"),
+        ({"actions": [[0.0, 0.0]] * 3}, "need 4 actions, found 3"),
+        ({"actions": [[0.0]] * 4}, "rows of 2 numbers"),
+        ({"actions": [["left", "up"]] * 4}, "rows of numbers"),
+        ({"interval": 0}, "between 1 and 25"),
+        ({"interval": 26}, "between 1 and 25"),
+        ({"task": "frame-prediction"}, "needs first frames"),
+        ({"task": "inpaint-central"}, "does not do 'inpaint-central'"),
+        ({"prompt": "a red circle"}, "takes no prompt"),
+        ({"paste_given": True}, "Leave paste_given out"),
+        ({"class_label": "star"}, "Unknown class label"),
+        ({"context_noise_level": 6}, "at most 5"),
+        ({"window_mode": "rolling"}, "window_mode"),
+    ],
+)
+def test_what_does_not_fit_is_refused(pipeline: VideoPipeline, options: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        pipeline(**options)
+
+
+def test_changes_are_checked_like_calls(pipeline: VideoPipeline):
+    stream = pipeline.stream(num_frames=None)
+    for change, message in (
+        ({"interval": 26}, "between 1 and 25"),
+        ({"action": (1.0,)}, "rows of 2 numbers"),
+        ({"class_label": "star"}, "Unknown class label"),
+        ({"prompt": "a red circle"}, "takes no prompt"),
+    ):
+        with pytest.raises(UserError, match=message):
+            stream.change(**change)
+
+
+def test_a_model_without_actions_refuses_them():
+    model = tiny_magi(action_size=None)
+    pipeline = VideoPipeline(tiny_vae(), model, tiny_index(model))
+    with pytest.raises(UserError, match="takes no actions"):
+        pipeline(actions=[[0.0, 0.0]] * 4)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    model = tiny_magi(latent_channels=4)
+    with pytest.raises(UserError, match="do not fit"):
+        VideoPipeline(tiny_vae(), model, tiny_index(model))
+
+
+def test_prompts_are_read_and_can_change_on_the_way(tmp_path: Path):
+    write_json(tmp_path / "config.json", word_config(["a red circle", "a blue square"]))
+    encoder = load_text_encoder(tmp_path, torch.device("cpu"), torch.float32)
+    size = encoder.encode(["a red circle"], 4).features.shape[2]
+    model = tiny_magi(text_size=size, text_length=4)
+    pipeline = VideoPipeline(tiny_vae(), model, tiny_index(model), text_encoder=lambda: encoder)
+    red, blue = (pipeline(prompt=prompt, num_frames=7).frames for prompt in ("a red circle", "a blue square"))
+    assert not np.array_equal(red, blue)
+    stream, frames = pipeline.stream(prompt="a red circle", num_frames=None), []
+    for number in range(7):
+        frames.append(next(stream))
+        if number == 2:
+            stream.change(prompt="a blue square")
+    np.testing.assert_array_equal(np.stack(frames[:3]), red[:3])
+    assert not np.array_equal(np.stack(frames[3:]), red[3:])

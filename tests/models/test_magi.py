@@ -1,0 +1,295 @@
+"""MAGI: what training shows a frame is what sampling shows it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mutoscope.errors import UserError
+from mutoscope.layers.masks import causal_frames_mask, frame_history_mask, frame_slots, interleaved
+from mutoscope.models.magi import MAGI, MAGIConfig, TrainingDraws
+from mutoscope.models.magi_networks import Conditions
+from tiny_magi import batch_of, frame_conditions, tiny_config, tiny_magi
+
+VARIANTS = {
+    "complete": {},
+    "given": {"num_given": 2},
+    "window": {"window": 3},
+    "channel noise": {"noise_mode": "channel"},
+    "text": {"text_size": 6},
+    "discrete": {"codebook_parts": (8, 4), "latent_shape": (5, 4, 6)},
+}
+each_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+def drawn(model: MAGI, tokens: torch.Tensor, seed: int = 1) -> TrainingDraws:
+    """Draws without noise and without hidden conditions, as sampling has none."""
+    draws = model.draw(tokens, torch.Generator().manual_seed(seed))
+    nothing = torch.zeros_like(draws.drop_condition)
+    return replace(draws, level=torch.zeros_like(draws.level), drop_condition=nothing, drop_history=nothing)
+
+
+def half_masked(draws: TrainingDraws) -> TrainingDraws:
+    return replace(draws, mask_ratio=torch.full_like(draws.mask_ratio, 0.5))
+
+
+@torch.no_grad()
+def trained_outputs(model: MAGI, batch: dict, draws: TrainingDraws) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = model.to_tokens(batch["tokens"])
+    return model.outputs(tokens, model.batch_conditions(batch, draws), draws, batch.get("length"))
+
+
+@each_variant
+def test_a_masked_frame_is_computed_in_training_as_in_sampling(changes):
+    model = tiny_magi(**changes)
+    batch = batch_of(model)
+    tokens = model.to_tokens(batch["tokens"])
+    draws = drawn(model, tokens)
+    z, hidden = trained_outputs(model, batch, draws)
+    conditions, given = model.batch_conditions(batch, draws), model.config.num_given
+    cache = model.reserve(len(tokens), 5)
+    with torch.no_grad():
+        for frame in range(5):
+            if frame >= given:
+                place = frame - given
+                told = frame_conditions(conditions, frame)
+                found = model.restore(cache, tokens[:, frame], hidden[:, place], told, frame)
+                torch.testing.assert_close(found, z[:, place], atol=1e-5, rtol=1e-5)
+            model.observe(cache, tokens[:, frame : frame + 1], frame_conditions(conditions, frame), frame)
+
+
+def test_frames_read_one_by_one_or_together_leave_the_same_memory():
+    model = tiny_magi()
+    batch = batch_of(model)
+    tokens = model.to_tokens(batch["tokens"])
+    conditions = model.batch_conditions(batch, drawn(model, tokens))
+    together, one_by_one = model.reserve(2, 5), model.reserve(2, 5)
+    with torch.no_grad():
+        model.observe(together, tokens, conditions, 0)
+        for frame in range(5):
+            model.observe(one_by_one, tokens[:, frame : frame + 1], frame_conditions(conditions, frame), frame)
+    torch.testing.assert_close(together.keys, one_by_one.keys, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together.values, one_by_one.values, atol=1e-5, rtol=1e-5)
+
+
+def test_a_changed_frame_reaches_later_frames_only():
+    model = tiny_magi()
+    batch = batch_of(model)
+    draws = drawn(model, model.to_tokens(batch["tokens"]))
+    draws = replace(draws, mask_ratio=torch.ones_like(draws.mask_ratio))  # a copy that shows nothing of its own frame
+    before, _ = trained_outputs(model, batch, draws)
+    changed = batch | {"tokens": batch["tokens"].clone()}
+    changed["tokens"][:, :, 2] += 1.0
+    after, _ = trained_outputs(model, changed, draws)
+    assert torch.equal(before[:, :3], after[:, :3])
+    assert not torch.allclose(before[:, 3], after[:, 3])
+    assert not torch.allclose(before[:, 4], after[:, 4])
+
+
+def test_a_changed_masked_copy_changes_its_own_outputs_only():
+    model = tiny_magi()
+    batch = batch_of(model)
+    draws = half_masked(drawn(model, model.to_tokens(batch["tokens"])))
+    before, _ = trained_outputs(model, batch, draws)
+    order = draws.order.clone()
+    order[:, 2] = order[:, 2].flip(-1)
+    after, _ = trained_outputs(model, batch, replace(draws, order=order))
+    assert torch.equal(before[:, [0, 1, 3, 4]], after[:, [0, 1, 3, 4]])
+    assert not torch.allclose(before[:, 2], after[:, 2])
+
+
+@pytest.mark.parametrize("given", [0, 1, 3])
+def test_layouts_of_the_sequence_give_equal_outputs(given):
+    """All frames and copies, without the last frame, and every copy behind its frame."""
+    model = tiny_magi()
+    tokens = model.to_tokens(batch_of(model)["tokens"])
+    conditions = Conditions(torch.ones(2, dtype=torch.int64))
+    embedded = model.embed_tokens(tokens)
+    outputs = []
+    for trimmed, shuffled in ((False, False), (True, False), (False, True)):
+        frames, masked = frame_slots(5, given, trimmed)
+        order = interleaved(frames, masked) if shuffled else torch.arange(len(frames))
+        frames, masked = frames[order], masked[order]
+        level = torch.zeros(2, len(frames), dtype=torch.int64)
+        with torch.no_grad():
+            h = model.slots(embedded[:, frames], conditions, frames, masked, level)
+            outputs.append(model.run(h, frame_history_mask(frames, masked))[:, masked])
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(outputs[0], outputs[2], atol=1e-5, rtol=1e-5)
+
+
+def test_padded_frames_change_nothing():
+    model = tiny_magi()
+    batch = batch_of(model)
+    draws = drawn(model, model.to_tokens(batch["tokens"]))
+    batch["length"] = torch.tensor([3, 5])
+    before, _ = trained_outputs(model, batch, draws)
+    batch["tokens"][0, :, 3:] = 9.0
+    after, _ = trained_outputs(model, batch, draws)
+    torch.testing.assert_close(before[0, :3], after[0, :3], atol=0, rtol=0)
+    loss, _ = model.loss(batch, torch.Generator().manual_seed(0))
+    batch["tokens"][0, :, 4:] = -9.0
+    assert torch.equal(loss, model.loss(batch, torch.Generator().manual_seed(0))[0])
+
+
+def test_masked_teacher_forcing_without_masks_is_a_causal_transformer_over_frames():
+    model = tiny_magi(teacher_forcing="masked")
+    batch = batch_of(model)
+    tokens = model.to_tokens(batch["tokens"])
+    draws = drawn(model, tokens)
+    draws = replace(draws, mask_ratio=torch.zeros_like(draws.mask_ratio))
+    z, hidden = trained_outputs(model, batch, draws)
+    assert not hidden.any()
+    conditions = model.batch_conditions(batch, draws)
+    frames, masked = torch.arange(5), torch.ones(5, dtype=torch.bool)
+    with torch.no_grad():
+        h = model.slots(model.embed_tokens(tokens), conditions, frames, masked, torch.zeros(2, 5, dtype=torch.int64))
+        causal = model.run(h, causal_frames_mask(5, 5, h.device))
+    assert torch.equal(z, causal)
+
+
+def test_masked_teacher_forcing_shows_masked_history_in_training():
+    model = tiny_magi(teacher_forcing="masked")
+    batch = batch_of(model)
+    draws = half_masked(drawn(model, model.to_tokens(batch["tokens"])))
+    before, _ = trained_outputs(model, batch, draws)
+    order = draws.order.clone()
+    order[:, 1] = order[:, 1].flip(-1)
+    after, _ = trained_outputs(model, batch, replace(draws, order=order))
+    assert torch.equal(before[:, 0], after[:, 0])
+    assert not torch.allclose(before[:, 3], after[:, 3])
+
+
+def test_the_first_interval_takes_the_first_row():
+    model = tiny_magi()
+    batch = batch_of(model) | {"interval": torch.ones(2, dtype=torch.int64)}
+    draws = drawn(model, model.to_tokens(batch["tokens"]))
+    before, _ = trained_outputs(model, batch, draws)
+    with torch.no_grad():
+        model.interval_embedding.weight[1:] += 1.0
+    assert torch.equal(before, trained_outputs(model, batch, draws)[0])
+    with torch.no_grad():
+        model.interval_embedding.weight[0] += 1.0
+    assert not torch.allclose(before, trained_outputs(model, batch, draws)[0])
+
+
+@pytest.mark.parametrize("changes", [{}, {"codebook_parts": (8, 4)}], ids=["continuous", "discrete"])
+def test_level_0_adds_nothing_and_others_add_noise(changes):
+    model = tiny_magi(**changes)
+    tokens = model.to_tokens(batch_of(model)["tokens"])
+    draws = model.draw(tokens, torch.Generator().manual_seed(0))
+    assert torch.equal(model.add_noise(tokens, replace(draws, level=torch.zeros_like(draws.level))), tokens)
+    noisy = model.add_noise(tokens, replace(draws, level=torch.full_like(draws.level, 5)))
+    if model.config.is_discrete:
+        share = (noisy != tokens).any(-1).float().mean()
+        assert 0.02 < share < 0.4
+    else:
+        torch.testing.assert_close(noisy - tokens, 0.7 * draws.noise)
+
+
+def test_noise_reaches_history_and_never_the_visible_tokens_of_the_frame_in_progress():
+    model = tiny_magi()
+    batch = batch_of(model)
+    draws = drawn(model, model.to_tokens(batch["tokens"]))
+    clean, _ = trained_outputs(model, batch, draws)
+    noisy, _ = trained_outputs(model, batch, replace(draws, level=torch.full_like(draws.level, 3)))
+    assert torch.equal(clean[:, 0], noisy[:, 0])
+    assert not torch.allclose(clean[:, 1], noisy[:, 1])
+
+
+def test_an_action_reaches_its_own_frame_and_later_ones():
+    model = tiny_magi()
+    batch = batch_of(model)
+    draws = drawn(model, model.to_tokens(batch["tokens"]))
+    before, _ = trained_outputs(model, batch, draws)
+    changed = batch | {"actions": batch["actions"].clone()}
+    changed["actions"][:, 1] += 1.0  # done in frame 1, leads to frame 2
+    after, _ = trained_outputs(model, changed, draws)
+    assert torch.equal(before[:, :2], after[:, :2])
+    assert not torch.allclose(before[:, 2], after[:, 2])
+
+
+def test_hidden_conditions_are_the_same_as_none():
+    model = tiny_magi(text_size=6)
+    batch = batch_of(model)
+    draws = drawn(model, model.to_tokens(batch["tokens"]))
+    dropped = replace(draws, drop_condition=torch.ones_like(draws.drop_condition))
+    found, _ = trained_outputs(model, batch, dropped)
+    bare = {name: batch[name] for name in ("tokens", "interval")}
+    torch.testing.assert_close(found, trained_outputs(model, bare, draws)[0])
+
+
+def test_a_blind_sample_is_that_of_an_empty_history():
+    model = tiny_magi(history_dropout=0.5)
+    batch = batch_of(model)
+    tokens = model.to_tokens(batch["tokens"])
+    conditions = model.batch_conditions(batch, drawn(model, tokens))
+    told, hidden = frame_conditions(conditions, 2), torch.ones(2, 6, dtype=torch.bool)
+    cache = model.reserve(2, 5)
+    with torch.no_grad():
+        alone = model.restore(cache, tokens[:, 2], hidden, told, 2)
+        model.observe(cache, tokens[:, :2], replace(conditions, actions=conditions.actions[:, :2]), 0)
+        blind = model.restore(cache, tokens[:, 2], hidden, told, 2, torch.tensor([True, False]))
+    torch.testing.assert_close(blind[0], alone[0], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(blind[1], alone[1])
+    draws = drawn(model, tokens)
+    dropped, _ = trained_outputs(model, batch, replace(draws, drop_history=torch.tensor([True, False])))
+    changed = batch | {"tokens": batch["tokens"] + torch.randn(1, 1, 5, 1, 1)}
+    changed["tokens"][:, :, 4] = batch["tokens"][:, :, 4]
+    other, _ = trained_outputs(model, changed, replace(draws, drop_history=torch.tensor([True, False])))
+    assert torch.equal(dropped[0, 4], other[0, 4])
+    assert not torch.allclose(dropped[1, 4], other[1, 4])
+
+
+def test_mask_ratios_differ_between_frames_and_lie_between_07_and_1():
+    model = tiny_magi(latent_shape=(5, 20, 20))
+    tokens = model.to_tokens(torch.zeros(8, 3, 5, 20, 20))
+    draws = model.draw(tokens, torch.Generator().manual_seed(0))
+    assert draws.mask_ratio.min() >= 0.7
+    assert draws.mask_ratio.max() <= 1.0
+    assert draws.mask_ratio.unique().numel() == 40
+    _, hidden = model.outputs(tokens, Conditions(torch.ones(8, dtype=torch.int64)), draws)
+    assert torch.equal(hidden.sum(-1), torch.ceil(draws.mask_ratio * 100).long())
+
+
+@pytest.mark.parametrize("changes", [{}, {"codebook_parts": (8, 4)}], ids=["continuous", "discrete"])
+def test_tokens_and_frames_are_each_others_inverse(changes):
+    model = tiny_magi(**changes)
+    frames = batch_of(model)["tokens"]
+    assert torch.equal(model.to_frames(model.to_tokens(frames)), frames)
+
+
+@each_variant
+@pytest.mark.parametrize("teacher_forcing", ["complete", "masked"])
+def test_every_parameter_learns(changes, teacher_forcing):
+    model = tiny_magi(**changes, teacher_forcing=teacher_forcing).train()
+    loss, parts = model.loss(batch_of(model), torch.Generator().manual_seed(0))
+    loss.backward()
+    assert parts
+    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    # Masked teacher forcing is the same network, of whose role table only one row is used.
+    assert not unused
+
+
+@pytest.mark.parametrize(
+    ("sizes", "transformer", "head"),
+    [
+        ((768, 12, 12, 6, 1024), 113e6, 36e6),
+        ((1024, 16, 16, 8, 1280), 268e6, 72e6),
+        ((1280, 20, 16, 12, 1536), 524e6, 151e6),
+    ],
+)
+def test_sizes_are_about_those_of_mar(sizes, transformer, head):
+    with torch.device("meta"):
+        model = MAGI(MAGIConfig(*sizes))
+    in_head = sum(p.numel() for p in model.head.parameters())
+    assert in_head == pytest.approx(head, rel=0.01)
+    assert sum(p.numel() for p in model.parameters()) - in_head == pytest.approx(transformer, rel=0.015)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_heads": 3}, {"patch_size": 3}, {"num_given": 5}, {"window": 0}, {"token_mask_ratio": 1.5}]
+)
+def test_sizes_that_do_not_fit_are_refused(changes):
+    with pytest.raises(UserError):
+        tiny_config(**changes)

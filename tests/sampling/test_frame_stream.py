@@ -1,0 +1,254 @@
+"""MAGI's decoding: sets, windows, memory, guidance, streams without an end."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mutoscope.errors import UserError
+from mutoscope.models.magi import MAGI
+from mutoscope.models.magi_networks import Conditions
+from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, masked_counts, set_sizes
+from tiny_magi import SAMPLING, batch_of, tiny_magi
+
+Told = Callable[[int], Conditions]
+
+
+def told(count: int, passes: int = 1, actions: Tensor | None = None) -> Told:
+    """The same class for every frame; the second pass of guidance has none."""
+    label = torch.cat([torch.arange(count) % 3, *[torch.full((count,), -1)] * (passes - 1)])
+    interval = torch.ones(len(label), dtype=torch.int64)
+
+    def at(frame: int) -> Conditions:
+        return Conditions(interval, label, None if actions is None else actions[:, frame : frame + 1])
+
+    return at
+
+
+def config_of(**changes) -> FrameStreamSamplerConfig:
+    return FrameStreamSamplerConfig(**{**SAMPLING, **changes})
+
+
+def sampled(model: MAGI, frames: int, given: Tensor | None = None, seed: int = 0, **changes) -> Tensor:
+    config = config_of(**changes)
+    sampler, generator = FrameStreamSampler(config), torch.Generator().manual_seed(seed)
+    *_, last = sampler.sample(model, told(2, config.num_passes), 2, frames, generator, given)
+    return last.proposal
+
+
+@given(st.integers(1, 80), st.integers(1, 80))
+def test_every_token_is_decided_once(steps, tokens):
+    sizes = set_sizes(steps, tokens)
+    assert len(sizes) == steps
+    assert sum(sizes) == tokens
+    assert min(sizes) >= 0
+    assert 0 not in sizes or steps > tokens
+
+
+def test_counts_of_a_published_size():
+    counts = masked_counts(64, 256)
+    assert counts[:4] == [256, 255, 254, 253]
+    assert counts[-5:] == [31, 25, 18, 12, 6]
+
+
+@pytest.mark.parametrize("mode", ["sliding", "chunked", "growing"])
+@pytest.mark.parametrize("changes", [{}, {"codebook_parts": (8, 4)}, {"teacher_forcing": "masked"}])
+def test_a_cache_changes_nothing(mode, changes):
+    model = tiny_magi(**changes)
+    with_cache = sampled(model, 9, window_mode=mode, guidance_scale=2.0)
+    without = sampled(model, 9, window_mode=mode, guidance_scale=2.0, use_cache=False)
+    torch.testing.assert_close(with_cache, without, atol=1e-4, rtol=1e-4)
+
+
+def test_windows_agree_up_to_their_length_and_part_behind_it():
+    model = tiny_magi()
+    clips = [sampled(model, 9, window_mode=mode) for mode in ("sliding", "chunked", "growing")]
+    for a, b in itertools.pairwise(clips):
+        assert torch.equal(a[:, :, :5], b[:, :, :5])
+        assert not torch.allclose(a[:, :, 5:], b[:, :, 5:])
+
+
+@pytest.mark.parametrize("mode", ["sliding", "chunked", "growing"])
+def test_a_longer_clip_begins_like_a_shorter_one(mode):
+    model = tiny_magi()
+    assert torch.equal(sampled(model, 7, window_mode=mode), sampled(model, 9, window_mode=mode)[:, :, :7])
+
+
+def test_given_frames_stay_and_matter():
+    model = tiny_magi()
+    given = batch_of(model)["tokens"][:, :, :2]
+    clip = sampled(model, 6, given)
+    assert torch.equal(clip[:, :, :2], given)
+    assert not torch.allclose(clip[:, :, 2:], sampled(model, 6, -given)[:, :, 2:])
+
+
+def test_a_window_forgets():
+    model = tiny_magi()
+    first, second = (batch_of(model)["tokens"][:, :, :2] for _ in range(2))
+    second = second.clone()
+    second[:, :, 0] += 1.0
+
+    def new_frame(given: Tensor, window: int) -> Tensor:
+        return sampled(model, 3, given, window=window)[:, :, 2]
+
+    assert not torch.allclose(new_frame(first, 3), new_frame(second, 3))
+    with pytest.raises(UserError, match="window of 2 holds 1"):
+        new_frame(first, 2)
+    assert torch.equal(sampled(model, 2, first[:, :, 1:], window=2), sampled(model, 2, second[:, :, 1:], window=2))
+
+
+def test_events_tell_what_was_decided_and_finished():
+    model, frames = tiny_magi(), 4
+    given = batch_of(model)["tokens"][:, :, :1]
+    sampler = FrameStreamSampler(config_of())
+    events = list(sampler.sample(model, told(2), 2, frames, torch.Generator(), given))
+    assert len(events) == events[0].num_steps == 9
+    decided = torch.stack([event.decided for event in events]).sum(0)
+    assert (decided[:, 0] == 0).all()
+    assert (decided[:, 1:] == 1).all()
+    finished = [event.frames for event in events if event.frames is not None]
+    assert finished == [slice(0, 2), slice(2, 3), slice(3, 4)]
+    assert events[-1].is_last
+    assert torch.equal(torch.cat([e.finished for e in events if e.frames is not None], dim=2), events[-1].proposal)
+
+
+def test_a_stream_without_an_end_makes_the_same_frames_in_bounded_memory():
+    model = tiny_magi()
+    sampler = FrameStreamSampler(config_of())
+    events = sampler.sample(model, told(2), 2, None, torch.Generator().manual_seed(0))
+    frames, longest, memory = [], 0, set()
+    for event in events:
+        longest = max(longest, event.proposal.shape[2])
+        memory.add(event.proposal.shape[2])
+        if event.frames is not None:
+            frames.append(event.finished)
+        if len(frames) == 12:
+            break
+    assert longest == 6  # the window and the frame in progress
+    torch.testing.assert_close(torch.cat(frames, dim=2), sampled(model, 12))
+
+
+def test_what_frames_are_told_is_asked_just_before_they_are_made():
+    model, asked = tiny_magi(), []
+
+    def at(frame: int) -> Conditions:
+        asked.append(frame)
+        return told(2)(frame)
+
+    events = FrameStreamSampler(config_of()).sample(model, at, 2, None, torch.Generator())
+    next(events)
+    assert asked == [0]
+    for _ in range(3):
+        next(events)
+    assert asked == [0, 1]
+
+
+def test_a_change_on_the_way_leaves_what_is_done_and_changes_what_follows():
+    model = tiny_magi()
+    fast, slow = torch.full((2,), 9), torch.ones(2, dtype=torch.int64)
+    label = torch.tensor([0, 1])
+
+    def clip(at: Told) -> Tensor:
+        *_, last = FrameStreamSampler(config_of()).sample(model, at, 2, 8, torch.Generator().manual_seed(0))
+        return last.proposal
+
+    steady = clip(lambda frame: Conditions(slow, label))
+    changed = clip(lambda frame: Conditions(slow if frame < 3 else fast, label))
+    assert torch.equal(steady[:, :, :3], changed[:, :, :3])
+    assert not torch.allclose(steady[:, :, 3:], changed[:, :, 3:])
+
+
+def test_neighbours_told_alike_are_read_together():
+    interval, label = torch.ones(2, dtype=torch.int64), torch.tensor([0, 1])
+    frames = [Conditions(interval, label, torch.full((2, 1, 2), float(i))) for i in range(3)]
+    frames.append(Conditions(interval.clone(), label, torch.zeros(2, 1, 2)))
+    groups = Conditions.grouped(frames)
+    assert [count for count, _ in groups] == [3, 1]
+    assert groups[0][1].actions[0, :, 0].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_actions_of_a_moved_window_are_those_of_its_frames():
+    """Reading the window again in one go equals reading it with other values told apart, frame by frame."""
+    model = tiny_magi()
+    actions = torch.randn(2, 9, 2, generator=torch.Generator().manual_seed(3))
+    interval, label = torch.ones(2, dtype=torch.int64), torch.tensor([0, 1])
+
+    def clip(at: Told) -> Tensor:
+        *_, last = FrameStreamSampler(config_of()).sample(model, at, 2, 9, torch.Generator().manual_seed(0))
+        return last.proposal
+
+    joined = clip(lambda frame: Conditions(interval, label, actions[:, frame : frame + 1]))
+    apart = clip(lambda frame: Conditions(interval.clone(), label, actions[:, frame : frame + 1]))
+    torch.testing.assert_close(joined, apart, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("by", ["conditions", "history"])
+def test_guidance_leads_away_from_the_other_pass(by):
+    model = tiny_magi(history_dropout=0.1)
+    plain, guided = sampled(model, 4), sampled(model, 4, guidance_scale=3.0, guidance_by=by)
+    assert not torch.allclose(plain, guided)
+    assert guided.isfinite().all()
+
+
+def test_guidance_rises_with_the_share_of_decided_tokens():
+    config = FrameStreamSamplerConfig(guidance_scale=3.0)
+    assert config.scale_at(16, 16) == 1.0
+    assert config.scale_at(4, 16) == 2.5
+    assert FrameStreamSamplerConfig(guidance_scale=3.0, guidance_schedule="constant").scale_at(16, 16) == 3.0
+
+
+def test_equal_seeds_give_equal_clips_and_others_do_not():
+    model = tiny_magi()
+    assert torch.equal(sampled(model, 4, seed=5), sampled(model, 4, seed=5))
+    assert not torch.allclose(sampled(model, 4, seed=5), sampled(model, 4, seed=6))
+
+
+def test_ddim_without_noise_depends_on_its_start_alone():
+    model = tiny_magi()
+    assert torch.equal(sampled(model, 3, eta=0.0), sampled(model, 3, eta=0.0))
+    assert not torch.allclose(sampled(model, 3, eta=0.0), sampled(model, 3))
+
+
+@pytest.mark.parametrize("parts", [(32,), (8, 4)])
+@pytest.mark.parametrize("selection", ["random", "confidence"])
+def test_discrete_tokens_are_codes(parts, selection):
+    model = tiny_magi(codebook_parts=parts)
+    clip = sampled(model, 7, selection=selection, guidance_scale=2.0)
+    assert clip.shape == (2, 7, 2, 3)
+    assert clip.min() >= 0
+    assert clip.max() < 32
+    assert clip.unique().numel() > 4
+
+
+def test_temperature_0_of_discrete_tokens_takes_the_most_probable():
+    model = tiny_magi(codebook_parts=(32,))
+    order_free = [sampled(model, 2, seed=seed, temperature=0.0, num_decoding_steps=1) for seed in (0, 1)]
+    assert torch.equal(*order_free)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_decoding_steps": 0},
+        {"num_diffusion_steps": 1001},
+        {"temperature": -1.0},
+        {"guidance_scale": float("inf")},
+        {"sample_range": 0.0},
+        {"window": 0},
+        {"eta": -0.5},
+        {"context_noise_level": -1},
+    ],
+)
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(UserError):
+        FrameStreamSamplerConfig(**options)
+
+
+def test_a_growing_window_needs_an_end():
+    sampler = FrameStreamSampler(config_of(window_mode="growing"))
+    with pytest.raises(UserError, match="num_frames"):
+        next(sampler.sample(tiny_magi(), told(2), 2, None, torch.Generator()))
