@@ -8,6 +8,7 @@ from mutoscope.errors import UserError
 from mutoscope.tokenizers.perceptual import (
     LPIPS,
     VGG16,
+    AlexNet,
     PerceptualLoss,
     ResNet,
     ResNetConfig,
@@ -108,6 +109,26 @@ def maps_of(network: VGG16, *frames: torch.Tensor) -> list[tuple[torch.Tensor, .
     return [*maps, frames]
 
 
+def test_an_alexnet_file_is_recognised_and_has_heads_of_its_own(lpips_files: dict[str, Path], tmp_path):
+    torch.manual_seed(0)
+    network = AlexNet()
+    assert sum(p.numel() for p in network.parameters()) == 2_469_696
+    torch.save(network.state_dict() | {"classifier.1.weight": torch.zeros(2, 2)}, tmp_path / "alexnet.pth")
+    heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate(AlexNet.MAP_WIDTHS)}
+    torch.save(heads, tmp_path / "alex.pth")
+    loss = load_perceptual(tmp_path / "alexnet.pth", heads=tmp_path / "alex.pth")
+    assert isinstance(loss, LPIPS) and isinstance(loss.network, AlexNet)
+    real, fake = torch.rand(2, 3, 1, 64, 64), torch.rand(2, 3, 1, 64, 64)
+    layers = loss.per_layer(real[:, :, 0], fake[:, :, 0])
+    assert layers.shape == (2, 5) and (layers > 0).all()
+    torch.testing.assert_close(loss(real, fake), layers.sum(1).mean())
+    with pytest.raises(UserError, match="for AlexNet: lin1 with 192 values"):
+        load_perceptual(tmp_path / "alexnet.pth", heads=lpips_files["vgg.pth"])
+    torch.save(network.state_dict() | {"features.3.weight": torch.zeros(2, 2)}, tmp_path / "odd.pth")
+    with pytest.raises(UserError, match="does not hold torchvision's AlexNet"):
+        load_perceptual(tmp_path / "odd.pth")
+
+
 def test_gradients_of_lpips_are_finite_even_where_features_vanish(lpips_files: dict[str, Path]):
     loss = load_perceptual(lpips_files["vgg16.pth"], heads=lpips_files["vgg.pth"]).train()
     with torch.no_grad():  # all features of the last map are zero
@@ -121,7 +142,7 @@ def test_gradients_of_lpips_are_finite_even_where_features_vanish(lpips_files: d
 
 def test_lpips_files_that_do_not_fit_are_explained(lpips_files: dict[str, Path], tmp_path):
     torch.save(ResNet(TINY).state_dict(), tmp_path / "resnet.pth")
-    with pytest.raises(UserError, match="belong to a VGG-16"):
+    with pytest.raises(UserError, match="belong to a VGG-16 or AlexNet"):
         load_perceptual(tmp_path / "resnet.pth", heads=lpips_files["vgg.pth"])
     with pytest.raises(UserError, match="lin0 with 64 values is missing"):
         load_perceptual(lpips_files["vgg16.pth"], heads=tmp_path / "resnet.pth")

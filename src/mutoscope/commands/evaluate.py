@@ -1,6 +1,14 @@
 """mutoscope evaluate: a model or a folder of videos against real clips."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import mutoscope.commands.common as common
+from mutoscope.errors import UserError
+from mutoscope.json_config import nearest
+
+if TYPE_CHECKING:
+    from mutoscope.evaluation.extractors import WeightFiles
 
 
 def evaluate(
@@ -12,25 +20,69 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 16,
     device: str = "cpu",
+    reference: str | None = None,
+    i3d: str | None = None,
+    i3d_sha256: str | None = None,
+    c3d: str | None = None,
+    inception: str | None = None,
+    lpips: str | None = None,
+    lpips_heads: str | None = None,
+    convention: str | None = None,
+    state: str | None = None,
 ) -> common.Report:
     """Measure a model, a tokenizer or a folder of videos under a protocol; every figure carries its interval.
 
     Args:
         source: bundled name, model folder, or a folder of videos
         protocol: shapes (all that fits the source), shapes-generation, shapes-text, shapes-prediction, shapes-tasks,
-            shapes-reconstruction, shapes-files
-        num_clips: clips on either side (default 256)
-        seed: of generation and of the resampling behind the intervals
+            shapes-reconstruction, shapes-files; or one of a published table, such as ucf101-magvit, for a folder of
+            videos and --reference (an unknown name lists them)
+        num_clips: clips on either side (default 256, or the protocol's number)
+        seed: of generation, of random clips and of the resampling behind the intervals
         batch_size: clips at a time
         device: cpu, cuda, cuda:1, mps ...
+        reference: folder of the real videos of a published protocol
+        i3d: file with I3D's Kinetics-400 weights, for FVD and KVD
+        i3d_sha256: refuse another I3D file than the one with this hash
+        c3d: file with C3D's UCF-101 weights, for the inception score
+        inception: file with Inception's weights of 2015-12-05, for FID
+        lpips: file with VGG-16's or AlexNet's weights, for LPIPS
+        lpips_heads: file with LPIPS' linear weights for that network
+        convention: resizing, eps and covariance of FVD, where not the protocol's: tats, cd-fvd, videogpt, tf, tf-64,
+            stylegan-v, mcvd
+        state: folder for finished parts; the same command continues from there
     """
     common.check_range("--num-clips", num_clips, low=2)
     common.check_range("--batch-size", batch_size, low=1)
     common.check_seed(seed)
     torch_device = common.parse_device(device)
 
+    from mutoscope.evaluation.evaluate import PROTOCOLS
     from mutoscope.evaluation.evaluate import evaluate as measure
+    from mutoscope.evaluation.extractors import WeightFiles
+    from mutoscope.evaluation.protocols import VIDEO_PROTOCOLS
 
+    if protocol in VIDEO_PROTOCOLS:
+        files = WeightFiles(i3d, c3d, inception, lpips, lpips_heads, i3d_sha256)
+        return _against_folder(
+            source,
+            reference,
+            protocol,
+            files,
+            num_clips=num_clips,
+            convention=convention,
+            seed=seed,
+            batch_size=batch_size,
+            device=torch_device,
+            state=state,
+            progress=common.is_terminal(),
+        )
+    if protocol not in PROTOCOLS:
+        raise UserError(f"Unknown protocol {protocol!r}: {nearest(protocol, (*PROTOCOLS, *VIDEO_PROTOCOLS))}")
+    unused = {"--reference": reference, "--i3d": i3d, "--c3d": c3d, "--inception": inception, "--lpips": lpips}
+    unused |= {"--convention": convention, "--state": state}
+    if given := [flag for flag, value in unused.items() if value is not None]:
+        raise UserError(f"{given[0]} belongs to the protocols of published tables; {protocol!r} has its own judge.")
     return measure(
         source,
         protocol,
@@ -42,6 +94,26 @@ def evaluate(
     )
 
 
+def _against_folder(
+    source: str, reference: str | None, name: str, files: "WeightFiles", **options: Any
+) -> common.Report:
+    """A folder of videos against one of real videos; under torchrun all processes share the clips."""
+    from mutoscope.evaluation.protocols import video_protocol
+    from mutoscope.evaluation.videos import evaluate_videos
+    from mutoscope.training.distributed import join
+
+    folder = Path(source).expanduser()
+    if not folder.is_dir() or (folder / "model_index.json").is_file():
+        raise UserError(
+            f"Protocol {name!r} compares folders of videos, and {source!r} is none: save samples first, such as with "
+            "mutoscope generate."
+        )
+    if reference is None:
+        raise UserError(f"Protocol {name!r} needs the folder of the real videos: --reference FOLDER.")
+    join("cpu")  # rows are exchanged on the CPU, wherever they are made
+    return evaluate_videos(folder, Path(reference).expanduser(), video_protocol(name), files, **options)
+
+
 def summary(report: common.Report) -> str:
     lines = [
         f"{report['source']}, protocol {report['protocol']}, {report['num_clips']} clips, {report['seconds']:.1f} s"
@@ -50,4 +122,12 @@ def summary(report: common.Report) -> str:
         value, ci95 = figure["value"], figure["ci95"]
         spread = f"  [{ci95[0]:.4g}, {ci95[1]:.4g}]" if ci95 else ""
         lines.append(f"  {name:<44} {'–' if value is None else format(value, '.4g')}{spread}")
+    for name, numbers in report.get("published", {}).items():
+        lines.append(f"  published, {name}: " + ", ".join(f"{key} {value:g}" for key, value in numbers.items()))
+    details = report.get("protocol_details", {})
+    for name, sha256 in details.get("weights_sha256", {}).items():
+        lines.append(f"  {name} weights: SHA-256 {sha256}")
+    if isinstance(details.get("convention"), dict):
+        chosen = details["convention"]
+        lines.append(f"  convention {chosen['name']} ({chosen['used_by']}), {report['num_real']} real clips")
     return "\n".join(lines)

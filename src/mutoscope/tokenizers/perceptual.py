@@ -140,6 +140,29 @@ class VGG16(nn.Module):
         return [*maps, x]
 
 
+class AlexNet(nn.Module):
+    """Frames in [0, 1] to the five feature maps behind each convolution; parameter names as in torchvision."""
+
+    MAP_WIDTHS = (64, 192, 384, 256, 256)
+
+    def __init__(self) -> None:
+        super().__init__()
+        first = [nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)]
+        second = [nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)]
+        third = [nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()]
+        fourth = [nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()]
+        fifth = [nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()]
+        self.features = nn.Sequential(*first, *second, *third, *fourth, *fifth)
+
+    def forward(self, frames: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _c _h _w"]]:
+        x, maps = normalize(frames), []
+        for layer in self.features:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                maps.append(x)
+        return maps
+
+
 def normalize(frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     """From [0, 1] to ImageNet's zero mean and unit deviation per channel."""
     mean, std = (frames.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -150,17 +173,18 @@ class PerceptualLoss(nn.Module):
     """Distance of two clips in [0, 1] as a frozen image network sees their frames.
 
     ResNet: mean squared difference of the logits (or of the last feature map), frames resized to 224×224 as published.
-    VGG-16: mean squared difference of the five feature maps, each cell scaled to unit length, frames as they are.
+    VGG-16 and AlexNet: mean squared difference of the five feature maps, each cell scaled to unit length, frames as
+    they are.
     """
 
-    def __init__(self, network: ResNet | VGG16, compare: Compare = "logits") -> None:
+    def __init__(self, network: ResNet | VGG16 | AlexNet, compare: Compare = "logits") -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.compare = compare
 
     def forward(self, real: Float[Tensor, "b 3 t h w"], fake: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
         real, fake = (video.transpose(1, 2).flatten(0, 1) for video in (real, fake))  # (b·t, 3, h, w)
-        if isinstance(self.network, VGG16):
+        if not isinstance(self.network, ResNet):
             pairs = zip(self.network(real), self.network(fake), strict=True)
             return torch.stack([(_unit(a) - _unit(b)).square().sum(1).mean() for a, b in pairs]).mean()
         network = self.network if self.compare == "logits" else self.network.features
@@ -172,7 +196,9 @@ class PerceptualLoss(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """Distance of two clips in [0, 1] by VGG-16 features, with learned weights per channel (arXiv 1801.03924, Eq. 1).
+    """Distance of two clips in [0, 1] by VGG-16 or AlexNet features, with learned weights per channel.
+
+    arXiv 1801.03924, Eq. 1; the weights are those of version 0.1.
 
     In each cell of the five feature maps, features are scaled to unit length and their squared differences weighted per
     channel and summed; the result is the mean over cells, the sum over maps and the mean over frames. Evaluation mode
@@ -180,17 +206,21 @@ class LPIPS(nn.Module):
     call of train(), which adds noise to the loss and leaves its mean as it is.)
     """
 
-    def __init__(self, network: VGG16) -> None:
+    def __init__(self, network: VGG16 | AlexNet) -> None:
         super().__init__()
         self.network = network
-        self.heads = nn.ParameterList(torch.ones(width) for width in VGG16.MAP_WIDTHS)
+        self.heads = nn.ParameterList(torch.ones(width) for width in network.MAP_WIDTHS)
         self.eval().requires_grad_(False)
+
+    def per_layer(self, real: Float[Tensor, "n 3 h w"], fake: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 5"]:
+        """What each of the five maps adds to the distance of each pair of frames in [0, 1]."""
+        triples = zip(self.heads, self.network(real), self.network(fake), strict=True)
+        means = [((_unit_length(a) - _unit_length(b)).square().mean((2, 3)) * w).sum(1) for w, a, b in triples]
+        return torch.stack(means, dim=1)
 
     def forward(self, real: Float[Tensor, "b 3 t h w"], fake: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
         real, fake = (video.transpose(1, 2).flatten(0, 1) for video in (real, fake))  # (b·t, 3, h, w)
-        triples = zip(self.heads, self.network(real), self.network(fake), strict=True)
-        means = [((_unit_length(a) - _unit_length(b)).square().mean((2, 3)) * w).sum(1) for w, a, b in triples]
-        return torch.stack(means).sum(0).mean()
+        return self.per_layer(real, fake).sum(1).mean()
 
     def train(self, mode: bool = True) -> "LPIPS":
         """Stays in evaluation mode."""
@@ -217,28 +247,35 @@ def _unit(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
 def load_perceptual(
     path: str | Path, compare: Compare = "logits", heads: str | Path | None = None
 ) -> PerceptualLoss | LPIPS:
-    """torchvision's ResNet-50 (or another bottleneck ResNet) or VGG-16 from `.pth`, `.pt` or `.safetensors`.
+    """torchvision's ResNet-50 (or another bottleneck ResNet), VGG-16 or AlexNet from `.pth`, `.pt` or `.safetensors`.
 
-    With `heads`, LPIPS' linear weights for VGG-16 (its `vgg.pth`), the distance is LPIPS.
+    With `heads`, LPIPS' linear weights for VGG-16 or AlexNet (its `vgg.pth`, `alex.pth`), the distance is LPIPS.
     Raises UserError for a missing file, one that is neither network, or weights that do not fit.
     """
     weights = _read(Path(path))
     if "features.0.weight" in weights:
-        network: ResNet | VGG16 = VGG16()
+        alex = weights["features.0.weight"].shape[-1] == 11  # side of AlexNet's first kernels
+        network: ResNet | VGG16 | AlexNet = AlexNet() if alex else VGG16()
         weights = {name: value for name, value in weights.items() if name.startswith("features.")}
     elif "layer1.0.conv3.weight" in weights and "fc.weight" in weights:
         network = ResNet(infer_resnet_config(weights))
         weights = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
     else:
-        raise UserError(f"{path} holds neither torchvision's VGG-16 nor one of its ResNets with bottleneck blocks.")
-    problems = network.load_state_dict(weights, strict=False)
+        raise UserError(
+            f"{path} holds neither torchvision's VGG-16 or AlexNet nor one of its ResNets with bottleneck blocks."
+        )
+    try:
+        problems = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} does not hold torchvision's {type(network).__name__}: {reason}") from None
     missing = [name for name in problems.missing_keys if not name.endswith("num_batches_tracked")]
     if missing or problems.unexpected_keys:
         raise UserError(f"{path}: parameter {(missing or problems.unexpected_keys)[0]!r} is missing or unknown.")
     if heads is None:
         return PerceptualLoss(network, compare)
-    if not isinstance(network, VGG16):
-        raise UserError(f"LPIPS' weights {str(heads)!r} belong to a VGG-16, but {path} holds a ResNet.")
+    if isinstance(network, ResNet):
+        raise UserError(f"LPIPS' weights {str(heads)!r} belong to a VGG-16 or AlexNet, but {path} holds a ResNet.")
     return _load_heads(LPIPS(network), Path(heads))
 
 
@@ -252,7 +289,8 @@ def _load_heads(loss: LPIPS, path: Path) -> LPIPS:
     for i, head in enumerate(loss.heads):
         if i not in found or found[i].numel() != head.numel():
             raise UserError(
-                f"{path} is no file of LPIPS' weights for VGG-16: lin{i} with {head.numel()} values is missing."
+                f"{path} is no file of LPIPS' weights for {type(loss.network).__name__}: "
+                f"lin{i} with {head.numel()} values is missing."
             )
         head.copy_(found[i].flatten())
     return loss

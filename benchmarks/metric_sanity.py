@@ -1,0 +1,202 @@
+"""Do the metrics notice what is wrong? Each distortion at rising strength, on the built-in world and real clips.
+
+    python benchmarks/metric_sanity.py OUT.json [--num-clips 256] [--videos FOLDER] [--i3d FILE] [--plot OUT.png]
+    python benchmarks/metric_sanity.py OUT.json --plot OUT.png --only-plot
+
+One half of the clips is distorted and compared with the other half (shapes-FVD; FVD where I3D's weights are given) and
+with itself before the distortion (PSNR, SSIM). Motion and flicker need no reference. `rises` says whether a distance
+grows from each strength to the next.
+"""
+
+import argparse
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from mutoscope.data.shapes import ShapesConfig
+from mutoscope.errors import UserError
+from mutoscope.evaluation.conventions import CONVENTIONS
+from mutoscope.evaluation.extractors import Extractors, WeightFiles
+from mutoscope.evaluation.frechet import frechet_distance_between
+from mutoscope.evaluation.kvd import kvd
+from mutoscope.evaluation.pixel import psnr_of_clip, psnr_per_frame
+from mutoscope.evaluation.protocol import Judge, real_clips
+from mutoscope.evaluation.ssim import ssim_of_clip
+from mutoscope.evaluation.temporal import flicker, motion
+from mutoscope.evaluation.windows import WindowRule, list_videos, read_window, windows
+
+NUM_FRAMES = 16
+
+
+def blur(clips: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
+    """Gaussian blur of every frame, deviation in pixels."""
+    radius = max(1, round(3 * sigma))
+    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    weights = (weights / weights.sum())[None, None]
+    planes = rearrange(clips.float(), "n t h w c -> (n t c) 1 h w")
+    planes = F.pad(planes, (radius,) * 4, mode="replicate")
+    planes = F.conv2d(F.conv2d(planes, weights[:, :, None, :]), weights[..., None])
+    n, t = clips.shape[:2]
+    return to_uint8(rearrange(planes, "(n t c) 1 h w -> n t h w c", n=n, t=t))
+
+
+def noise(clips: Tensor, levels: float, generator: torch.Generator) -> Tensor:
+    """Gaussian noise, deviation in grey levels."""
+    return to_uint8(clips.float() + levels * torch.randn(clips.shape, generator=generator))
+
+
+def shuffle(clips: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """That share of the frames takes each other's places."""
+    t = clips.shape[1]
+    moved, result = max(2, round(share * t)), clips.clone()
+    for i in range(len(clips)):
+        places = torch.randperm(t, generator=generator)[:moved]
+        result[i, places] = clips[i, places.roll(1)]
+    return result
+
+
+def freeze(clips: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """The last share of the frames repeats the one before."""
+    last = clips.shape[1] - 1 - round(share * (clips.shape[1] - 1))
+    result = clips.clone()
+    result[:, last + 1 :] = clips[:, last : last + 1]
+    return result
+
+
+def compress(clips: Tensor, quality: float, generator: torch.Generator) -> Tensor:
+    """JPEG of every frame, 4:2:0."""
+    frames = []
+    for frame in clips.flatten(0, 1).numpy():
+        buffer = io.BytesIO()
+        Image.fromarray(frame).save(buffer, "JPEG", quality=int(quality), subsampling=2)
+        frames.append(np.asarray(Image.open(buffer)))
+    return torch.from_numpy(np.stack(frames)).reshape(clips.shape)
+
+
+Distortion = Callable[[Tensor, float, torch.Generator], Tensor]
+DISTORTIONS: dict[str, tuple[Distortion, tuple[float, ...]]] = {  # strengths from weak to strong
+    "blur": (blur, (0.5, 1.0, 2.0, 4.0)),
+    "noise": (noise, (4.0, 12.0, 32.0, 64.0)),
+    "frame shuffle": (shuffle, (0.125, 0.25, 0.5, 1.0)),
+    "freeze": (freeze, (0.25, 0.5, 0.75, 1.0)),
+    "compression": (compress, (75, 40, 15, 5)),
+}
+
+
+def to_uint8(values: Tensor) -> Tensor:
+    return values.round().clamp(0, 255).to(torch.uint8)
+
+
+def pixel_figures(real: Tensor, distorted: Tensor) -> dict[str, float | None]:
+    """Figures that need no network; None where a PSNR is infinite."""
+    found = {
+        "psnr_mcvd_db": psnr_of_clip(real, distorted).mean().item(),
+        "psnr_magvit_db": psnr_per_frame(real, distorted).mean().item(),
+        "ssim_magvit": ssim_of_clip(real, distorted, "magvit").mean().item(),
+        "ssim_mcvd": ssim_of_clip(real, distorted, "mcvd").mean().item(),
+        "motion": motion(distorted).mean().item(),
+        "flicker": flicker(distorted).mean().item(),
+    }
+    return {name: value if np.isfinite(value) else None for name, value in found.items()}
+
+
+def table(clips: Tensor, readers: dict[str, Callable[[Tensor], Tensor]], seed: int) -> dict[str, object]:
+    """Rows of figures for every distortion and strength, and those of clips as they are."""
+    half = len(clips) // 2
+    first, second = clips[:half], clips[half : 2 * half]
+    seen = {name: read(second) for name, read in readers.items()}
+
+    def row(made: Tensor) -> dict[str, float | None]:
+        distances = {}
+        for name, read in readers.items():
+            features = read(made)
+            distances[name] = frechet_distance_between(features, seen[name])
+            distances[name.replace("fvd", "kvd")] = kvd(features, seen[name])  # no bias from the number of clips
+        return distances | pixel_figures(first, made)
+
+    rows: dict[str, object] = {"undistorted": row(first)}
+    for name, (distort, strengths) in DISTORTIONS.items():
+        results = [row(distort(first, strength, torch.Generator().manual_seed(seed))) for strength in strengths]
+        distances = [key for key in results[0] if key.endswith(("fvd", "kvd"))]
+        rises = {key: bool((np.diff([result[key] for result in results]) > 0).all()) for key in distances}
+        rows[name] = {"strengths": strengths, "rows": results, "rises": rises}
+        print(name, *(f"{key} {[round(result[key], 2) for result in results]}" for key in distances), flush=True)
+    return rows
+
+
+def real_video_clips(folder: Path, side: int = 64) -> Tensor:
+    """Four windows of every video that is long enough, at side × side pixels."""
+    chosen = windows(list_videos(folder, NUM_FRAMES), WindowRule("uniform", count=4), NUM_FRAMES)
+    clips = []
+    for window in chosen:
+        try:
+            clips.append(read_window(window, NUM_FRAMES, 1, (side, side)))
+        except UserError as error:
+            print(f"left out: {window.path.name}: {error}")
+    return torch.stack(clips)
+
+
+def draw(report: dict, path: Path) -> None:
+    """Distances and PSNR against strength, a row of panels for each kind of clips."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    worlds = [name for name in ("shapes", "videos") if name in report]
+    figure, axes = plt.subplots(len(worlds), len(DISTORTIONS), figsize=(3 * len(DISTORTIONS), 2.6 * len(worlds)))
+    for line, world in zip(np.atleast_2d(axes), worlds, strict=True):
+        rows = report[world]
+        key = next((name for name in ("fvd", "shapes_fvd") if name in rows["undistorted"]), "ssim_magvit")
+        for panel, name in zip(line, DISTORTIONS, strict=True):
+            steps = range(len(rows[name]["strengths"]))
+            panel.plot(steps, [row[key] for row in rows[name]["rows"]], "o-", color="tab:red")
+            panel.set_xticks(list(steps), [f"{s:g}" for s in rows[name]["strengths"]])
+            panel.set_title(f"{world}: {name}", fontsize=9)
+            panel.set_ylabel(key, color="tab:red", fontsize=8)
+            other = panel.twinx()
+            other.plot(steps, [row["psnr_mcvd_db"] for row in rows[name]["rows"]], "s--", color="tab:blue")
+            other.set_ylabel("PSNR, dB", color="tab:blue", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--num-clips", type=int, default=256, help="clips of the built-in world, both halves together")
+    parser.add_argument("--videos", type=Path, help="folder of real videos")
+    parser.add_argument("--i3d", help="I3D's weights, for FVD")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--only-plot", action="store_true", help="draw OUT.json again")
+    args = parser.parse_args()
+    if not args.only_plot:
+        judge = Judge.bundled()
+        readers: dict[str, Callable[[Tensor], Tensor]] = {}
+        if args.i3d:
+            extractors = Extractors.load(WeightFiles(i3d=args.i3d), CONVENTIONS["tats"])
+            readers["fvd"] = lambda clips: extractors.read(clips)["i3d"]
+        report: dict[str, object] = {"seed": args.seed, "judge_sha256": judge.sha256, "num_clips": args.num_clips}
+        clips = real_clips(ShapesConfig(), 0, args.num_clips).video
+        shapes_readers = {"shapes_fvd": lambda some: judge.read(some).features} | readers
+        report["shapes"] = table(clips, shapes_readers, args.seed)
+        if args.videos:
+            videos = real_video_clips(args.videos)
+            report["num_video_clips"] = len(videos)
+            report["videos"] = table(videos, readers, args.seed)
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+    if args.plot:
+        draw(json.loads(args.out.read_text()), args.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Judges with few channels, which read real sizes in a fraction of the time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mutoscope.data.shapes import ShapesConfig, ShapesWorld
+from mutoscope.data.video_io import write_video
+from mutoscope.evaluation import i3d
+
+NARROW = i3d.I3DConfig(stem=(4, 4, 4), mixed=((4, 2, 4, 2, 4, 4),) * 9, num_classes=6)
+
+
+def save_narrow_i3d(path: Path, seed: int = 0) -> Path:
+    """A weights file of a narrow I3D, drawn so that differences of clips reach its logits."""
+    generator, state = torch.Generator().manual_seed(seed), i3d.I3D(NARROW).state_dict()
+    for name, value in state.items():
+        if name.endswith("conv3d.weight"):
+            fan_in = value[0].numel()
+            state[name] = torch.randn(value.shape, generator=generator) * (2 / fan_in) ** 0.5
+        elif name.endswith("bn.bias"):
+            state[name] = torch.full_like(value, 0.1)
+    torch.save(state, path)
+    return path
+
+
+def use_narrow_i3d(patch: pytest.MonkeyPatch) -> None:
+    """Files of a narrow I3D are what `load_i3d` expects."""
+    patch.setattr(i3d, "I3DConfig", lambda: NARROW)
+
+
+def write_videos(folder: Path, count: int, start: int = 0, names=str, num_frames: int = 16, noise: int = 0) -> Path:
+    """Clips of the built-in world as lossy videos; `noise`: grey levels added to each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    world = ShapesWorld(ShapesConfig(num_frames=num_frames), seed=5)
+    for i in range(start, start + count):
+        frames = world.clip(i).frames.astype(int)
+        frames = frames + np.random.default_rng(i).integers(-noise, noise + 1, frames.shape)
+        path = folder / f"{names(i)}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, frames.clip(0, 255).astype(np.uint8), fps=8)
+    return folder
