@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mutoscope.data.annotations import (
     class_names,
@@ -18,13 +18,15 @@ from mutoscope.data.annotations import (
     ucf_lists,
 )
 from mutoscope.data.bair import find_record_files, list_bair
-from mutoscope.data.clips import ClipDataset
 from mutoscope.data.folder import MediaFile
-from mutoscope.data.images import IMAGE_SUFFIXES
 from mutoscope.data.listing import SPLITS, Listing, read_lines, sort_out, split_folder, sub_folder, visible
 from mutoscope.data.nuscenes import list_nuscenes, tables_folder
 from mutoscope.data.readers import StillsFile, StillsReader
+from mutoscope.data.video_decode import IMAGE_SUFFIXES
 from mutoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from mutoscope.data.clips import ClipDataset
 
 DatasetKind = Literal["ucf101", "bair", "kinetics600", "ssv2", "nuscenes", "objectron", "imagenet"]
 Split = Literal["train", "validation", "test"]
@@ -73,12 +75,14 @@ def open_dataset(
     fold: int = 1,
     with_actions: bool = False,
     **options: Any,
-) -> ClipDataset:
+) -> "ClipDataset":
     """Clips of one split of a data set; `options` are those of `ClipDataset`, one window per video by default.
 
     with_actions: BAIR's items hold "actions" (t, 4) and "endeffector_positions" (t, 3) too; they know no mirror image.
     Raises UserError where nothing is left of the split, or for mirroring what means something else in a mirror.
     """
+    from mutoscope.data.clips import ClipDataset  # torch, which lists of files can do without
+
     mirrors = options.get("random_flip") or options.get("mirrored")
     if mirrors and (with_actions or kind in MIRROR_CHANGES_CLASS):
         why = "actions point the other way" if with_actions else 'classes such as "left to right" change'

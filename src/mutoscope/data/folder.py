@@ -82,3 +82,9 @@ def clip_span(num_frames: int, frame_stride: int) -> int:
 def clip_starts(video_frames: int, span: int, step: int) -> Sequence[int]:
     """First frames of the clips of a video: every `step` frames as long as a whole clip fits."""
     return range(0, video_frames - span + 1, step)
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """At most `wanted` of the numbers below `count`, evenly spread."""
+    wanted = min(count, wanted)
+    return [number * count // wanted for number in range(wanted)]

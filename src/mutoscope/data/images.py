@@ -19,9 +19,9 @@ from torch.utils.data import default_collate
 from mutoscope.data.folder import MediaFile, class_folders, read_caption
 from mutoscope.data.listing import Listing
 from mutoscope.data.loader import stream_index
+from mutoscope.data.video_decode import IMAGE_SUFFIXES
 from mutoscope.errors import UserError
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 TEN_CROP_MARGIN = 1.1  # the images behind ten crops are a tenth larger than a crop
 SMALLEST_CROP = 0.8  # of the shorter side, for random crops
 

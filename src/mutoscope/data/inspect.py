@@ -9,12 +9,10 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from mutoscope.data.clips import ClipDataset
 from mutoscope.data.contact_sheet import contact_sheet
 from mutoscope.data.datasets import list_dataset, present_splits, recognise
-from mutoscope.data.folder import MediaFile, clip_span, clip_starts, find_videos
+from mutoscope.data.folder import MediaFile, clip_span, clip_starts, find_videos, spread
 from mutoscope.data.listing import Listing
-from mutoscope.data.loader import spread
 from mutoscope.data.readers import ContainerReader, count_frames
 from mutoscope.data.video_io import VideoInfo, iter_frames, probe
 from mutoscope.errors import UserError
@@ -160,6 +158,8 @@ def sheet(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
 
     Raises UserError where nothing can be read.
     """
+    from mutoscope.data.clips import ClipDataset  # torch, which a report without a picture can do without
+
     path = Path(path)
     kind = recognise(path)
     found: Path | Listing = path if kind is None else list_dataset(kind, path, present_splits(kind, path)[0])

@@ -88,12 +88,6 @@ def _permutation(num_clips: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_clips)
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` of the numbers below `count`, evenly spread."""
-    wanted = min(count, wanted)
-    return [number * count // wanted for number in range(wanted)]
-
-
 def make_loader(source: BatchSource, sampler: StepSampler, num_workers: int = 0) -> DataLoader:
     """A DataLoader that hands whole batches of `source` to `num_workers` processes, in the sampler's order."""
     return DataLoader(

@@ -13,9 +13,9 @@ from torch import nn
 
 from mutoscope import hub
 from mutoscope.data.datasets import KINDS
-from mutoscope.data.folder import find_videos
+from mutoscope.data.folder import find_videos, spread
 from mutoscope.data.images import ImageDataset, RandomCrops, find_images
-from mutoscope.data.loader import BatchSource, ItemSource, ShapesSource, spread
+from mutoscope.data.loader import BatchSource, ItemSource, ShapesSource
 from mutoscope.data.shapes import HELD_BACK_SEED, ShapesConfig, ShapesWorld
 from mutoscope.data.shapes_mixed import MIXED_CLASS_NAMES, VariedShapesSource
 from mutoscope.data.token_cache import TokenCache

@@ -132,8 +132,8 @@ def nova_shapes() -> ModelRecipe:
     Captions of the world through an encoder of words without weights. AdamW with Muon on the matrices, warm-up and one
     cosine.
 
-    Cost: 5 minutes to encode the clips, then 33 clips/s on one CPU core with AMX in bfloat16 (`--loop.autocast bf16`), 50
-    minutes; 26 clips/s on two cores without in float32. The loss is 2.3 after 250 updates, 1.9 after 500, 1.5 after
+    Cost: 5 minutes to encode the clips, then 33 clips/s on one CPU core with AMX in bfloat16 (`--loop.autocast bf16`),
+    50 minutes; 26 clips/s on two cores without in float32. The loss is 2.3 after 250 updates, 1.9 after 500, 1.5 after
     2,000, 1.2 after 4,000 and 1.15 at the end. Of 200 held-back captions, generated clips show the colour in 0.98, the
     shape in 0.84 and the motion in 0.71.
     """
