@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutoscope.data.loader import ItemSource, ShapesSource, StepSampler, make_loader, spread, stream_index
+from mutoscope.data.folder import spread
+from mutoscope.data.loader import ItemSource, ShapesSource, StepSampler, make_loader, stream_index
 from mutoscope.data.shapes import ShapesConfig, ShapesWorld
 
 
