@@ -67,6 +67,7 @@ class Laboratory(ABC):
 
     variants: ClassVar[tuple[Any, ...]]
     """The rows of the paper's tables, each an `AnyVariant`."""
+    settings: ClassVar[type[ClaimsConfig]] = ClaimsConfig
     tasks: ClassVar[tuple[str, ...]] = ()
     """Those whose conditions the training needs."""
 

@@ -102,7 +102,7 @@ class Laboratory(claims.Laboratory):
     long: UInt8[Tensor, "n t h w 3"]
     colors: Bool[Tensor, "n colors"]
 
-    variants = VARIANTS
+    variants, settings = VARIANTS, ClaimsConfig
 
     @classmethod
     def open(cls, config: claims.ClaimsConfig, out: Path, judge: Judge) -> Self:

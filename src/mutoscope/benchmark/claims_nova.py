@@ -78,7 +78,7 @@ class Laboratory(claims.Laboratory):
     config: ClaimsConfig
     text: TextFeatures
 
-    variants = VARIANTS
+    variants, settings = VARIANTS, ClaimsConfig
 
     @classmethod
     def open(cls, config: claims.ClaimsConfig, out: Path, judge: Judge) -> Self:

@@ -104,7 +104,7 @@ def claims(
     module: Any = import_module(f"mutoscope.benchmark.claims_{paper}")
     variants = module.Laboratory.variants
     asked = {"seeds": seeds, "num_steps": num_steps, "num_clips": num_clips}
-    config = module.ClaimsConfig(**{name: value for name, value in asked.items() if value})
+    config = module.Laboratory.settings(**{name: value for name, value in asked.items() if value})
     if dry_run:
         plan = [{"variant": v.name, "paper": v.paper, "seed": seed} for seed in config.seeds for v in variants]
         return {"model": paper, "out": str(folder), "num_steps": config.num_steps, "dry_run": True, "trainings": plan}
