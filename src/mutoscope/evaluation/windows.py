@@ -14,8 +14,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mutoscope.data.clips import count_frames
 from mutoscope.data.folder import clip_span, find_videos
+from mutoscope.data.readers import count_frames
 from mutoscope.data.video_io import read_video
 from mutoscope.errors import UserError
 from mutoscope.generation.base import fit_frames
