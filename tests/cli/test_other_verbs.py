@@ -233,7 +233,7 @@ def test_the_plan_of_the_claims_is_listed_without_training(run, out):
     assert {"commit", "autoregressive", "commit-mt8"} <= {entry["variant"] for entry in report["trainings"]}
     assert "Tab. 5" in run("bench", "claims", "magvit", "--out", out / "run", "--dry-run").out
     assert not list(out.iterdir())
-    assert "papers: magvit" in run("bench", "claims", "magi", "--dry-run").error
+    assert "papers: magvit" in run("bench", "claims", "phenaki", "--dry-run").error
 
 
 def test_entropies_of_a_tokenizer_are_told_and_drawn(run, models, out):
