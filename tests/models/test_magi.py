@@ -225,6 +225,7 @@ def test_a_blind_sample_is_that_of_an_empty_history():
     tokens = model.to_tokens(batch["tokens"])
     conditions = model.batch_conditions(batch, drawn(model, tokens))
     told, hidden = frame_conditions(conditions, 2), torch.ones(2, 6, dtype=torch.bool)
+    assert conditions.actions is not None
     cache = model.reserve(2, 5)
     with torch.no_grad():
         alone = model.restore(cache, tokens[:, 2], hidden, told, 2)

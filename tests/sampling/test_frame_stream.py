@@ -168,7 +168,9 @@ def test_neighbours_told_alike_are_read_together():
     frames.append(Conditions(interval.clone(), label, torch.zeros(2, 1, 2)))
     groups = Conditions.grouped(frames)
     assert [count for count, _ in groups] == [3, 1]
-    assert groups[0][1].actions[0, :, 0].tolist() == [0.0, 1.0, 2.0]
+    joined = groups[0][1].actions
+    assert joined is not None
+    assert joined[0, :, 0].tolist() == [0.0, 1.0, 2.0]
 
 
 def test_actions_of_a_moved_window_are_those_of_its_frames():
