@@ -26,6 +26,16 @@ from mutoscope.models.magi import MAGI, MAGIConfig
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.models.par import PAR, PARConfig
+from mutoscope.recipes.checks import (
+    check_actions,
+    check_captions,
+    check_labels,
+    check_model_fits,
+    condition_tasks,
+    context_frames,
+    is_continuous,
+    text_shape,
+)
 from mutoscope.recipes.datasets import dataset_source, describe_dataset
 from mutoscope.recipes.sheets import GenerationSheet
 from mutoscope.recipes.tokenize import CONTEXT_FRAMES, CaptionReader, condition_key, tokenize
@@ -50,7 +60,6 @@ from mutoscope.training.config import (
     AdversarialConfig,
     DataConfig,
     FeaturesRecipe,
-    ModelConfig,
     ModelRecipe,
     Recipe,
     TokenizerRecipe,
@@ -391,36 +400,6 @@ def task_mix(recipe: ModelRecipe) -> Callable[[Batch, int], Batch]:
     return prepare
 
 
-def check_model_fits(recipe: ModelRecipe, tokenizer: VideoTokenizer) -> None:
-    """Raises UserError unless the model's vocabulary and grid are those of the tokenizer's tokens of these clips."""
-    data, model = recipe.data, recipe.model
-    given = {"latent_shape": tokenizer.spec.latent_shape(data.num_frames, data.height, data.width)}
-    given["latent_channels" if is_continuous(model) else "codebook_size"] = (
-        tokenizer.spec.latent_channels if is_continuous(model) else tokenizer.spec.vocab_size
-    )
-    for name, value in given.items():
-        if getattr(model, name) != value:
-            raise UserError(
-                f"model.{name} is {getattr(model, name)}, but tokenizer {recipe.tokenizer!r} gives {value} for "
-                f"{data.num_frames} frames of {data.height}x{data.width}. Change the recipe's model or data."
-            )
-    tasks = model.tasks if isinstance(model, MagvitConfig | MAGIConfig) else ("class-conditional",)
-    if text_shape(model) is not None and not isinstance(model, MAGIConfig):
-        tasks = ("text-conditional",)
-    if missing := set(recipe.task_weights) - set(tasks):
-        raise UserError(f"task_weights names {sorted(missing)[0]!r}, which the model does not do: {tasks}.")
-
-
-def is_continuous(model: ModelConfig) -> bool:
-    """Whether a model's tokens are vectors instead of codes."""
-    return isinstance(model, NOVAConfig) or (isinstance(model, MAGIConfig) and not model.is_discrete)
-
-
-def condition_tasks(recipe: ModelRecipe) -> tuple[str, ...]:
-    """Tasks whose condition videos a model reads as tokens of their own: MAGVIT's; others read the clip itself."""
-    return tuple(recipe.task_weights) if isinstance(recipe.model, MagvitConfig) else ()
-
-
 def open_cache(
     recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, process: Process, text: TextEncoder | None = None
 ) -> TokenCache:
@@ -464,56 +443,9 @@ def open_cache(
     return cache
 
 
-def check_captions(cache: TokenCache, recipe: ModelRecipe) -> None:
-    """Raises UserError when a model of text would meet no captions, or features of another encoder."""
-    wanted, found = text_shape(recipe.model), cache.info.caption_shape
-    if wanted is not None and found is None:
-        raise UserError(f"{cache.folder} holds no captions: name a text_encoder in the recipe and tokenize again.")
-    if wanted is not None and found != wanted:
-        raise UserError(f"Captions in {cache.folder} are {found} rows and channels, the model reads {wanted}.")
-
-
-def check_actions(cache: TokenCache, recipe: ModelRecipe) -> None:
-    """Raises UserError unless the cache has the actions that the model reads, one for every latent frame."""
-    size = recipe.model.action_size if isinstance(recipe.model, MAGIConfig) else None
-    if size is not None and cache.info.action_shape != (recipe.model.latent_shape[0], size):
-        raise UserError(
-            f"The model reads {size} numbers of action for each of {recipe.model.latent_shape[0]} latent frames, "
-            f"{cache.folder} holds {cache.info.action_shape or 'none'}: tokenize clips with such actions, or leave "
-            "model.action_size out."
-        )
-
-
-def text_shape(model: ModelConfig) -> tuple[int, int] | None:
-    """Rows and channels of the text features that a model reads; None for one without text."""
-    if isinstance(model, NOVAConfig | MAGIConfig) and model.text_size is not None:
-        return model.text_length, model.text_size
-    if isinstance(model, PARConfig) and model.caption_size is not None:
-        return model.caption_length, model.caption_size
-    return None
-
-
 def caption_reader(recipe: ModelRecipe, encoder: TextEncoder | None) -> CaptionReader | None:
     """How the captions of a run are encoded; LlamaGen cleans them first."""
     shape = text_shape(recipe.model)
     if encoder is None or shape is None:
         return None
     return CaptionReader(encoder, shape[0], clean_prompt if isinstance(recipe.model, PARConfig) else str)
-
-
-def context_frames(recipe: ModelRecipe) -> int:
-    """Frames that the tasks which start from frames are given."""
-    return recipe.model.context_frames if isinstance(recipe.model, MagvitConfig) else 1
-
-
-def check_labels(cache: TokenCache, recipe: ModelRecipe) -> None:
-    """Raises UserError when a class-conditional task would meet a clip without a class, or one unknown to the model."""
-    labels = cache.labels
-    conditional = [task for task in recipe.task_weights if task.startswith("class-conditional")]
-    num_classes = recipe.model.num_classes or 0
-    if conditional and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise UserError(
-            f"Task {conditional[0]!r} needs labels 0 to {num_classes - 1} (model.num_classes); those in "
-            f"{cache.folder} are {labels.min()} to {labels.max()}. Sort the videos into one folder per class, set "
-            "model.num_classes to their number, or leave the task out of task_weights."
-        )
