@@ -172,7 +172,7 @@ def test_the_class_slot_matters_and_differs_from_no_class():
     assert torch.equal(*ignored)
 
 
-@pytest.mark.parametrize("label", [-1, 5])
+@pytest.mark.parametrize("label", [-1, 6])
 def test_labels_beyond_the_classes_are_refused(label: int):
     with pytest.raises(UserError, match="must lie in 0"):
         small().logits(random_tokens(1), "class-conditional", torch.tensor([label]))

@@ -61,6 +61,8 @@ class MagvitConfig:
     clips' shape in pixels, by the paper's rule, every token whose supervoxel holds a given pixel.
     `context_frames` are given in training at the start of the clip (or at both ends), which are
     `latent_context_frames` rows of latents: 1 and 1, but 5 and 2 for Kinetics-600.
+    `label_dropout` is the probability that training replaces a label by "no class", which guidance needs; the paper
+    and the released code never do.
     """
 
     num_layers: int
@@ -82,6 +84,7 @@ class MagvitConfig:
     condition_clip_shape: tuple[int, int, int] | None = None
     context_frames: int = 1
     latent_context_frames: int = 1
+    label_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         # JSON has no tuples.
@@ -101,6 +104,8 @@ class MagvitConfig:
         unknown = set(self.loss_groups) - {"mask", "refine", "recons"}
         if unknown or not self.loss_groups:
             raise UserError(f"loss_groups must name some of mask, refine, recons; found {self.loss_groups}.")
+        if not 0 <= self.label_dropout < 1:
+            raise UserError(f"label_dropout must lie in [0, 1), found {self.label_dropout}.")
         if not 1 <= self.latent_context_frames <= min(self.context_frames, self.latent_shape[0]):
             frames = f"{self.latent_context_frames} latent frames for {self.context_frames} context frames"
             raise UserError(f"{frames} of {self.latent_shape[0]} in all: latent_context_frames does not fit.")
@@ -327,9 +332,9 @@ class Magvit(VideoModel):
         return torch.cat([task_ids, class_ids], dim=1)  # (b, 2)
 
     def _check_label(self, label: Int[Tensor, " b"]) -> None:
-        # A label beyond the classes would silently address a special token. Labels already on an accelerator are
+        # A label beyond "no class" would silently address a special token. Labels already on an accelerator are
         # not looked at: reading them would stall it.
-        if label.device.type == "cpu" and bool(((label < 0) | (label >= self.config.num_classes)).any()):
+        if label.device.type == "cpu" and bool(((label < 0) | (label > self.config.num_classes)).any()):
             raise UserError(f"Class labels must lie in 0 ... {self.config.num_classes - 1}; found {label.tolist()}.")
 
     def hidden(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
@@ -385,7 +390,16 @@ class Magvit(VideoModel):
         masked = mask_tokens(
             tokens, scores, cosine_mask_ratio(progress), condition_tokens, condition_mask, self.config.condition_mode
         )
-        return self.loss_of(tokens, masked, task, batch.get("label"))
+        return self.loss_of(tokens, masked, task, self._drop_labels(batch.get("label"), generator))
+
+    def _drop_labels(
+        self, label: Int[Tensor, " b"] | None, generator: torch.Generator
+    ) -> Int[Tensor, " b"] | None:
+        """Some labels replaced by the one behind the last class, whose vocabulary row means "no class"."""
+        if label is None or self.config.label_dropout == 0:
+            return label
+        draws = torch.rand(label.shape, generator=generator, device=generator.device).to(label.device)
+        return label.masked_fill(draws < self.config.label_dropout, self.config.num_classes)
 
     def loss_of(
         self, tokens: Int[Tensor, "b t h w"], masked: MaskedTokens, task: str, label: Int[Tensor, " b"] | None
