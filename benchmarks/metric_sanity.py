@@ -89,7 +89,8 @@ def compress(clips: Tensor, quality: float, generator: torch.Generator) -> Tenso
 Distortion = Callable[[Tensor, float, torch.Generator], Tensor]
 DISTORTIONS: dict[str, tuple[Distortion, tuple[float, ...]]] = {  # strengths from weak to strong
     "blur": (blur, (0.5, 1.0, 2.0, 4.0)),
-    "noise": (noise, (32.0, 48.0, 64.0, 96.0)),  # the judge was trained to overlook up to 10 levels
+    "faint noise": (noise, (4.0, 12.0)),  # the judge was trained to overlook up to 10 levels
+    "noise": (noise, (32.0, 48.0, 64.0, 96.0)),
     "frame shuffle": (shuffle, (0.25, 0.5, 0.75, 1.0)),
     "freeze": (freeze, (0.25, 0.5, 0.75, 1.0)),
     "compression": (compress, (75, 40, 15, 5)),
@@ -158,20 +159,22 @@ def real_video_clips(folder: Path, side: int = 64) -> Tensor:
 
 
 def draw(report: dict, path: Path) -> None:
-    """Distances and PSNR against strength, a row of panels for each kind of clips."""
+    """Distances and PSNR against strength, a row of panels for each kind of clips; dotted: without distortion."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     worlds = [name for name in ("shapes", "videos") if name in report]
-    figure, axes = plt.subplots(len(worlds), len(DISTORTIONS), figsize=(3 * len(DISTORTIONS), 2.6 * len(worlds)))
+    shown = [name for name in DISTORTIONS if name != "faint noise"]
+    figure, axes = plt.subplots(len(worlds), len(shown), figsize=(3 * len(shown), 2.6 * len(worlds)))
     for line, world in zip(np.atleast_2d(axes), worlds, strict=True):
         rows = report[world]
         key = next((name for name in ("fvd", "shapes_fvd") if name in rows["undistorted"]), "ssim_magvit")
-        for panel, name in zip(line, DISTORTIONS, strict=True):
+        for panel, name in zip(line, shown, strict=True):
             steps = range(len(rows[name]["strengths"]))
             panel.plot(steps, [row[key] for row in rows[name]["rows"]], "o-", color="tab:red")
+            panel.axhline(rows["undistorted"][key], color="tab:red", linestyle=":", linewidth=1)
             panel.set_xticks(list(steps), [f"{s:g}" for s in rows[name]["strengths"]])
             panel.set_title(f"{world}: {name}", fontsize=9)
             panel.set_ylabel(key, color="tab:red", fontsize=8)
