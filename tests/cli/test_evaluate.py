@@ -1,5 +1,6 @@
 """`mutoscope evaluate` with the protocols of published tables."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,8 @@ def test_a_model_is_measured_on_a_data_set_and_continues(
     use_narrow_i3d(monkeypatch)
     command = ["evaluate", long_model, "--protocol", "bair-frame-prediction", "--reference", miniature("bair")]
     command += ["--i3d", folder / "i3d.pt", "--num-clips", 2, "--num-decoding-steps", 1, "--state", tmp_path / "state"]
-    report = run(*command, "--json").report
+    report = run(*command, "--out", tmp_path / "report.json", "--json").report
+    assert json.loads((tmp_path / "report.json").read_text()) == report
     assert report["num_clips"] == report["num_real"] == 2 and report["metrics"]["fvd"]["value"] > 0
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "state").iterdir()}
     again = run(*command, "--json").report
@@ -135,6 +137,7 @@ def test_weights_that_are_not_finite_are_refused(run, command, folder: Path, tmp
 
 
 def test_what_does_not_belong_together_is_refused(run, command, folder: Path, model: Path):
+    assert "must end in one of .json" in run(*command, "--out", folder / "report.txt").error
     assert "is for models that make them" in run(*command, "--task", "frame-prediction").error
     assert "is for models that make them" in run(*command, "--guidance-scale", 2).error
     assert "plain folder of videos" in run(*command, "--split", "test").error

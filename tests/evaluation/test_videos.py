@@ -186,7 +186,7 @@ def test_empty_folders_and_missing_ones_are_refused(folder: Path, tmp_path):
 
 def test_one_clip_has_no_distance(folder: Path, tmp_path):
     write_videos(tmp_path / "one", 1)
-    with pytest.raises(UserError, match="at least 2 clips, 1 asked for"):
+    with pytest.raises(UserError, match="holds 1 usable videos of 16 frames, 2 are needed"):
         evaluate_videos(tmp_path / "one", folder / "real", PLAIN, WeightFiles(i3d=str(folder / "i3d.pt")))
     with pytest.raises(UserError, match="holds 1 usable videos .* 2 are needed"):
         evaluate_videos(folder / "good", tmp_path / "one", PLAIN, WeightFiles(i3d=str(folder / "i3d.pt")))

@@ -1,5 +1,7 @@
 """mutoscope evaluate: a model or a folder of videos against real clips."""
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mutoscope.commands.common as common
@@ -35,6 +37,7 @@ def evaluate(
     lpips_heads: str | None = None,
     convention: str | None = None,
     state: str | None = None,
+    out: str | None = None,
 ) -> common.Report:
     """Measure a model, a tokenizer or a folder of videos under a protocol; every figure carries its interval.
 
@@ -64,6 +67,7 @@ def evaluate(
         convention: resizing, eps and covariance of FVD, where not the protocol's: tats, cd-fvd, videogpt, tf, tf-64,
             stylegan-v, mcvd
         state: folder for finished parts; the same command continues from there
+        out: also write the report to this file (.json)
     """
     common.check_range("--num-clips", num_clips, low=2)
     common.check_range("--batch-size", batch_size, low=1)
@@ -73,6 +77,7 @@ def evaluate(
     common.check_range("--temperature", temperature, low=0)
     common.check_seed(seed)
     torch_device = common.parse_device(device)
+    target = None if out is None else common.check_output_file(out, (".json",))
 
     from mutoscope.evaluation.evaluate import PROTOCOLS
     from mutoscope.evaluation.evaluate import evaluate as measure
@@ -91,7 +96,7 @@ def evaluate(
         files = WeightFiles(i3d, c3d, inception, lpips, lpips_heads, i3d_sha256)
         more = {"num_clips": num_clips, "convention": convention, "state": state, "options": sampling}
         more |= {"split": split, "task": task, "paste_given": paste_given}
-        return _streamed(source, reference, protocol, files, **shared, **more)
+        return _written(_streamed(source, reference, protocol, files, **shared, **more), target)
     if protocol not in PROTOCOLS:
         raise UserError(f"Unknown protocol {protocol!r}: {nearest(protocol, (*PROTOCOLS, *VIDEO_PROTOCOLS))}")
     unused = {"--reference": reference, "--i3d": i3d, "--c3d": c3d, "--inception": inception, "--lpips": lpips}
@@ -100,7 +105,7 @@ def evaluate(
         raise UserError(f"{given[0]} belongs to the protocols of published tables; {protocol!r} has its own judge.")
     if state is not None:
         raise UserError(f"{protocol!r} keeps its clips in memory and no --state; the protocol shapes-10k keeps one.")
-    return measure(source, protocol, num_clips, **shared, **sampling)
+    return _written(measure(source, protocol, num_clips, **shared, **sampling), target)
 
 
 def _streamed(source: str, reference: str | None, name: str, files: "WeightFiles", **options: Any) -> common.Report:
@@ -111,6 +116,15 @@ def _streamed(source: str, reference: str | None, name: str, files: "WeightFiles
 
     join("cpu")  # rows are exchanged on the CPU, wherever they are made
     return evaluate_videos(source, reference, video_protocol(name), files, **options)
+
+
+def _written(report: common.Report, target: Path | None) -> common.Report:
+    """The report, which the first process also writes to a file."""
+    if target is not None and report:
+        from mutoscope.evaluation.rows import write_atomically
+
+        write_atomically(target, f"{json.dumps(report, allow_nan=False, indent=1)}\n".encode())
+    return report
 
 
 def summary(report: common.Report) -> str:

@@ -127,7 +127,7 @@ def plan(
         made, how = made_side(generated, seen, wanted * repeats, seed)
         notes = (*notes, how) if how else notes
     else:
-        wanted = checked_count(num_clips or protocol.num_clips or len(generated.files))
+        wanted = checked_count(num_clips or protocol.num_clips or max(len(generated.files), 2))
         repeats = 1 if num_clips else min(protocol.repeats, len(generated.files) // wanted)
         made = folder_side(protocol, generated, real, wanted, repeats)
     return Job(protocol, extractors, repeats, wanted, made, seen, seed, again, notes)
