@@ -24,7 +24,7 @@ from mutoscope.evaluation.frechet import frechet_distance_between
 from mutoscope.evaluation.protocol import Judge, Readings, RealClips, real_clips
 from mutoscope.hub import write_json
 from mutoscope.models.base import VideoModel
-from mutoscope.recipes.run import clip_source, describe_data, shapes_world
+from mutoscope.recipes.clips import clip_source, describe_data, shapes_world
 from mutoscope.recipes.tokenize import tokenize
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.training.config import DataConfig, LoopConfig, ModelConfig, ModelRecipe, OptimConfig

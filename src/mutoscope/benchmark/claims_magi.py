@@ -24,7 +24,7 @@ from mutoscope.evaluation.protocol import Judge, real_clips
 from mutoscope.evaluation.shapes_detector import shapes_agree
 from mutoscope.models.magi import MAGI, MAGIConfig
 from mutoscope.models.magi_networks import Conditions
-from mutoscope.recipes.run import clip_source, describe_data, shapes_world
+from mutoscope.recipes.clips import clip_source, describe_data, shapes_world
 from mutoscope.recipes.tokenize import tokenize
 from mutoscope.sampling.base import last_of
 from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig

@@ -21,7 +21,7 @@ from mutoscope.data.shapes import HELD_BACK_SEED
 from mutoscope.evaluation.frechet import frechet_distance_between
 from mutoscope.evaluation.protocol import Judge, real_clips
 from mutoscope.models.nova import NOVA, NOVAConfig
-from mutoscope.recipes.run import clip_source, describe_data, shapes_world
+from mutoscope.recipes.clips import clip_source, describe_data, shapes_world
 from mutoscope.recipes.tokenize import CaptionReader, tokenize
 from mutoscope.sampling.base import last_of
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition

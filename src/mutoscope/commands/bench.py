@@ -130,7 +130,7 @@ def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, 
         raise UserError(f"--out draws a .png, found {out!r}.")
     from mutoscope import hub
     from mutoscope.benchmark.entropy import EntropyConfig, analyse, check_drawing, draw
-    from mutoscope.recipes.run import clip_source
+    from mutoscope.recipes.clips import clip_source
     from mutoscope.training.config import DataConfig
 
     if path is not None:
