@@ -1,18 +1,23 @@
 """Do the metrics notice what is wrong? Each distortion at rising strength, on the built-in world and real clips.
 
-    python benchmarks/metric_sanity.py OUT.json [--num-clips 256] [--videos FOLDER] [--i3d FILE] [--plot OUT.png]
+    python benchmarks/metric_sanity.py OUT.json [--num-clips 512] [--videos FOLDER] [--i3d FILE] [--plot OUT.png]
     python benchmarks/metric_sanity.py OUT.json --plot OUT.png --only-plot
 
 One half of the clips is distorted and compared with the other half (shapes-FVD; FVD where I3D's weights are given) and
 with itself before the distortion (PSNR, SSIM). Motion and flicker need no reference. `rises` says whether a distance
-grows from each strength to the next.
+grows from no distortion to the first strength and from each strength to the next; `falls` tells the same of
+PSNR, where it is finite, and SSIM.
+Real clips have too few videos for a distance of their own; the built-in world's judge, which never saw their like, is
+shown for what it is.
 """
 
 import argparse
 import io
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,8 +89,8 @@ def compress(clips: Tensor, quality: float, generator: torch.Generator) -> Tenso
 Distortion = Callable[[Tensor, float, torch.Generator], Tensor]
 DISTORTIONS: dict[str, tuple[Distortion, tuple[float, ...]]] = {  # strengths from weak to strong
     "blur": (blur, (0.5, 1.0, 2.0, 4.0)),
-    "noise": (noise, (4.0, 12.0, 32.0, 64.0)),
-    "frame shuffle": (shuffle, (0.125, 0.25, 0.5, 1.0)),
+    "noise": (noise, (32.0, 48.0, 64.0, 96.0)),  # the judge was trained to overlook up to 10 levels
+    "frame shuffle": (shuffle, (0.25, 0.5, 0.75, 1.0)),
     "freeze": (freeze, (0.25, 0.5, 0.75, 1.0)),
     "compression": (compress, (75, 40, 15, 5)),
 }
@@ -122,25 +127,33 @@ def table(clips: Tensor, readers: dict[str, Callable[[Tensor], Tensor]], seed: i
             distances[name.replace("fvd", "kvd")] = kvd(features, seen[name])  # no bias from the number of clips
         return distances | pixel_figures(first, made)
 
-    rows: dict[str, object] = {"undistorted": row(first)}
+    rows: dict[str, Any] = {"undistorted": row(first)}
     for name, (distort, strengths) in DISTORTIONS.items():
         results = [row(distort(first, strength, torch.Generator().manual_seed(seed))) for strength in strengths]
         distances = [key for key in results[0] if key.endswith(("fvd", "kvd"))]
-        rises = {key: bool((np.diff([result[key] for result in results]) > 0).all()) for key in distances}
-        rows[name] = {"strengths": strengths, "rows": results, "rises": rises}
+        rises = {key: _monotone([rows["undistorted"], *results], key, 1) for key in distances}
+        finite = [key for key in results[0] if all(result[key] is not None for result in results)]
+        falls = {key: _monotone(results, key, -1) for key in finite if key.startswith(("psnr", "ssim"))}
+        rows[name] = {"strengths": strengths, "rows": results, "rises": rises, "falls": falls}
         print(name, *(f"{key} {[round(result[key], 2) for result in results]}" for key in distances), flush=True)
     return rows
 
 
+def _monotone(rows: list[dict[str, Any]], key: str, sign: int) -> bool:
+    """Whether a figure moves one way from row to row."""
+    return all(sign * (after[key] - before[key]) > 0 for before, after in itertools.pairwise(rows))
+
+
 def real_video_clips(folder: Path, side: int = 64) -> Tensor:
-    """Four windows of every video that is long enough, at side × side pixels."""
-    chosen = windows(list_videos(folder, NUM_FRAMES), WindowRule("uniform", count=4), NUM_FRAMES)
+    """Six windows of every video that is long enough, at side × side pixels; halves hold clips of all videos."""
+    chosen = windows(list_videos(folder, NUM_FRAMES), WindowRule("uniform", count=6), NUM_FRAMES)
+    chosen = [*chosen[0::2], *chosen[1::2]]
     clips = []
     for window in chosen:
         try:
             clips.append(read_window(window, NUM_FRAMES, 1, (side, side)))
         except UserError as error:
-            print(f"left out: {window.path.name}: {error}")
+            print(f"left out: {window.file.path.name}: {error}")
     return torch.stack(clips)
 
 
@@ -172,7 +185,7 @@ def draw(report: dict, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--num-clips", type=int, default=256, help="clips of the built-in world, both halves together")
+    parser.add_argument("--num-clips", type=int, default=512, help="clips of the built-in world, both halves together")
     parser.add_argument("--videos", type=Path, help="folder of real videos")
     parser.add_argument("--i3d", help="I3D's weights, for FVD")
     parser.add_argument("--seed", type=int, default=0)
@@ -192,7 +205,7 @@ def main() -> None:
         if args.videos:
             videos = real_video_clips(args.videos)
             report["num_video_clips"] = len(videos)
-            report["videos"] = table(videos, readers, args.seed)
+            report["videos"] = table(videos, shapes_readers, args.seed)
         args.out.write_text(json.dumps(report, indent=1) + "\n")
     if args.plot:
         draw(json.loads(args.out.read_text()), args.plot)

@@ -1,10 +1,16 @@
 """`mutoscope evaluate` with the protocols of published tables."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from evaluation.fakes import save_narrow_i3d, use_narrow_i3d, write_videos
+from evaluation.fakes import NARROW, save_narrow_i3d, use_narrow_i3d, write_videos
+from mutoscope.evaluation.i3d import I3D
+from mutoscope.hub import save_pretrained
+from tiny_models import MODEL, tiny_index, tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +36,109 @@ def test_what_is_missing_is_asked_for(run, folder: Path, model):
     made = ["evaluate", folder / "made", "--protocol", "ucf101-magvit"]
     assert "--reference FOLDER" in run(*made).error
     assert "--i3d FILE" in run(*made, "--reference", folder / "real").error
-    assert "save samples first" in run("evaluate", model, "--protocol", "ucf101-magvit").error
     assert "'ucf101-magvit'" in run("evaluate", folder / "made", "--protocol", "ucf101-magvi").error
     assert "belongs to the protocols of published tables" in run("evaluate", model, "--i3d", "x.pt").error
+
+
+@pytest.fixture(scope="module")
+def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random network that predicts clips of 16 frames."""
+    network = tiny_model(replace(MODEL, latent_shape=(8, 4, 4)))
+    return save_pretrained(
+        tmp_path_factory.mktemp("models") / "long", tiny_index(num_frames=16), tiny_tokenizer(), network
+    )
+
+
+def test_a_model_is_measured_on_a_data_set_and_continues(
+    run, folder: Path, long_model: Path, miniature: Callable[[str], Path], tmp_path: Path, monkeypatch
+):
+    use_narrow_i3d(monkeypatch)
+    command = ["evaluate", long_model, "--protocol", "bair-frame-prediction", "--reference", miniature("bair")]
+    command += ["--i3d", folder / "i3d.pt", "--num-clips", 2, "--num-decoding-steps", 1, "--state", tmp_path / "state"]
+    report = run(*command, "--json").report
+    assert report["num_clips"] == report["num_real"] == 2 and report["metrics"]["fvd"]["value"] > 0
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "state").iterdir()}
+    again = run(*command, "--json").report
+    assert again["metrics"] == report["metrics"]
+    assert kept == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "state").iterdir()}
+    shown = run(*command).out
+    assert "frame-prediction by the model" in shown and "read as bair, test" in shown
+    assert "parts of another evaluation" in run(*command, "--guidance-scale", 2).error
+
+
+def test_the_built_in_worlds_videos_are_measured_without_a_reference(run, folder: Path):
+    report = run("evaluate", folder / "made", "--protocol", "shapes-10k", "--num-clips", 3, "--json").report
+    assert {"shapes_fvd", "shapes_fvd_real"} <= set(report["metrics"]) and "fvd" not in report["metrics"]
+    assert "no --state" in run("evaluate", folder / "made", "--state", folder / "s").error
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.fixture
+def command(folder: Path, monkeypatch) -> list[object]:
+    """An evaluation that works, to which a test adds what does not."""
+    use_narrow_i3d(monkeypatch)
+    return [
+        "evaluate",
+        folder / "made",
+        "--reference",
+        folder / "real",
+        "--protocol",
+        "fvd",
+        "--i3d",
+        folder / "i3d.pt",
+    ]
+
+
+def test_weights_of_another_architecture_or_hash_are_refused(run, command, folder: Path, tmp_path: Path):
+    torch.save(I3D(replace(NARROW, stem=(4, 4, 6))).state_dict(), tmp_path / "wider.pt")
+    assert "does not hold I3D" in run(*command, "--i3d", tmp_path / "wider.pt").error
+    (tmp_path / "text.pt").write_text("no weights")
+    assert "is not a readable weights file of I3D" in run(*command, "--i3d", tmp_path / "text.pt").error
+    assert "There is no file" in run(*command, "--i3d", tmp_path / "none.pt").error
+    assert "it is another file" in run(*command, "--i3d-sha256", "0" * 64).error
+
+
+def test_clips_of_fewer_than_nine_frames_or_of_another_length_are_refused(run, command, tmp_path: Path):
+    write_videos(tmp_path / "short", 3, num_frames=8)
+    command[1] = tmp_path / "short"
+    assert "8 frames, 16 are needed" in run(*command).error
+    write_videos(tmp_path / "mixed", 2, num_frames=12)
+    write_videos(tmp_path / "mixed", 1, start=2)
+    command[1] = tmp_path / "mixed"
+    assert "2 of the generated videos of" in run(*command).error
+    command[1], command[3] = command[3], command[1]
+    assert "holds 1 usable videos of 16 frames (2 left out" in run(*command).error
+
+
+def test_empty_folders_and_single_clips_are_refused(run, command, folder: Path, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    write_videos(tmp_path / "one", 1)
+    for place, side in ((1, "made"), (3, "real")):
+        for name, message in (("empty", "holds no videos"), ("one", "2"), ("none", "none")):
+            wrong = [*command]
+            wrong[place] = tmp_path / name
+            assert message in run(*wrong).error, (side, name)
+
+
+def test_features_that_are_not_finite_give_no_number(run, command, monkeypatch):
+    monkeypatch.setattr(I3D, "forward", lambda self, video: torch.full((len(video), 6), torch.nan))
+    assert "not finite" in run(*command).error
+
+
+def test_weights_that_are_not_finite_are_refused(run, command, folder: Path, tmp_path: Path):
+    weights = torch.load(folder / "i3d.pt", weights_only=True)
+    weights["logits.conv3d.bias"][0] = torch.nan
+    torch.save(weights, tmp_path / "nan.pt")
+    assert "holds NaN or infinity" in run(*command, "--i3d", tmp_path / "nan.pt").error
+
+
+def test_what_does_not_belong_together_is_refused(run, command, folder: Path, model: Path):
+    assert "is for models that make them" in run(*command, "--task", "frame-prediction").error
+    assert "is for models that make them" in run(*command, "--guidance-scale", 2).error
+    assert "plain folder of videos" in run(*command, "--split", "test").error
+    command[1] = model
+    assert "this model makes 8" in run(*command, "--task", "frame-prediction").error
+    command[1] = "no-such-model"
+    assert "Unknown model 'no-such-model'" in run(*command).error

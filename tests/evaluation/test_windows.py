@@ -7,19 +7,25 @@ import numpy as np
 import pytest
 
 from evaluation.fakes import write_videos
+from mutoscope.data.folder import MediaFile
 from mutoscope.errors import UserError
 from mutoscope.evaluation.windows import Listing, WindowRule, fit_part, list_videos, read_window, windows
 
-LISTING = Listing(Path("f"), tuple(Path(f"f/{n}.mp4") for n in "abc"), (30, 16, 20))
+LISTING = Listing(Path("f"), tuple(MediaFile(Path(f"f/{n}.mp4"), -1) for n in "abc"), (30, 16, 20))
 
 
 def starts(rule: WindowRule, **options) -> list[tuple[str, int]]:
-    return [(window.path.stem, window.start) for window in windows(LISTING, rule, 16, **options)]
+    return [(window.file.path.stem, window.start) for window in windows(LISTING, rule, 16, **options)]
 
 
 def test_first_windows_start_at_the_beginning():
     assert starts(WindowRule()) == [("a", 0), ("b", 0), ("c", 0)]
+
+
+def test_fewer_windows_than_there_are_come_from_all_over_the_videos():
     assert starts(WindowRule(), total=2) == [("a", 0), ("b", 0)]
+    assert [name for name, _ in starts(WindowRule("all"), total=7)] == ["a"] * 5 + ["b", "c"]
+    assert [name for name, _ in starts(WindowRule("uniform", count=4), total=3)] == ["a", "b", "c"]
 
 
 def test_a_video_of_thirty_frames_has_fifteen_windows():
@@ -38,9 +44,9 @@ def test_random_windows_follow_the_seed_and_take_every_video_once_before_any_aga
     rule = WindowRule("random", crops=0)
     found = windows(LISTING, rule, 16, total=300, seed=1)
     assert found == windows(LISTING, rule, 16, total=300, seed=1) != windows(LISTING, rule, 16, total=300, seed=2)
-    assert all(len({w.path for w in found[i : i + 3]}) == 3 for i in range(0, 300, 3))
-    assert {w.start for w in found if w.path.stem == "a"} == set(range(15))
-    assert {w.start for w in found if w.path.stem == "b"} == {0}
+    assert all(len({w.file for w in found[i : i + 3]}) == 3 for i in range(0, 300, 3))
+    assert {w.start for w in found if w.file.path.stem == "a"} == set(range(15))
+    assert {w.start for w in found if w.file.path.stem == "b"} == {0}
     assert 0.4 < np.mean([w.share for w in found]) < 0.6
     assert {w.share for w in windows(LISTING, WindowRule("random"), 16)} == {0.5}
 
@@ -58,7 +64,7 @@ def test_short_and_broken_videos_are_left_out_and_named(tmp_path):
     write_videos(tmp_path, 1, names=lambda i: "short", num_frames=10)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     listing = list_videos(tmp_path, 16)
-    assert [path.stem for path in listing.paths] == ["0", "1"] and listing.num_frames == (16, 16)
+    assert [file.path.stem for file in listing.files] == ["0", "1"] and listing.num_frames == (16, 16)
     assert len(listing.skipped) == 2 and any("10 frames, 16 are needed" in note for note in listing.skipped)
     with pytest.raises(UserError, match="No video of .* gives a clip: 4 left out"):
         list_videos(tmp_path, 17)
@@ -75,4 +81,4 @@ def test_windows_are_read_at_their_place_and_size(tmp_path):
 
 
 def test_names_pair_generated_with_real_videos():
-    assert LISTING.name(Path("f/sub/a-3.mp4")) == "sub/a-3"
+    assert LISTING.name(MediaFile(Path("f/sub/a-3.mp4"), -1)) == "sub/a-3"

@@ -16,6 +16,9 @@ from miniatures import moving
 from mutoscope import hub
 from mutoscope.data.token_cache import TokenCache
 from mutoscope.errors import UserError
+from mutoscope.evaluation.evaluate import PROTOCOLS
+from mutoscope.evaluation.outside import BENCHMARKS
+from mutoscope.evaluation.protocols import VIDEO_PROTOCOLS
 from mutoscope.models.par import PARConfig
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.recipes import catalog
@@ -135,6 +138,29 @@ def test_par_trains_on_ucf101(miniature: Miniature, tmp_path: Path, num_parallel
     recipe = shrunk(f"par-XL-{num_parallel}x-ucf101", miniature("ucf101"), tokenizer=folder, model=model)
     assert train(recipe, tmp_path / "run").finished
     assert hub.load_index(tmp_path / "run").class_names == ("ApplyEyeMakeup", "HandstandPushups")
+
+
+@pytest.mark.parametrize("setting", ["ucf101", "ucf101-cosmos", "kinetics600"])
+def test_magi_trains_on_its_data_sets(miniature: Miniature, tmp_path: Path, setting: str):
+    name = f"magi-B-{setting}"
+    frames, latents = RECIPES[name]().data.num_frames, RECIPES[name]().model.latent_shape[0]
+    vae = Causal3D(replace(CAUSAL_TINY, bottleneck="kl", temporal_downsample=(latents < 16,) * 2, latent_channels=4))
+    small = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "head_layers": 1, "head_size": 16}
+    shapes = {"latent_channels": 4, "latent_shape": vae.spec.latent_shape(frames, SIDE, SIDE)}
+    model = replace(RECIPES[name]().model, **small, **shapes)
+    folder = saved(tmp_path / "vae", vae, frames)
+    sampling = {"num_decoding_steps": 2, "num_diffusion_steps": 2}
+    miniature_of = miniature(setting.removesuffix("-cosmos"))
+    recipe = shrunk(name, miniature_of, tokenizer=folder, model=model, sampling=sampling)
+    assert train(recipe, tmp_path / "run").finished
+    assert {"unconditional", "frame-prediction"} <= set(hub.load_index(tmp_path / "run").tasks)
+
+
+def test_recipes_name_protocols_that_exist():
+    outside = {"imagenet", "imagenet-reconstruction", "ucf101-reconstruction", *BENCHMARKS}
+    known = {*PROTOCOLS, *VIDEO_PROTOCOLS, *outside}
+    named = {name: getattr(recipe(), "protocol", "shapes") for name, recipe in RECIPES.items()}
+    assert {name: protocol for name, protocol in named.items() if protocol not in known} == {}
 
 
 def nova(name: str, frames: int, words: int) -> Any:

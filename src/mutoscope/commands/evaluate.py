@@ -1,6 +1,5 @@
 """mutoscope evaluate: a model or a folder of videos against real clips."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mutoscope.commands.common as common
@@ -21,6 +20,13 @@ def evaluate(
     batch_size: int = 16,
     device: str = "cpu",
     reference: str | None = None,
+    split: str | None = None,
+    task: str | None = None,
+    paste_given: bool = False,
+    num_decoding_steps: int | None = None,
+    num_diffusion_steps: int | None = None,
+    guidance_scale: float | None = None,
+    temperature: float | None = None,
     i3d: str | None = None,
     i3d_sha256: str | None = None,
     c3d: str | None = None,
@@ -35,13 +41,20 @@ def evaluate(
     Args:
         source: bundled name, model folder, or a folder of videos
         protocol: shapes (all that fits the source), shapes-generation, shapes-text, shapes-prediction, shapes-tasks,
-            shapes-reconstruction, shapes-files; or one of a published table, such as ucf101-magvit, for a folder of
-            videos and --reference (an unknown name lists them)
+            shapes-reconstruction, shapes-files; or one that keeps no clips in memory: shapes-10k, or that of a
+            published table, such as ucf101-magvit with --reference (an unknown name lists them)
         num_clips: clips on either side (default 256, or the protocol's number)
         seed: of generation, of random clips and of the resampling behind the intervals
         batch_size: clips at a time
         device: cpu, cuda, cuda:1, mps ...
-        reference: folder of the real videos of a published protocol
+        reference: the real videos of a published protocol: a data set in its own layout, or a folder of videos
+        split: which part of that data set, where not the protocol's: train, validation or test
+        task: what a model does, for protocols of several tasks
+        paste_given: what a model is given stands in its clips as it was
+        num_decoding_steps: passes of a model's network per clip
+        num_diffusion_steps: denoising steps per token
+        guidance_scale: u + s (c - u); 1 is off
+        temperature: of the sampler
         i3d: file with I3D's Kinetics-400 weights, for FVD and KVD
         i3d_sha256: refuse another I3D file than the one with this hash
         c3d: file with C3D's UCF-101 weights, for the inception score
@@ -54,6 +67,10 @@ def evaluate(
     """
     common.check_range("--num-clips", num_clips, low=2)
     common.check_range("--batch-size", batch_size, low=1)
+    common.check_range("--num-decoding-steps", num_decoding_steps, low=1)
+    common.check_range("--num-diffusion-steps", num_diffusion_steps, low=1)
+    common.check_range("--guidance-scale", guidance_scale, low=0)
+    common.check_range("--temperature", temperature, low=0)
     common.check_seed(seed)
     torch_device = common.parse_device(device)
 
@@ -62,56 +79,38 @@ def evaluate(
     from mutoscope.evaluation.extractors import WeightFiles
     from mutoscope.evaluation.protocols import VIDEO_PROTOCOLS
 
+    sampling = {
+        "num_decoding_steps": num_decoding_steps,
+        "num_diffusion_steps": num_diffusion_steps,
+        "guidance_scale": guidance_scale,
+        "temperature": temperature,
+    }
+    sampling = {name: value for name, value in sampling.items() if value is not None}
+    shared = {"seed": seed, "batch_size": batch_size, "device": torch_device, "progress": common.is_terminal()}
     if protocol in VIDEO_PROTOCOLS:
         files = WeightFiles(i3d, c3d, inception, lpips, lpips_heads, i3d_sha256)
-        return _against_folder(
-            source,
-            reference,
-            protocol,
-            files,
-            num_clips=num_clips,
-            convention=convention,
-            seed=seed,
-            batch_size=batch_size,
-            device=torch_device,
-            state=state,
-            progress=common.is_terminal(),
-        )
+        more = {"num_clips": num_clips, "convention": convention, "state": state, "options": sampling}
+        more |= {"split": split, "task": task, "paste_given": paste_given}
+        return _streamed(source, reference, protocol, files, **shared, **more)
     if protocol not in PROTOCOLS:
         raise UserError(f"Unknown protocol {protocol!r}: {nearest(protocol, (*PROTOCOLS, *VIDEO_PROTOCOLS))}")
     unused = {"--reference": reference, "--i3d": i3d, "--c3d": c3d, "--inception": inception, "--lpips": lpips}
-    unused |= {"--convention": convention, "--state": state}
+    unused |= {"--convention": convention, "--split": split, "--task": task, "--paste-given": paste_given or None}
     if given := [flag for flag, value in unused.items() if value is not None]:
         raise UserError(f"{given[0]} belongs to the protocols of published tables; {protocol!r} has its own judge.")
-    return measure(
-        source,
-        protocol,
-        num_clips,
-        seed,
-        batch_size=batch_size,
-        device=torch_device,
-        progress=common.is_terminal(),
-    )
+    if state is not None:
+        raise UserError(f"{protocol!r} keeps its clips in memory and no --state; the protocol shapes-10k keeps one.")
+    return measure(source, protocol, num_clips, **shared, **sampling)
 
 
-def _against_folder(
-    source: str, reference: str | None, name: str, files: "WeightFiles", **options: Any
-) -> common.Report:
-    """A folder of videos against one of real videos; under torchrun all processes share the clips."""
+def _streamed(source: str, reference: str | None, name: str, files: "WeightFiles", **options: Any) -> common.Report:
+    """A protocol that keeps no clips in memory; under torchrun all processes share the clips."""
     from mutoscope.evaluation.protocols import video_protocol
     from mutoscope.evaluation.videos import evaluate_videos
     from mutoscope.training.distributed import join
 
-    folder = Path(source).expanduser()
-    if not folder.is_dir() or (folder / "model_index.json").is_file():
-        raise UserError(
-            f"Protocol {name!r} compares folders of videos, and {source!r} is none: save samples first, such as with "
-            "mutoscope generate."
-        )
-    if reference is None:
-        raise UserError(f"Protocol {name!r} needs the folder of the real videos: --reference FOLDER.")
     join("cpu")  # rows are exchanged on the CPU, wherever they are made
-    return evaluate_videos(folder, Path(reference).expanduser(), video_protocol(name), files, **options)
+    return evaluate_videos(source, reference, video_protocol(name), files, **options)
 
 
 def summary(report: common.Report) -> str:
@@ -125,9 +124,13 @@ def summary(report: common.Report) -> str:
     for name, numbers in report.get("published", {}).items():
         lines.append(f"  published, {name}: " + ", ".join(f"{key} {value:g}" for key, value in numbers.items()))
     details = report.get("protocol_details", {})
+    if made := details.get("generated"):
+        lines.append(f"  {made['task']} by the model, weights SHA-256 {made['model_sha256']}")
     for name, sha256 in details.get("weights_sha256", {}).items():
         lines.append(f"  {name} weights: SHA-256 {sha256}")
     if isinstance(details.get("convention"), dict):
         chosen = details["convention"]
-        lines.append(f"  convention {chosen['name']} ({chosen['used_by']}), {report['num_real']} real clips")
+        lines.append(f"  convention {chosen['name']} ({chosen['used_by']})")
+    if "num_real" in report:
+        lines.append(f"  {report['num_real']} real clips: " + "; ".join(details["notes"]))
     return "\n".join(lines)

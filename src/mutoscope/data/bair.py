@@ -12,7 +12,7 @@ from jaxtyping import Float32, UInt8
 
 from mutoscope.data.folder import FileProblem, MediaFile
 from mutoscope.data.listing import Listing, split_folder, sub_folder
-from mutoscope.data.readers import Clip, fitted
+from mutoscope.data.readers import Clip, fitted, stacked
 from mutoscope.data.tfrecord import Record, Values, index_records, parse_example, read_record
 from mutoscope.errors import UserError
 
@@ -66,12 +66,12 @@ class BairReader:
         return NUM_FRAMES
 
     def read(
-        self, file: MediaFile, start: int, max_frames: int, stride: int, size: tuple[int, int]
+        self, file: MediaFile, start: int, max_frames: int, stride: int, size: tuple[int, int] | None
     ) -> tuple[Clip, int]:
         features = _features(file)
         numbers = range(start, NUM_FRAMES, stride)[:max_frames]
         frames = [_frame(file, features, self.camera, number, size) for number in numbers]
-        return np.stack(frames) if frames else np.empty((0, *size, 3), np.uint8), NUM_FRAMES
+        return stacked(frames, size), NUM_FRAMES
 
     def extras(self, file: MediaFile, frames: Sequence[int]) -> dict[str, np.ndarray]:
         if not self.with_actions:
@@ -93,7 +93,7 @@ def _features(file: MediaFile) -> dict[str, Values]:
 
 
 def _frame(
-    file: MediaFile, features: dict[str, Values], camera: Camera, number: int, size: tuple[int, int]
+    file: MediaFile, features: dict[str, Values], camera: Camera, number: int, size: tuple[int, int] | None
 ) -> UInt8[np.ndarray, "h w 3"]:
     """One frame: raw pixels in the authors' files (although the key says encoded), PNG in TFDS' copy."""
     from PIL import Image, UnidentifiedImageError

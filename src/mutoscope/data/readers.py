@@ -25,10 +25,10 @@ class VideoReader(Protocol):
         ...
 
     def read(
-        self, file: MediaFile, start: int, max_frames: int, stride: int, size: tuple[int, int]
+        self, file: MediaFile, start: int, max_frames: int, stride: int, size: tuple[int, int] | None
     ) -> tuple[Clip, int]:
-        """Up to `max_frames` frames from `start` on, each scaled to cover `size` (h, w), and how many frames the entry
-        was seen to hold. Raises UserError where none can be read.
+        """Up to `max_frames` frames from `start` on, each scaled to cover `size` (h, w; None: as they are), and how
+        many frames the entry was seen to hold. Raises UserError where none can be read.
         """
         ...
 
@@ -48,7 +48,7 @@ class ContainerReader:
         return probe(file.path).num_frames or count_frames(file.path)
 
     def read(
-        self, file: MediaFile, start: int, max_frames: int, stride: int, size: tuple[int, int]
+        self, file: MediaFile, start: int, max_frames: int, stride: int, size: tuple[int, int] | None
     ) -> tuple[Clip, int]:
         reader = FrameStream(
             file.path,
@@ -66,7 +66,7 @@ class ContainerReader:
                 if not reader.frames_decoded:
                     raise
                 frames = []  # the file ends before `start`
-        return np.stack(frames) if frames else np.empty((0, *size, 3), np.uint8), reader.frames_decoded
+        return stacked(frames, size), reader.frames_decoded
 
     def extras(self, file: MediaFile, frames: Sequence[int]) -> dict[str, np.ndarray]:
         return {}
@@ -93,17 +93,22 @@ class StillsReader:
         return len(_stills(file).frames)
 
     def read(
-        self, file: MediaFile, start: int, max_frames: int, stride: int, size: tuple[int, int]
+        self, file: MediaFile, start: int, max_frames: int, stride: int, size: tuple[int, int] | None
     ) -> tuple[Clip, int]:
         paths = _stills(file).frames
         chosen = paths[start::stride][:max_frames]
         frames = [read_image(path, size) for path in chosen]
         if len({frame.shape for frame in frames}) > 1:
             raise UserError(f"{file.name}: its images differ in size; they cannot be one video")
-        return np.stack(frames) if frames else np.empty((0, *size, 3), np.uint8), len(paths)
+        return stacked(frames, size), len(paths)
 
     def extras(self, file: MediaFile, frames: Sequence[int]) -> dict[str, np.ndarray]:
         return {}
+
+
+def stacked(frames: Sequence[np.ndarray], size: tuple[int, int] | None) -> Clip:
+    """Frames of one size as a clip, which may have none."""
+    return np.stack(frames) if frames else np.empty((0, *(size or (0, 0)), 3), np.uint8)
 
 
 def _stills(file: MediaFile) -> StillsFile:

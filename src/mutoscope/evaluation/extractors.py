@@ -17,6 +17,7 @@ from mutoscope.evaluation.conventions import FVDConvention, i3d_input
 from mutoscope.evaluation.i3d import I3D, load_i3d
 from mutoscope.evaluation.inception import InceptionV3, load_inception
 from mutoscope.evaluation.perceptual import LPIPSMetric, load_lpips
+from mutoscope.evaluation.protocol import Judge
 
 Clips = UInt8[Tensor, "n t h w 3"]
 
@@ -45,6 +46,7 @@ class Extractors:
     c3d: C3D | None = None
     inception: InceptionV3 | None = None
     lpips: LPIPSMetric | None = None
+    judge: Judge | None = None
     sha256: dict[str, str] | None = None
     device: torch.device | str = "cpu"
     batch_size: int = 4
@@ -69,9 +71,24 @@ class Extractors:
             sha256["lpips"] = networks["lpips"].sha256
         return cls(convention, **networks, sha256=sha256, device=device, batch_size=batch_size)
 
+    @classmethod
+    def of_the_world(
+        cls, convention: FVDConvention, device: torch.device | str = "cpu", batch_size: int = 4
+    ) -> "Extractors":
+        """The built-in world's judge alone."""
+        judge = Judge.bundled(device)
+        return cls(
+            convention,
+            judge=judge,
+            sha256={"shapes-features": judge.sha256},
+            device=device,
+            batch_size=batch_size,
+        )
+
     @torch.inference_mode()
     def read(self, clips: Clips, first_index: int = 0) -> dict[str, Tensor]:
-        """One row per clip: "i3d" (n, 400), "c3d" (n, 101) and "inception" (n, 2048), each where it was loaded.
+        """One row per clip: "i3d" (n, 400), "c3d" (n, 101), "inception" (n, 2048) and the judge's "shapes" (n, d), each
+        where it was loaded.
 
         Inception looks at one frame of a clip, number index mod t. Raises UserError for rows that are not finite.
         """
@@ -97,6 +114,8 @@ class Extractors:
         if self.inception is not None:
             frames = [(index + i) % batch.shape[1] for i in range(len(batch))]
             found["inception"] = self.inception(batch[torch.arange(len(batch)), frames])
+        if self.judge is not None:
+            found["shapes"] = self.judge.read(batch.cpu()).features
         return found
 
 

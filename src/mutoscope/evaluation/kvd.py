@@ -13,11 +13,11 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 
-BLOCK = 1024  # rows of a kernel matrix that are held at once
+BLOCK = 1024  # rows and columns of a kernel matrix that are held at once
 
 
 def kvd(x: Float[Tensor, "n d"] | np.ndarray, y: Float[Tensor, "m _d"] | np.ndarray) -> float:
-    """Distance between two sets of feature rows, in float64; memory grows with rows, not with pairs of them.
+    """Distance between two sets of feature rows, in float64; memory does not grow with pairs of them.
 
     Raises UserError for fewer than two rows on a side, two widths, or values that are not finite.
     """
@@ -33,7 +33,8 @@ def kvd(x: Float[Tensor, "n d"] | np.ndarray, y: Float[Tensor, "m _d"] | np.ndar
 
 
 def _kernel_sum(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
-    sums = [_kernel(rows @ y.T, y.shape[1]).sum() for rows in x.split(BLOCK)]
+    width = y.shape[1]
+    sums = [_kernel(rows @ others.T, width).sum() for rows in x.split(BLOCK) for others in y.split(BLOCK)]
     return torch.stack(sums).sum()
 
 

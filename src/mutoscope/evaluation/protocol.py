@@ -27,6 +27,7 @@ from mutoscope.evaluation.shapes_features import (
 from mutoscope.generation.base import fit_frames
 
 MEAN_RESAMPLES = 2000
+RESAMPLED_AT_ONCE = 2**20  # values
 FRECHET_RESAMPLES = 100
 HISTOGRAM_RESAMPLES = 500
 CI95_METHOD = (
@@ -210,7 +211,13 @@ def codebook_figure(tokens: Tensor, vocab_size: int) -> Figure:
 
 
 def _resampled_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return values[rng.integers(len(values), size=(MEAN_RESAMPLES, len(values)))].mean(axis=1)
+    """Means of MEAN_RESAMPLES resamples, drawn a few at a time: together they would be that many times the values."""
+    step = max(1, RESAMPLED_AT_ONCE // len(values))
+    parts = [
+        values[rng.integers(len(values), size=(min(step, MEAN_RESAMPLES - start), len(values)))].mean(axis=1)
+        for start in range(0, MEAN_RESAMPLES, step)
+    ]
+    return np.concatenate(parts)
 
 
 def _interval(draws: np.ndarray) -> tuple[float, float]:

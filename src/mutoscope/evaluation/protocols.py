@@ -6,12 +6,16 @@ marked "assumed" in the notes. Published figures stand beside, so that a result 
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from mutoscope.errors import UserError
 from mutoscope.evaluation.conventions import DEFAULT_CONVENTION
 from mutoscope.evaluation.windows import WindowRule
 from mutoscope.json_config import nearest
+from mutoscope.layers.condition_regions import TASKS
 
+SHAPES, SHAPES_EXTRACTOR = "shapes", "shapes-features"
+UNCONDITIONAL = "unconditional"
 Published = Mapping[str, Mapping[str, float]]
 
 
@@ -19,9 +23,12 @@ Published = Mapping[str, Mapping[str, float]]
 class VideoProtocol:
     """One way of comparing generated videos with real ones.
 
-    num_clips: generated clips per repeat; repeats: how often, for a mean and a deviation. num_real: real clips, None
-    for every window of the reference. given_frames: first frames of each clip that are shown to the model. best_of:
-    samples of one real video, of which PSNR and SSIM take the best. convention: a name in CONVENTIONS.
+    split: which part of the data set, in words; splits: as its reader calls them. task: what a model is asked to do,
+    in words; tasks: what it may be asked, one at a time; the real clips give classes, frames and videos. labels:
+    classes as they come with the "real" clips, or "balanced". num_clips: generated clips per repeat; repeats: how
+    often, for a mean and a deviation. num_real: real clips, None for every window of the reference. given_frames:
+    first frames of each clip that are shown to the model. paste_given: what is given stands in the clip as it was.
+    best_of: samples of one real video, of which PSNR and SSIM take the best. convention: a name in CONVENTIONS.
     inception_splits: parts of the inception score, 0 where the paper gives none. published: figures of papers under
     this protocol.
     """
@@ -31,6 +38,9 @@ class VideoProtocol:
     split: str
     task: str
     num_clips: int | None
+    splits: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    labels: Literal["real", "balanced"] = "real"
     num_frames: int = 16
     frame_stride: int = 1
     height: int | None = 128
@@ -40,6 +50,7 @@ class VideoProtocol:
     num_real: int | None = None
     repeats: int = 1
     given_frames: int = 0
+    paste_given: bool = False
     best_of: int = 1
     extractor: str = "i3d-kinetics-400"
     convention: str = DEFAULT_CONVENTION
@@ -55,6 +66,8 @@ class VideoProtocol:
         return asdict(self)
 
 
+_CLASSES, _FRAMES = ("class-conditional",), ("frame-prediction",)
+_SELF_SUPERVISED = tuple(task for task in TASKS if not task.startswith("class-conditional"))
 _RANDOM = WindowRule("random", crops=0)
 _GIVEN_COUNT = "the clips that give the first frame are the real side; given frames count in FVD"
 
@@ -63,7 +76,9 @@ UCF101 = (
         "ucf101-magvit",
         dataset="ucf101",
         split="train, split 1",
+        splits=("train",),
         task="class-conditional",
+        tasks=_CLASSES,
         num_clips=10_000,
         repeats=4,
         windows=_RANDOM,
@@ -82,7 +97,10 @@ UCF101 = (
         "ucf101-tats",
         dataset="ucf101",
         split="train, split 1",
+        splits=("train",),
         task="class-conditional",
+        tasks=_CLASSES,
+        labels="balanced",
         num_clips=2_048,
         windows=_RANDOM,
         num_real=2_048,
@@ -94,7 +112,9 @@ UCF101 = (
         "ucf101-stylegan-v",
         dataset="ucf101",
         split="train and test",
+        splits=("train", "test"),
         task="unconditional",
+        tasks=(UNCONDITIONAL,),
         num_clips=2_048,
         windows=WindowRule("random"),
         num_real=2_048,
@@ -113,7 +133,10 @@ UCF101 = (
         "ucf101-first-frame",
         dataset="ucf101",
         split="train, split 1",
+        splits=("train",),
         task="frame-prediction",
+        tasks=_FRAMES,
+        paste_given=True,
         num_clips=2_048,
         num_real=2_048,
         height=256,
@@ -126,7 +149,9 @@ UCF101 = (
         "ucf101-par",
         dataset="ucf101",
         split="train, split 1",
+        splits=("train",),
         task="class-conditional",
+        tasks=_CLASSES,
         num_clips=10_000,
         windows=_RANDOM,
         num_real=10_000,
@@ -141,7 +166,9 @@ BAIR = (
         "bair-frame-prediction",
         dataset="bair",
         split="test",
+        splits=("test",),
         task="frame-prediction",
+        tasks=_FRAMES,
         num_clips=25_600,
         repeats=4,
         num_real=256,
@@ -157,7 +184,9 @@ BAIR = (
         "bair-frame-prediction-debiased",
         dataset="bair",
         split="test",
+        splits=("test",),
         task="frame-prediction",
+        tasks=_FRAMES,
         num_clips=25_600,
         repeats=4,
         windows=WindowRule("all"),
@@ -173,7 +202,9 @@ BAIR = (
         "bair-multi-task",
         dataset="bair",
         split="test",
+        splits=("test",),
         task="one of the eight self-supervised tasks",
+        tasks=_SELF_SUPERVISED,
         num_clips=25_600,
         repeats=4,
         windows=WindowRule("all"),
@@ -190,7 +221,9 @@ OTHERS = (
         "kinetics600-frame-prediction",
         dataset="kinetics600",
         split="validation",
+        splits=("validation",),
         task="frame-prediction",
+        tasks=_FRAMES,
         num_clips=50_000,
         repeats=4,
         windows=WindowRule("uniform", count=2, crops=3),
@@ -203,7 +236,9 @@ OTHERS = (
         "ssv2-class-conditional",
         dataset="ssv2",
         split="train",
+        splits=("train",),
         task="class-conditional",
+        tasks=_CLASSES,
         num_clips=50_000,
         repeats=4,
         windows=_RANDOM,
@@ -215,7 +250,9 @@ OTHERS = (
         "ssv2-multi-task",
         dataset="ssv2",
         split="validation",
+        splits=("validation",),
         task="one of MAGVIT's ten tasks but class-conditional generation",
+        tasks=tuple(task for task in TASKS if task != "class-conditional"),
         num_clips=50_000,
         repeats=4,
         windows=WindowRule("uniform", count=2),
@@ -226,7 +263,9 @@ OTHERS = (
         "nuscenes-frame-prediction",
         dataset="nuscenes",
         split="validation, front camera",
+        splits=("validation",),
         task="frame-prediction",
+        tasks=_FRAMES,
         num_clips=50_000,
         repeats=4,
         windows=WindowRule("uniform", count=16, crops=3),
@@ -238,7 +277,9 @@ OTHERS = (
         "objectron-frame-interpolation",
         dataset="objectron",
         split="test",
+        splits=("test",),
         task="frame-interpolation",
+        tasks=("frame-interpolation",),
         num_clips=50_000,
         repeats=4,
         windows=WindowRule("uniform", count=5),
@@ -250,6 +291,7 @@ OTHERS = (
         dataset="any",
         split="as given",
         task="any",
+        tasks=(UNCONDITIONAL, *TASKS),
         num_clips=None,
         height=None,
         width=None,
@@ -257,7 +299,23 @@ OTHERS = (
     ),
 )
 
-VIDEO_PROTOCOLS = {protocol.name: protocol for protocol in (*UCF101, *BAIR, *OTHERS)}
+WORLD = VideoProtocol(
+    "shapes-10k",
+    dataset=SHAPES,
+    split="held-back clips of the built-in world",
+    task="class-conditional",
+    tasks=_CLASSES,
+    labels="balanced",
+    num_clips=10_000,
+    num_real=10_000,
+    height=32,
+    width=32,
+    resize="central crop, then bilinear with an anti-aliasing filter",
+    extractor=SHAPES_EXTRACTOR,
+    notes=("figures of the built-in world's judge, which compare with no other FVD",),
+)
+
+VIDEO_PROTOCOLS = {protocol.name: protocol for protocol in (*UCF101, *BAIR, *OTHERS, WORLD)}
 
 
 def video_protocol(name: str) -> VideoProtocol:

@@ -96,17 +96,56 @@ def gather_rows(
     """
     rank, world = place()
     chunks = [range(start, min(start + chunk_size, count)) for start in range(0, count, chunk_size)]
-    own: dict[int, Rows] = {}
-    for number in tqdm(range(rank, len(chunks), world), label, disable=not progress or rank > 0, leave=False):
+    numbers = range(rank, len(chunks), world)
+    own = Collected(sum(len(chunks[number]) for number in numbers))
+    for number in tqdm(numbers, label, disable=not progress or rank > 0, leave=False):
         path = state.chunk(label, number)
         if path is not None and path.is_file():
-            own[number] = read_rows(path)
+            own.add(number, read_rows(path))
             continue
-        own[number] = measure(chunks[number])
+        rows = measure(chunks[number])
         if path is not None:
-            write_rows(path, own[number])
-    parts = _gathered(own)
+            write_rows(path, rows)
+        own.add(number, rows)
+    if world == 1:
+        return own.rows()
+    parts = _gathered(own.parts())
     return None if parts is None else joined([parts[number] for number in sorted(parts)])
+
+
+class Collected:
+    """Rows of chunks, one after the other, in tensors made once for all of them.
+
+    Small tensors kept for every chunk would lie between the large ones that come and go, and an allocator that cannot
+    move them would need more and more room.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.used = capacity, 0
+        self.tensors: dict[str, Tensor] = {}
+        self.places: dict[int, tuple[slice, tuple[str, ...]]] = {}
+
+    def add(self, number: int, rows: Rows) -> None:
+        """Chunks come in order; every one that has rows must have the same names."""
+        place = slice(self.used, self.used + len(rows))
+        for name, value in rows.tensors.items():
+            if name not in self.tensors:
+                self.tensors[name] = value.new_empty((self.capacity, *value.shape[1:]))
+            self.tensors[name][place] = value
+        self.places[number] = (place, rows.notes)
+        self.used = place.stop
+
+    def rows(self) -> Rows:
+        """All of them."""
+        notes = tuple(note for _, some in self.places.values() for note in some)
+        return Rows({name: value[: self.used] for name, value in self.tensors.items()}, notes)
+
+    def parts(self) -> dict[int, Rows]:
+        """By the number of the chunk."""
+        return {
+            number: Rows({name: value[place].clone() for name, value in self.tensors.items()}, notes)
+            for number, (place, notes) in self.places.items()
+        }
 
 
 def place() -> tuple[int, int]:
@@ -155,8 +194,6 @@ def write_atomically(path: Path, content: bytes) -> None:
 def _gathered(own: dict[int, Rows]) -> dict[int, Rows] | None:
     """The chunks of all processes, on the first one."""
     rank, world = place()
-    if world == 1:
-        return own
     everyone: list[dict[int, Rows]] | None = [{} for _ in range(world)] if rank == 0 else None
     dist.gather_object(own, everyone)
     if everyone is None:

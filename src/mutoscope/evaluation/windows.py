@@ -1,11 +1,11 @@
-"""Which clips of a folder of videos are measured: where they start, and what part of the frame they show.
+"""Which clips of a folder of videos or a data set are measured: where they start, what part of the frame they show.
 
 Papers differ more in this than in the network: the first 16 frames, a random window, k windows evenly spread over the
 video, or every window there is.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +14,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mutoscope.data.folder import clip_span, find_videos
-from mutoscope.data.readers import count_frames
+from mutoscope.data.folder import MediaFile, clip_span, find_videos
+from mutoscope.data.folder import spread as spread_numbers
+from mutoscope.data.readers import ContainerReader, VideoReader, count_frames
 from mutoscope.data.video_io import read_video
 from mutoscope.errors import UserError
 from mutoscope.generation.base import fit_frames
@@ -38,61 +39,99 @@ class WindowRule:
 
 @dataclass(frozen=True)
 class Window:
-    """One clip: a file, its first frame, and where the crop lies in the room that the frame's longer side leaves."""
+    """One clip: an entry, its first frame, and where the crop lies in the room that the frame's longer side leaves."""
 
-    path: Path
+    file: MediaFile
     start: int = 0
     share: float = 0.5
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The readable, long enough videos of a folder in order of path, and why others are left out."""
+    """The readable, long enough videos of a folder or of splits of a data set, in order, and why others are left out.
+
+    classes: names that the files' labels number. notes: how the split was made.
+    """
 
     folder: Path
-    paths: tuple[Path, ...]
+    files: tuple[MediaFile, ...]
     num_frames: tuple[int, ...]
     skipped: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    reader: VideoReader = field(default_factory=ContainerReader)
+    notes: tuple[str, ...] = ()
 
-    def name(self, path: Path) -> str:
+    def name(self, file: MediaFile) -> str:
         """Path below the folder without suffix: what pairs a generated video with a real one."""
-        return path.relative_to(self.folder).with_suffix("").as_posix()
+        return file.path.relative_to(self.folder).with_suffix("").as_posix()
+
+    def read(self, window: Window, num_frames: int, stride: int, size: tuple[int, int] | None) -> Tensor:
+        """See `read_window`."""
+        return read_window(window, num_frames, stride, size, self.reader)
 
 
 def list_videos(folder: Path | str, num_frames: int, stride: int = 1) -> Listing:
-    """Count the frames of every video. Raises UserError where no video is long enough, or there is none."""
+    """The videos below a folder. Raises UserError where no video is long enough, or there is none."""
     folder = Path(folder).expanduser()
-    span, paths, counts, skipped = clip_span(num_frames, stride), [], [], []
-    for file in find_videos(folder)[0]:
+    files, classes = find_videos(folder)
+    return long_enough(Listing(folder, (), (), classes=tuple(classes)), files, clip_span(num_frames, stride))
+
+
+def list_samples(folder: Path | str, num_frames: int) -> Listing:
+    """Generated videos below a folder. Raises UserError where one is too short: a comparison has one length."""
+    listing = list_videos(folder, num_frames)
+    if short := [note for note in listing.skipped if note.endswith("are needed")]:
+        raise UserError(
+            f"{len(short)} of the generated videos of {str(listing.folder)!r} are too short; {short[0]}. Clips of one "
+            "comparison have the same length: make them again, or move these away."
+        )
+    return listing
+
+
+def long_enough(listing: Listing, files: Iterable[MediaFile], span: int) -> Listing:
+    """A listing with those files that hold `span` frames, counted, and why others do not.
+
+    Raises UserError where none does.
+    """
+    found, counts, skipped = [], [], list(listing.skipped)
+    for file in files:
+        label = Path(file.name).name
         try:
-            count = count_frames(file.path)
+            count = frames_of(file, listing.reader)
         except UserError as error:
-            skipped.append(f"{file.path.name}: {error}")
+            skipped.append(f"{label}: {error}")
             continue
         if count < span:
-            skipped.append(f"{file.path.name}: {count} frames, {span} are needed")
+            skipped.append(f"{label}: {count} frames, {span} are needed")
             continue
-        paths.append(file.path)
+        found.append(file)
         counts.append(count)
-    if not paths:
-        raise UserError(f"No video of {str(folder)!r} gives a clip: {len(skipped)} left out; {skipped[0]}.")
-    return Listing(folder, tuple(paths), tuple(counts), tuple(skipped))
+    if not found:
+        why = f": {len(skipped)} left out; {skipped[0]}" if skipped else ""
+        raise UserError(f"No video of {str(listing.folder)!r} gives a clip{why}.")
+    return replace(listing, files=tuple(found), num_frames=tuple(counts), skipped=tuple(skipped))
+
+
+def frames_of(file: MediaFile, reader: VideoReader) -> int:
+    """Frames of an entry: those of a container are counted, since headers promise what is not there."""
+    return count_frames(file.path) if isinstance(reader, ContainerReader) else reader.num_frames(file)
 
 
 def windows(listing: Listing, rule: WindowRule, span: int, total: int | None = None, seed: int = 0) -> list[Window]:
     """The clips to measure, at most `total`; videos are gone through again only for random windows.
 
-    Random windows take the videos in random order, each once before any is taken again.
+    Random windows take the videos in random order, each once before any is taken again. Of other windows the wanted
+    number is spread evenly over all, since videos are sorted by class.
     """
     if rule.place == "random":
-        return _random_windows(listing, rule, span, total or len(listing.paths), seed)
+        return _random_windows(listing, rule, span, total or len(listing.files), seed)
     found = [
-        Window(path, start, share)
-        for path, count in zip(listing.paths, listing.num_frames, strict=True)
+        Window(file, start, share)
+        for file, count in zip(listing.files, listing.num_frames, strict=True)
         for start in _starts(rule, count - span)
         for share in spread(rule.crops)
     ]
-    return found[:total]
+    return found if total is None else [found[i] for i in spread_numbers(len(found), total)]
 
 
 def _starts(rule: WindowRule, last: int) -> Sequence[int]:
@@ -112,20 +151,26 @@ def _random_windows(listing: Listing, rule: WindowRule, span: int, total: int, s
     generator = torch.Generator().manual_seed(seed)
     shares, found = spread(rule.crops or 1), []
     while len(found) < total:
-        for number in torch.randperm(len(listing.paths), generator=generator).tolist():
+        for number in torch.randperm(len(listing.files), generator=generator).tolist():
             start, share = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
             room = listing.num_frames[number] - span
             place = share if rule.crops == 0 else shares[int(share * len(shares))]
-            found.append(Window(listing.paths[number], int(start * (room + 1)), place))
+            found.append(Window(listing.files[number], int(start * (room + 1)), place))
     return found[:total]
 
 
-def read_window(window: Window, num_frames: int, stride: int, size: tuple[int, int] | None) -> UInt8[Tensor, "t h w 3"]:
+def read_window(
+    window: Window, num_frames: int, stride: int, size: tuple[int, int] | None, reader: VideoReader | None = None
+) -> UInt8[Tensor, "t h w 3"]:
     """Frames of one clip, cropped to the aspect ratio of `size` and resized with an anti-aliasing filter.
 
-    Without a size frames stay as they are. Raises UserError where fewer frames decode than the file promised.
+    Without a size frames stay as they are; without a reader the entry is a video file. Raises UserError where fewer
+    frames decode than the file promised.
     """
-    frames = read_video(window.path, start=window.start, max_frames=num_frames, stride=stride).frames
+    if reader is None or isinstance(reader, ContainerReader):
+        frames = read_video(window.file.path, start=window.start, max_frames=num_frames, stride=stride).frames
+    else:
+        frames, _ = reader.read(window.file, window.start, num_frames, stride, None)
     if len(frames) < num_frames:
         raise UserError(f"{len(frames)} frames from {window.start} on, {num_frames} are needed")
     return torch.from_numpy(frames if size is None else fit_part(frames, *size, window.share))

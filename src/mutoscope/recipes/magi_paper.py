@@ -46,7 +46,14 @@ def magi(setting: Setting, size: str, teacher_forcing: Literal["complete", "mask
     return ModelRecipe(
         name=f"magi-{size}-{setting}{suffix}",
         tokenizer=tokenizer,
-        data=DataConfig("folder", num_frames=frames, height=256, width=256, fps=25, max_interval=MAX_INTERVAL),
+        data=DataConfig(
+            "kinetics600" if setting == "kinetics600" else "ucf101",
+            num_frames=frames,
+            height=256,
+            width=256,
+            fps=25,
+            max_interval=MAX_INTERVAL,
+        ),
         model=MAGIConfig(
             hidden_size=width,
             num_layers=layers,
@@ -64,7 +71,7 @@ def magi(setting: Setting, size: str, teacher_forcing: Literal["complete", "mask
         task_weights={"unconditional": 1.0, "frame-prediction": 1.0},
         cache_clips=ALL_CLIPS,
         sampling={"num_decoding_steps": 64, "num_diffusion_steps": 100, "temperature": 0.95},
-        protocol="kinetics600-5-frames" if setting == "kinetics600" else "ucf101-first-frame",
+        protocol="kinetics600-frame-prediction" if setting == "kinetics600" else "ucf101-first-frame",
     )
 
 

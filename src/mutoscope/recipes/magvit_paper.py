@@ -66,33 +66,33 @@ class PaperDataset:
 
 DATASETS = {
     "ucf101": PaperDataset(
-        "ucf101", 9_537, 128, (500, 2000, 2000, 2000), ("class-conditional",), "ucf101-class-conditional",
+        "ucf101", 9_537, 128, (500, 2000, 2000, 2000), ("class-conditional",), "ucf101-magvit",
         "B 159 ± 2 (IS 83.6), L 76 ± 2 (IS 89.3)", num_classes=101, windows=16, crops=3,
     ),
     "bair": PaperDataset(
-        "bair", 43_264, 64, (400, 800, 400, 800), ("frame-prediction",), "bair-debiased",
+        "bair", 43_264, 64, (400, 800, 400, 800), ("frame-prediction",), "bair-frame-prediction-debiased",
         "B 76 (debiased 48), L 62 (debiased 31)", fps=10, windows=15, mirrored=True,
     ),
     "bair-mt8": PaperDataset(
-        "bair", 43_264, 64, (400, 800, 1200, 1600), EIGHT_TASKS, "bair-debiased",
+        "bair", 43_264, 64, (400, 800, 1200, 1600), EIGHT_TASKS, "bair-multi-task",
         "mean over eight tasks, debiased: B 32.8, L 22.8", fps=10, windows=15, mirrored=True,
     ),
     "kinetics600": PaperDataset(
-        "kinetics600", 384_000, 128, (45, 180, 180, 360), ("frame-prediction",), "kinetics600-5-frames",
+        "kinetics600", 384_000, 128, (45, 180, 180, 360), ("frame-prediction",), "kinetics600-frame-prediction",
         "B 24.5 ± 0.9, L 9.9 ± 0.3", sampling={"schedule": "uniform", "choice_temperature": 7.5},
         context_frames=5, latent_context_frames=2, windows=2,
     ),
     "ssv2-mt10": PaperDataset(
-        "ssv2", 169_000, 128, (135, 400, 720, 1440), TASKS, "ssv2",
+        "ssv2", 169_000, 128, (135, 400, 720, 1440), TASKS, "ssv2-multi-task",
         "mean over ten tasks: B 43.4, L 27.3", num_classes=174, fps=12, windows=2,
     ),
     "nuscenes": PaperDataset(
-        "nuscenes", 5_400, 128, (1280, 5120, 2560, 10240), ("frame-prediction",), "nuscenes", "B 29.3, L 20.6", fps=12,
-        windows=16, crops=3,
+        "nuscenes", 5_400, 128, (1280, 5120, 2560, 10240), ("frame-prediction",),
+        "nuscenes-frame-prediction", "B 29.3, L 20.6", fps=12, windows=16, crops=3,
     ),
     "objectron": PaperDataset(
-        "objectron", 14_400, 128, (1000, 2000, 1000, 2000), ("frame-interpolation",), "objectron", "L 26.7", fps=30,
-        windows=16,
+        "objectron", 14_400, 128, (1000, 2000, 1000, 2000), ("frame-interpolation",),
+        "objectron-frame-interpolation", "L 26.7", fps=30, windows=16,
     ),
 }  # fmt: skip
 

@@ -128,7 +128,7 @@ def ucf101(num_parallel: int) -> ModelRecipe:
         task_weights={"class-conditional": 1.0},
         cache_clips=ALL_CLIPS,
         sampling={"guidance_scale": 1.15, "top_k": 8000},
-        protocol="ucf101-class-conditional",
+        protocol="ucf101-par",
     )
 
 

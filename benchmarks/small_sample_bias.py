@@ -1,0 +1,95 @@
+"""How far FVD and KVD of two sets from one distribution lie from zero, against the number of clips.
+
+    python benchmarks/small_sample_bias.py OUT.json [--repeats 5] [--plot OUT.png] [--only-plot]
+
+The sets come from one Gaussian of I3D's width (400 numbers, eigenvalues proportional to 1/k, trace 1), so the true
+distance is zero. "equal": as many clips on either side; "large": 25,600 on the other one. What a real network's
+features do differs in scale and in how fast their eigenvalues fall, not in kind.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mutoscope.evaluation.frechet import frechet_distance
+from mutoscope.evaluation.fvd import statistics
+from mutoscope.evaluation.kvd import kvd
+
+WIDTH, LARGE = 400, 25_600
+COUNTS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 10_000)
+MARKED = {256: "BAIR, real side", 2048: "StyleGAN-V", 10_000: "UCF-101, MAGVIT"}
+
+
+def draw(count: int, seed: int) -> Tensor:
+    """Rows (count, 400) of the Gaussian."""
+    scales = (1 / torch.arange(1, WIDTH + 1, dtype=torch.float64)).sqrt()
+    rows = torch.randn(count, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return rows * scales / scales.square().sum().sqrt()
+
+
+def distances(count: int, repeats: int) -> dict[str, Any]:
+    """Mean and deviation over repeats of each distance at one number of clips."""
+    found: dict[str, list[float]] = {"fvd_equal": [], "fvd_large": [], "kvd_equal": []}
+    for repeat in range(repeats):
+        x, y = draw(count, 3 * repeat), draw(count, 3 * repeat + 1)
+        large = statistics(draw(LARGE, 3 * repeat + 2))
+        found["fvd_equal"].append(frechet_distance(statistics(x), statistics(y)).value)
+        found["fvd_large"].append(frechet_distance(statistics(x), large).value)
+        found["kvd_equal"].append(kvd(x, y))
+    return {"clips": count} | {
+        name: {"mean": float(np.mean(values)), "deviation": float(np.std(values, ddof=1))}
+        for name, values in found.items()
+    }
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    counts = [row["clips"] for row in report["rows"]]
+    figure, axes = plt.subplots(figsize=(6, 3.4))
+    for name, label in (
+        ("fvd_equal", "FVD, as many on either side"),
+        ("fvd_large", f"FVD, {LARGE:,} on the other side"),
+        ("kvd_equal", "KVD (unbiased), as many on either side"),
+    ):
+        means, spread = (np.array([row[name][key] for row in report["rows"]]) for key in ("mean", "deviation"))
+        axes.errorbar(counts, means, 2 * spread, marker="o", markersize=3, capsize=2, label=label)
+    for count, name in MARKED.items():
+        axes.axvline(count, color="0.8", linewidth=0.8, zorder=0)
+        axes.text(count, axes.get_ylim()[1], f" {name}", rotation=90, va="top", ha="right", fontsize=6, color="0.4")
+    axes.set_xscale("log")
+    axes.set_yscale("symlog", linthresh=0.01)
+    axes.set_xlabel("clips")
+    axes.set_ylabel("distance of equal distributions")
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--only-plot", action="store_true", help="draw OUT.json again")
+    args = parser.parse_args()
+    if not args.only_plot:
+        report = {"width": WIDTH, "large": LARGE, "repeats": args.repeats, "rows": []}
+        for count in COUNTS:
+            report["rows"].append(distances(count, args.repeats))
+            print(report["rows"][-1], flush=True)
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+    if args.plot:
+        plot(json.loads(args.out.read_text()), args.plot)
+
+
+if __name__ == "__main__":
+    main()
