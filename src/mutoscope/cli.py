@@ -10,8 +10,10 @@ import json
 import os
 import sys
 import typing
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 from mutoscope import __version__
@@ -56,7 +58,8 @@ def run(arguments: list[str]) -> int:
         return 0
     debug = "--debug" in arguments
     try:
-        run_verb(arguments[0], [argument for argument in arguments[1:] if argument != "--debug"])
+        with warnings_in_one_line():
+            run_verb(arguments[0], [argument for argument in arguments[1:] if argument != "--debug"])
     except SystemExit as stop:
         return int(stop.code or 0)
     except KeyboardInterrupt as interrupt:
@@ -72,6 +75,23 @@ def run(arguments: list[str]) -> int:
             raise
         return _fail(f"{type(error).__name__}: {error} (add --debug for the traceback)", 1)
     return 0
+
+
+@contextlib.contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Prints this package's warnings without the place in the code they come from; others stay as they are."""
+    package = Path(__file__).parent
+    with warnings.catch_warnings():
+        elsewhere = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **named: Any) -> None:
+            if issubclass(category, UserWarning) and Path(filename).is_relative_to(package):
+                _tell(str(message))
+            else:
+                elsewhere(message, category, filename, *rest, **named)
+
+        warnings.showwarning = show
+        yield
 
 
 def usage() -> str:
@@ -102,7 +122,7 @@ def run_verb(verb: str, arguments: list[str]) -> None:
         return  # under torchrun only the first process speaks
     failure = report.pop("failure", None)  # a report worth printing although the input was no good
     for warning in report.get("warnings", []):
-        print(f"mutoscope: warning: {_one_line(warning)}", file=sys.stderr)
+        _tell(warning)
     print(json.dumps(report, allow_nan=False) if as_json else module.summary(report))
     if failure:
         raise UserError(failure)
@@ -155,6 +175,10 @@ def _help_with_overrides(function: Callable[..., dict], verb: str, arguments: li
     named = [argument for argument in arguments if not argument.startswith("-")]
     import_module(function.__module__).print_override_help(*named[:1])
     raise SystemExit(0)
+
+
+def _tell(warning: str) -> None:
+    print(f"mutoscope: warning: {_one_line(warning)}", file=sys.stderr)
 
 
 def _fail(message: str, status: int) -> int:

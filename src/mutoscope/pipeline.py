@@ -23,6 +23,7 @@ from mutoscope.layers.int8 import quantize_linears
 from mutoscope.sampling.base import SampleEvent, last_of
 from mutoscope.text import TextEncoder, load_text_encoder
 from mutoscope.text.offload import OffloadedTextEncoder
+from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
 
@@ -107,7 +108,7 @@ class VideoPipeline:
         """
         self.device = torch.device(device)
         self.index = index
-        # The search for the nearest code loses accuracy in half precision, so the tokenizer stays in float32.
+        # The search for the nearest code loses accuracy in half precision, so `dtype` leaves the tokenizer as it is.
         self.tokenizer = tokenizer.to(self.device).eval()
         self.model: Any = None if model is None else model.to(self.device, dtype).eval()
         self.weights = weights
@@ -131,12 +132,16 @@ class VideoPipeline:
         *,
         text_encoder_offload: bool = False,
         text_encoder_dtype: torch.dtype | None = None,
+        tokenizer_dtype: torch.dtype = torch.float32,
+        tokenizer_window: int | None = None,
     ) -> "VideoPipeline":
         """A bundled model by name, or a model folder. A tokenizer alone can only `reconstruct`.
 
         text_encoder_offload: drop the text encoder from memory as soon as the prompts of a call are encoded. A prompt
             that was not read lately loads it again; see `text.offload`.
         text_encoder_dtype: number format of the text encoder's weights (default: `dtype`)
+        tokenizer_dtype, tokenizer_window: of a published autoencoder (NOVA's), to save memory: number format of its
+            weights, and pixels along the side of the windows in which frames are encoded and decoded; see `TileOptions`
         """
         index = hub.load_index(name_or_folder)
         model = None if index.model is None else hub.load_model(name_or_folder)
@@ -147,7 +152,8 @@ class VideoPipeline:
             load = partial(kind, encoder, torch.device(device), text_encoder_dtype or dtype)
         elif text_encoder_offload or text_encoder_dtype is not None:
             raise UserError("This model has no text encoder. Leave what should be done with one out.")
-        return cls(hub.load_tokenizer(name_or_folder), model, index, device, dtype, load, weights)
+        tokenizer = _in_less_memory(hub.load_tokenizer(name_or_folder), tokenizer_dtype, tokenizer_window)
+        return cls(tokenizer, model, index, device, dtype, load, weights)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write a folder that needs no other one but the text encoder's, if there is one: it stays where it is."""
@@ -265,6 +271,19 @@ def _told(request: Request) -> Request:
     for sentence in request.warnings:
         warnings.warn(sentence, stacklevel=3)
     return request
+
+
+def _in_less_memory(tokenizer: VideoTokenizer, dtype: torch.dtype, window: int | None) -> VideoTokenizer:
+    """The tokenizer in another number format and cut into windows, where it is one that allows it."""
+    if dtype == torch.float32 and window is None:
+        return tokenizer
+    if not isinstance(tokenizer, AutoencoderKL):
+        raise UserError(
+            "A tokenizer's number format and windows can be chosen for NOVA's published autoencoders only, this is "
+            f"{type(tokenizer).__name__}. Leave them out."
+        )
+    tokenizer.tiles = replace(tokenizer.tiles, spatial=window)
+    return tokenizer.to(dtype)
 
 
 def reset_peak_memory(device: torch.device | str) -> None:

@@ -89,6 +89,19 @@ def test_a_published_folder_is_converted(run, out, tmp_path):
     (tmp_path / "pipe").symlink_to(PUBLISHED)
     report = run("convert", "nova", tmp_path / "pipe", out / "nova", "--half", "--json").report
     assert report["family"] == "nova" and report["parameters"] == 493_360
-    made = run("generate", out / "nova", "--prompt", "a", "--num-decoding-steps", 2, "--num-diffusion-steps", 2,
-               "--out", out / "x.png", "--json").report  # fmt: skip
+    steps = ("--prompt", "a", "--num-decoding-steps", 2, "--num-diffusion-steps", 2, "--out", out / "x.png", "--json")
+    made = run("generate", out / "nova", *steps).report
     assert made["frames"] == 1 and made["height"] == 64
+    picture = np.asarray(Image.open(out / "x.png")).astype(int)
+    options = ("--tokenizer-dtype", "bfloat16", "--tokenizer-window", 128)
+    assert run("generate", out / "nova", *steps, *options).report["frames"] == 1
+    assert 0 < np.abs(np.asarray(Image.open(out / "x.png")) - picture).mean() < 4
+
+
+def test_only_published_autoencoders_take_less_memory_by_option(run, nova, models, out):
+    for option in (("--tokenizer-dtype", "bfloat16"), ("--tokenizer-window", 256)):
+        error = run("generate", models / "model", *option, "--out", out / "x.gif").error
+        assert "published autoencoders only" in error
+    assert "at least 128" in run("generate", nova, "--tokenizer-window", 64, "--out", out / "x.gif").error
+    half = run("generate", nova, "--prompt", "a", "--tokenizer-dtype", "float16", "--out", out / "x.gif")
+    assert "--tokenizer-dtype float16 needs a GPU" in half.error

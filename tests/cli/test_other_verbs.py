@@ -97,6 +97,15 @@ def test_a_recipe_file_is_a_recipe(run, out):
         assert again == {**resolved, "loop": {**resolved["loop"], "seed": 4}}
 
 
+def test_skipped_files_are_told_in_lines_without_places_in_the_code(run, tmp_path, out):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "text.mp4").write_text("no video")
+    done = run("train", "vq-shapes", "--data.kind", "folder", "--data.path", tmp_path / "clips", "--out", out / "run")
+    warning, error = done.err.splitlines()
+    assert warning.startswith("mutoscope: warning: skipped: ") and ".py" not in warning
+    assert error.startswith("mutoscope: nothing readable is left") and done.status == 2
+
+
 def test_help_of_a_recipe_lists_its_flags(run):
     done = run("train", "vq-shapes", "--help")
     assert done.status == 0 and "--dry-run" in done.out and "--loop.num-steps" in done.out

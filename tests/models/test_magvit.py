@@ -286,6 +286,18 @@ def test_the_same_generator_gives_the_same_loss():
     assert torch.equal(first, second) and not torch.equal(first, other)
 
 
+def test_dropped_labels_are_trained_as_no_class():
+    labelled = {"tokens": random_tokens(), "label": torch.tensor([0, 1, 2]), "task": "class-conditional"}
+    bare = {"tokens": random_tokens(), "task": "class-conditional"}
+    kept, dropped = small(dropout=0.0), small(dropout=0.0, label_dropout=1 - 1e-9)
+    assert torch.equal(dropped.loss(labelled, seeded())[0], kept.loss(bare, seeded())[0])
+    assert not torch.equal(kept.loss(labelled, seeded())[0], kept.loss(bare, seeded())[0])
+    some = small(label_dropout=0.5)._drop_labels(torch.zeros(400, dtype=torch.long), seeded())
+    assert some is not None and 120 < int((some == SMALL.num_classes).sum()) < 280
+    with pytest.raises(UserError, match="label_dropout"):
+        small(label_dropout=1.0)
+
+
 def test_dropout_acts_in_training_only():
     model, tokens = small(dropout=0.5), random_tokens(1)
     assert not torch.equal(model.logits(tokens, "class-conditional"), model.logits(tokens, "class-conditional"))

@@ -22,8 +22,9 @@ from mutoscope.evaluation.protocols import VIDEO_PROTOCOLS
 from mutoscope.models.par import PARConfig
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.recipes import catalog
+from mutoscope.recipes.clips import clip_source, describe_data, example_clips
 from mutoscope.recipes.magvit_paper import DATASETS
-from mutoscope.recipes.run import clip_source, describe_data, example_clips, train
+from mutoscope.recipes.run import train
 from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
 from mutoscope.tokenizers.discriminator import DiscriminatorConfig, PatchDiscriminatorConfig
 from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig

@@ -13,11 +13,11 @@ from mutoscope.errors import UserError
 from mutoscope.evaluation.shapes_features import load_shapes_features
 from mutoscope.models.par import PARConfig
 from mutoscope.pipeline import VideoPipeline
+from mutoscope.recipes.clips import clip_source
 from mutoscope.recipes.par_paper import imagenet, vq16_imagenet
 from mutoscope.recipes.run import (
     TaskMix,
     check_model_fits,
-    clip_source,
     flushed_denormals,
     load_recipe,
     start_inflated,

@@ -122,6 +122,18 @@ def test_windows_of_a_frame_cover_it_and_small_frames_need_none(config: Autoenco
     assert torch.equal(windowed.encode(video[..., :16, :]), whole.encode(video[..., :16, :]))
 
 
+@pytest.mark.parametrize("config, frames", [(IMAGE, 2), (VIDEO, 9)])
+@torch.no_grad()
+def test_weights_in_half_precision_change_little_and_give_float32(config: AutoencoderKLConfig, frames: int):
+    whole, half = small(config), small(config, spatial=16, spatial_overlap=4).bfloat16()
+    video = noise(1, 3, frames, 16, 12)
+    latents = whole.encode(video)
+    assert half.encode(video).dtype == half.decode(latents).dtype == torch.float32
+    assert not torch.equal(half.encode(video), latents)
+    torch.testing.assert_close(half.encode(video), latents, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(half.decode(latents), whole.decode(latents), atol=0.05, rtol=0.05)
+
+
 @torch.no_grad()
 def test_any_length_and_size_goes_through_the_tiled_round_trip():
     video = np.random.default_rng(0).integers(0, 256, (22, 10, 13, 3), dtype=np.uint8)

@@ -5,13 +5,15 @@ A run is a folder: one sub-folder per training, one JSON file per result, so it 
 
 import json
 import statistics
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from mutoscope import hub
@@ -22,7 +24,7 @@ from mutoscope.evaluation.frechet import frechet_distance_between
 from mutoscope.evaluation.protocol import Judge, Readings, RealClips, real_clips
 from mutoscope.hub import write_json
 from mutoscope.models.base import VideoModel
-from mutoscope.recipes.run import clip_source, describe_data, shapes_world
+from mutoscope.recipes.clips import clip_source, describe_data, shapes_world
 from mutoscope.recipes.tokenize import tokenize
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.training.config import DataConfig, LoopConfig, ModelConfig, ModelRecipe, OptimConfig
@@ -55,7 +57,7 @@ class ClaimsConfig:
 
 @dataclass
 class Laboratory(ABC):
-    """What every training and every measurement shares."""
+    """What every training and every measurement shares. All of it happens on the tokenizer's device."""
 
     config: ClaimsConfig
     out: Path
@@ -72,9 +74,9 @@ class Laboratory(ABC):
     """Those whose conditions the training needs."""
 
     @classmethod
-    def open(cls, config: ClaimsConfig, out: Path, judge: Judge) -> Self:
-        tokenizer = hub.load_tokenizer(config.tokenizer)
-        channels_last(tokenizer)
+    def open(cls, config: ClaimsConfig, out: Path, judge: Judge, device: str | torch.device = "cpu") -> Self:
+        """Encodes the training clips, unless `out` holds them already, and lets the judge see the real ones."""
+        tokenizer = open_tokenizer(config, device)
         data = clip_data(config)
         cache = tokenize(
             tokenizer,
@@ -89,6 +91,10 @@ class Laboratory(ABC):
         return cls(config, out, tokenizer, cache, judge, real, judge.read(real.video))
 
     @property
+    def device(self) -> torch.device:
+        return next(self.tokenizer.parameters()).device
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         t, h, w = self.cache.info.clip_shape
         return t, h, w
@@ -97,6 +103,20 @@ class Laboratory(ABC):
         world = shapes_world(clip_data(self.config), HELD_BACK_SEED).config
         other = self.judge.read(real_clips(world, self.config.num_clips, self.config.num_clips).video)
         return frechet_distance_between(other.features, self.seen.features)
+
+    def video(self, clips: UInt8[Tensor, "n t h w 3"]) -> Float[Tensor, "n 3 t h w"]:
+        """Pixels in [-1, 1] on the device."""
+        return self.tokenizer.from_uint8(clips.to(self.device))
+
+    def clips(self, tokens: Int[Tensor, "n lt lh lw"] | Float[Tensor, "n d lt lh lw"]) -> UInt8[Tensor, "n t h w 3"]:
+        """Decoded clips on the CPU."""
+        return self.tokenizer.to_uint8(self.tokenizer.decode(tokens)).cpu()
+
+    def now(self) -> float:
+        """Seconds on a clock that waits for everything asked of the device before."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def distance_of(self, clips: UInt8[Tensor, "n t h w 3"]) -> float:
         """shapes-FVD of generated clips."""
@@ -120,7 +140,8 @@ class Laboratory(ABC):
         """The network after its updates, continued from its newest checkpoint if it was stopped."""
         folder = self.out / recipe.name
         resume = any((folder / "checkpoints").glob("*.pt"))
-        result = train_model(model, recipe, self.cache, folder, prepare_batch=prepare_batch, resume=resume)
+        options = {"prepare_batch": prepare_batch, "resume": resume, "device": self.device}
+        result = train_model(model, recipe, self.cache, folder, **options)
         if not result.finished:
             raise KeyboardInterrupt(f"stopped in {recipe.name}; the same command continues.")
         assert isinstance(result.network, VideoModel)
@@ -145,6 +166,7 @@ def run_claims(
     *,
     variants: Sequence[AnyVariant] | None = None,
     judge: Judge | None = None,
+    device: str | torch.device = "cpu",
     on_result: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
     """Trains and measures what `out` does not hold yet; returns and writes `out/claims.json`.
@@ -154,7 +176,7 @@ def run_claims(
     """
     out = Path(out)
     keep_settings(out / "settings.json", config)
-    opened, rows = laboratory.open(config, out, judge or Judge.bundled()), []
+    opened, rows = laboratory.open(config, out, judge or Judge.bundled(device), device), []
     for seed in config.seeds:
         for variant in laboratory.variants if variants is None else variants:
             file = out / f"{variant.name}-{seed}.json"
@@ -207,6 +229,13 @@ def mean_of(values: list[Any]) -> Any:
     if isinstance(values[0], list):
         return [statistics.mean(entries) for entries in zip(*values, strict=True)]
     return statistics.mean(values)
+
+
+def open_tokenizer(config: ClaimsConfig, device: str | torch.device) -> VideoTokenizer:
+    """The tokenizer of all variants, ready for use."""
+    tokenizer = hub.load_tokenizer(config.tokenizer).to(device).eval()
+    channels_last(tokenizer)
+    return tokenizer
 
 
 def clip_data(config: ClaimsConfig) -> DataConfig:

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
-from mutoscope import hub
 from mutoscope.benchmark import claims
 from mutoscope.data.shapes import COLORS, HELD_BACK_SEED, ShapesWorld
 from mutoscope.data.token_cache import TokenCache
@@ -25,11 +24,10 @@ from mutoscope.evaluation.protocol import Judge, real_clips
 from mutoscope.evaluation.shapes_detector import shapes_agree
 from mutoscope.models.magi import MAGI, MAGIConfig
 from mutoscope.models.magi_networks import Conditions
-from mutoscope.recipes.run import clip_source, describe_data, shapes_world
+from mutoscope.recipes.clips import clip_source, describe_data, shapes_world
 from mutoscope.recipes.tokenize import tokenize
 from mutoscope.sampling.base import last_of
 from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig
-from mutoscope.tokenizers.base import channels_last
 from mutoscope.training.config import ModelRecipe
 
 TASK = "frame-prediction"
@@ -106,10 +104,9 @@ class Laboratory(claims.Laboratory):
     variants, settings = VARIANTS, ClaimsConfig
 
     @classmethod
-    def open(cls, config: claims.ClaimsConfig, out: Path, judge: Judge) -> Self:
+    def open(cls, config: claims.ClaimsConfig, out: Path, judge: Judge, device: str | torch.device = "cpu") -> Self:
         assert isinstance(config, ClaimsConfig)
-        tokenizer, data = hub.load_tokenizer(config.tokenizer), claims.clip_data(config)
-        channels_last(tokenizer)
+        tokenizer, data = claims.open_tokenizer(config, device), claims.clip_data(config)
         plain, varied = (
             tokenize(
                 tokenizer,
@@ -242,12 +239,12 @@ class Laboratory(claims.Laboratory):
         """Clips of `frames` latent frames that begin with the given ones."""
         generator, clips = torch.Generator().manual_seed(seed), []
         for part in context.split(128):
-            told = Conditions(torch.ones(len(part), dtype=torch.int64))
-            given = self.tokenizer.encode(self.tokenizer.from_uint8(part))
+            told = Conditions(torch.ones(len(part), dtype=torch.int64, device=self.device))
+            given = self.tokenizer.encode(self.video(part))
             sampler = FrameStreamSampler(sampling)
             events = sampler.sample(model, lambda frame, told=told: told, len(part), frames, generator, given)
             latents = last_of(events).proposal
-            clips += [self.tokenizer.to_uint8(self.tokenizer.decode(x)) for x in latents.split(4)]
+            clips += [self.clips(x) for x in latents.split(4)]
         return torch.cat(clips)
 
 

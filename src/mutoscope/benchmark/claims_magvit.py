@@ -138,11 +138,10 @@ class Laboratory(claims.Laboratory):
         generator = torch.Generator().manual_seed(seed)
         frames = []
         for batch in self.real.video.split(32):
-            video = self.tokenizer.from_uint8(batch)
-            given = self.tokenizer.encode(condition_video(task, video))
+            given = self.tokenizer.encode(condition_video(task, self.video(batch)))
             for event in sample(variant, model, task, given, steps, generator):
                 tokens = event.proposal
-            frames.append(self.tokenizer.to_uint8(self.tokenizer.decode(tokens)))
+            frames.append(self.clips(tokens))
         return self.distance_of(torch.cat(frames))
 
 

@@ -6,7 +6,6 @@ shows the captions of the held-back clips.
 """
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,14 +21,13 @@ from mutoscope.data.shapes import HELD_BACK_SEED
 from mutoscope.evaluation.frechet import frechet_distance_between
 from mutoscope.evaluation.protocol import Judge, real_clips
 from mutoscope.models.nova import NOVA, NOVAConfig
-from mutoscope.recipes.run import clip_source, describe_data, shapes_world
+from mutoscope.recipes.clips import clip_source, describe_data, shapes_world
 from mutoscope.recipes.tokenize import CaptionReader, tokenize
 from mutoscope.sampling.base import last_of
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition
 from mutoscope.text import load_text_encoder
 from mutoscope.text.base import TextFeatures
 from mutoscope.text.words import word_config
-from mutoscope.tokenizers.base import channels_last
 
 TASK = "text-conditional"
 TEXT_LENGTH = 20
@@ -81,10 +79,9 @@ class Laboratory(claims.Laboratory):
     variants, settings = VARIANTS, ClaimsConfig
 
     @classmethod
-    def open(cls, config: claims.ClaimsConfig, out: Path, judge: Judge) -> Self:
+    def open(cls, config: claims.ClaimsConfig, out: Path, judge: Judge, device: str | torch.device = "cpu") -> Self:
         assert isinstance(config, ClaimsConfig)
-        tokenizer, data = hub.load_tokenizer(config.tokenizer), claims.clip_data(config)
-        channels_last(tokenizer)
+        tokenizer, data = claims.open_tokenizer(config, device), claims.clip_data(config)
         source = clip_source(data)
         folder = out / "text_encoder"
         if not folder.is_dir():
@@ -175,15 +172,15 @@ class Laboratory(claims.Laboratory):
         generator, sampler = torch.Generator().manual_seed(seed), FrameARSampler(sampling_of(model, at_once))
         clips, seconds, steps = [], 0.0, 0
         for features, mask in zip(*(part.split(32) for part in self.text), strict=True):
-            begin = time.perf_counter()
-            prefix = torch.cat([model.text_prefix(features, mask), model.null_prefix(1)])
-            count = len(features)
-            rows = torch.cat([torch.arange(count), torch.full((count,), count)])
+            begin = self.now()
+            told = model.text_prefix(features.to(self.device), mask.to(self.device))
+            prefix, count = torch.cat([told, model.null_prefix(1)]), len(features)
+            rows = torch.cat([torch.arange(count), torch.full((count,), count)]).to(self.device)
             condition = FrameCondition(model.with_motion(prefix, None), rows, 2)
             last = last_of(sampler.sample(model, condition, frames, generator))
-            seconds, steps = seconds + time.perf_counter() - begin, last.num_steps
+            seconds, steps = seconds + self.now() - begin, last.num_steps
             latents = unstacked(last.proposal, self.cache.info.clip_shape[1]) if at_once else last.proposal
-            clips.append(self.tokenizer.to_uint8(self.tokenizer.decode(latents)))
+            clips.append(self.clips(latents))
         return torch.cat(clips), seconds, steps
 
 

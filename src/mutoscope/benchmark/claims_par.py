@@ -4,7 +4,6 @@ Orders, several tokens per step, the sequential start, and groups that see each 
 same number of updates on the same cached tokens and generates the classes of the held-back clips.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,13 +79,13 @@ class Laboratory(claims.Laboratory):
         for labels in self.real.attributes["class"].split(32):
             labels = labels.clamp(max=(model.config.num_classes or 1) - 1)
             null = [model.config.num_classes] * len(labels)
-            begin = time.perf_counter()
+            begin = self.now()
             prefix, nothing = model.class_prefix(labels, len(labels)), model.class_prefix(None, len(labels))
             condition = Condition(prefix, nothing, labels=(*labels.tolist(), *null))
             *_, last = sampler.sample(model, condition, generator, memo=memo)
-            seconds += time.perf_counter() - begin
+            seconds += self.now() - begin
             steps = last.num_steps
-            frames.append(self.tokenizer.to_uint8(self.tokenizer.decode(last.tokens)))
+            frames.append(self.clips(last.tokens))
         clips = torch.cat(frames)
         correct = self.judge.read(clips).correct("class", self.real.attributes)
         distance = self.distance_of(clips)

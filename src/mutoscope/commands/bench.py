@@ -59,7 +59,7 @@ def bench(
         dtype: number format of the network
     """
     if kind == "claims":
-        return claims(model, out or f"runs/claims-{model}", seeds, num_steps, num_clips, dry_run)
+        return claims(model, out or f"runs/claims-{model}", seeds, num_steps, num_clips, dry_run, device)
     if kind == "entropy":
         return entropy(model, data, out, num_clips or 10_000, frame, num_parallel)
     common.check_range("--batch", batch, low=1, high=10_000)
@@ -87,7 +87,13 @@ def bench(
 
 
 def claims(
-    paper: str, out: str, seeds: tuple[int, ...], num_steps: int | None, num_clips: int | None, dry_run: bool
+    paper: str,
+    out: str,
+    seeds: tuple[int, ...],
+    num_steps: int | None,
+    num_clips: int | None,
+    dry_run: bool,
+    device: str,
 ) -> common.Report:
     """Train and measure the variants of a paper; see `benchmark/claims_magvit.py` and the others."""
     if paper not in PAPERS:
@@ -109,7 +115,8 @@ def claims(
         plan = [{"variant": v.name, "paper": v.paper, "seed": seed} for seed in config.seeds for v in variants]
         return {"model": paper, "out": str(folder), "num_steps": config.num_steps, "dry_run": True, "trainings": plan}
     with common.progress_steps("bench claims", len(variants) * len(config.seeds), "variant") as advance:
-        report = run_claims(module.Laboratory, config, folder, on_result=lambda row: advance())
+        place = common.parse_device(device)
+        report = run_claims(module.Laboratory, config, folder, device=place, on_result=lambda row: advance())
     return {"model": paper, "out": str(folder), **report}
 
 
@@ -123,7 +130,7 @@ def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, 
         raise UserError(f"--out draws a .png, found {out!r}.")
     from mutoscope import hub
     from mutoscope.benchmark.entropy import EntropyConfig, analyse, check_drawing, draw
-    from mutoscope.recipes.run import clip_source
+    from mutoscope.recipes.clips import clip_source
     from mutoscope.training.config import DataConfig
 
     if path is not None:

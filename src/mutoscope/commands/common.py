@@ -110,12 +110,15 @@ def load_pipeline(
     weights: Literal["float", "int8"] = "float",
     text_encoder_offload: bool = False,
     text_encoder_dtype: str | None = None,
+    tokenizer_dtype: str = "float32",
+    tokenizer_window: int | None = None,
 ) -> "VideoPipeline":
     """The pipeline of a model on a device that exists, in a number format that works there."""
     from mutoscope.pipeline import VideoPipeline
 
     torch_device = parse_device(device)
-    for name, value in (("--dtype", dtype), ("--text-encoder-dtype", text_encoder_dtype)):
+    formats = {"--dtype": dtype, "--text-encoder-dtype": text_encoder_dtype, "--tokenizer-dtype": tokenizer_dtype}
+    for name, value in formats.items():
         if value == "float16" and torch_device.type == "cpu":
             raise UserError(f"{name} float16 needs a GPU. On the CPU use float32 or bfloat16.")
     return VideoPipeline.from_pretrained(
@@ -125,6 +128,8 @@ def load_pipeline(
         weights,
         text_encoder_offload=text_encoder_offload,
         text_encoder_dtype=None if text_encoder_dtype is None else parse_dtype(text_encoder_dtype),
+        tokenizer_dtype=parse_dtype(tokenizer_dtype),
+        tokenizer_window=tokenizer_window,
     )
 
 

@@ -54,6 +54,8 @@ def generate(
     weights: Literal["float", "int8"] = "float",
     text_encoder_offload: bool = False,
     text_encoder_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    tokenizer_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    tokenizer_window: int | None = None,
 ) -> common.Report:
     """Make video clips with a model and write them to files.
 
@@ -93,11 +95,15 @@ def generate(
         weights: int8 rounds the matrices of PAR and LlamaGen models to 8 bits, which is faster on the CPU
         text_encoder_offload: drop the encoder of prompts from memory once they are read
         text_encoder_dtype: number format of the encoder of prompts (default: that of --dtype)
+        tokenizer_dtype: number format of a published autoencoder, for less memory
+        tokenizer_window: encode and decode frames in blended windows of this many pixels (at least 128), for a
+            published autoencoder and less memory
     """
     path = common.check_output_file(out)
     _check_options(num_samples, num_decoding_steps, guidance_scale, temperature, seed, fps, upscale)
     common.check_range("--num-frames", num_frames, low=1, high=100_000)
     common.check_range("--panorama", panorama, low=0, high=1000)
+    common.check_range("--tokenizer-window", tokenizer_window, low=128)
     from mutoscope import hub
 
     index = hub.load_index(model)  # an unknown name should be told before anything slow
@@ -116,7 +122,9 @@ def generate(
     if actions is not None and index.family != "magi":
         raise UserError("This model takes no actions. Leave them out.")
     frames = {"task_video": _read_frames(video, None), "context": _read_frames(context, context_frames)}
-    pipeline = common.load_pipeline(model, device, dtype, weights, text_encoder_offload, text_encoder_dtype)
+    pipeline = common.load_pipeline(
+        model, device, dtype, weights, text_encoder_offload, text_encoder_dtype, tokenizer_dtype, tokenizer_window
+    )
     if frames["context"] is not None and pipeline.model is not None:
         trained = getattr(pipeline.model.config, "context_frames", 1)
         frames["context"] = frames["context"][: context_frames or trained]

@@ -75,6 +75,7 @@ def reconstruct(
     from mutoscope import hub
     from mutoscope.data.video_io import VideoWriter, iter_frames, probe
     from mutoscope.pipeline import reset_peak_memory
+    from mutoscope.tokenizers.base import channels_last
     from mutoscope.tokenizers.tiling import TilingConfig, count_tokens, encode_decode_stream
 
     total = probe(source).num_frames or None
@@ -83,6 +84,7 @@ def reconstruct(
         height, width, _ = first.shape
         torch_device = common.parse_device(device)
         tokenizer = hub.load_tokenizer(model).to(torch_device)
+        channels_last(tokenizer)
         tiling = TilingConfig(tile=tile, chunk=chunk)
         error, num_frames = Error(), 0
         reset_peak_memory(torch_device)

@@ -63,7 +63,7 @@ def tokenize(
 
     from mutoscope import hub
     from mutoscope.data.datasets import KINDS
-    from mutoscope.recipes.run import clip_source, describe_data
+    from mutoscope.recipes.clips import clip_source, describe_data
     from mutoscope.recipes.tokenize import tokenize as encode
     from mutoscope.sampling.tasks import check_task
     from mutoscope.training.config import DataConfig

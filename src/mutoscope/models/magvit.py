@@ -392,9 +392,7 @@ class Magvit(VideoModel):
         )
         return self.loss_of(tokens, masked, task, self._drop_labels(batch.get("label"), generator))
 
-    def _drop_labels(
-        self, label: Int[Tensor, " b"] | None, generator: torch.Generator
-    ) -> Int[Tensor, " b"] | None:
+    def _drop_labels(self, label: Int[Tensor, " b"] | None, generator: torch.Generator) -> Int[Tensor, " b"] | None:
         """Some labels replaced by the one behind the last class, whose vocabulary row means "no class"."""
         if label is None or self.config.label_dropout == 0:
             return label

@@ -53,6 +53,9 @@ class TileOptions:
 class AutoencoderKL(VideoTokenizer):
     """Encoder, Gaussian latents and decoder; pixels in [-1, 1]. `tiles` may be replaced at any time.
 
+    Its weights may be in half precision, which halves its memory: what comes in is converted to their format, what goes
+    out is float32.
+
     The 3-D network takes clips of 1 + 4k frames: up to 17 at once, longer ones in tiles that share a frame, hence of
     17 + 16k frames unless `tiles.partial` says otherwise. Later frames of a tile reach earlier ones through its norms,
     so a stream advances tile by tile.
@@ -76,6 +79,11 @@ class AutoencoderKL(VideoTokenizer):
             causal_in_time=config.is_3d,
             per_frame=not config.is_3d,
         )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights."""
+        return next(self.parameters()).dtype
 
     @property
     def tile_latents(self) -> int:
@@ -168,12 +176,13 @@ class AutoencoderKL(VideoTokenizer):
         return (latents - self.config.shift_factor) * self.config.scaling_factor
 
     def _encode_tile(self, video: Float[Tensor, "n 3 t h w"]) -> Float[Tensor, "n d2 lt lh lw"]:
-        features = self.encoder(video)
-        return as_clips(features if self.quant_conv is None else self.quant_conv(features), len(video))
+        features = self.encoder(video.to(self.dtype))
+        return as_clips(features if self.quant_conv is None else self.quant_conv(features), len(video)).float()
 
     def _decode_tile(self, latents: Float[Tensor, "n d lt lh lw"]) -> Float[Tensor, "n 3 t h w"]:
-        x = latents if self.config.is_3d else as_frames(latents)
-        return as_clips(self.decoder(x if self.post_quant_conv is None else self.post_quant_conv(x)), len(latents))
+        x = (latents if self.config.is_3d else as_frames(latents)).to(self.dtype)
+        pixels = self.decoder(x if self.post_quant_conv is None else self.post_quant_conv(x))
+        return as_clips(pixels, len(latents)).float()
 
     def _parts(self, count: int, size: int, stride: int, noun: str, partial: Partial) -> list[slice]:
         """What one pass of the network sees: single frames in 2-D, in 3-D up to `size` that share one with the next."""

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import gc
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -40,8 +41,14 @@ def join(device: str | torch.device | None = None) -> Process:
     if world_size > 1 and not dist.is_initialized():
         # Rank 0 alone may encode a whole data set before the first exchange.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=12))
-        atexit.register(dist.destroy_process_group)
+        atexit.register(_leave)
     return Process(rank, world_size, device)
+
+
+def _leave() -> None:
+    # A wrapped module in a reference cycle would keep the group, whose threads must end before the interpreter does.
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def wrap(module: nn.Module, process: Process) -> nn.Module:
