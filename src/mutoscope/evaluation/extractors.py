@@ -102,7 +102,10 @@ class Extractors:
         for name, values in joined.items():
             if not values.isfinite().all():
                 bad = int((~values.isfinite()).any(dim=1).sum())
-                raise UserError(f"{name} gives features that are not finite for {bad} of {len(values)} clips.")
+                raise UserError(
+                    f"{name} gives features that are not finite (NaN or infinite) for {bad} of {len(values)} clips: "
+                    "check its weights file."
+                )
         return joined
 
     def _read(self, batch: Clips, index: int) -> dict[str, Tensor]:
