@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mutoscope.data.shapes import HELD_BACK_SEED, ShapesConfig
 from mutoscope.errors import UserError
+from mutoscope.evaluation import protocol
 from mutoscope.evaluation.protocol import (
     EvaluationProtocol,
     Judge,
@@ -166,3 +167,10 @@ def test_the_protocol_is_frozen_and_goes_into_json():
     assert record["frame_stride"] == 1 and record["options"] == {"guidance_scale": 2.0}
     with pytest.raises(dataclasses.FrozenInstanceError):
         protocol.__setattr__("seed", 2)
+
+
+def test_intervals_do_not_depend_on_how_many_resamples_are_drawn_at_once(monkeypatch):
+    values = torch.randn(50, generator=torch.Generator().manual_seed(0)).numpy()
+    whole = protocol.mean_figure(values, 3)
+    monkeypatch.setattr(protocol, "RESAMPLED_AT_ONCE", 120)  # two resamples
+    assert protocol.mean_figure(values, 3) == whole

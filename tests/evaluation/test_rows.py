@@ -10,7 +10,7 @@ import torch
 
 from evaluation.distributed_run import main
 from mutoscope.errors import UserError
-from mutoscope.evaluation.rows import Rows, State, gather_rows, read_rows, write_rows
+from mutoscope.evaluation.rows import Collected, Rows, State, gather_rows, read_rows, write_rows
 
 
 class Measure:
@@ -51,6 +51,17 @@ def test_a_killed_evaluation_continues_and_measures_nothing_twice(tmp_path):
     expected = all_rows(chunk_size=2)
     assert rows is not None and torch.equal(rows["value"], expected["value"]) and rows.notes == expected.notes
     assert not [path for path in (tmp_path / "state").iterdir() if path.name.endswith(".tmp")]
+
+
+def test_rows_of_many_chunks_lie_in_tensors_made_once():
+    own = Collected(7)
+    for number, part in enumerate(torch.arange(7.0).split(2)):
+        own.add(number, Rows({"value": part[:, None]}, (str(number),)))
+    (value,) = own.tensors.values()
+    rows, parts = own.rows(), own.parts()
+    assert value.shape == (7, 1) and rows["value"].data_ptr() == value.data_ptr()
+    assert rows["value"].flatten().tolist() == list(range(7)) and rows.notes == ("0", "1", "2", "3")
+    assert parts[3]["value"].tolist() == [[6]] and parts[1].notes == ("1",)
 
 
 def test_a_folder_of_another_evaluation_is_refused(tmp_path):
