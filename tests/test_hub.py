@@ -256,3 +256,14 @@ def test_the_index_is_plain_json(folder: Path) -> None:
 def test_weights_are_as_readable_as_any_other_file(tmp_path: Path):
     hub.save_component(tmp_path, tiny_tokenizer())
     assert (tmp_path / hub.WEIGHTS).stat().st_mode == (tmp_path / hub.CONFIG).stat().st_mode
+
+
+def test_the_hash_of_weights_ignores_files_and_memory_layout(tmp_path):
+    kernels = torch.nn.Conv3d(2, 2, 2)
+    assert hub.weights_hash(kernels) == hub.weights_hash(kernels.to(memory_format=torch.channels_last_3d))
+    for name in ("a", "b"):
+        hub.save_pretrained(tmp_path / name, tiny_index(), tiny_tokenizer(), tiny_model())
+    first, again = (hub.load_model(tmp_path / name) for name in ("a", "b"))
+    assert hub.weights_hash(kernels, first) == hub.weights_hash(kernels, again)
+    next(again.parameters()).data += 1
+    assert hub.weights_hash(kernels, first) != hub.weights_hash(kernels, again)

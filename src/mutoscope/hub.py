@@ -13,6 +13,7 @@ Reading a folder never runs anything found in it: JSON and safetensors hold data
 configuration may name are the ones listed in `CLASSES`.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -254,6 +255,16 @@ def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], 
             raise UserError(f"{path}: tensor {key!r} is not part of the network {folder / CONFIG} describes.")
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise UserError(f"{path}: tensor {key!r} holds NaN or infinity: the file is damaged or training diverged.")
+
+
+def weights_hash(*modules: nn.Module) -> str:
+    """SHA-256 over the names and values of all weights, independent of files, memory layout and device."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------ writing

@@ -16,10 +16,9 @@ from mutoscope.errors import UserError
 from mutoscope.evaluation import videos
 from mutoscope.evaluation.extractors import WeightFiles
 from mutoscope.evaluation.protocols import VIDEO_PROTOCOLS, VideoProtocol, video_protocol
-from mutoscope.evaluation.samples import Samples, chosen_task, class_numbers, cycled, fingerprint
+from mutoscope.evaluation.samples import Samples, chosen_task, class_numbers, cycled
 from mutoscope.evaluation.videos import evaluate_videos
 from mutoscope.evaluation.windows import list_videos, windows
-from mutoscope.hub import save_pretrained
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.pipeline import VideoPipeline
 from tiny_models import MODEL, tiny_image_tokenizer, tiny_index, tiny_model, tiny_par, tiny_par_index, tiny_tokenizer
@@ -203,18 +202,6 @@ def test_a_killed_evaluation_of_a_model_makes_nothing_twice(folder: Path, tmp_pa
     with pytest.raises(UserError, match="parts of another evaluation"):
         others = {"state": tmp_path / "state", "options": {"temperature": 2.0}}
         measure(folder, Recorder(), folder / "real", PREDICTION, num_clips=5, batch_size=2, **others)
-
-
-def test_weights_and_not_their_file_name_the_model(tmp_path: Path):
-    pipeline = tiny_pipeline()
-    places = [save_pretrained(tmp_path / n, pipeline.index, pipeline.tokenizer, pipeline.model) for n in ("a", "b")]
-    first, again = (VideoPipeline.from_pretrained(place) for place in places)
-    assert fingerprint(first) == fingerprint(again)
-    next(again.model.parameters()).data += 1
-    assert fingerprint(first) != fingerprint(again)
-
-
-# ----------------------------------------------------------------------------------------------------- bad input
 
 
 def samples(pipeline: Any, name: str, task: str | None = None) -> Samples:

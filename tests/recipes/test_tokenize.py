@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from mutoscope.errors import UserError
-from mutoscope.recipes.tokenize import condition_key, tokenize, weights_hash
+from mutoscope.recipes.tokenize import condition_key, tokenize
 from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
 from training.fakes import FakeSource
 
@@ -80,9 +80,3 @@ def test_a_finite_source_ends_the_cache(tmp_path):
 def test_the_class_does_not_need_its_own_condition():
     assert condition_key("class-conditional-frame-prediction") == condition_key("frame-prediction")
     assert condition_key("inpaint-central") == "inpaint-central"
-
-
-def test_the_hash_follows_the_weights_and_not_their_layout():
-    plain = nn.Conv3d(2, 2, 2)
-    assert weights_hash(plain) == weights_hash(plain.to(memory_format=torch.channels_last_3d))
-    assert weights_hash(FirstPixel(1.0)) != weights_hash(FirstPixel(2.0))

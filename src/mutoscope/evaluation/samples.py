@@ -1,6 +1,5 @@
 """A model as the generated side of a protocol: each clip is asked for by the class, frames or video of a real one."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +15,7 @@ from mutoscope.evaluation.protocols import UNCONDITIONAL, VideoProtocol
 from mutoscope.evaluation.sources import PREDICTION_TASKS, call_seed, is_model
 from mutoscope.evaluation.windows import Window
 from mutoscope.generation.base import fit_frames
+from mutoscope.hub import weights_hash
 from mutoscope.json_config import nearest
 from mutoscope.sampling.tasks import check_task, needs_video, pixel_mask
 
@@ -84,7 +84,7 @@ class Samples:
             "seed": self.seed,
             "sampling": {**self.pipeline.index.sampling, **self.options},
             "paste_given": self.paste_given,
-            "model_sha256": fingerprint(self.pipeline),
+            "model_sha256": weights_hash(self.pipeline.tokenizer, self.pipeline.model),
         }
 
     def make(self, first: int, count: int, labels: Sequence[int] | None, real: Clips | None) -> Clips:
@@ -194,13 +194,3 @@ def cycled(windows: Sequence[Window], count: int, seed: int) -> tuple[Window, ..
             yield from (windows[i] for i in torch.randperm(len(windows), generator=generator).tolist())
 
     return tuple(islice(endless(), count))
-
-
-def fingerprint(pipeline: Any) -> str:
-    """SHA-256 over all weights of tokenizer and model, whatever files they came from."""
-    digest = hashlib.sha256()
-    for part in (pipeline.tokenizer, pipeline.model):
-        for name, value in sorted(part.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -1,6 +1,5 @@
 """Fill a token cache: clips through a frozen tokenizer, together with the condition videos the tasks need."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from mutoscope.data.loader import BatchSource
 from mutoscope.data.motion import motion_score
 from mutoscope.data.token_cache import TokenCache, TokenCacheInfo, TokenCacheWriter, token_dtype
 from mutoscope.errors import UserError
+from mutoscope.hub import weights_hash
 from mutoscope.sampling.tasks import condition_video, needs_video
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
@@ -114,12 +114,3 @@ def _encode(
     video = tokenizer.from_uint8(frames.to(device))  # (b, 3, t, h, w)
     video = condition_video(task, video, context_frames) if task else video
     return tokenizer.encode(video.contiguous(memory_format=torch.channels_last_3d)).cpu()
-
-
-def weights_hash(module: torch.nn.Module) -> str:
-    """SHA-256 over the names and values of all weights, independent of memory layout and device."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
