@@ -24,6 +24,7 @@ def tokenize(
     windows: int = 1,
     tasks: tuple[str, ...] = ("class-conditional", "frame-prediction"),
     batch_size: int = 32,
+    num_workers: int = 0,
     device: str = "cpu",
 ) -> common.Report:
     """Encode clips once and keep their tokens, with those of the condition videos that the tasks need.
@@ -46,6 +47,7 @@ def tokenize(
         windows: of the data set: clips of every video, evenly spread over its time
         tasks: the tasks whose conditions are encoded too
         batch_size: clips encoded together
+        num_workers: processes that read the clips
         device: cpu, cuda, cuda:1, mps ...
     """
     for name, value in {
@@ -57,6 +59,7 @@ def tokenize(
         common.check_range(name, value, low=1)
     common.check_range("--frame-stride", frame_stride, low=1)
     common.check_range("--batch-size", batch_size, low=1)
+    common.check_range("--num-workers", num_workers, low=0)
     common.check_range("--windows", windows, low=1)
     if data != "shapes" and not Path(data).expanduser().is_dir():
         raise UserError(f"There is no folder {data!r}. Give a folder of videos, or shapes for the built-in world.")
@@ -99,6 +102,7 @@ def tokenize(
         tasks=tasks,
         data=describe_data(config) | {"seed": config.seed, "path": folder},
         batch_size=batch_size,
+        num_workers=num_workers,
     )
     return {
         "model": model,

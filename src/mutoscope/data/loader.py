@@ -88,15 +88,17 @@ def _permutation(num_clips: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_clips)
 
 
-def make_loader(source: BatchSource, sampler: StepSampler, num_workers: int = 0) -> DataLoader:
-    """A DataLoader that hands whole batches of `source` to `num_workers` processes, in the sampler's order."""
+def make_loader(
+    source: BatchSource, batches: Sampler[list[int]] | Sequence[list[int]], num_workers: int = 0, seed: int = 0
+) -> DataLoader:
+    """A DataLoader that hands whole batches of `source`, given by clip indices, to `num_workers` processes, in order."""
     return DataLoader(
         source,  # type: ignore[arg-type]
-        sampler=sampler,
+        sampler=batches,
         batch_size=None,
         num_workers=num_workers,
         worker_init_fn=_leave_signals_to_parent,
-        generator=torch.Generator().manual_seed(sampler.seed),
+        generator=torch.Generator().manual_seed(seed),
         prefetch_factor=2 if num_workers else None,
     )
 

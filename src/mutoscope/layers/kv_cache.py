@@ -67,13 +67,17 @@ class StaticKVCache(KVCache):
     What a step writes is told by `rows`, a tensor, so that a compiler or a CUDA graph can take a step as it is.
     """
 
+    places: dict[int, Tensor] = field(default_factory=dict)
+    """By number of positions, the tensor that says where they go: always the same one."""
     rows: Int[Tensor, " n"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    """The one of them that holds for this step."""
 
     def aim(self, num_positions: int) -> None:
-        """Points `rows` at the next positions. The tensor of each length is made once and filled again."""
+        """Points `rows` at the next positions."""
         device = self.keys.device
-        if len(self.rows) != num_positions:
-            self.rows = torch.empty(num_positions, dtype=torch.int64, device=device)
+        if num_positions not in self.places:
+            self.places[num_positions] = torch.empty(num_positions, dtype=torch.int64, device=device)
+        self.rows = self.places[num_positions]
         torch.arange(self.length, self.length + num_positions, device=device, out=self.rows)
 
     def append(
@@ -84,4 +88,4 @@ class StaticKVCache(KVCache):
         return self.keys[layer], self.values[layer]
 
     def first(self, batch_size: int) -> "StaticKVCache":
-        return StaticKVCache(self.keys[:, :batch_size], self.values[:, :batch_size], self.length, self.rows)
+        return StaticKVCache(self.keys[:, :batch_size], self.values[:, :batch_size], self.length, self.places)

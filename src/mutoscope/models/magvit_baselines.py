@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 from mutoscope.layers.attention import attention
-from mutoscope.layers.kv_cache import KVCache
+from mutoscope.layers.kv_cache import KVCache, StaticKVCache
 from mutoscope.layers.masks import causal_mask
 from mutoscope.layers.token_masking import cosine_mask_ratio
 from mutoscope.models.base import VideoModel
@@ -138,11 +138,14 @@ class MagvitAR(VideoModel):
     def latent_shape(self) -> tuple[int, int, int]:
         return self.config.latent_shape
 
-    def new_cache(self, batch_size: int) -> KVCache:
-        """Memory for one whole sequence per sample."""
+    def new_cache(self, batch_size: int, static: bool = False) -> KVCache:
+        """Memory for one whole sequence per sample; `static`: steps of unchanging shapes (see `StaticKVCache`)."""
         config, heads = self.config, self.config.num_heads
         shape = (config.num_layers, batch_size, heads, config.max_length, config.hidden_size // heads)
-        return KVCache.reserve(shape, self.device, self.token_embedding.weight.dtype)
+        cache = (StaticKVCache if static else KVCache).reserve(shape, self.device, self.token_embedding.weight.dtype)
+        if static:  # what is masked still takes part in the products
+            cache.keys.zero_(), cache.values.zero_()
+        return cache
 
     def prefix(
         self, label: Int[Tensor, " b"] | None, condition_tokens: Int[Tensor, "b t h w"] | None, batch_size: int
@@ -163,14 +166,26 @@ class MagvitAR(VideoModel):
 
     def forward(self, ids: Int[Tensor, "b n"], cache: KVCache | None = None) -> Float[Tensor, "b n vocab"]:
         """Logits of the token after each position; with a cache, `ids` continue what it holds."""
+        if isinstance(cache, StaticKVCache):
+            cache.aim(ids.shape[1])
+        logits = self.step(ids, cache)
+        if cache is not None:
+            cache.advance(ids.shape[1])
+        return logits
+
+    def step(self, ids: Int[Tensor, "b n"], cache: KVCache | None) -> Float[Tensor, "b n vocab"]:
+        """The same for a static cache that was aimed, and none is advanced."""
         start, n = (cache.length if cache else 0), ids.shape[1]
+        if isinstance(cache, StaticKVCache):
+            positions = self.position_embedding.weight[cache.rows]
+            mask = torch.arange(cache.keys.shape[3], device=ids.device) <= cache.rows[:, None]
+        else:
+            positions = self.position_embedding.weight[start : start + n]
+            mask = causal_mask(n, start + n, ids.device)
         ids = torch.where(ids < 0, ids + self.config.vocab_size, ids)
-        x = self.dropout(self.token_embedding(ids)) + self.position_embedding.weight[start : start + n]  # (b, n, d)
-        mask = causal_mask(n, start + n, ids.device)
+        x = self.dropout(self.token_embedding(ids)) + positions  # (b, n, d)
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, layer, cache)
-        if cache is not None:
-            cache.advance(n)
         return self.output(self.norm(x))
 
     def code_logits(self, ids: Int[Tensor, "b n"], cache: KVCache | None = None) -> Float[Tensor, "b k"]:

@@ -227,11 +227,13 @@ class CaptionEmbedding(nn.Module):
 
 @dataclass
 class PARState:
-    """What decoding knows: cached keys and values, the rotations of the whole sequence, and padded prefix columns."""
+    """What decoding knows: cached keys and values, the rotations of the whole sequence, padded prefix columns, and,
+    for a static cache, who sees whom."""
 
     cache: KVCache
     table: Float[Tensor, "length pairs 2"]
     prefix_mask: Bool[Tensor, "b p"] | None = None
+    visible: Bool[Tensor, "n n"] | None = None
 
     def keep_first(self, batch_size: int) -> None:
         """Forgets all but the first samples: the unconditional half, once guidance is over."""
@@ -419,10 +421,11 @@ class PAR(VideoModel):
         shape = (config.num_layers, batch_size, config.kv_heads, length, config.head_size)
         kind = StaticKVCache if static else KVCache
         cache = kind.reserve(shape, self.device, self.token_embedding.weight.dtype)
-        if static:  # what is masked still takes part in the products
-            cache.keys.zero_(), cache.values.zero_()
         mask = None if prefix_mask is None else prefix_mask.to(self.device)
-        return PARState(cache, self.rotations(latent_shape), mask)
+        if not static:
+            return PARState(cache, self.rotations(latent_shape), mask)
+        cache.keys.zero_(), cache.values.zero_()  # what is masked still takes part in the products
+        return PARState(cache, self.rotations(latent_shape), mask, self.group_mask(length))
 
     def _queries(self, batch_size: int) -> list[Float[Tensor, "b m d"]]:
         if self.query_embedding is None:
@@ -442,28 +445,45 @@ class PAR(VideoModel):
         With a state for several copies of the batch, the copies read the same tokens. `num_wanted`: how many rows of
         the batch need logits; None for all.
         """
+        return self._continued(self.step_input(tokens, self.opens_groups(state)), state, num_wanted)
+
+    def opens_groups(self, state: PARState) -> bool:
+        """Whether the sequential start is over and the learned queries are read in this step."""
+        return state.cache.length == self.config.prefix_length - 1 + self.num_start
+
+    def step_input(self, tokens: Int[Tensor, "b n"], with_queries: bool) -> Float[Tensor, "b n2 d"]:
         x = self.token_embedding(tokens)  # (b, n, d)
-        if state.cache.length == self.config.prefix_length - 1 + self.num_start:  # the sequential start is over
-            x = torch.cat([x, *self._queries(len(x))], dim=1)
-        return self._continued(x, state, num_wanted)
+        return torch.cat([x, *self._queries(len(x))], dim=1) if with_queries else x
 
     def _continued(
         self, x: Float[Tensor, "b n d"], state: PARState, num_wanted: int | None = None, first_wanted: int = 0
     ) -> Float[Tensor, "b2 m k"]:
         """Logits after the next positions of the sequence, from position `first_wanted` of these on."""
         cache, n = state.cache, x.shape[1]
-        begin, end = cache.length, cache.length + n
         if isinstance(cache, StaticKVCache):
             cache.aim(n)
-            rows = cache.rows
-            mask = self.group_mask(cache.keys.shape[3])[rows]
-        else:
-            rows = torch.arange(begin, end, device=x.device)
-            # All that is in the cache is visible, the new group included, so there is nothing to hide as a rule.
-            everything = n == 1 or (begin >= self.config.prefix_length and self.config.group_attention == "full")
-            mask = None if everything and state.prefix_mask is None else self.group_mask(end)[begin:]
+            logits = self.static_step(x, state, num_wanted, first_wanted)
+            cache.advance(n)
+            return logits
+        begin, end = cache.length, cache.length + n
+        rows = torch.arange(begin, end, device=x.device)
+        # All that is in the cache is visible, the new group included, so there is nothing to hide as a rule.
+        everything = n == 1 or (begin >= self.config.prefix_length and self.config.group_attention == "full")
+        mask = None if everything and state.prefix_mask is None else self.group_mask(end)[begin:]
         if mask is not None and state.prefix_mask is not None:
             mask = hide_padding(mask, state.prefix_mask, rows)
         x = self.advance(x, state.table[rows], mask, cache)
         cache.advance(n)
+        return self.output(self.norm(x[:num_wanted, first_wanted:])).float()
+
+    def static_step(
+        self, x: Float[Tensor, "b n d"], state: PARState, num_wanted: int | None = None, first_wanted: int = 0
+    ) -> Float[Tensor, "b2 m k"]:
+        """Logits after the positions that a static cache is aimed at; where these are is read from tensors alone."""
+        cache = state.cache
+        assert isinstance(cache, StaticKVCache) and state.visible is not None
+        mask = state.visible[cache.rows]
+        if state.prefix_mask is not None:
+            mask = hide_padding(mask, state.prefix_mask, cache.rows)
+        x = self.advance(x, state.table[cache.rows], mask, cache)
         return self.output(self.norm(x[:num_wanted, first_wanted:])).float()

@@ -343,6 +343,7 @@ def open_cache(
                 clip_source(recipe.data),
                 out / "tokens",
                 num_clips=recipe.cache_clips,
+                num_workers=recipe.loop.num_workers,
                 tasks=condition_tasks(recipe),
                 data=describe_data(recipe.data) | {"seed": recipe.data.seed, "path": recipe.data.path},
                 context_frames=context_frames(recipe),

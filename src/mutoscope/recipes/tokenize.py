@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mutoscope.data.loader import BatchSource
+from mutoscope.data.loader import BatchSource, make_loader
 from mutoscope.data.motion import motion_score
 from mutoscope.data.token_cache import TokenCache, TokenCacheInfo, TokenCacheWriter, token_dtype
 from mutoscope.errors import UserError
@@ -40,7 +40,8 @@ def tokenize(
     num_clips: int,
     tasks: tuple[str, ...] = (),
     data: dict[str, Any] | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    num_workers: int = 0,
     context_frames: int = 1,
     text: CaptionReader | None = None,
     motion: bool = False,
@@ -51,12 +52,14 @@ def tokenize(
 
     A finished cache of the same clips, tokenizer and tasks is opened as it is; an unfinished one is continued.
     Raises UserError when `out` holds anything else. A finite source ends the cache at its last clip.
+    `batch_size`: clips encoded together, by default 32 on a CPU and 256 elsewhere; `num_workers` processes make them.
     `context_frames` are what the tasks that start from frames are given. `text` encodes the captions; `motion` adds the
     optical flow of every clip; `interval` and `actions` keep what the source says of them.
     """
     count = min(num_clips, source.num_clips or num_clips)
-    first = source[[0]]
-    video = first["video"]  # (1, t, h, w, 3)
+    first, device = source[[0]], next(tokenizer.parameters()).device
+    batch_size = batch_size or (32 if device.type == "cpu" else 256)
+    video = tokenizer.from_uint8(first["video"].to(device))  # (1, 3, t, h, w)
     if actions and "actions" not in first:
         raise UserError("These clips come without actions, which the model is to read: name others.")
     info = TokenCacheInfo(
@@ -80,10 +83,11 @@ def tokenize(
         return cache
     writer = TokenCacheWriter(out, info)
     with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", mininterval=0.5) as bar:
-        while writer.position < count:
-            batch = source[list(range(writer.position, min(writer.position + batch_size, count)))]
-            conditions = {task: _encode(tokenizer, batch["video"], task, context_frames) for task in info.conditions}
-            writer.write(_encode(tokenizer, batch["video"]), batch["label"], conditions, _more(batch, text, info))
+        parts = [list(range(i, min(i + batch_size, count))) for i in range(writer.position, count, batch_size)]
+        for batch in make_loader(source, parts, num_workers):
+            video = tokenizer.from_uint8(batch["video"].to(device))  # (b, 3, t, h, w)
+            conditions = {task: _encode(tokenizer, video, task, context_frames) for task in info.conditions}
+            writer.write(_encode(tokenizer, video), batch["label"], conditions, _more(batch, text, info))
             bar.update(len(batch["label"]))
     return writer.finish()
 
@@ -107,10 +111,8 @@ def condition_key(task: str) -> str:
 
 @torch.no_grad()
 def _encode(
-    tokenizer: VideoTokenizer, frames: UInt8[Tensor, "b t h w 3"], task: str | None = None, context_frames: int = 1
+    tokenizer: VideoTokenizer, video: Float[Tensor, "b 3 t h w"], task: str | None = None, context_frames: int = 1
 ) -> Tensor:
     """Tokens or latents of the clips, or of what `task` shows of them."""
-    device = next(tokenizer.parameters()).device
-    video = tokenizer.from_uint8(frames.to(device))  # (b, 3, t, h, w)
     video = condition_video(task, video, context_frames) if task else video
     return tokenizer.encode(video.contiguous(memory_format=torch.channels_last_3d)).cpu()

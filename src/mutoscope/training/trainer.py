@@ -118,7 +118,7 @@ def run_loop(
             write_recipe(out, to_json(recipe))
             trackers = [JsonlTracker(out / "log.jsonl", start), *trackers]
         with Recorder(out, loop, start, process, trackers) as recorder:
-            for step, batch in enumerate(make_loader(source, sampler, loop.num_workers), start=start):
+            for step, batch in enumerate(make_loader(source, sampler, loop.num_workers, loop.seed), start=start):
                 batch = prepare_batch(to_device(batch, process.device), step)
                 seed_step(generator, loop.seed, step, process.rank)
                 losses: dict[str, Tensor] = {}

@@ -1,0 +1,102 @@
+"""Recorded steps give what the plain networks give. Without a GPU, a recording is replayed on its own inputs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mutoscope.layers.cuda_graph import CUDAGraphCall
+from mutoscope.models.magvit import Magvit, MagvitConfig
+from mutoscope.models.magvit_baselines import MagvitAR, MagvitARConfig
+from mutoscope.models.par import PAR, PARConfig
+from mutoscope.sampling.autoregressive import AutoregressiveSampler
+from mutoscope.sampling.captured import CapturedMagvit, CapturedMagvitAR, CapturedPAR
+from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
+from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig, PrefillMemo
+
+SHAPE = (2, 4, 4)
+ON_GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+
+
+class Replayed:
+    """As a CUDA graph: only the contents of the first call's inputs change, and the result is overwritten."""
+
+    def __init__(self, function: Callable[..., Any], *examples: Tensor) -> None:
+        self.function, self.arguments = function, [example.clone() for example in examples]
+        self.result = function(*self.arguments).clone()
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        for argument, value in zip(self.arguments, values, strict=True):
+            assert argument.shape == value.shape
+            argument.copy_(value)
+        return self.result.copy_(self.function(*self.arguments))
+
+
+RECORD = {"cpu": Replayed, "cuda": CUDAGraphCall}
+
+
+@pytest.mark.parametrize("device", ["cpu", ON_GPU])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@torch.inference_mode()
+def test_a_captured_magvit_decodes_the_same_tokens(device: str, guidance: float):
+    torch.manual_seed(0)
+    model = Magvit(MagvitConfig(2, 32, 2, 64, 24, 5, latent_shape=SHAPE, tasks=("class-conditional",))).to(device).eval()
+    sampler = MaskedSampler(MaskedSamplerConfig(num_decoding_steps=4, guidance_scale=guidance))
+    captured = CapturedMagvit(model, RECORD[device])
+    for seed in range(2):  # the second clip replays what the first one recorded
+        tokens = [
+            list(sampler.sample(network, "class-conditional", labels(seed, device), generator=seeded(seed)))[-1].proposal
+            for network in (model, captured)
+        ]
+        assert torch.equal(*tokens)
+    assert len(captured.steps) == (1 if guidance == 1 else 2)
+
+
+@pytest.mark.parametrize("device", ["cpu", ON_GPU])
+@torch.inference_mode()
+def test_a_captured_autoregressive_transformer_draws_the_same_tokens(device: str):
+    torch.manual_seed(0)
+    model = MagvitAR(MagvitARConfig(2, 32, 2, 64, 24, 5, latent_shape=SHAPE)).to(device).eval()
+    captured = CapturedMagvitAR(model, RECORD[device])
+    for seed in range(2):
+        tokens = [
+            list(AutoregressiveSampler().sample(network, labels(seed, device), None, seeded(seed)))[-1].proposal
+            for network in (model, captured)
+        ]
+        assert torch.equal(*tokens)
+    assert len(captured.steps) == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", ON_GPU])
+@pytest.mark.parametrize("num_parallel", [1, 4])
+@pytest.mark.parametrize("interval", [None, 2])
+@torch.inference_mode()
+def test_a_captured_par_draws_the_same_tokens(device: str, num_parallel: int, interval: int | None):
+    torch.manual_seed(0)
+    model = PAR(PARConfig(2, 32, 2, codebook_size=24, latent_shape=SHAPE, num_parallel=num_parallel, num_classes=5))
+    torch.nn.init.normal_(model.output.weight, std=0.5)
+    model = model.to(device).eval()
+    sampler = ParallelARSampler(ParallelARSamplerConfig(guidance_scale=2.0, guidance_interval=interval))
+    captured, memo = CapturedPAR(model, RECORD[device]), PrefillMemo()
+    for seed in range(3):
+        given = condition(model, labels(seed, device))
+        plain = list(sampler.sample(model, given, seeded(seed)))[-1].proposal
+        again = list(sampler.sample(captured, given, seeded(seed), static=True, memo=memo))[-1].proposal
+        assert torch.equal(plain, again)
+    phases = 1 if num_parallel == 1 else 3
+    assert len(captured.states) == 1 and phases <= len(captured.steps) <= 3 * phases
+
+
+def labels(seed: int, device: str) -> Tensor:
+    return torch.tensor([seed, 4 - seed], device=device)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def condition(model: PAR, label: Tensor) -> Condition:
+    names = (*label.tolist(), 5, 5)
+    return Condition(model.class_prefix(label, 2), model.class_prefix(None, 2), labels=names)
