@@ -64,27 +64,26 @@ class PlacedKVCache(KVCache):
 class StaticKVCache(KVCache):
     """The same with shapes that never change: attention reads all of the memory, under a mask.
 
-    What a step writes is told by `rows`, a tensor, so that a compiler or a CUDA graph can take a step as it is.
+    Where a step of n positions writes is told by a tensor, `places[n]`, always the same one, so that a compiler or a
+    CUDA graph can take a step as it is.
     """
 
     places: dict[int, Tensor] = field(default_factory=dict)
-    """By number of positions, the tensor that says where they go: always the same one."""
-    rows: Int[Tensor, " n"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    """The one of them that holds for this step."""
 
     def aim(self, num_positions: int) -> None:
-        """Points `rows` at the next positions."""
+        """Points `places[num_positions]` at the next positions."""
         device = self.keys.device
         if num_positions not in self.places:
             self.places[num_positions] = torch.empty(num_positions, dtype=torch.int64, device=device)
-        self.rows = self.places[num_positions]
-        torch.arange(self.length, self.length + num_positions, device=device, out=self.rows)
+        torch.arange(self.length, self.length + num_positions, device=device, out=self.places[num_positions])
 
     def append(
         self, layer: int, k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"]
     ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
-        self.keys[layer].index_copy_(2, self.rows, k)
-        self.values[layer].index_copy_(2, self.rows, v)
+        """Writes the positions that the cache is aimed at; returns all of the memory."""
+        rows = self.places[k.shape[2]]
+        self.keys[layer].index_copy_(2, rows, k)
+        self.values[layer].index_copy_(2, rows, v)
         return self.keys[layer], self.values[layer]
 
     def first(self, batch_size: int) -> "StaticKVCache":

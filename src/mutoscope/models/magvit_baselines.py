@@ -174,11 +174,12 @@ class MagvitAR(VideoModel):
         return logits
 
     def step(self, ids: Int[Tensor, "b n"], cache: KVCache | None) -> Float[Tensor, "b n vocab"]:
-        """The same for a static cache that was aimed, and none is advanced."""
+        """`forward` without moving the cache on; a static one was aimed before."""
         start, n = (cache.length if cache else 0), ids.shape[1]
         if isinstance(cache, StaticKVCache):
-            positions = self.position_embedding.weight[cache.rows]
-            mask = torch.arange(cache.keys.shape[3], device=ids.device) <= cache.rows[:, None]
+            rows = cache.places[n]
+            positions = self.position_embedding.weight[rows]
+            mask = torch.arange(cache.keys.shape[3], device=ids.device) <= rows[:, None]
         else:
             positions = self.position_embedding.weight[start : start + n]
             mask = causal_mask(n, start + n, ids.device)

@@ -482,8 +482,9 @@ class PAR(VideoModel):
         """Logits after the positions that a static cache is aimed at; where these are is read from tensors alone."""
         cache = state.cache
         assert isinstance(cache, StaticKVCache) and state.visible is not None
-        mask = state.visible[cache.rows]
+        rows = cache.places[x.shape[1]]
+        mask = state.visible[rows]
         if state.prefix_mask is not None:
-            mask = hide_padding(mask, state.prefix_mask, cache.rows)
-        x = self.advance(x, state.table[cache.rows], mask, cache)
+            mask = hide_padding(mask, state.prefix_mask, rows)
+        x = self.advance(x, state.table[rows], mask, cache)
         return self.output(self.norm(x[:num_wanted, first_wanted:])).float()
