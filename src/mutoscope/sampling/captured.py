@@ -134,9 +134,10 @@ class CapturedPAR:
         opens = self.model.opens_groups(state)
         n = tokens.shape[1] + (self.num_parallel - 1 if opens else 0)
         cache.aim(n)
+        now = replace(state)  # the sampler may cut `state` down later
 
         def step(tokens: Tensor) -> Tensor:
-            return self.model.static_step(self.model.step_input(tokens, opens), state, num_wanted)
+            return self.model.static_step(self.model.step_input(tokens, opens), now, num_wanted)
 
         places = tuple(state.table.shape), state.prefix_mask is None
         logits = _replayed(self, (*tokens.shape, opens, num_wanted, cache.keys.shape[1], places), step, tokens)
