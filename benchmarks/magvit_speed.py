@@ -1,6 +1,6 @@
 """MAGVIT's 12 parallel steps against one token at a time: MAGVIT-B and the autoregressive transformer of its size.
 
-    python benchmarks/magvit_speed.py OUT.json [--device cuda] [--dtype bfloat16] [--compile]
+    python benchmarks/magvit_speed.py OUT.json [--device cuda --dtype bfloat16 --compile --capture --ar-tokens 1024]
 
 Both have random weights, 1,024 tokens (a clip of 16×128×128) and a class label, in one process, so that the ratio is
 that of one machine at one time. The autoregressive transformer keeps keys and values; with --ar-tokens fewer than
@@ -22,6 +22,8 @@ import torch
 
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.magvit_baselines import MagvitAR, MagvitARConfig
+from mutoscope.sampling.autoregressive import AutoregressiveSampler
+from mutoscope.sampling.captured import CapturedMagvit, CapturedMagvitAR
 from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 
@@ -46,45 +48,66 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def prepared(model: Any, options: argparse.Namespace) -> Any:
+    """The network with its blocks compiled and its steps as CUDA graphs, as far as that is asked for."""
+    model = model.to(options.device, getattr(torch, options.dtype)).eval()
+    if options.compile:
+        block = type(model.blocks[0])
+        block.forward = torch.compile(block.forward)
+    wrapper = CapturedMagvit if isinstance(model, Magvit) else CapturedMagvitAR
+    return wrapper(model) if options.capture else model
+
+
 @torch.inference_mode()
-def parallel_row(size: str, device: torch.device, dtype: torch.dtype, options: argparse.Namespace) -> dict[str, Any]:
+def parallel_row(size: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
     """A whole clip's tokens in 12 steps, and the floating-point operations that takes."""
     config = MagvitConfig.paper(size, num_classes=101, tasks=("class-conditional",))
-    model = Magvit(config).to(device, dtype).eval()
-    if options.compile:
-        model.hidden = torch.compile(model.hidden, mode="reduce-overhead")
+    model = Magvit(config)
+    weights = sum(p.numel() for p in model.blocks.parameters())
+    network = prepared(model, options)
     sampler, label = MaskedSampler(MaskedSamplerConfig()), torch.zeros(1, dtype=torch.int64, device=device)
 
     def call() -> None:
-        for _ in sampler.sample(model, "class-conditional", label, generator=torch.Generator().manual_seed(0)):
+        for _ in sampler.sample(network, "class-conditional", label, generator=seeded(device)):
             pass
 
     taken = seconds(call, device, options.repeats)
     n = config.prefix_length + config.num_tokens
-    weights = sum(p.numel() for p in model.blocks.parameters())
     operations = 12 * (2 * weights * n + 4 * config.num_layers * n * n * config.hidden_size)
     return {"model": f"MAGVIT-{size}", "steps": 12, "seconds": taken, "tflops_per_second": operations / taken / 1e12}
 
 
 @torch.inference_mode()
-def autoregressive_row(
-    size: str, device: torch.device, dtype: torch.dtype, options: argparse.Namespace
-) -> dict[str, Any]:
-    """A whole clip's tokens one by one, from the times of single tokens at several depths of the sequence."""
-    model = MagvitAR(MagvitARConfig.paper(size, num_classes=101)).to(device, dtype).eval()
-    total = model.config.num_tokens
-    cache, token = model.new_cache(1), torch.zeros(1, 1, dtype=torch.int64, device=device)
+def autoregressive_row(size: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+    """A whole clip's tokens one by one; on a CPU from the times of single tokens at several depths of the sequence."""
+    config = MagvitARConfig.paper(size, num_classes=101)
+    network, total = prepared(MagvitAR(config), options), config.num_tokens
+    if options.ar_tokens >= total:
+        label, sampler = torch.zeros(1, dtype=torch.int64, device=device), AutoregressiveSampler()
+
+        def call() -> None:
+            for _ in sampler.sample(network, label, None, seeded(device)):
+                pass
+
+        taken = seconds(call, device, options.repeats)
+        return {"model": f"AR-{size}", "steps": total, "seconds": taken, "seconds_per_token": taken / total}
+    cache, token = network.new_cache(1), torch.zeros(1, 1, dtype=torch.int64, device=device)
     depths = torch.linspace(0, total - 1, max(2, options.ar_tokens // 8)).long().tolist()
     times = []
     for depth in depths:
 
-        def call(depth: int = depth) -> None:
+        def step(depth: int = depth) -> None:
             cache.length = depth  # what the skipped positions hold does not change the time
-            model.code_logits(token, cache).argmax(-1)
+            network.code_logits(token, cache).argmax(-1)
 
-        times.append(seconds(call, device, 7))
+        times.append(seconds(step, device, 7))
     per_token = sum((a + b) / 2 for a, b in itertools.pairwise(times)) / (len(times) - 1)
     return {"model": f"AR-{size}", "steps": total, "seconds": per_token * total, "seconds_per_token": per_token}
+
+
+def seeded(device: torch.device) -> torch.Generator:
+    """On the device itself, so that drawing does not wait for the CPU."""
+    return torch.Generator(device).manual_seed(0)
 
 
 @torch.inference_mode()
@@ -98,28 +121,39 @@ def decoder_row(size: str, device: torch.device, options: argparse.Namespace) ->
     }
 
 
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 8192) -> float:
+    """Tera-operations per second of a large product of random matrices."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / seconds(lambda: a @ b, device, 9) / 1e12
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", default="B", choices=("B", "L"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="the blocks, with torch.compile")
+    parser.add_argument("--capture", action="store_true", help="steps as CUDA graphs")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ar-tokens", type=int, default=128)
     options = parser.parse_args()
-    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
-    parallel = parallel_row(options.size, device, dtype, options)
-    serial = autoregressive_row(options.size, device, dtype, options)
+    device = torch.device(options.device)
+    parallel = parallel_row(options.size, device, options)
+    serial = autoregressive_row(options.size, device, options)
     decoder = decoder_row(options.size, device, options)
+    peak = matrix_rate(device, getattr(torch, options.dtype)) if device.type == "cuda" else None
     report = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "dtype": options.dtype,
         "compiled": options.compile,
+        "captured": options.capture,
         "torch": torch.__version__,
         "rows": [parallel, serial, decoder],
         "speedup_over_autoregressive": serial["seconds"] / parallel["seconds"],
+        "fraction_of_peak": None if peak is None else parallel["tflops_per_second"] / peak,
+        "measured_peak_tflops": peak,
         "frames_per_second": FRAMES / parallel["seconds"],
         "frames_per_second_with_decoding": FRAMES / (parallel["seconds"] + decoder["seconds"]),
     }

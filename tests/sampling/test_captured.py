@@ -16,7 +16,7 @@ from mutoscope.sampling.captured import CapturedMagvit, CapturedMagvitAR, Captur
 from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig, PrefillMemo
 
-SHAPE = (2, 4, 4)
+SHAPE, TASK = (2, 4, 4), "class-conditional"
 ON_GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
 
@@ -42,12 +42,16 @@ RECORD = {"cpu": Replayed, "cuda": CUDAGraphCall}
 @torch.inference_mode()
 def test_a_captured_magvit_decodes_the_same_tokens(device: str, guidance: float):
     torch.manual_seed(0)
-    model = Magvit(MagvitConfig(2, 32, 2, 64, 24, 5, latent_shape=SHAPE, tasks=("class-conditional",))).to(device).eval()
+    model = (
+        Magvit(MagvitConfig(2, 32, 2, 64, 24, 5, latent_shape=SHAPE, tasks=("class-conditional",))).to(device).eval()
+    )
     sampler = MaskedSampler(MaskedSamplerConfig(num_decoding_steps=4, guidance_scale=guidance))
     captured = CapturedMagvit(model, RECORD[device])
     for seed in range(2):  # the second clip replays what the first one recorded
         tokens = [
-            list(sampler.sample(network, "class-conditional", labels(seed, device), generator=seeded(seed)))[-1].proposal
+            list(sampler.sample(network, "class-conditional", labels(seed, device), generator=seeded(seed)))[
+                -1
+            ].proposal
             for network in (model, captured)
         ]
         assert torch.equal(*tokens)

@@ -91,7 +91,7 @@ def _permutation(num_clips: int, seed: int, epoch: int) -> np.ndarray:
 def make_loader(
     source: BatchSource, batches: Sampler[list[int]] | Sequence[list[int]], num_workers: int = 0, seed: int = 0
 ) -> DataLoader:
-    """A DataLoader that hands whole batches of `source`, given by clip indices, to `num_workers` processes, in order."""
+    """A DataLoader that has `num_workers` processes make whole batches of `source`, given by clip indices, in order."""
     return DataLoader(
         source,  # type: ignore[arg-type]
         sampler=batches,

@@ -74,9 +74,9 @@ def magvit_shapes() -> ModelRecipe:
         data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
         model=MagvitConfig(
             num_layers=6,
-            hidden_size=128,
-            num_heads=4,
-            mlp_size=512,
+            hidden_size=192,
+            num_heads=3,
+            mlp_size=768,
             codebook_size=512,
             num_classes=23,
             num_special_tokens=16,
@@ -86,10 +86,10 @@ def magvit_shapes() -> ModelRecipe:
             label_dropout=0.1,
         ),
         optim=OptimConfig(1.5e-3, 0.9, 0.96, weight_decay=0.045, warmup_steps=200, muon_learning_rate=3e-3),
-        loop=LoopConfig(num_steps=12_000, batch_size=16, ema_decay=None, clip_norm=1.0, num_workers=0),
+        loop=LoopConfig(num_steps=12_000, batch_size=128, ema_decay=0.998, clip_norm=1.0, num_workers=0),
         task_weights=dict.fromkeys(TASKS, 1.0)
         | {"class-conditional": 5.0, "frame-prediction": 3.0, "class-conditional-frame-prediction": 2.0},
-        cache_clips=8_000,
+        cache_clips=60_000,
         sampling={"guidance_scale": 2.0, "choice_temperature": 20.0},
     )
 
@@ -187,7 +187,7 @@ def magi_shapes(teacher_forcing: Literal["complete", "masked"] = "complete") -> 
         data=DataConfig(kind="shapes", num_frames=16, height=32, width=32, max_interval=3, mixed=True),
         model=MAGIConfig(
             hidden_size=128,
-            num_layers=4,
+            num_layers=6,
             num_heads=4,
             head_layers=3,
             head_size=128,

@@ -1,0 +1,120 @@
+"""LlamaGen's and PAR's sampler on a GPU: random weights, bfloat16, steps plain, as CUDA graphs, and compiled too.
+
+    python benchmarks/par_gpu_speed.py OUT.json [--size 3B] [--n 1 4 16] [--modes eager captured compiled]
+
+One picture of 384x384 (24x24 tokens, 16,384 codes) with guidance, which makes two rows of every step. At batch 1 a step
+cannot take less time than reading every weight once; `bound_seconds` is that, at the rate of a large copy on the device
+(bytes read plus bytes written).
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from mutoscope.models import par
+from mutoscope.models.par import PAR, PARConfig
+from mutoscope.sampling.base import last_of
+from mutoscope.sampling.captured import CapturedPAR
+from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig
+
+SAMPLING = ParallelARSamplerConfig(guidance_scale=4.0)
+PLAIN_FORWARD = par.Block.forward
+
+
+def seconds(call: Callable[[], object], repeats: int) -> float:
+    """Median time of a call after one that does not count."""
+    times = []
+    for repeat in range(repeats + 1):
+        synchronize()
+        start = time.perf_counter()
+        call()
+        synchronize()
+        if repeat:
+            times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def copy_rate(device: torch.device, size: int = 2**32) -> float:
+    """Bytes read and written per second by a large copy."""
+    a = torch.ones(size if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
+    b = torch.empty_like(a)
+    return 2 * len(a) / seconds(lambda: b.copy_(a), 9)
+
+
+@torch.inference_mode()
+def row(config: PARConfig, mode: str, rate: float, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds per picture."""
+    device = torch.device(options.device)
+    torch.set_default_dtype(torch.bfloat16)
+    with device:
+        model = PAR(config).eval()
+    torch.set_default_dtype(torch.float32)
+    par.Block.forward = torch.compile(PLAIN_FORWARD) if mode == "compiled" else PLAIN_FORWARD  # type: ignore[method-assign]
+    network: Any = CapturedPAR(model) if mode in ("captured", "compiled") else model
+    label = torch.zeros(1, dtype=torch.int64, device=device)
+    condition = Condition(model.class_prefix(label, 1), model.class_prefix(None, 1))
+    sampler, steps = ParallelARSampler(SAMPLING), 0
+
+    def call() -> None:
+        nonlocal steps
+        generator = torch.Generator(device).manual_seed(0)
+        steps = last_of(sampler.sample(network, condition, generator, static=mode != "eager")).num_steps
+
+    began = time.perf_counter()
+    call()
+    first, taken = time.perf_counter() - began, seconds(call, options.repeats)
+    weights = sum(p.numel() * p.element_size() for name, p in model.named_parameters() if "embedding" not in name)
+    bound = steps * weights / rate
+    return {
+        "n": config.num_parallel,
+        "mode": mode,
+        "steps": steps,
+        "seconds": taken,
+        "seconds_first_call": first,
+        "weight_bytes": weights,
+        "bound_seconds": bound,
+        "fraction_of_bound": bound / taken,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--size", default="3B")
+    parser.add_argument("--n", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--modes", nargs="+", default=["eager", "captured", "compiled"])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    rate = copy_rate(device)
+    report: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "model": options.size,
+        "dtype": "bfloat16",
+        "copy_bytes_per_second": rate,
+        "rows": [],
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for mode in options.modes:
+        for n in options.n:
+            config = PARConfig.paper(options.size, num_parallel=n)
+            report["rows"].append(row(config, mode, rate, options))
+            print(report["rows"][-1], flush=True)
+            options.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
