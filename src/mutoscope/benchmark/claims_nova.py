@@ -125,7 +125,8 @@ class Laboratory(claims.Laboratory):
     def result(self, variant: Variant, seed: int) -> dict[str, Any]:
         model = self.build(variant, seed)
         recipe = self.recipe(variant.name, model.config, seed, (TASK,))
-        recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, ema_decay=0.998))
+        loop = dataclasses.replace(recipe.loop, ema_decay=0.998, autocast="bf16")
+        recipe = dataclasses.replace(recipe, loop=loop)
         trained = self.trained(model, recipe, lambda batch, step: prepared(batch, variant.at_once))
         assert isinstance(trained, NOVA)
         measured = self.measure(trained, variant, seed)

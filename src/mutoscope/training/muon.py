@@ -11,26 +11,26 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 
 
-def orthogonalize(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
-    """The nearest (semi-)orthogonal matrix, approximately: U Vᵀ of the singular value decomposition U S Vᵀ.
+def orthogonalize(matrices: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
+    """The nearest (semi-)orthogonal matrices, approximately: U Vᵀ of the singular value decomposition U S Vᵀ.
 
     Newton–Schulz iteration X ← (a + b XXᵀ + c (XXᵀ)²) X in the matrix's own precision; a zero matrix stays zero.
     """
     a, b, c = _COEFFICIENTS
-    x = matrix / (matrix.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
     # Every factor is a polynomial of the first XXᵀ, so all of them commute: iterating on the small square matrices
     # alone spares all but two of the products with the long side.
-    gram = x @ x.T
-    identity = torch.eye(len(gram), dtype=x.dtype, device=x.device)
+    gram = x @ x.mT
+    identity = torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device)
     product = identity
     for _ in range(_ROUNDS):
         factor = a * identity + b * gram + c * gram @ gram
         product = factor @ product
         gram = factor @ gram @ factor
     x = product @ x
-    return x.T if tall else x
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.AdamW):
@@ -55,21 +55,36 @@ class Muon(torch.optim.AdamW):
                 loss = closure()
         for group in self.param_groups:
             if group["orthogonal"]:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self._orthogonal_update(parameter, group)
+                for parameters in _alike([p for p in group["params"] if p.grad is not None]):
+                    self._orthogonal_update(parameters, group)
         super().step()
         return loss
 
-    def _orthogonal_update(self, parameter: Tensor, group: dict) -> None:
-        gradient, state = parameter.grad, self.state[parameter]
+    def _orthogonal_update(self, parameters: list[Tensor], group: dict) -> None:
+        """One update of matrices of one shape together: a GPU would wait for the start of each product otherwise."""
+        gradients, buffers = [p.grad for p in parameters], [self._momentum_buffer(p) for p in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        torch._foreach_lerp_(gradients, buffers, group["momentum"])
+        update = orthogonalize(torch.stack([gradient.flatten(1) for gradient in gradients]))  # (k, m, n)
+        scale = 0.2 * max(update.shape[1:]) ** 0.5
+        updates = [part.view(p.shape) for part, p in zip(update.contiguous(), parameters, strict=True)]
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, updates, alpha=-group["lr"] * scale)
+        for parameter in parameters:
+            parameter.grad = None  # AdamW skips what has no gradient
+
+    def _momentum_buffer(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
         if "momentum_buffer" not in state:
             # AdamW expects a step count in every state that it restores.
             state.update(step=torch.tensor(0.0), momentum_buffer=torch.zeros_like(parameter))
         state["step"] += 1
-        buffer = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-        update = gradient.lerp(buffer, group["momentum"]).flatten(1)  # (m, n)
-        scale = 0.2 * max(update.shape) ** 0.5
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(orthogonalize(update).view(parameter.shape), alpha=-group["lr"] * scale)
-        parameter.grad = None  # AdamW skips what has no gradient
+        return state["momentum_buffer"]
+
+
+def _alike(parameters: list[Tensor]) -> list[list[Tensor]]:
+    """By shape as matrices."""
+    groups: dict[tuple[int, int], list[Tensor]] = {}
+    for parameter in parameters:
+        groups.setdefault((len(parameter), parameter[0].numel()), []).append(parameter)
+    return list(groups.values())
