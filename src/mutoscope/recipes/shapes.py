@@ -85,11 +85,11 @@ def magvit_shapes() -> ModelRecipe:
             dropout=0.0,
             label_dropout=0.1,
         ),
-        optim=OptimConfig(1.5e-3, 0.9, 0.96, weight_decay=0.045, warmup_steps=200, muon_learning_rate=3e-3),
+        optim=OptimConfig(3e-3, 0.9, 0.96, weight_decay=0.045, warmup_steps=200, muon_learning_rate=6e-3),
         loop=LoopConfig(num_steps=12_000, batch_size=128, ema_decay=0.998, clip_norm=1.0, num_workers=0),
         task_weights=dict.fromkeys(TASKS, 1.0)
         | {"class-conditional": 5.0, "frame-prediction": 3.0, "class-conditional-frame-prediction": 2.0},
-        cache_clips=60_000,
+        cache_clips=30_000,
         sampling={"guidance_scale": 2.0, "choice_temperature": 20.0},
     )
 
@@ -121,10 +121,10 @@ def par_shapes(num_parallel: int) -> ModelRecipe:
             residual_dropout=0.0,
             mlp_dropout=0.0,
         ),
-        optim=OptimConfig(1.5e-3, 0.9, 0.95, weight_decay=0.05, warmup_steps=200, muon_learning_rate=3e-3),
-        loop=LoopConfig(num_steps=3_600, batch_size=16, ema_decay=None, clip_norm=1.0, num_workers=0),
+        optim=OptimConfig(2e-3, 0.9, 0.95, weight_decay=0.05, warmup_steps=200, muon_learning_rate=4e-3),
+        loop=LoopConfig(num_steps=6_000, batch_size=64, ema_decay=0.998, clip_norm=1.0, num_workers=0),
         task_weights={"class-conditional": 1.0},
-        cache_clips=16_000,
+        cache_clips=30_000,
         sampling={"guidance_scale": 1.5, "temperature": 0.9},
     )
 
@@ -198,10 +198,10 @@ def magi_shapes(teacher_forcing: Literal["complete", "masked"] = "complete") -> 
             teacher_forcing=teacher_forcing,
             dropout=0.0,
         ),
-        optim=OptimConfig(1.5e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=200, muon_learning_rate=3e-3),
-        loop=LoopConfig(num_steps=5_400, batch_size=8, ema_decay=0.998, clip_norm=3.0, num_workers=0),
+        optim=OptimConfig(2e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=200, muon_learning_rate=4e-3),
+        loop=LoopConfig(num_steps=5_400, batch_size=64, ema_decay=0.998, clip_norm=3.0, num_workers=0),
         task_weights={"class-conditional": 1.0, "frame-prediction": 1.0, "action-conditional": 1.0},
-        cache_clips=16_000,
+        cache_clips=24_000,
         sampling={"num_decoding_steps": 4, "num_diffusion_steps": 10, "guidance_scale": 2.0, "sample_range": 4.0},
     )
 
