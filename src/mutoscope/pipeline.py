@@ -101,10 +101,12 @@ class VideoPipeline:
         dtype: torch.dtype = torch.float32,
         text_encoder: Callable[[], TextEncoder] | None = None,
         weights: Weights = "float",
+        capture: bool = False,
     ) -> None:
         """`text_encoder` loads the encoder of prompts; it is called when the first prompt comes.
 
         `weights` "int8" rounds the linear layers of PAR and LlamaGen models to 8 bits (see `layers.int8`), on the CPU.
+        `capture` records the steps of MAGVIT, PAR and LlamaGen models as CUDA graphs (see `sampling.captured`).
         """
         self.device = torch.device(device)
         self.index = index
@@ -121,6 +123,13 @@ class VideoPipeline:
             family = generator_of(index.family)
             self._generator = family(self.tokenizer, self.model, index, self.device, text_encoder)
             self._generator.check_parts_fit()
+            if capture:
+                self._capture(self._generator)
+
+    def _capture(self, generator: Generator) -> None:
+        if self.device.type != "cuda":
+            raise UserError(f"Steps are captured on a CUDA GPU, this is {self.device}. Leave capture out.")
+        generator.capture()
 
     @classmethod
     def from_pretrained(
@@ -134,6 +143,7 @@ class VideoPipeline:
         text_encoder_dtype: torch.dtype | None = None,
         tokenizer_dtype: torch.dtype = torch.float32,
         tokenizer_window: int | None = None,
+        capture: bool = False,
     ) -> "VideoPipeline":
         """A bundled model by name, or a model folder. A tokenizer alone can only `reconstruct`.
 
@@ -142,6 +152,7 @@ class VideoPipeline:
         text_encoder_dtype: number format of the text encoder's weights (default: `dtype`)
         tokenizer_dtype, tokenizer_window: of a published autoencoder (NOVA's), to save memory: number format of its
             weights, and pixels along the side of the windows in which frames are encoded and decoded; see `TileOptions`
+        capture: on a CUDA GPU, record the steps of a MAGVIT, PAR or LlamaGen model at their first call and replay them
         """
         index = hub.load_index(name_or_folder)
         model = None if index.model is None else hub.load_model(name_or_folder)
@@ -153,7 +164,7 @@ class VideoPipeline:
         elif text_encoder_offload or text_encoder_dtype is not None:
             raise UserError("This model has no text encoder. Leave what should be done with one out.")
         tokenizer = _in_less_memory(hub.load_tokenizer(name_or_folder), tokenizer_dtype, tokenizer_window)
-        return cls(tokenizer, model, index, device, dtype, load, weights)
+        return cls(tokenizer, model, index, device, dtype, load, weights, capture)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write a folder that needs no other one but the text encoder's, if there is one: it stays where it is."""

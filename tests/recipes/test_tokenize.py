@@ -41,6 +41,15 @@ def fill(out, source, **options):
     return tokenize(FirstPixel(), "first-pixel", source, out, **options)
 
 
+@pytest.mark.parametrize("workers, batch_size", [(2, 2), (1, 5), (0, None)])
+def test_neither_workers_nor_the_size_of_a_batch_change_what_is_cached(tmp_path, workers, batch_size):
+    wanted = fill(tmp_path / "plain", FakeSource())
+    found = fill(tmp_path / "other", FakeSource(), num_workers=workers, batch_size=batch_size)
+    assert found.info == wanted.info
+    for name in ("tokens", "label"):
+        assert torch.equal(found[range(5)][name], wanted[range(5)][name])
+
+
 def test_clips_and_the_conditions_of_the_tasks_are_encoded(tmp_path):
     source = FakeSource()
     batch = fill(tmp_path / "cache", source)[range(5)]

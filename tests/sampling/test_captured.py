@@ -7,14 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
+import tiny_magi
+from mutoscope.errors import UserError
 from mutoscope.layers.cuda_graph import CUDAGraphCall
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.magvit_baselines import MagvitAR, MagvitARConfig
 from mutoscope.models.par import PAR, PARConfig
+from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.autoregressive import AutoregressiveSampler
 from mutoscope.sampling.captured import CapturedMagvit, CapturedMagvitAR, CapturedPAR
 from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig, PrefillMemo
+from tiny_models import tiny_image_tokenizer, tiny_index, tiny_model, tiny_par, tiny_par_index, tiny_tokenizer
 
 SHAPE, TASK = (2, 4, 4), "class-conditional"
 ON_GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
@@ -91,6 +95,31 @@ def test_a_captured_par_draws_the_same_tokens(device: str, num_parallel: int, in
         assert torch.equal(plain, again)
     phases = 1 if num_parallel == 1 else 3
     assert len(captured.states) == 1 and phases <= len(captured.steps) <= 3 * phases
+
+
+@pytest.mark.parametrize("options", [{"class_label": 1}, {"class_label": 0, "guidance_scale": 2.0}])
+@pytest.mark.parametrize("family", ["magvit", "par"])
+def test_a_captured_pipeline_makes_the_same_clips(family: str, options: dict[str, Any]):
+    pipeline = pipelines()[family]
+    expected = [pipeline(seed=seed, **options).frames for seed in range(2)]
+    pipeline.generator.capture(Replayed)
+    for seed in range(2):
+        assert (pipeline(seed=seed, **options).frames == expected[seed]).all()
+
+
+def test_other_families_and_processors_are_refused():
+    with pytest.raises(UserError, match="on a CUDA GPU, this is cpu"):
+        VideoPipeline(tiny_image_tokenizer(), tiny_par(), tiny_par_index(), capture=True)
+    magi = VideoPipeline(tiny_magi.tiny_vae(), model := tiny_magi.tiny_magi(), tiny_magi.tiny_index(model))
+    with pytest.raises(UserError, match="'magi' cannot be captured"):
+        magi.generator.capture(Replayed)
+
+
+def pipelines() -> dict[str, VideoPipeline]:
+    return {
+        "magvit": VideoPipeline(tiny_tokenizer(), tiny_model(), tiny_index()),
+        "par": VideoPipeline(tiny_image_tokenizer(), tiny_par(), tiny_par_index()),
+    }
 
 
 def labels(seed: int, device: str) -> Tensor:

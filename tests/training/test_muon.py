@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -49,6 +51,21 @@ def test_matrices_and_kernels_are_orthogonalised_and_the_rest_follows_adam():
     optimizer.step(), adam.step()
     for (name, ours), theirs in zip(model.named_parameters(), reference.parameters(), strict=True):
         assert torch.equal(ours, theirs) == (name not in matrices), name
+
+
+def test_matrices_of_one_shape_are_updated_together_as_each_would_be_alone():
+    torch.manual_seed(0)
+    layers = nn.ModuleList([nn.Linear(3, 5), nn.Linear(5, 3), nn.Conv1d(3, 5, 1), nn.Linear(3, 5)])
+    alone = [copy.deepcopy(layer) for layer in layers]
+    optimizers = [make_optimizer(layer, CONFIG) for layer in alone]
+    together = make_optimizer(layers, CONFIG)
+    for seed in range(3):
+        for i, (layer, single) in enumerate(zip(layers, alone, strict=True)):
+            gradients(layer, 10 * seed + i), gradients(single, 10 * seed + i)
+        for optimizer in (together, *optimizers):
+            optimizer.step()
+    for ours, theirs in zip(layers.parameters(), nn.ModuleList(alone).parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
 def test_one_update_is_the_formula_of_the_docstring():

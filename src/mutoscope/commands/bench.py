@@ -30,6 +30,7 @@ def bench(
     seed: int = 0,
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    capture: bool = False,
 ) -> common.Report:
     """Measure how fast a model generates, or train and compare the variants that a paper compares.
 
@@ -57,6 +58,7 @@ def bench(
         seed: of the generated clips
         device: cpu, cuda, cuda:1, mps ...
         dtype: number format of the network
+        capture: speed: on a CUDA GPU, record the steps of a MAGVIT, PAR or LlamaGen model and replay them
     """
     if kind == "claims":
         return claims(model, out or f"runs/claims-{model}", seeds, num_steps, num_clips, dry_run, device)
@@ -76,7 +78,7 @@ def bench(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        pipeline = common.load_pipeline(model, device, dtype)
+        pipeline = common.load_pipeline(model, device, dtype, capture=capture)
         config = SpeedConfig(num_decoding_steps, batch, repeats, seed)
         total = len(speed_requests(pipeline, config)) * (repeats + 1)
         with common.progress_steps(f"bench {kind}", total, "run") as advance:

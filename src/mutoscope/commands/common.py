@@ -112,6 +112,7 @@ def load_pipeline(
     text_encoder_dtype: str | None = None,
     tokenizer_dtype: str = "float32",
     tokenizer_window: int | None = None,
+    capture: bool = False,
 ) -> "VideoPipeline":
     """The pipeline of a model on a device that exists, in a number format that works there."""
     from mutoscope.pipeline import VideoPipeline
@@ -130,6 +131,7 @@ def load_pipeline(
         text_encoder_dtype=None if text_encoder_dtype is None else parse_dtype(text_encoder_dtype),
         tokenizer_dtype=parse_dtype(tokenizer_dtype),
         tokenizer_window=tokenizer_window,
+        capture=capture,
     )
 
 

@@ -56,6 +56,7 @@ def generate(
     text_encoder_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     tokenizer_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     tokenizer_window: int | None = None,
+    capture: bool = False,
 ) -> common.Report:
     """Make video clips with a model and write them to files.
 
@@ -98,6 +99,8 @@ def generate(
         tokenizer_dtype: number format of a published autoencoder, for less memory
         tokenizer_window: encode and decode frames in blended windows of this many pixels (at least 128), for a
             published autoencoder and less memory
+        capture: on a CUDA GPU, record the steps of a MAGVIT, PAR or LlamaGen model and replay them: faster for
+            several samples, or many steps, at small batches
     """
     path = common.check_output_file(out)
     _check_options(num_samples, num_decoding_steps, guidance_scale, temperature, seed, fps, upscale)
@@ -123,7 +126,15 @@ def generate(
         raise UserError("This model takes no actions. Leave them out.")
     frames = {"task_video": _read_frames(video, None), "context": _read_frames(context, context_frames)}
     pipeline = common.load_pipeline(
-        model, device, dtype, weights, text_encoder_offload, text_encoder_dtype, tokenizer_dtype, tokenizer_window
+        model,
+        device,
+        dtype,
+        weights,
+        text_encoder_offload,
+        text_encoder_dtype,
+        tokenizer_dtype,
+        tokenizer_window,
+        capture,
     )
     if frames["context"] is not None and pipeline.model is not None:
         trained = getattr(pipeline.model.config, "context_frames", 1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from mutoscope import hub
 from mutoscope.errors import UserError
 from mutoscope.json_config import nearest
+from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
@@ -94,6 +95,11 @@ class Generator(ABC):
     @abstractmethod
     def sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Iterator[SampleEvent]]:
         """The events of each round, each of which also went to `on_step`."""
+
+    def capture(self, record: Record = CUDAGraphCall) -> None:
+        """From now on the network's steps are recorded at their first call and replayed. Raises UserError where the
+        family's steps cannot be recorded."""
+        raise UserError(f"Steps of the family {self.index.family!r} cannot be captured, only those of magvit and par.")
 
     def steered(self, request: Request) -> tuple[Iterator[Iterator[SampleEvent]], Any]:
         """The events of a stream of one sample, and what changes it on the way: None where nothing can."""

@@ -13,8 +13,10 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.generation.base import Frames, Generator, Request, as_list, common_length, fit_frames
 from mutoscope.json_config import dataclass_from_dict
+from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.sampling import tasks
 from mutoscope.sampling.base import SampleEvent
+from mutoscope.sampling.captured import CapturedMagvit
 from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
 
 
@@ -33,6 +35,13 @@ class MaskedRequest(Request):
 
 class MaskedGenerator(Generator):
     """Conditions of the ten tasks in, tokens out."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.network: Any = self.model
+
+    def capture(self, record: Record = CUDAGraphCall) -> None:
+        self.network = CapturedMagvit(self.model, record)
 
     def prepare(
         self,
@@ -83,7 +92,7 @@ class MaskedGenerator(Generator):
         condition, mask = self._condition(request, samples)
         sampler = MaskedSampler(request.sampler)
         for event in sampler.sample(
-            self.model, request.task, labels, condition, generator, condition_mask=mask, batch_size=count
+            self.network, request.task, labels, condition, generator, condition_mask=mask, batch_size=count
         ):
             on_step(event)
             yield event

@@ -11,7 +11,9 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.generation.base import Generator, Request, common_length
 from mutoscope.json_config import dataclass_from_dict
+from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.sampling.base import SampleEvent
+from mutoscope.sampling.captured import CapturedPAR
 from mutoscope.sampling.parallel_ar import (
     Condition,
     ParallelARSampler,
@@ -37,6 +39,10 @@ class ParallelARGenerator(Generator):
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         self.memo = PrefillMemo()
+        self.network: Any = self.model
+
+    def capture(self, record: Record = CUDAGraphCall) -> None:
+        self.network = CapturedPAR(self.model, record)
 
     def prepare(
         self,
@@ -141,7 +147,8 @@ class ParallelARGenerator(Generator):
         generator: torch.Generator,
         on_step: Callable[[SampleEvent], None],
     ) -> Iterator[SampleEvent]:
-        condition = self._condition(request, samples)
-        for event in ParallelARSampler(request.sampler).sample(self.model, condition, generator, memo=self.memo):
+        condition, static = self._condition(request, samples), self.network is not self.model
+        sampler = ParallelARSampler(request.sampler)
+        for event in sampler.sample(self.network, condition, generator, memo=self.memo, static=static):
             on_step(event)
             yield event

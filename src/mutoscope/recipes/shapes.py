@@ -90,7 +90,7 @@ def magvit_shapes() -> ModelRecipe:
         task_weights=dict.fromkeys(TASKS, 1.0)
         | {"class-conditional": 5.0, "frame-prediction": 3.0, "class-conditional-frame-prediction": 2.0},
         cache_clips=30_000,
-        sampling={"guidance_scale": 2.0, "choice_temperature": 20.0},
+        sampling={"guidance_scale": 3.0, "choice_temperature": 20.0},
     )
 
 
