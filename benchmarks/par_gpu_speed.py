@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from mutoscope.models import par
 from mutoscope.models.par import PAR, PARConfig
+from mutoscope.models.par_networks import Block
 from mutoscope.sampling.base import last_of
 from mutoscope.sampling.captured import CapturedPAR
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig
 
 SAMPLING = ParallelARSamplerConfig(guidance_scale=4.0)
-PLAIN_FORWARD = par.Block.forward
+PLAIN_FORWARD = Block.forward
 
 
 def seconds(call: Callable[[], object], repeats: int) -> float:
@@ -60,7 +60,7 @@ def row(config: PARConfig, mode: str, rate: float, options: argparse.Namespace) 
     with device:
         model = PAR(config).eval()
     torch.set_default_dtype(torch.float32)
-    par.Block.forward = torch.compile(PLAIN_FORWARD) if mode == "compiled" else PLAIN_FORWARD  # type: ignore[method-assign]
+    Block.forward = torch.compile(PLAIN_FORWARD) if mode == "compiled" else PLAIN_FORWARD  # type: ignore[method-assign]
     network: Any = CapturedPAR(model) if mode in ("captured", "compiled") else model
     label = torch.zeros(1, dtype=torch.int64, device=device)
     condition = Condition(model.class_prefix(label, 1), model.class_prefix(None, 1))

@@ -68,9 +68,14 @@ def matching(cases: Iterable[Case], *patterns: str) -> list[Case]:
     return [case for case in cases if any(fnmatch.fnmatch(case.name, pattern) for pattern in patterns)]
 
 
+def holding(cases: Iterable[Case], tensor: str) -> list[Case]:
+    """Files that hold this tensor: compact copies leave some out."""
+    return [case for case in cases if tensor in case.tensors]
+
+
 def for_each(cases: Iterable[Case], *patterns: str) -> pytest.MarkDecorator:
-    """Run a test once for every file that matches a pattern."""
-    found = matching(cases, *patterns)
+    """Run a test once for every file that matches a pattern, or for every file."""
+    found = matching(cases, *(patterns or ("*",)))
     return pytest.mark.parametrize("case", found, ids=[case.name for case in found])
 
 

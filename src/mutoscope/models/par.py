@@ -2,7 +2,8 @@
 
 PAR: arXiv 2412.15119; LlamaGen, arXiv 2406.06525, is the case n = 1. Images are clips of one frame.
 
-Read from top to bottom: configuration, the network, the sequence and its loss, decoding with a cache.
+Read from top to bottom: configuration, the sequence and its loss, decoding with a cache. The networks stand in
+`par_networks.py`.
 """
 
 from dataclasses import dataclass
@@ -11,17 +12,17 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
-from mutoscope.layers.attention import attention
 from mutoscope.layers.kv_cache import KVCache, StaticKVCache
 from mutoscope.layers.masks import first_positions_mask, hide_padding, num_visible
-from mutoscope.layers.positions import rotary_table, rotate
+from mutoscope.layers.positions import rotary_table
 from mutoscope.layers.token_order import region_order, regions_per_side
 from mutoscope.models.base import VideoModel
+from mutoscope.models.par_networks import Block, CaptionEmbedding, RMSNorm
 
 # layers, hidden, heads
 PAPER_SIZES = {
@@ -123,106 +124,6 @@ class PARConfig:
         pairs = self.head_size // 2
         time = 0 if self.latent_shape[0] == 1 else pairs // 4 // 2 * 2
         return time, (pairs - time) // 2, (pairs - time) // 2
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The network
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) in float32, cast back, then scaled: in half precision the order of these two matters."""
-
-    def __init__(self, config: PARConfig) -> None:
-        super().__init__()
-        self.eps = config.norm_eps
-        self.weight = nn.Parameter(torch.ones(config.hidden_size))
-
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        y = x.float()
-        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
-
-
-class Attention(nn.Module):
-    def __init__(self, config: PARConfig) -> None:
-        super().__init__()
-        self.config = config
-        width = (config.num_heads + 2 * config.kv_heads) * config.head_size
-        self.qkv = nn.Linear(config.hidden_size, width, bias=False)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        table: Float[Tensor, "n pairs 2"],
-        mask: Bool[Tensor, "*b n m"] | None,
-        layer: int,
-        cache: KVCache | None,
-    ) -> Float[Tensor, "b2 n d"]:
-        """With a cache for several copies of the batch (guidance), equal inputs are projected once and repeated."""
-        heads, kv_heads = self.config.num_heads, self.config.kv_heads
-        qkv = rearrange(self.qkv(x), "b n (heads d) -> b heads n d", d=self.config.head_size)
-        q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
-        q, k = rotate(q, table), rotate(k, table)
-        if cache is not None:
-            copies = cache.keys.shape[1] // len(x)
-            q, k, v = (y if copies == 1 else y.repeat(copies, 1, 1, 1) for y in (q, k, v))
-            k, v = cache.append(layer, k, v)  # (b2, kv_heads, m, d)
-        if kv_heads < heads:
-            k, v = (y.repeat_interleave(heads // kv_heads, dim=1) for y in (k, v))
-        a = attention(q, k, v, mask, self.config.attention_dropout if self.training else 0.0)
-        return self.output(rearrange(a, "b heads n d -> b n (heads d)"))
-
-
-class Block(nn.Module):
-    """Norm before each sub-layer; SwiGLU feed-forward; no biases."""
-
-    def __init__(self, config: PARConfig, drop_path: float) -> None:
-        super().__init__()
-        d, hidden = config.hidden_size, config.mlp_size
-        self.attention_norm, self.mlp_norm = RMSNorm(config), RMSNorm(config)
-        self.attention = Attention(config)
-        self.mlp_gate, self.mlp_in = nn.Linear(d, hidden, bias=False), nn.Linear(d, hidden, bias=False)
-        self.mlp_out = nn.Linear(hidden, d, bias=False)
-        self.residual_dropout, self.mlp_dropout = nn.Dropout(config.residual_dropout), nn.Dropout(config.mlp_dropout)
-        self.drop_path = drop_path
-
-    def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        table: Float[Tensor, "n pairs 2"],
-        mask: Bool[Tensor, "*b n m"] | None,
-        layer: int,
-        cache: KVCache | None = None,
-    ) -> Float[Tensor, "b2 n d"]:
-        a = self.residual_dropout(self.attention(self.attention_norm(x), table, mask, layer, cache))
-        x = (x if len(x) == len(a) else x.repeat(len(a) // len(x), 1, 1)) + self._kept(a)
-        y = self.mlp_norm(x)
-        h = self.mlp_dropout(self.mlp_out(F.silu(self.mlp_gate(y)) * self.mlp_in(y)))
-        return x + self._kept(h)
-
-    def _kept(self, y: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Stochastic depth: the whole branch dropped per sample, the others scaled up."""
-        if not self.training or self.drop_path == 0:
-            return y
-        return y * F.dropout(y.new_ones(len(y), 1, 1), self.drop_path)
-
-
-class CaptionEmbedding(nn.Module):
-    """Text features to prefix rows, and the stored features that stand for no caption."""
-
-    unconditional: Float[Tensor, "caption c"]
-
-    def __init__(self, config: PARConfig) -> None:
-        super().__init__()
-        assert config.caption_size is not None
-        self.fc1 = nn.Linear(config.caption_size, config.hidden_size, bias=False)
-        self.fc2 = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        # A buffer: in the released models it kept its random initial values.
-        shape = config.caption_length, config.caption_size
-        self.register_buffer("unconditional", torch.randn(shape) / config.caption_size**0.5)
-
-    def forward(self, features: Float[Tensor, "b p c"]) -> Float[Tensor, "b p d"]:
-        return self.fc2(F.gelu(self.fc1(features), approximate="tanh"))
 
 
 @dataclass

@@ -1,0 +1,139 @@
+"""The networks PAR is made of: LlamaGen's block, its norm, its attention, and the projection of captions.
+
+Shapes: b clips (b2: several copies of them, for guidance), n positions, m positions seen, d the width.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mutoscope.layers.attention import attention
+from mutoscope.layers.kv_cache import KVCache
+from mutoscope.layers.positions import rotate
+
+
+class Sizes(Protocol):
+    """What the networks need of the configuration."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def head_size(self) -> int: ...
+    @property
+    def mlp_size(self) -> int: ...
+    @property
+    def norm_eps(self) -> float: ...
+    @property
+    def attention_dropout(self) -> float: ...
+    @property
+    def residual_dropout(self) -> float: ...
+    @property
+    def mlp_dropout(self) -> float: ...
+    @property
+    def caption_size(self) -> int | None: ...
+    @property
+    def caption_length(self) -> int: ...
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in float32, cast back, then scaled: in half precision the order of these two matters."""
+
+    def __init__(self, config: Sizes) -> None:
+        super().__init__()
+        self.eps = config.norm_eps
+        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        y = x.float()
+        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Sizes) -> None:
+        super().__init__()
+        self.config = config
+        width = (config.num_heads + 2 * config.kv_heads) * config.head_size
+        self.qkv = nn.Linear(config.hidden_size, width, bias=False)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        table: Float[Tensor, "n pairs 2"],
+        mask: Bool[Tensor, "*b n m"] | None,
+        layer: int,
+        cache: KVCache | None,
+    ) -> Float[Tensor, "b2 n d"]:
+        """With a cache for several copies of the batch (guidance), equal inputs are projected once and repeated."""
+        heads, kv_heads = self.config.num_heads, self.config.kv_heads
+        qkv = rearrange(self.qkv(x), "b n (heads d) -> b heads n d", d=self.config.head_size)
+        q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
+        q, k = rotate(q, table), rotate(k, table)
+        if cache is not None:
+            copies = cache.keys.shape[1] // len(x)
+            q, k, v = (y if copies == 1 else y.repeat(copies, 1, 1, 1) for y in (q, k, v))
+            k, v = cache.append(layer, k, v)  # (b2, kv_heads, m, d)
+        if kv_heads < heads:
+            k, v = (y.repeat_interleave(heads // kv_heads, dim=1) for y in (k, v))
+        a = attention(q, k, v, mask, self.config.attention_dropout if self.training else 0.0)
+        return self.output(rearrange(a, "b heads n d -> b n (heads d)"))
+
+
+class Block(nn.Module):
+    """Norm before each sub-layer; SwiGLU feed-forward; no biases."""
+
+    def __init__(self, config: Sizes, drop_path: float) -> None:
+        super().__init__()
+        d, hidden = config.hidden_size, config.mlp_size
+        self.attention_norm, self.mlp_norm = RMSNorm(config), RMSNorm(config)
+        self.attention = Attention(config)
+        self.mlp_gate, self.mlp_in = nn.Linear(d, hidden, bias=False), nn.Linear(d, hidden, bias=False)
+        self.mlp_out = nn.Linear(hidden, d, bias=False)
+        self.residual_dropout, self.mlp_dropout = nn.Dropout(config.residual_dropout), nn.Dropout(config.mlp_dropout)
+        self.drop_path = drop_path
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        table: Float[Tensor, "n pairs 2"],
+        mask: Bool[Tensor, "*b n m"] | None,
+        layer: int,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "b2 n d"]:
+        a = self.residual_dropout(self.attention(self.attention_norm(x), table, mask, layer, cache))
+        x = (x if len(x) == len(a) else x.repeat(len(a) // len(x), 1, 1)) + self._kept(a)
+        y = self.mlp_norm(x)
+        h = self.mlp_dropout(self.mlp_out(F.silu(self.mlp_gate(y)) * self.mlp_in(y)))
+        return x + self._kept(h)
+
+    def _kept(self, y: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Stochastic depth: the whole branch dropped per sample, the others scaled up."""
+        if not self.training or self.drop_path == 0:
+            return y
+        return y * F.dropout(y.new_ones(len(y), 1, 1), self.drop_path)
+
+
+class CaptionEmbedding(nn.Module):
+    """Text features to prefix rows, and the stored features that stand for no caption."""
+
+    unconditional: Float[Tensor, "caption c"]
+
+    def __init__(self, config: Sizes) -> None:
+        super().__init__()
+        assert config.caption_size is not None
+        self.fc1 = nn.Linear(config.caption_size, config.hidden_size, bias=False)
+        self.fc2 = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        # A buffer: in the released models it kept its random initial values.
+        shape = config.caption_length, config.caption_size
+        self.register_buffer("unconditional", torch.randn(shape) / config.caption_size**0.5)
+
+    def forward(self, features: Float[Tensor, "b p c"]) -> Float[Tensor, "b p d"]:
+        return self.fc2(F.gelu(self.fc1(features), approximate="tanh"))
