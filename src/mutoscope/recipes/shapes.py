@@ -52,21 +52,21 @@ def vq_shapes() -> TokenizerRecipe:
 
 
 def magvit_shapes() -> ModelRecipe:
-    """MAGVIT, small: a transformer of 1.3M parameters on the 512 tokens of `vq-shapes`, all ten tasks.
+    """MAGVIT, small: a transformer of 2.9M parameters on the 512 tokens of `vq-shapes`, all ten tasks.
 
     One network for all through the task token, one task per batch; class-conditional generation gets five times, frame
     prediction three times and both together twice the share of the others. AdamW (0.9, 0.96) with Muon on the matrices,
     decay 0.045, gradients clipped at 1, warm-up and cosine as published. No dropout but that of a tenth of the labels,
     which the published recipe lacks and guidance needs: a small network sees too few clips to learn them by heart.
-    Clips are drawn with guidance 2 and a choice temperature of 20 instead of 4.5, which leaves a model that is not sure
-    of itself less often with plain background.
+    Rates twice as high as those of the first, smaller model gave a lower loss in a pilot of 500 updates (1.57 against
+    1.68). Clips are drawn with guidance 3 and a choice temperature of 20 instead of 4.5, which leaves a model that is
+    not sure of itself less often with plain background.
 
-    Cost: 14 minutes to encode the clips and their eight kinds of conditions, then 12 to 17 clips/s on two CPU cores at
-    2.5 GHz in float32, about four hours. It has not been run to its end from the beginning: the bundled weights come
-    from 2,700 updates on two tasks (peak rates of this recipe), 4,480 on all ten (half of them) and 2,250 more with
-    dropped labels and this mix (half of them again). The loss on masked tokens (mean over 500 updates) was 2.0 after
-    500 updates of the first part, 1.4 at its end, and 1.2 at the end of the second; on masked tokens of 160 held-back
-    clips, class-conditional, it was 1.08 before the third part and 1.03 after it.
+    Cost: half a minute to encode the clips and their eight kinds of conditions and 5 minutes of training on one H200
+    shared with six other runs, in bfloat16 (`--loop.autocast bf16 --loop.num-workers 3`), 2,400 clips/s. The loss on
+    masked tokens (mean over 500 updates around) is 1.8 after 400 updates, 1.65 after 1,000, 1.45 after 2,000, 1.1 after
+    4,000 and 0.9 at the end. Two CPU cores see as many clips in two days; `--loop.batch-size 16 --loop.num-steps 12000
+    --cache-clips 8000` makes a preview in an afternoon.
     """
     return ModelRecipe(
         name="magvit-shapes",
@@ -86,7 +86,7 @@ def magvit_shapes() -> ModelRecipe:
             label_dropout=0.1,
         ),
         optim=OptimConfig(3e-3, 0.9, 0.96, weight_decay=0.045, warmup_steps=200, muon_learning_rate=6e-3),
-        loop=LoopConfig(num_steps=12_000, batch_size=128, ema_decay=0.998, clip_norm=1.0, num_workers=0),
+        loop=LoopConfig(num_steps=6_000, batch_size=128, ema_decay=0.998, clip_norm=1.0, num_workers=0),
         task_weights=dict.fromkeys(TASKS, 1.0)
         | {"class-conditional": 5.0, "frame-prediction": 3.0, "class-conditional-frame-prediction": 2.0},
         cache_clips=30_000,
@@ -100,9 +100,11 @@ def par_shapes(num_parallel: int) -> ModelRecipe:
     131 steps with n = 4, 47 with n = 16, 512 with n = 1 (LlamaGen). AdamW with Muon on the matrices, warm-up and one
     cosine; no dropout but that of the label, as a small network sees too few clips to learn them by heart.
 
-    Cost: 3 minutes to encode the clips, then 13 clips/s on two CPU cores at 2.5 GHz in float32, 75 minutes. With n = 4
-    the loss is 1.46 after 450 updates, 1.08 after 1,050, 0.85 after 2,000 and 0.69 at the end; 80 % of generated clips
-    are of the class asked for. n = 1 and n = 16 have not been run to their ends.
+    Cost: with n = 4 four minutes on one H200 shared with six other runs, in bfloat16, 1,300 clips/s. The loss is 1.3
+    after 400 updates, 0.88 after 1,000, 0.69 after 2,000, 0.58 after 3,000 and 0.51 at the end, with n = 16 about 0.01
+    more after equally many. The bundled n = 16 had 2,828 updates (0.60), n = 4 had 4,546. Two CPU cores make 13 clips/s
+    in float32: `--loop.batch-size 16 --loop.num-steps 3600` took 75 minutes and ended at 0.69.
+    n = 1 has not been run to its end.
     """
     return ModelRecipe(
         name=f"par-shapes-{num_parallel}x",
@@ -122,7 +124,7 @@ def par_shapes(num_parallel: int) -> ModelRecipe:
             mlp_dropout=0.0,
         ),
         optim=OptimConfig(2e-3, 0.9, 0.95, weight_decay=0.05, warmup_steps=200, muon_learning_rate=4e-3),
-        loop=LoopConfig(num_steps=6_000, batch_size=64, ema_decay=0.998, clip_norm=1.0, num_workers=0),
+        loop=LoopConfig(num_steps=4_500, batch_size=64, ema_decay=0.998, clip_norm=1.0, num_workers=0),
         task_weights={"class-conditional": 1.0},
         cache_clips=30_000,
         sampling={"guidance_scale": 1.5, "temperature": 0.9},
