@@ -181,6 +181,19 @@ def test_losses_are_finite_and_reach_every_trained_parameter(diffusion, frames):
     assert all(any(name.startswith(prefix) for prefix in unseen) for name in idle)
 
 
+@pytest.mark.parametrize("positions", ["absolute", "rotary"])
+@pytest.mark.parametrize("norm_position", ["after", "before"])
+def test_autocast_changes_the_loss_by_rounding_only(positions: str, norm_position: str):
+    model = tiny_nova(positions=positions, norm_position=norm_position)
+    batch = batch_for(model)
+    plain, _ = model.loss(batch, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow, _ = model.loss(batch, torch.Generator().manual_seed(0))
+    narrow.backward()
+    torch.testing.assert_close(narrow.float(), plain, atol=0.02, rtol=0.02)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_the_first_frame_weighs_as_much_as_all_others():
     model = tiny_nova()
     draws = model.draw(torch.zeros(2, 3, 4, 8, 8), torch.Generator().manual_seed(1))

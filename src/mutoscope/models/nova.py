@@ -319,6 +319,7 @@ class NOVA(VideoModel):
         """Puts decided tokens on the canvas."""
         tokens = self.spatial_encoder.patch_embedding(vectors)
         tokens = tokens if canvas.grid is None else tokens + canvas.grid[ids]
+        tokens = tokens.to(canvas.tokens.dtype)  # autocast makes them narrower
         canvas.tokens = canvas.tokens.scatter(1, ids[..., None].expand_as(tokens), tokens)
         canvas.known = torch.cat([canvas.known, ids], dim=1)
 
