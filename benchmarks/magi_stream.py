@@ -5,9 +5,10 @@
 "flat": seconds per frame of a stream of 128 frames with a window of the trained length. "cache": seconds with and
 without a cache, with all frames as history, beside the formula of counted passes. "steps": delay of the first frame and
 sustained frames per second with decoding, and shapes-FVD of clips predicted from their first frame, for several numbers
-of steps. "actions": how far an agent ends from where its actions lead. "rollout": clips of 128 frames from one frame;
-the share in which a detector that knows the palette still finds number and colours of the shapes, beside the same share
-in real clips.
+of steps. "told": shapes-FVD and movement of clips continued from one frame, from one and the class, and from three.
+"actions": how far an agent ends from where its actions lead. "rollout": 128 frames from one frame, and from one
+and the class; the share in which a detector that knows the palette still finds number and colours of the shapes, beside
+the same share in real clips, and how much they move, beside real clips.
 """
 
 import argparse
@@ -70,8 +71,40 @@ def steps_row(pipeline: VideoPipeline, sets: int, steps: int, judge: Judge, clip
     }
 
 
-def rollout(pipeline: VideoPipeline, count: int) -> dict[str, Any]:
-    """Detector's verdict at several frames."""
+def told(pipeline: VideoPipeline, judge: Judge, count: int) -> list[dict[str, Any]]:
+    """What the model does with less and more to go by."""
+    index = pipeline.index
+    real = real_clips(ShapesConfig(index.height, index.width, index.num_frames), 0, count)
+    seen, rows = judge.read(real.video).features, []
+    for frames, with_class, guidance in ((1, False, 1.0), (1, True, 1.0), (1, True, 2.0), (3, False, 1.0)):
+        labels = {"class_label": real.attributes["class"].tolist()} if with_class else {}
+        context = list(real.video[:, :frames].numpy())
+        clips = generated(pipeline, context, guidance_scale=guidance, **labels)
+        rows.append(
+            {
+                "given_frames": frames,
+                "class": with_class,
+                "guidance_scale": guidance,
+                "shapes_fvd": frechet_distance_between(judge.read(clips).features, seen),
+                "movement_over_real": movement(clips) / movement(real.video),
+            }
+        )
+    return rows
+
+
+def generated(pipeline: VideoPipeline, context: list[np.ndarray], **options: Any) -> torch.Tensor:
+    """Clips (n, t, h, w, 3) in the default number of steps, 50 at a time."""
+    clips = pipeline.generate(context=context, batch_size=50, **options).clips
+    return torch.stack([torch.from_numpy(clip.frames) for clip in clips])
+
+
+def movement(clips: torch.Tensor) -> float:
+    """Mean squared difference of neighbouring frames."""
+    return clips.float().diff(dim=1).square().mean().item()
+
+
+def rollout(pipeline: VideoPipeline, count: int, with_class: bool, guidance: float) -> dict[str, Any]:
+    """Detector's verdict at several frames, and movement in the first and the last frames of the trained length."""
     index = pipeline.index
     world = ShapesWorld(ShapesConfig(index.height, index.width, LENGTH), HELD_BACK_SEED)
     found = [world.clip(i) for i in range(count)]
@@ -79,21 +112,23 @@ def rollout(pipeline: VideoPipeline, count: int) -> dict[str, Any]:
     for row, clip in zip(colors, found, strict=True):
         row[[shape.color for shape in clip.objects]] = True
     real = torch.stack([torch.from_numpy(clip.frames) for clip in found])
-    options = {"num_frames": LENGTH, "guidance_scale": 1.0, "num_decoding_steps": 4, "num_diffusion_steps": 10}
-    made = pipeline.generate(context=list(real[:, :1].numpy()), batch_size=50, **options)
-    clips = torch.stack([torch.from_numpy(clip.frames) for clip in made.clips])
-    at = (15, 31, 63, 127)
+    labels = {"class_label": [clip.label for clip in found]} if with_class else {}
+    context = list(real[:, :1].numpy())
+    clips = generated(pipeline, context, num_frames=LENGTH, guidance_scale=guidance, **labels)
+    at, n = (15, 31, 63, 127), index.num_frames
     rates = {
         name: [shapes_agree(video[:, t], colors).float().mean().item() for t in at]
         for name, video in (("detected", clips), ("detected_in_real", real))
     }
     return {
         "num_rollouts": count,
-        "num_decoding_steps": 4,
-        "num_diffusion_steps": 10,
+        "class": with_class,
+        "guidance_scale": guidance,
         "frames": [t + 1 for t in at],
         **rates,
         "share_of_real_at_the_end": rates["detected"][-1] / rates["detected_in_real"][-1],
+        "movement_over_real_at_the_start": movement(clips[:, :n]) / movement(real[:, :n]),
+        "movement_over_real_at_the_end": movement(clips[:, -n:]) / movement(real[:, -n:]),
     }
 
 
@@ -149,8 +184,9 @@ def main() -> None:
         "flat": flat(pipeline, arguments.repeats),
         "cache": seconds_by_length(pipeline.model, (16, 64, LENGTH)),
         "steps": [steps_row(pipeline, *steps, judge, clips) for steps in STEPS],
+        "told": told(pipeline, judge, arguments.num_clips),
         "actions": actions(pipeline, 64),
-        "rollout": rollout(pipeline, arguments.rollouts),
+        "rollout": [rollout(pipeline, arguments.rollouts, *given) for given in ((False, 1.0), (True, 2.0))],
     }
     arguments.out.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
