@@ -26,7 +26,7 @@ from mutoscope.data.video_io import VIDEO_SUFFIXES, VideoWriter, iter_frames, pr
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
 
-MEMORY_CASES = [(64, 240, 320), (512, 240, 320), (16, 1080, 1920), (64, 1080, 1920)]
+MEMORY_CASES = [(64, 240, 320), (512, 240, 320), (64, 240, 432), (512, 240, 432), (16, 1080, 1920), (64, 1080, 1920)]
 WHOLE = TilingConfig(tile=4096, tile_overlap=0, chunk=4096, chunk_overlap=0)
 
 
