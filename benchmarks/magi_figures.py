@@ -64,11 +64,13 @@ def claims(report: Path, out: Path) -> None:
 
 
 def rollout(model: str, out: Path, count: int = 6, every: int = 8) -> None:
-    """Every eighth of 128 frames; above what happened, below what the model makes of the first frame."""
+    """Every eighth of 128 frames; above what happened, below what the model makes of the first frame and the class."""
     pipeline = VideoPipeline.from_pretrained(model)
     world = ShapesWorld(ShapesConfig(pipeline.index.height, pipeline.index.width, 128), HELD_BACK_SEED)
-    real = [world.clip(i).frames for i in range(count)]
-    made = pipeline.generate(context=[clip[:1] for clip in real], num_frames=128, guidance_scale=1.0).clips
+    clips = [world.clip(i) for i in range(count)]
+    real, labels = [clip.frames for clip in clips], [clip.label for clip in clips]
+    context = [frames[:1] for frames in real]
+    made = pipeline.generate(context=context, class_label=labels, num_frames=128, guidance_scale=2.0).clips
     lines = [np.concatenate(list(video[::every]), axis=1) for pair in zip(real, (c.frames for c in made), strict=True)
              for video in pair]  # fmt: skip
     picture = Image.fromarray(np.concatenate(lines))

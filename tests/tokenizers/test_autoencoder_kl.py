@@ -130,8 +130,8 @@ def test_weights_in_half_precision_change_little_and_give_float32(config: Autoen
     latents = whole.encode(video)
     assert half.encode(video).dtype == half.decode(latents).dtype == torch.float32
     assert not torch.equal(half.encode(video), latents)
-    torch.testing.assert_close(half.encode(video), latents, atol=0.05, rtol=0.05)
-    torch.testing.assert_close(half.decode(latents), whole.decode(latents), atol=0.05, rtol=0.05)
+    for narrow, wide in ((half.encode(video), latents), (half.decode(latents), whole.decode(latents))):
+        assert (narrow - wide).norm() < 0.06 * wide.norm()
 
 
 @torch.no_grad()
