@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -105,6 +106,29 @@ def test_a_captured_pipeline_makes_the_same_clips(family: str, options: dict[str
     pipeline.generator.capture(Replayed)
     for seed in range(2):
         assert (pipeline.generate(seed=seed, **options).clips[0].frames == expected[seed]).all()
+
+
+def test_a_stream_may_follow_a_call_and_a_call_a_stream():
+    pipeline = pipelines()["par"]
+    expected = pipeline.generate(class_label=1, seed=3).clips[0].frames
+    pipeline.generator.capture(Replayed)
+    for _ in range(2):
+        assert (pipeline.generate(class_label=1, seed=3).clips[0].frames == expected).all()
+        assert (np.stack(list(pipeline.stream(class_label=1, seed=3))) == expected).all()
+
+
+@torch.inference_mode()
+def test_a_recording_belongs_to_its_memory():
+    """Guidance that ends leaves half of a larger state, whose shapes are those of a state without guidance."""
+    torch.manual_seed(0)
+    model = PAR(PARConfig(2, 32, 2, codebook_size=24, latent_shape=SHAPE, num_parallel=4, num_classes=5)).eval()
+    torch.nn.init.normal_(model.output.weight, std=0.5)
+    captured = CapturedPAR(model, Replayed)
+    for scale, interval in ((2.0, 2), (1.0, None), (2.0, 2)):
+        sampler = ParallelARSampler(ParallelARSamplerConfig(guidance_scale=scale, guidance_interval=interval))
+        given = condition(model, labels(1, "cpu"))
+        plain = list(sampler.sample(model, given, seeded(0)))[-1].proposal
+        assert torch.equal(plain, list(sampler.sample(captured, given, seeded(0), static=True))[-1].proposal)
 
 
 def test_other_families_and_processors_are_refused():

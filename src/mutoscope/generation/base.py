@@ -68,6 +68,7 @@ class Generator(ABC):
         """`text_encoder` loads the encoder of prompts, which may be larger than the model: only a prompt calls it."""
         self.tokenizer, self.model, self.index, self.device = tokenizer, model, index, device
         self._load_text_encoder = text_encoder
+        self.network = model  # the model as the sampler sees it: perhaps with its steps captured
 
     @cached_property
     def text_encoder(self) -> TextEncoder:

@@ -36,10 +36,6 @@ class MaskedRequest(Request):
 class MaskedGenerator(Generator):
     """Conditions of the ten tasks in, tokens out."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        self.network: Any = self.model
-
     def capture(self, record: Record = CUDAGraphCall) -> None:
         self.network = CapturedMagvit(self.model, record)
 

@@ -39,7 +39,6 @@ class ParallelARGenerator(Generator):
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         self.memo = PrefillMemo()
-        self.network: Any = self.model
 
     def capture(self, record: Record = CUDAGraphCall) -> None:
         self.network = CapturedPAR(self.model, record)

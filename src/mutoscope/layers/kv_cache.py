@@ -70,6 +70,13 @@ class StaticKVCache(KVCache):
 
     places: dict[int, Tensor] = field(default_factory=dict)
 
+    @classmethod
+    def reserve(
+        cls, shape: tuple[int, int, int, int, int], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> "StaticKVCache":
+        """Filled with zeros: what is masked still takes part in the products."""
+        return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
+
     def aim(self, num_positions: int) -> None:
         """Points `places[num_positions]` at the next positions."""
         device = self.keys.device

@@ -142,10 +142,7 @@ class MagvitAR(VideoModel):
         """Memory for one whole sequence per sample; `static`: steps of unchanging shapes (see `StaticKVCache`)."""
         config, heads = self.config, self.config.num_heads
         shape = (config.num_layers, batch_size, heads, config.max_length, config.hidden_size // heads)
-        cache = (StaticKVCache if static else KVCache).reserve(shape, self.device, self.token_embedding.weight.dtype)
-        if static:  # what is masked still takes part in the products
-            cache.keys.zero_(), cache.values.zero_()
-        return cache
+        return (StaticKVCache if static else KVCache).reserve(shape, self.device, self.token_embedding.weight.dtype)
 
     def prefix(
         self, label: Int[Tensor, " b"] | None, condition_tokens: Int[Tensor, "b t h w"] | None, batch_size: int

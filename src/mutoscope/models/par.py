@@ -323,10 +323,7 @@ class PAR(VideoModel):
         kind = StaticKVCache if static else KVCache
         cache = kind.reserve(shape, self.device, self.token_embedding.weight.dtype)
         mask = None if prefix_mask is None else prefix_mask.to(self.device)
-        if not static:
-            return PARState(cache, self.rotations(latent_shape), mask)
-        cache.keys.zero_(), cache.values.zero_()  # what is masked still takes part in the products
-        return PARState(cache, self.rotations(latent_shape), mask, self.group_mask(length))
+        return PARState(cache, self.rotations(latent_shape), mask, self.group_mask(length) if static else None)
 
     def _queries(self, batch_size: int) -> list[Float[Tensor, "b m d"]]:
         if self.query_embedding is None:

@@ -20,10 +20,10 @@ from mutoscope.models.par import PAR, PARState
 
 
 @dataclass
-class CapturedMagvit:
-    """A `Magvit` for `MaskedSampler`."""
+class Captured:
+    """What the wrappers share."""
 
-    model: Magvit
+    model: Any
     record: Record = CUDAGraphCall
     steps: dict[Any, Any] = field(default_factory=dict)
 
@@ -34,6 +34,19 @@ class CapturedMagvit:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    def replayed(self, key: Any, step: Any, *arguments: Tensor) -> Tensor:
+        """The result of a step, recorded under `key` if it is new."""
+        if key not in self.steps:
+            self.steps[key] = self.record(step, *arguments)
+        return self.steps[key](*arguments)
+
+
+@dataclass
+class CapturedMagvit(Captured):
+    """A `Magvit` for `MaskedSampler`."""
+
+    model: Magvit
 
     def logits(
         self, tokens: Int[Tensor, "b t h w"], task: str, label: Tensor | None = None, unconditional: bool = False
@@ -43,31 +56,19 @@ class CapturedMagvit:
         def step(tokens: Tensor, label: Tensor | None = None) -> Tensor:
             return self.model.logits(tokens, task, label, unconditional)
 
-        return _replayed(self, (len(tokens), task, unconditional, label is None), step, *given)
+        return self.replayed((len(tokens), task, unconditional, label is None), step, *given)
 
 
 @dataclass
-class CapturedMagvitAR:
+class CapturedMagvitAR(Captured):
     """A `MagvitAR` for `AutoregressiveSampler`. What comes before the first token is read without a graph."""
 
     model: MagvitAR
-    record: Record = CUDAGraphCall
-    steps: dict[Any, Any] = field(default_factory=dict)
-    caches: dict[int, StaticKVCache] = field(default_factory=dict)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        return self.model.latent_shape
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
+    caches: dict[int, KVCache] = field(default_factory=dict)
 
     def new_cache(self, batch_size: int) -> KVCache:
         if batch_size not in self.caches:
-            cache = self.model.new_cache(batch_size, static=True)
-            assert isinstance(cache, StaticKVCache)
-            self.caches[batch_size] = cache
+            self.caches[batch_size] = self.model.new_cache(batch_size, static=True)
         self.caches[batch_size].length = 0
         return self.caches[batch_size]
 
@@ -78,23 +79,17 @@ class CapturedMagvitAR:
         if not isinstance(cache, StaticKVCache) or ids.shape[1] > 1:
             return self.model.code_logits(ids, cache)
         cache.aim(1)
-        logits = _replayed(self, len(ids), lambda ids: self.model.step(ids, cache), ids)
+        logits = self.replayed(len(ids), lambda ids: self.model.step(ids, cache), ids)
         cache.advance(1)
         return logits[:, -1, : self.model.config.codebook_size]
 
 
 @dataclass
-class CapturedPAR:
+class CapturedPAR(Captured):
     """A `PAR` for `ParallelARSampler.sample(..., static=True)`: graphs for one token, for the queries, for n tokens."""
 
     model: PAR
-    record: Record = CUDAGraphCall
-    steps: dict[Any, Any] = field(default_factory=dict)
     states: dict[Any, PARState] = field(default_factory=dict)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        return self.model.latent_shape
 
     @property
     def num_parallel(self) -> int:
@@ -103,10 +98,6 @@ class CapturedPAR:
     @property
     def num_start(self) -> int:
         return self.model.num_start
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
 
     def token_order(self, latent_shape: tuple[int, int, int]) -> Int[Tensor, " n"]:
         return self.model.token_order(latent_shape)
@@ -118,7 +109,8 @@ class CapturedPAR:
             return self.model.new_state(batch_size, latent_shape, prefix_mask)
         key = batch_size, latent_shape, prefix_mask is None
         if key not in self.states:
-            self.states[key] = self.model.new_state(batch_size, latent_shape, prefix_mask, static=True)
+            mask = None if prefix_mask is None else prefix_mask.clone()  # a buffer of its own
+            self.states[key] = self.model.new_state(batch_size, latent_shape, mask, static=True)
         state = self.states[key]
         if prefix_mask is not None and state.prefix_mask is not None:
             state.prefix_mask.copy_(prefix_mask)
@@ -139,14 +131,8 @@ class CapturedPAR:
         def step(tokens: Tensor) -> Tensor:
             return self.model.static_step(self.model.step_input(tokens, opens), now, num_wanted)
 
-        places = tuple(state.table.shape), state.prefix_mask is None
-        logits = _replayed(self, (*tokens.shape, opens, num_wanted, cache.keys.shape[1], places), step, tokens)
+        # Two states may have equal shapes, one of them the first rows of a larger one: a graph belongs to its memory.
+        memory = cache.keys.data_ptr(), cache.keys.shape[1], state.table.data_ptr()
+        logits = self.replayed((*tokens.shape, opens, num_wanted, *memory), step, tokens)
         cache.advance(n)
         return logits
-
-
-def _replayed(wrapper: Any, key: Any, step: Any, *arguments: Tensor) -> Tensor:
-    """The result of a step, recorded under `key` if it is new."""
-    if key not in wrapper.steps:
-        wrapper.steps[key] = wrapper.record(step, *arguments)
-    return wrapper.steps[key](*arguments)
