@@ -1,7 +1,7 @@
 """PAR's sampler against a plain loop written the way the official scripts are.
 
     python benchmarks/par_speed.py OUT.json [--threads 1] [--repeats 3] [--layers 12] [--cases 1x1 4x1 ...]
-        [--only ours ours_int8] [--processor-time]
+        [--only plain ours] [--processor-time]
 
 Same weights, same greedy choices, in one process; runs alternate, so the ratio is that of one machine at one time. The
 plain loop attends over the whole cache under a gathered mask, repeats heads by a factor of one, makes cache, masks and
@@ -16,6 +16,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from mutoscope.layers.int8 import quantize_linears
 from mutoscope.layers.masks import first_positions_mask, num_visible
-from mutoscope.layers.positions import rotate
+from mutoscope.layers.packed import pack_linears
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.models.par_networks import Block
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig, PrefillMemo
@@ -39,6 +40,12 @@ GUIDANCE = 1.5
 # ------------------------------------------------------------------------------------------------------ the plain loop
 
 
+def turned(x: Tensor, table: Tensor) -> Tensor:
+    pairs, (cos, sin) = x.float().reshape(*x.shape[:-1], -1, 2), table.unbind(-1)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(3).type_as(x)
+
+
 def plain_block(
     block: Block, x: Tensor, table: Tensor, rows: Tensor, mask: Tensor, cache: tuple[Tensor, Tensor]
 ) -> Tensor:
@@ -46,7 +53,7 @@ def plain_block(
     heads, size = config.num_heads, config.head_size
     qkv = block.attention.qkv(block.attention_norm(x)).view(b, n, 3 * heads, size).transpose(1, 2)
     q, k, v = qkv.split(heads, dim=1)
-    q, k = rotate(q, table), rotate(k, table)
+    q, k = turned(q, table), turned(k, table)
     cache[0][:, :, rows], cache[1][:, :, rows] = k, v
     keys, values = (y.repeat_interleave(1, dim=1) for y in cache)
     scores = q @ keys.transpose(-2, -1) / size**0.5
@@ -103,11 +110,16 @@ def product_loop(model: PAR, labels: Tensor, guidance_scale: float, memo: Prefil
     return last.tokens.flatten(1)[:, model.token_order()]
 
 
-def quantized(model: PAR) -> PAR:
-    """The same model with 8-bit weights."""
-    small = copy.deepcopy(model)
-    quantize_linears(small)
-    return small
+def prepared(model: PAR, weights: str) -> PAR:
+    """The same model as a pipeline decodes with it: its weights rearranged, or in 8 or 16 bits."""
+    mine = copy.deepcopy(model)
+    if weights == "int8":
+        quantize_linears(mine)
+    elif weights == "bf16":
+        mine = mine.bfloat16()
+    else:
+        pack_linears(mine)
+    return mine
 
 
 def alternate(
@@ -130,21 +142,19 @@ def row(config: PARConfig, n: int, batch: int, only: list[str], repeats: int, cl
     torch.manual_seed(0)
     model = PAR(replace(config, num_parallel=n)).eval()
     torch.nn.init.normal_(model.output.weight, std=0.02)
-    small, labels = quantized(model), torch.arange(batch)
-    memo, small_memo = PrefillMemo(), PrefillMemo()
-    calls = {
-        "plain": lambda: plain_loop(model, labels, GUIDANCE),
-        "ours": lambda: product_loop(model, labels, GUIDANCE, memo),
-        "ours_int8": lambda: product_loop(small, labels, GUIDANCE, small_memo),
-    }
+    labels = torch.arange(batch)
+    calls: dict[str, Callable[[], Tensor]] = {"plain": lambda: plain_loop(model, labels, GUIDANCE)}
+    for name, weights in (("ours", "float"), ("ours_int8", "int8"), ("ours_bf16", "bf16")):
+        calls[name] = partial(product_loop, prepared(model, weights), labels, GUIDANCE, PrefillMemo())
     seconds, ids = alternate({name: calls[name] for name in only}, repeats, clock)
     found: dict[str, Any] = {"n": n, "batch": batch, "seconds": seconds}
     if "plain" in ids and "ours" in ids:
         found["ratio"] = seconds["ours"] / seconds["plain"]
         found["ids_equal"] = torch.equal(ids["plain"], ids["ours"])
-    if "ours" in ids and "ours_int8" in ids:
-        found["int8_to_ours"] = seconds["ours_int8"] / seconds["ours"]
-        found["ids_equal_int8"] = (ids["ours"] == ids["ours_int8"]).float().mean().item()
+    for name in ("int8", "bf16"):
+        if "plain" in ids and f"ours_{name}" in ids:
+            found[f"ratio_{name}"] = seconds[f"ours_{name}"] / seconds["plain"]
+            found[f"ids_equal_{name}"] = (ids["plain"] == ids[f"ours_{name}"]).float().mean().item()
     return found
 
 
@@ -157,7 +167,7 @@ def main() -> None:
     parser.add_argument(
         "--cases", nargs="+", default=[f"{n}x{b}" for n in (1, 4, 16) for b in (1, 4)], help="n x batch"
     )
-    parser.add_argument("--only", nargs="+", default=["plain", "ours", "ours_int8"])
+    parser.add_argument("--only", nargs="+", default=["plain", "ours", "ours_int8", "ours_bf16"])
     parser.add_argument("--processor-time", action="store_true", help="for one thread on a machine that others use")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

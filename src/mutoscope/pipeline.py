@@ -20,6 +20,7 @@ from mutoscope.data.video_io import Video, VideoClip
 from mutoscope.errors import UserError
 from mutoscope.generation import Frames, Generator, Request, generator_of, is_listed
 from mutoscope.layers.int8 import quantize_linears
+from mutoscope.layers.packed import pack_linears
 from mutoscope.sampling.base import SampleEvent, last_of
 from mutoscope.text import TextEncoder, load_text_encoder
 from mutoscope.text.offload import OffloadedTextEncoder
@@ -118,6 +119,8 @@ class VideoPipeline:
             if index.family != "par" or self.model is None:
                 raise UserError(f"8-bit weights are for PAR and LlamaGen models, found the family {index.family!r}.")
             quantize_linears(self.model)
+        elif index.family == "par" and self.model is not None:
+            pack_linears(self.model)  # its steps are many and small
         self._generator: Generator | None = None
         if self.model is not None:
             family = generator_of(index.family)

@@ -26,6 +26,11 @@ def rotate(x: Float[Tensor, "b heads n d"], table: Float[Tensor, "*#b n pairs 2"
 
     A row of zeros in the table (no angle has cos = sin = 0) wipes its position out.
     """
+    if x.is_cpu:
+        # One product of complex numbers: the same to the last bit, and several times faster, but not for compilers.
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())  # (b, heads, n, pairs)
+        turned = pairs * torch.view_as_complex(table.contiguous())
+        return torch.view_as_real(turned).flatten(-2).to(x.dtype)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # (b, heads, n, pairs)
     cos, sin = table.unbind(-1)
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)

@@ -7,7 +7,6 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -74,9 +73,9 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b2 n d"]:
         """With a cache for several copies of the batch (guidance), equal inputs are projected once and repeated."""
         heads, kv_heads = self.config.num_heads, self.config.kv_heads
-        qkv = rearrange(self.qkv(x), "b n (heads d) -> b heads n d", d=self.config.head_size)
-        q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
-        q, k = rotate(q, table), rotate(k, table)
+        qkv = self.qkv(x).unflatten(-1, (-1, self.config.head_size)).transpose(1, 2)  # (b, heads + 2 kv_heads, n, d)
+        qk, v = qkv.split([heads + kv_heads, kv_heads], dim=1)
+        q, k = rotate(qk, table).split([heads, kv_heads], dim=1)
         if cache is not None:
             copies = cache.keys.shape[1] // len(x)
             q, k, v = (y if copies == 1 else y.repeat(copies, 1, 1, 1) for y in (q, k, v))
@@ -84,7 +83,7 @@ class Attention(nn.Module):
         if kv_heads < heads:
             k, v = (y.repeat_interleave(heads // kv_heads, dim=1) for y in (k, v))
         a = attention(q, k, v, mask, self.config.attention_dropout if self.training else 0.0)
-        return self.output(rearrange(a, "b heads n d -> b n (heads d)"))
+        return self.output(a.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -97,8 +96,7 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.mlp_gate, self.mlp_in = nn.Linear(d, hidden, bias=False), nn.Linear(d, hidden, bias=False)
         self.mlp_out = nn.Linear(hidden, d, bias=False)
-        self.residual_dropout, self.mlp_dropout = nn.Dropout(config.residual_dropout), nn.Dropout(config.mlp_dropout)
-        self.drop_path = drop_path
+        self.residual_dropout, self.mlp_dropout, self.drop_path = config.residual_dropout, config.mlp_dropout, drop_path
 
     def forward(
         self,
@@ -108,17 +106,18 @@ class Block(nn.Module):
         layer: int,
         cache: KVCache | None = None,
     ) -> Float[Tensor, "b2 n d"]:
-        a = self.residual_dropout(self.attention(self.attention_norm(x), table, mask, layer, cache))
-        x = (x if len(x) == len(a) else x.repeat(len(a) // len(x), 1, 1)) + self._kept(a)
+        a = self._kept(self.attention(self.attention_norm(x), table, mask, layer, cache), self.residual_dropout)
+        x = (x if len(x) == len(a) else x.repeat(len(a) // len(x), 1, 1)) + a
         y = self.mlp_norm(x)
-        h = self.mlp_dropout(self.mlp_out(F.silu(self.mlp_gate(y)) * self.mlp_in(y)))
-        return x + self._kept(h)
+        return x + self._kept(self.mlp_out(F.silu(self.mlp_gate(y)) * self.mlp_in(y)), self.mlp_dropout)
 
-    def _kept(self, y: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Stochastic depth: the whole branch dropped per sample, the others scaled up."""
-        if not self.training or self.drop_path == 0:
+    def _kept(self, y: Float[Tensor, "b n d"], dropout: float) -> Float[Tensor, "b n d"]:
+        """In training: dropout, and stochastic depth, which drops the whole branch of some samples; the others are
+        scaled up."""
+        if not self.training:
             return y
-        return y * F.dropout(y.new_ones(len(y), 1, 1), self.drop_path)
+        y = F.dropout(y, dropout)
+        return y if self.drop_path == 0 else y * F.dropout(y.new_ones(len(y), 1, 1), self.drop_path)
 
 
 class CaptionEmbedding(nn.Module):
