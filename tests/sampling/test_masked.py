@@ -147,6 +147,14 @@ def test_more_steps_than_tokens_stop_early_instead_of_starting_over():
     assert masked == [3, 2, 1, 0]
 
 
+def test_tokens_are_looked_at_only_where_it_may_be_the_end(monkeypatch: pytest.MonkeyPatch):
+    looks: list[torch.Size] = []
+    monkeypatch.setattr(torch.Tensor, "any", lambda self: looks.append(self.shape) or self.sum() > 0)
+    assert len(drain(FakeModel((2, 4, 4)), num_decoding_steps=12)) == 12
+    assert len(looks) == 1  # at the condition, before the first step
+    assert len(drain(FakeModel((1, 2, 2)), num_decoding_steps=12)) == 4 and len(looks) > 2
+
+
 def test_a_single_token_is_decided_at_once():
     events = drain(FakeModel((1, 1, 1)), num_decoding_steps=12)
     assert len(events) == 1 and events[0].is_last

@@ -118,14 +118,16 @@ class MaskedSampler:
         condition is shown follows from the task unless `condition_mask` says otherwise. `generator` is required unless
         `noise` is given. Put the model in eval mode first.
         """
-        start = time.perf_counter()
+        start, num_steps = time.perf_counter(), self.config.num_decoding_steps
         noise = noise or self._noise(model, generator)
         known = next((len(x) for x in (condition_tokens, label) if x is not None), batch_size or 1)
         shape = (known, *model.latent_shape)
         tokens, unknown = self._start(model, task, condition_tokens, condition_mask, shape)
         shown = tokens  # what an undecided position shows: its condition token, or [MASK]
         maskable = unknown.flatten(1).sum(-1)  # (b,)
-        for step in range(self.config.num_decoding_steps):
+        most = maskable.max().cpu()[None]  # (1,)
+        left = int(most)  # undecided tokens of the emptiest sample, at least
+        for step in range(num_steps):
             logits = self._logits(model, tokens, unknown, task, label)  # (b, t, h, w, k)
             proposal = sample_categorical(
                 logits,
@@ -138,10 +140,12 @@ class MaskedSampler:
             confidence = self._confidence(logits, proposal, unknown, step, noise)
             still_unknown = self._mask_again(confidence, unknown, maskable, step)
             tokens = torch.where(still_unknown, shown, proposal)
-            is_last = not bool(still_unknown.any())
+            left = max(min(int(num_masked_after(self.config.schedule, step, num_steps, most)), left - 1), 0)
+            # Only where it may be the end: looking at the tokens stalls an accelerator.
+            is_last = step == num_steps - 1 or (left == 0 and not bool(still_unknown.any()))
             yield TokenEvent(
                 step=step,
-                num_steps=self.config.num_decoding_steps,
+                num_steps=num_steps,
                 decided=unknown & ~still_unknown,
                 proposal=proposal,
                 frames=slice(0, shape[1]) if is_last else None,
