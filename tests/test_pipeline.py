@@ -12,6 +12,7 @@ from mutoscope import hub
 from mutoscope.data.video_io import VideoClip
 from mutoscope.errors import UserError
 from mutoscope.generation.base import find_class, fit_frames
+from mutoscope.layers.packed import PackedLinear
 from mutoscope.pipeline import VideoPipeline, peak_memory_bytes
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.tasks import TASKS, condition_video
@@ -265,3 +266,8 @@ def test_lists_of_different_lengths_are_refused(ten_tasks: VideoPipeline) -> Non
         ten_tasks(class_label=[0, 1, 2], num_samples=5)
     with pytest.raises(UserError, match="same length"):
         ten_tasks(context=[noise(1), noise(2)])
+
+
+def test_the_many_small_steps_of_par_use_rearranged_weights():
+    model = VideoPipeline.from_pretrained("par-shapes-4x").model
+    assert any(isinstance(module, PackedLinear) for module in model.modules())

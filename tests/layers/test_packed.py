@@ -1,5 +1,7 @@
 """Linear layers with rearranged weights."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -27,22 +29,32 @@ def test_products_are_those_of_the_plain_layer(rows: int, outputs: int, inputs: 
             torch.testing.assert_close(layer(x), plain(x), rtol=1e-5, atol=1e-6)
 
 
-def test_weights_are_rearranged_when_a_number_of_rows_comes_again_and_two_forms_are_kept():
+def test_forms_are_made_once_and_the_two_newest_are_kept():
     layer, kept = PackedLinear(linear(64, 64)), []
     with torch.no_grad():
-        for rows in (8, 5, 5, 8, 8, 5, 2, 2, 8, 6, 6):
+        for rows in (8, 5, 2, 8, 6, 7):
             layer(torch.ones(rows, 64))
-            kept.append(list(layer.forms.kept))
-    assert kept == [[], [], [5], [5], *[[5, 8]] * 6, [8, 6]]
+            kept.append(dict(layer.forms.kept))
+    assert [list(forms) for forms in kept] == [[8], [8, 5], [8, 5], [8, 5], [5, 6], [6, 7]]
+    assert kept[3][8] is kept[0][8]
 
 
-def test_a_form_is_made_once():
-    layer = PackedLinear(linear(64, 64))
+def test_no_product_depends_on_what_was_multiplied_before():
+    layer = PackedLinear(linear(128, 64))
+    x = torch.randn(8, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        layer(torch.ones(8, 64)), layer(torch.ones(8, 64))
-        form = layer.forms.kept[8]
-        layer(torch.ones(5, 64)), layer(torch.ones(8, 64))
-    assert layer.forms.kept[8] is form
+        first = layer(x)
+        for rows in (5, 6, 7, 9):
+            layer(torch.ones(rows, 64))
+        assert torch.equal(layer(x), first) and torch.equal(layer(x), first)
+
+
+def test_copies_have_forms_of_their_own():
+    layer, x = PackedLinear(linear(64, 64)), torch.ones(8, 64)
+    with torch.no_grad():
+        expected = layer(x)
+        copied = copy.deepcopy(layer)
+        assert not copied.forms.kept and torch.equal(copied(x), expected)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 64), (8, 1, 64), (64,)])

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 SMALLEST_ROWS = 4  # with fewer, the product is one pass over the weights whatever their order
 NUM_FORMS = 2  # decoding one by one, then group by group
 SMALLEST = 64  # rows and columns of a matrix worth keeping more than once
-MAX_BYTES = 2**30  # of a network's matrices, beyond which memory is dearer than time
+MAX_BYTES = 2**29  # of a network's matrices, beyond which memory is dearer than time
 
 
 class PackedLinear(nn.Linear):
-    """nn.Linear, with the same parameters; without gradients, a number of rows that comes again is multiplied faster.
+    """nn.Linear, with the same parameters; without gradients, products of a number of rows that comes again are faster.
 
-    The forms for the two newest numbers of rows are kept, so the weights take up to three times their memory. Weights
-    that changed are rearranged anew. Results differ from those of nn.Linear by rounding.
+    Forms for two numbers of rows are kept, so the weights take up to three times their memory. Weights that changed
+    are rearranged anew. Results differ from those of nn.Linear by rounding, always in the same way: no product depends
+    on what was multiplied before.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -31,10 +32,10 @@ class PackedLinear(nn.Linear):
     def forward(self, input: Float[Tensor, "*b c"]) -> Float[Tensor, "*b o"]:
         weight, rows = self.weight, input.numel() // self.in_features
         plain = rows < SMALLEST_ROWS or torch.is_grad_enabled() or not _is_plain(input, weight)
-        form = None if plain else self.forms.of(weight, rows)
-        if form is None:
+        if plain:
             return F.linear(input, weight, self.bias)
-        y = torch.ops.mkl._mkl_linear(input.reshape(rows, -1), form, weight, self.bias, rows)
+        x = input.reshape(rows, self.in_features)
+        y = torch.ops.mkl._mkl_linear(x, self.forms.of(weight, rows), weight, self.bias, rows)
         return y.view(*input.shape[:-1], self.out_features)
 
 
@@ -43,28 +44,28 @@ class _Forms:
 
     def __init__(self) -> None:
         self.kept: dict[int, Tensor] = {}
-        self._last_rows = 0
         self._made_of = 0, 0
 
-    def of(self, weight: Tensor, rows: int) -> Tensor | None:
-        """The form for so many rows; None for a number that is not kept and does not come twice running."""
-        again, self._last_rows = rows == self._last_rows, rows
+    def of(self, weight: Tensor, rows: int) -> Tensor:
         # Tensors made in inference mode count no changes.
         state = 0 if weight.is_inference() else weight._version, weight.data_ptr()
         if state != self._made_of:
             self._made_of, self.kept = state, {}
-        if again and rows not in self.kept:
+        if rows not in self.kept:
             for oldest in list(self.kept)[: 1 - NUM_FORMS]:
                 del self.kept[oldest]
             self.kept[rows] = torch.ops.mkl._mkl_reorder_linear_weight(weight.detach(), rows)
-        return self.kept.get(rows)
+        return self.kept[rows]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "_Forms":
+        return _Forms()  # a copied layer has weights of its own
 
 
 def pack_linears(network: nn.Module) -> None:
     """Replaces linear layers of at least 64×64 by `PackedLinear` with the same parameters, in place.
 
     Leaves a network as it is unless it is worth it: float32 on a CPU whose torch has these products, and at most
-    1 GiB of matrices.
+    512 MiB of matrices.
     """
     found = [
         (parent, name, child)
