@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -46,3 +48,25 @@ def test_clips_depend_on_their_index_alone():
 def test_a_world_with_actions_has_no_intervals():
     with pytest.raises(UserError, match="1 step apart"):
         AGENTS.clip(0, interval=2)
+
+
+def test_a_jump_leaves_out_frames_behind_the_first_one():
+    source = VariedShapesSource(WORLD, 2, AGENTS, max_jump=6)
+    batch = source[range(60)]
+    jumps = batch["jump"].tolist()
+    assert [jump > 0 for jump in jumps] == [False, False, True, True] * 15
+    assert {jump for jump in jumps if jump} == set(range(1, 7))
+    for index in (2, 3, 6, 7):
+        world, interval, shown = (WORLD, AGENTS)[index % 2], int(batch["interval"][index]), [0]
+        shown += range(jumps[index] + 1, jumps[index] + 5)
+        longer = ShapesWorld(replace(world.config, num_frames=11), 3).clip(index, interval=interval)
+        np.testing.assert_array_equal(batch["video"][index].numpy(), longer.frames[shown])
+        if longer.actions is not None:  # what leads to the next frame shown
+            np.testing.assert_array_equal(batch["actions"][index, :4].numpy(), longer.actions[np.array(shown[1:]) - 1])
+
+
+def test_clips_without_a_jump_are_what_they_are_without_jumps():
+    plain, jumping = VariedShapesSource(WORLD, 2, AGENTS)[range(4)], VariedShapesSource(WORLD, 2, AGENTS, 6)[range(4)]
+    assert "jump" not in plain
+    for name in ("video", "label", "interval"):
+        assert torch.equal(plain[name][:2], jumping[name][:2])

@@ -132,6 +132,25 @@ def test_padded_frames_change_nothing():
     assert torch.equal(loss, model.loss(batch, torch.Generator().manual_seed(0))[0])
 
 
+@pytest.mark.parametrize("changes", [{}, {"num_given": 1}, {"teacher_forcing": "masked"}])
+def test_where_a_clip_jumps_to_is_not_asked_for(changes, monkeypatch):
+    model, asked = tiny_magi(**changes, token_mask_ratio=1.0), []
+    batch = batch_of(model)
+    batch["tokens"] = torch.arange(5.0)[None, None, :, None, None].expand_as(batch["tokens"])  # the frame's number
+
+    def watched(z, targets, generator):
+        asked.append(targets[:, 0].long().bincount(minlength=5).tolist())
+        return z.sum(), {}
+
+    monkeypatch.setattr(model, "token_loss", watched)
+    for jump in (None, [0, 7]):
+        told = {} if jump is None else {"jump": torch.tensor(jump)}
+        model.loss(batch | told, torch.Generator().manual_seed(0))
+    whole, leaping = asked
+    assert whole[1] == 12
+    assert leaping == [whole[0], 6, *whole[2:]]
+
+
 def test_masked_teacher_forcing_without_masks_is_a_causal_transformer_over_frames():
     model = tiny_magi(teacher_forcing="masked")
     batch = batch_of(model)

@@ -225,6 +225,10 @@ def test_bair_tokenizers_see_mirrored_clips_and_no_other_data_set_is_mirrored():
         ({"kind": "folder", "random_crops": True}, "random_crops are for data sets"),
         ({"kind": "imagenet", "random_crops": True, "ten_crops": True}, "without ten_crops"),
         ({"kind": "ucf101", "random_crops": True, "windows": 4}, "leave windows and crops at 1"),
+        ({"controllable": True, "max_jump": 4}, "leave controllable out"),
+        ({"max_jump": -1}, "not negative; found -1"),
+        ({"num_frames": 2, "max_jump": 4}, "at least 3 frames.* found 4 for 2 frames"),
+        ({"kind": "folder", "max_jump": 4}, "found 4 for 16 frames of kind 'folder'"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(values: dict[str, Any], message: str):

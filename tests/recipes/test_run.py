@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from mutoscope import hub
+from mutoscope.data.token_cache import TokenCache
 from mutoscope.data.video_io import write_video
 from mutoscope.errors import UserError
 from mutoscope.evaluation.shapes_features import load_shapes_features
@@ -23,7 +24,7 @@ from mutoscope.recipes.run import (
     start_inflated,
     train,
 )
-from mutoscope.recipes.shapes import magvit_shapes, shapes_features, vae_shapes, vq_shapes
+from mutoscope.recipes.shapes import magi_shapes, magvit_shapes, shapes_features, vae_shapes, vq_shapes
 from mutoscope.recipes.tokenize import tokenize
 from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig, PatchDiscriminatorConfig
 from mutoscope.tokenizers.vq2d import VQ2DConfig
@@ -141,6 +142,21 @@ def tiny_vae():
     network = replace(recipe.tokenizer, filters=4, channel_multipliers=(1, 2, 2), num_groups=2)
     loop = replace(recipe.loop, num_steps=3, batch_size=2, log_every=1, num_workers=0)
     return replace(recipe, data=DATA, tokenizer=network, loop=loop, optim=replace(recipe.optim, warmup_steps=1))
+
+
+def test_magi_trains_on_clips_that_jump_and_continues_them_behind_their_first_frame(tmp_path):
+    recipe = magi_shapes()
+    network = replace(recipe.model, num_layers=1, hidden_size=16, num_heads=2, head_layers=1, head_size=8)
+    loop = replace(recipe.loop, num_steps=2, batch_size=2, log_every=1, ema_decay=None)
+    optim = replace(recipe.optim, warmup_steps=1)
+    sampling = {"num_decoding_steps": 1, "num_diffusion_steps": 1, "window_mode": "anchored", "window": 3}
+    recipe = replace(recipe, model=network, loop=loop, optim=optim, cache_clips=4, sampling=sampling)
+    assert train(recipe, tmp_path / "magi").finished
+    jumps = TokenCache(tmp_path / "magi" / "tokens")[range(4)]["jump"]
+    assert jumps[:2].tolist() == [0, 0] and (jumps[2:] > 0).all()
+    pipeline = VideoPipeline.from_pretrained(tmp_path / "magi")
+    assert pipeline.index.data["max_jump"] == 112 and pipeline.index.sampling["window_mode"] == "anchored"
+    assert len(pipeline.generate(num_frames=6, seed=0).clips[0].frames) == 6
 
 
 def test_a_run_of_continuous_latents_ends_in_unit_variance_a_round_trip_and_a_cache(tmp_path):

@@ -55,7 +55,10 @@ def test_counts_of_a_published_size():
     assert counts[-5:] == [31, 25, 18, 12, 6]
 
 
-@pytest.mark.parametrize("mode", ["sliding", "chunked", "growing"])
+MODES = ["sliding", "anchored", "chunked", "growing"]
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("changes", [{}, {"codebook_parts": (8, 4)}, {"teacher_forcing": "masked"}])
 def test_a_cache_changes_nothing(mode, changes):
     model = tiny_magi(**changes)
@@ -66,13 +69,13 @@ def test_a_cache_changes_nothing(mode, changes):
 
 def test_windows_agree_up_to_their_length_and_part_behind_it():
     model = tiny_magi()
-    clips = [sampled(model, 9, window_mode=mode) for mode in ("sliding", "chunked", "growing")]
-    for a, b in itertools.pairwise(clips):
+    clips = [sampled(model, 9, window_mode=mode) for mode in MODES]
+    for a, b in itertools.combinations(clips, 2):
         assert torch.equal(a[:, :, :5], b[:, :, :5])
         assert not torch.allclose(a[:, :, 5:], b[:, :, 5:])
 
 
-@pytest.mark.parametrize("mode", ["sliding", "chunked", "growing"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_longer_clip_begins_like_a_shorter_one(mode):
     model = tiny_magi()
     assert torch.equal(sampled(model, 7, window_mode=mode), sampled(model, 9, window_mode=mode)[:, :, :7])
@@ -99,6 +102,23 @@ def test_a_window_forgets():
     with pytest.raises(UserError, match="window of 2 holds 1"):
         new_frame(first, 2)
     assert torch.equal(sampled(model, 2, first[:, :, 1:], window=2), sampled(model, 2, second[:, :, 1:], window=2))
+
+
+def test_an_anchored_window_forgets_all_but_the_first_frame(monkeypatch):
+    model, read = tiny_magi(), []
+    observe = model.observe
+
+    def watched(cache, tokens, conditions, first, level):
+        read.append(tokens)
+        observe(cache, tokens, conditions, first, level)
+
+    monkeypatch.setattr(model, "observe", watched)
+    clip = sampled(model, 8, window=4, window_mode="anchored", use_cache=False)
+    tokens = model.to_tokens(clip)  # (b, f, n, k)
+    histories = {tuple(next(i for i in range(8) if torch.equal(tokens[:, i], h)) for h in r.unbind(1)) for r in read}
+    assert histories == {(0,), (0, 1), (0, 1, 2), (0, 2, 3), (0, 3, 4), (0, 4, 5), (0, 5, 6)}
+    with pytest.raises(UserError, match="at least 2 frames, found 1"):
+        sampled(model, 3, window=1, window_mode="anchored")
 
 
 def test_events_tell_what_was_decided_and_finished():

@@ -113,10 +113,18 @@ class ShapesWorld:
     def class_names(self) -> tuple[str, ...]:
         return AGENT_CLASS_NAMES if self.config.controllable else CLASS_NAMES
 
-    def clip(self, index: int, actions: Float32[np.ndarray, "t 2"] | None = None, interval: int = 1) -> ShapesClip:
+    def clip(
+        self,
+        index: int,
+        actions: Float32[np.ndarray, "t 2"] | None = None,
+        interval: int = 1,
+        shown: Sequence[int] | None = None,
+    ) -> ShapesClip:
         """Clip number `index`. `actions` replaces the random ones of a controllable world.
 
-        With `interval` d the frames lie d steps of time apart, so that everything moves d times as fast.
+        With `interval` d the frames lie d steps of time apart, so that everything moves d times as fast. `shown`:
+        rising numbers of the frames that are drawn, all by default; an action told is then the last one before the
+        next frame shown, and the caption says how the clip begins.
         """
         rng = np.random.default_rng([self.seed, index])
         label = int(rng.integers(len(self.class_names)))
@@ -136,6 +144,10 @@ class ShapesWorld:
         else:
             time = interval * np.arange(self.config.num_frames, dtype=np.float32)
             tracks, words = _free_tracks(rng, objects, time)
+        if shown is not None:
+            rows = np.asarray(shown)
+            tracks = tracks[:, rows]
+            actions = None if actions is None else actions[np.append(rows[1:] - 1, rows[-1])]
         return ShapesClip(
             frames=render(background, objects, tracks),
             label=label,

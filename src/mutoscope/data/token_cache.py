@@ -6,6 +6,7 @@
     caption.npy            (n, rows, channels) float16: text features, and caption_length.npy (n,) the real rows
     motion.npy             (n,) float32: optical flow
     interval.npy           (n,) int64: source frames from one frame to the next
+    jump.npy               (n,) int64: frames left out behind the first one
     actions.npy            (n, t, numbers) float32: what is done in every frame, NaN where nothing is known
     metadata.json          TokenCacheInfo; written last, so a folder without it is unfinished
 
@@ -39,8 +40,8 @@ class TokenCacheInfo:
 
     clip_shape: (t, h, w) of tokens, (c, t, h, w) of latents. conditions: tasks whose condition videos are encoded too.
     tokenizer, tokenizer_hash: name and SHA-256 of the weights. data: where the clips came from.
-    caption_shape: rows and channels of the text features, if there are any; motion, interval: whether the flow and the
-    distance of frames are told; action_shape: frames and numbers of the actions, if there are any.
+    caption_shape: rows and channels of the text features, if there are any; motion, interval, jump: whether flow, the
+    distance of frames and what is left out are told; action_shape: frames and numbers of the actions, if any.
     """
 
     num_clips: int
@@ -54,6 +55,7 @@ class TokenCacheInfo:
     motion: bool = False
     interval: bool = False
     action_shape: tuple[int, int] | None = None
+    jump: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -76,8 +78,8 @@ class TokenCacheInfo:
             arrays |= {"caption": ("float16", (n, *self.caption_shape)), "caption_length": ("int64", (n,))}
         if self.action_shape is not None:
             arrays["actions"] = ("float32", (n, *self.action_shape))
-        arrays |= {"interval": ("int64", (n,))} if self.interval else {}
-        return arrays | ({"motion": ("float32", (n,))} if self.motion else {})
+        told = {"interval": ("int64", self.interval), "jump": ("int64", self.jump), "motion": ("float32", self.motion)}
+        return arrays | {name: (dtype, (n,)) for name, (dtype, present) in told.items() if present}
 
 
 class TokenCacheWriter:
@@ -117,7 +119,7 @@ class TokenCacheWriter:
     ) -> None:
         """Appends a batch of encoded clips (b, *clip_shape) and, for every task of the info, their conditions.
 
-        `more`: "caption", "caption_length", "motion", "interval" and "actions", as far as the info names them.
+        `more`: "caption", "caption_length", "motion", "interval", "jump" and "actions", as far as the info names them.
         """
         end = self.position + len(tokens)
         if end > self.info.num_clips:
@@ -153,8 +155,8 @@ class TokenCache:
 
     Batch: "tokens" int64 (b, t, h, w) or latents float32 (b, c, t, h, w); "label" int64 (b,);
     "conditions" {task: like tokens}; with captions "caption" float32 (b, rows, channels) and "caption_mask" bool
-    (b, rows); "motion" float32 (b,), "interval" int64 (b,) and "actions" float32 (b, t, numbers) where the cache has
-    them.
+    (b, rows); "motion" float32 (b,), "interval" and "jump" int64 (b,) and "actions" float32 (b, t, numbers) where the
+    cache has them.
     """
 
     def __init__(self, folder: str | Path):
@@ -199,7 +201,7 @@ class TokenCache:
             places = torch.arange(self.info.caption_shape[0])
             lengths = self._read("caption_length", rows)
             batch |= {"caption": self._read("caption", rows), "caption_mask": places < lengths[:, None]}
-        names = [name for name in ("motion", "interval", "actions") if name in self.info.arrays()]
+        names = [name for name in ("motion", "interval", "jump", "actions") if name in self.info.arrays()]
         return batch | {name: self._read(name, rows) for name in names}
 
     def _read(self, name: str, rows: np.ndarray) -> Tensor:

@@ -30,7 +30,7 @@ class FrameStreamRequest(Request):
     num_latent_frames: int | None = 1
     interval: int = 1
     text: TextFeatures | None = None
-    actions: Float[Tensor, "b t a"] | None = None
+    actions: Float[Tensor, "b rows a"] | None = None
     context: UInt8[Tensor, "n t h w 3"] | None = None
 
 
@@ -168,7 +168,7 @@ class FrameStreamGenerator(Generator):
             )
         return text
 
-    def _actions(self, actions: Any, num_samples: int, frames: int | None) -> Float[Tensor, "b t a"] | None:
+    def _actions(self, actions: Any, num_samples: int, frames: int | None) -> Float[Tensor, "b rows a"] | None:
         """Checked, one row per latent frame, the same for all samples unless listed."""
         if actions is None:
             return None

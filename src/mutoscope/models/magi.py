@@ -323,8 +323,8 @@ class MAGI(VideoModel):
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """`batch`: "tokens", latents (b, c, f, h, w) or ids (b, f, h, w); as far as they are there "label" (b,),
-        "actions" (b, f, a) done in each frame, "interval" (b,), "caption" and "caption_mask", and "length" (b,), the
-        number of real frames.
+        "actions" (b, f, a) done in each frame, "interval" (b,), "caption" and "caption_mask", "length" (b,), the number
+        of real frames, and "jump" (b,), how many are left out behind the first one.
         """
         tokens = self.to_tokens(batch["tokens"])
         draws = self.draw(tokens, generator)
@@ -333,6 +333,9 @@ class MAGI(VideoModel):
         if (length := batch.get("length")) is not None:
             frames = torch.arange(tokens.shape[1] - targets.shape[1], tokens.shape[1], device=tokens.device)
             hidden = hidden & (frames < length[:, None])[..., None]
+        if (jump := batch.get("jump")) is not None:  # nothing seen before tells how far a clip jumps
+            frames = torch.arange(tokens.shape[1] - targets.shape[1], tokens.shape[1], device=tokens.device)
+            hidden = hidden & ~((frames == 1) & (jump > 0)[:, None])[..., None]
         return self.token_loss(z[hidden], targets[hidden], generator)
 
     @property

@@ -45,10 +45,11 @@ def clip_source(data: DataConfig) -> BatchSource:
 def shapes_source(data: DataConfig, seed: int) -> BatchSource:
     """Clips of the built-in world, plain or varied."""
     world = shapes_world(data, seed)
-    if data.max_interval == 1 and not data.mixed:
+    if data.max_interval == 1 and not data.mixed and not data.max_jump:
         return ShapesSource(world)
-    agents = shapes_world(replace(data, mixed=False, max_interval=1, controllable=True), seed) if data.mixed else None
-    return VariedShapesSource(world, data.max_interval, agents)
+    plain = replace(data, mixed=False, max_interval=1, max_jump=0, controllable=True)
+    agents = shapes_world(plain, seed) if data.mixed else None
+    return VariedShapesSource(world, data.max_interval, agents, data.max_jump)
 
 
 def example_clips(data: DataConfig, count: int = 4) -> Batch:
@@ -70,6 +71,7 @@ def describe_data(data: DataConfig) -> dict[str, Any]:
         return describe_dataset(data) | varied
     names = ("height", "width", "num_frames", "fps", "max_objects", "controllable")
     varied |= {"mixed": True} if data.mixed else {}
+    varied |= {"max_jump": data.max_jump} if data.max_jump else {}
     return {"kind": "shapes"} | {name: getattr(data, name) for name in names} | varied
 
 

@@ -187,7 +187,7 @@ def magi_shapes(teacher_forcing: Literal["complete", "masked"] = "complete") -> 
     return ModelRecipe(
         name=f"magi-shapes{suffix}",
         tokenizer="vae-shapes",
-        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32, max_interval=3, mixed=True),
+        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32, max_interval=3, mixed=True, max_jump=112),
         model=MAGIConfig(
             hidden_size=128,
             num_layers=6,

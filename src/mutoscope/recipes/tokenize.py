@@ -47,6 +47,7 @@ def tokenize(
     motion: bool = False,
     interval: bool = False,
     actions: bool = False,
+    jump: bool = False,
 ) -> TokenCache:
     """Encodes clips 0 ... num_clips-1 of `source` into the folder `out`, with the conditions of `tasks`.
 
@@ -54,7 +55,7 @@ def tokenize(
     Raises UserError when `out` holds anything else. A finite source ends the cache at its last clip.
     `batch_size`: clips encoded together, by default 32 on a CPU and 256 elsewhere; `num_workers` processes make them.
     `context_frames` are what the tasks that start from frames are given. `text` encodes the captions; `motion` adds the
-    optical flow of every clip; `interval` and `actions` keep what the source says of them.
+    optical flow of every clip; `interval`, `actions` and `jump` keep what the source says of them.
     """
     count = min(num_clips, source.num_clips or num_clips)
     first, device = source[[0]], next(tokenizer.parameters()).device
@@ -74,6 +75,7 @@ def tokenize(
         motion=motion,
         interval=interval,
         action_shape=tuple(first["actions"].shape[1:]) if actions else None,
+        jump=jump,
     )
     out = Path(out)
     if out.exists():
@@ -93,12 +95,12 @@ def tokenize(
 
 
 def _more(batch: dict[str, Any], text: CaptionReader | None, info: TokenCacheInfo) -> dict[str, Tensor]:
-    """What the cache keeps of captions, motion, intervals and actions."""
+    """What the cache keeps of captions, motion, intervals, jumps and actions."""
     more: dict[str, Tensor] = {}
     if text is not None:
         found = text.encoder.encode([text.clean(caption) for caption in batch["caption"]], text.length)
         more |= {"caption": found.features, "caption_length": found.mask.sum(1)}
-    more |= {name: batch[name] for name in ("interval", "actions") if name in info.arrays()}
+    more |= {name: batch[name] for name in ("interval", "actions", "jump") if name in info.arrays()}
     if info.motion:
         more["motion"] = torch.tensor([motion_score(clip.numpy()) for clip in batch["video"]])
     return more

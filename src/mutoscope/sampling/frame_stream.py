@@ -71,10 +71,11 @@ class FrameStreamSamplerConfig:
     `eta`: diffusion by DDIM, with no noise at 0.
 
     `window`: frames that see each other, the one in progress among them (None: as many as in training). When it is
-    full it moves on by one frame and is read again ("sliding"), or by half its length ("chunked"); "growing" keeps all
-    frames, with positions in time that training never saw. `context_noise_level`: the level of noise that history is
-    said to have. `selection`: with discrete tokens "confidence" keeps the most probable ones of each step instead of a
-    random set. `use_cache=False` reads the history anew in every step, with the same result: for comparison.
+    full it moves on by one frame and is read again ("sliding"), or by half its length ("chunked"); "anchored" slides
+    behind the first frame, which stays, for networks trained on clips that jump (`DataConfig.max_jump`); "growing"
+    keeps all frames, with positions in time that training never saw. `context_noise_level`: the level of noise that
+    history is said to have. `selection`: with discrete tokens "confidence" keeps the most probable ones of each step
+    in place of a random set. `use_cache=False` reads the history anew in every step, with the same result, to compare.
     """
 
     num_decoding_steps: int = 64
@@ -86,7 +87,7 @@ class FrameStreamSamplerConfig:
     sample_range: float | None = None
     eta: float | None = None
     window: int | None = None
-    window_mode: Literal["sliding", "growing", "chunked"] = "sliding"
+    window_mode: Literal["sliding", "anchored", "growing", "chunked"] = "sliding"
     context_noise_level: int = 0
     selection: Literal["random", "confidence"] = "random"
     use_cache: bool = True
@@ -210,6 +211,11 @@ class _Stream:
         self.num_frames, self.num_tokens = num_frames, model.config.num_tokens
         self.sizes = [size for size in set_sizes(config.num_decoding_steps, self.num_tokens) if size]
         self.window = config.window or model.config.latent_shape[0]
+        if self.window < 2 and config.window_mode == "anchored":
+            raise UserError(
+                "An anchored window holds the first frame beside the one in progress: it must be at least 2 frames, "
+                f"found {self.window}."
+            )
         if num_frames is None and config.window_mode == "growing":
             raise UserError("A growing window has no end to its memory: give num_frames, or slide the window.")
         capacity = num_frames if config.window_mode == "growing" else self.window
@@ -263,8 +269,10 @@ class _Stream:
         """Moves a full window on."""
         if self.config.window_mode == "growing" or len(self.history) < self.window:
             return
-        keep = self.window - 1 if self.config.window_mode == "sliding" else self.window // 2
-        self.history = self.history[len(self.history) - keep :]
+        mode, count = self.config.window_mode, len(self.history)
+        keep = self.window // 2 if mode == "chunked" else self.window - 1 - (mode == "anchored")
+        anchor = self.history[:1] if mode == "anchored" else []
+        self.history = anchor + self.history[count - keep :]
         self.read()
 
     # --------------------------------------------------------------------------------------- the frame in progress

@@ -89,6 +89,8 @@ class DataConfig:
     frame_stride: source frames per clip frame, for videos only.
     max_interval: frames lie 1 to this many (strides) apart, drawn anew for every clip; not for "images".
     mixed: "shapes" only: every second clip comes from the controllable world, with its actions.
+    max_jump: "shapes" only: two clips of every four leave out 1 to this many frames behind their first one, as a window
+      that keeps the first frame does (`window_mode` "anchored"); 0: none does.
     """
 
     kind: Literal["shapes", "folder", "images", "tokens", DatasetKind] = "shapes"
@@ -110,12 +112,18 @@ class DataConfig:
     controllable: bool = False
     max_interval: int = 1
     mixed: bool = False
+    max_jump: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_interval <= MAX_INTERVAL:
             raise UserError(f"max_interval must lie between 1 and {MAX_INTERVAL}, found {self.max_interval}.")
-        if (self.max_interval > 1 or self.mixed) and self.controllable:
-            raise UserError("max_interval and mixed are for the world without actions: leave controllable out.")
+        if (self.max_interval > 1 or self.mixed or self.max_jump) and self.controllable:
+            raise UserError("max_interval, mixed and max_jump are for the free world: leave controllable out.")
+        if self.max_jump < 0 or (self.max_jump and (self.kind not in ("shapes", "tokens") or self.num_frames < 3)):
+            raise UserError(
+                "max_jump is for the built-in world and clips of at least 3 frames, and not negative; found "
+                f"{self.max_jump} for {self.num_frames} frames of kind {self.kind!r}."
+            )
         images, videos = self.kind in ("images", "imagenet"), self.kind in KINDS and self.kind != "imagenet"
         if self.random_crops and (self.ten_crops or not (images or videos)):
             raise UserError(
