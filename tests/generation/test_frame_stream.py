@@ -88,6 +88,15 @@ def test_lists_of_actions_are_one_clip_each(pipeline: VideoPipeline):
     assert not np.array_equal(clips[0].frames, swapped[0].frames)
 
 
+@pytest.mark.parametrize("condition", [True, False])
+def test_guidance_is_away_from_what_is_not_told_actions_only_if_they_were_dropped(condition: bool):
+    model = tiny_magi(drop_actions=condition)
+    pipeline, actions = VideoPipeline(tiny_vae(), model, tiny_index(model)), np.full((4, 2), 0.7)
+    told = {"context": noise(1), "actions": actions}
+    plain, guided = (pipeline(guidance_scale=scale, **told).frames.astype(int) for scale in (1.0, 3.0))
+    assert (np.abs(guided - plain).max() > 1) == condition
+
+
 def test_rounds_and_one_batch_make_the_number_of_clips_asked_for(pipeline: VideoPipeline):
     clips = pipeline.generate(class_label="circle", num_samples=3, batch_size=2).clips
     assert len(clips) == 3

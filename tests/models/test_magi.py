@@ -238,6 +238,16 @@ def test_hidden_conditions_are_the_same_as_none():
     torch.testing.assert_close(found, trained_outputs(model, bare, draws)[0])
 
 
+def test_actions_that_are_no_condition_stay():
+    model = tiny_magi(text_size=6, drop_actions=False)
+    batch = batch_of(model)
+    draws = drawn(model, model.to_tokens(batch["tokens"]))
+    dropped = replace(draws, drop_condition=torch.ones_like(draws.drop_condition))
+    found, _ = trained_outputs(model, batch, dropped)
+    bare = {name: batch[name] for name in ("tokens", "interval", "actions")}
+    torch.testing.assert_close(found, trained_outputs(model, bare, draws)[0])
+
+
 def test_a_blind_sample_is_that_of_an_empty_history():
     model = tiny_magi(history_dropout=0.5)
     batch = batch_of(model)

@@ -258,15 +258,16 @@ class Steering:
 
     def _action(self, frame: int) -> Float[Tensor, "pb 1 a"] | None:
         """What was done in the frame before."""
-        size = self._generator.model.config.action_size
-        if size is None:
+        config = self._generator.model.config
+        if config.action_size is None:
             return None
-        action = torch.full((self.num_samples, 1, size), torch.nan)
+        action = torch.full((self.num_samples, 1, config.action_size), torch.nan)
         if self._held is not None:
             action = self._held.expand(self.num_samples, 1, -1)
         elif self._actions is not None and 0 < frame <= self._actions.shape[1]:
             action = self._actions[:, frame - 1 : frame]
-        return self._for_all(action, torch.nan).to(self._generator.model.mask_token.dtype)
+        told = self._for_all(action, torch.nan) if config.drop_actions else action.repeat(self._passes, 1, 1)
+        return told.to(self._generator.device, self._generator.model.mask_token.dtype)
 
     def change(
         self,

@@ -55,7 +55,8 @@ class MAGIConfig:
     `noise_levels` and `noise_step`: training adds noise of deviation `noise_step` · l to what is seen as history, l
     from 0 to `noise_levels` (dynamic noise injection); 0 levels: none. `noise_mode`: the level as a position of its
     own, or mixed into every channel. `window`: frames that see each other, None for all. `condition_dropout` and
-    `history_dropout`: shares of clips whose conditions, or whose history, are hidden for guidance.
+    `history_dropout`: shares of clips whose conditions, or whose history, are hidden for guidance. `drop_actions`:
+    actions are among these conditions; if not, clips whose actions are known teach nothing about clips without.
     `token_mask_ratio`: smallest share of masked tokens.
     """
 
@@ -80,6 +81,7 @@ class MAGIConfig:
     noise_mode: Literal["token", "channel"] = "token"
     token_mask_ratio: float = 0.7
     condition_dropout: float = 0.1
+    drop_actions: bool = True
     history_dropout: float = 0.0
     dropout: float = 0.1
     loss_repeat: int = 4
@@ -364,7 +366,7 @@ class MAGI(VideoModel):
         label, actions, mask = batch.get("label"), batch.get("actions"), batch.get("caption_mask")
         if actions is not None:  # what is done in a frame leads to the next one
             actions = F.pad(actions[:, :-1], (0, 0, 1, 0), value=torch.nan)
-            actions = actions.masked_fill(dropped[:, None, None], torch.nan)
+            actions = actions.masked_fill(dropped[:, None, None] & self.config.drop_actions, torch.nan)
         return Conditions(
             interval,
             None if label is None else label.masked_fill(dropped, -1),

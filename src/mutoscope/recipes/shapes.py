@@ -199,6 +199,8 @@ def magi_shapes(teacher_forcing: Literal["complete", "masked"] = "complete") -> 
             num_classes=27,
             action_size=2,
             teacher_forcing=teacher_forcing,
+            drop_actions=False,
+            history_dropout=0.1,
             dropout=0.0,
         ),
         optim=OptimConfig(2e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=200, muon_learning_rate=4e-3),
