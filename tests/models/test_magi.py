@@ -216,6 +216,32 @@ def test_noise_reaches_history_and_never_the_visible_tokens_of_the_frame_in_prog
     assert not torch.allclose(clean[:, 1], noisy[:, 1])
 
 
+def test_noise_spares_the_first_frame_where_asked_to():
+    model = tiny_magi(clean_first_frame=True)
+    tokens = model.to_tokens(batch_of(model)["tokens"])
+    draws = replace(drawn(model, tokens), level=torch.full((2,), 3))
+    noisy = model.add_noise(tokens, draws)
+    assert torch.equal(noisy[:, 0], tokens[:, 0])
+    assert (noisy != tokens)[:, 1:].all()
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_noisy_history_is_read_in_sampling_as_in_training(clean):
+    model = tiny_magi(clean_first_frame=clean)
+    batch = batch_of(model)
+    tokens = model.to_tokens(batch["tokens"])
+    draws = replace(drawn(model, tokens), level=torch.full((2,), 3))
+    z, hidden = trained_outputs(model, batch, draws)
+    noisy, conditions = model.add_noise(tokens, draws), model.batch_conditions(batch, draws)
+    cache = model.reserve(len(tokens), 5)
+    for frame in range(5):
+        told = frame_conditions(conditions, frame)
+        with torch.no_grad():
+            found = model.restore(cache, tokens[:, frame], hidden[:, frame], told, frame)
+            model.observe(cache, noisy[:, frame : frame + 1], told, frame, level=3)
+        torch.testing.assert_close(found, z[:, frame], atol=1e-5, rtol=1e-5)
+
+
 def test_an_action_reaches_its_own_frame_and_later_ones():
     model = tiny_magi()
     batch = batch_of(model)

@@ -54,7 +54,8 @@ class MAGIConfig:
 
     `noise_levels` and `noise_step`: training adds noise of deviation `noise_step` · l to what is seen as history, l
     from 0 to `noise_levels` (dynamic noise injection); 0 levels: none. `noise_mode`: the level as a position of its
-    own, or mixed into every channel. `window`: frames that see each other, None for all. `condition_dropout` and
+    own, or mixed into every channel. `clean_first_frame`: noise spares the first frame in sight, so that what drifts is
+    told by what does not. `window`: frames that see each other, None for all. `condition_dropout` and
     `history_dropout`: shares of clips whose conditions, or whose history, are hidden for guidance. `drop_actions`:
     actions are among these conditions; if not, clips whose actions are known teach nothing about clips without.
     `token_mask_ratio`: smallest share of masked tokens.
@@ -79,6 +80,7 @@ class MAGIConfig:
     noise_levels: int = 5
     noise_step: float = 0.14
     noise_mode: Literal["token", "channel"] = "token"
+    clean_first_frame: bool = False
     token_mask_ratio: float = 0.7
     condition_dropout: float = 0.1
     drop_actions: bool = True
@@ -292,7 +294,7 @@ class MAGI(VideoModel):
         b, f = tokens.shape[:2]
         times = torch.arange(first, first + f, device=self.device)
         masked = torch.full_like(times, self.config.teacher_forcing == "masked", dtype=torch.bool)
-        levels = torch.full((b, f), level, device=self.device)
+        levels = self.frame_levels(torch.full((b,), level, device=self.device), times)
         h = self.slots(self.embed_tokens(tokens), conditions, times, masked, levels)
         mask = causal_frames_mask(f, cache.length + f, self.device, self.config.window)
         self.run(h, mask, self.words(conditions), cache)
@@ -404,16 +406,21 @@ class MAGI(VideoModel):
         if config.history_dropout > 0:
             itself = torch.eye(len(frames), dtype=torch.bool, device=mask.device)
             mask = mask & (itself | ~(draws.drop_history[:, None] & masked)[..., None])
-        level = draws.level[:, None] * (~masked if self.is_complete else masked)
+        level = self.frame_levels(draws.level, frames) * (~masked if self.is_complete else masked)
         if conditions.actions is not None:
             conditions = replace(conditions, actions=conditions.actions[:, frames])
         h = self.slots(embedded, conditions, frames, masked, level)
         z = self.run(h, mask, self.words(conditions))
         return z[:, -hidden.shape[1] :], hidden
 
+    def frame_levels(self, level: Int[Tensor, " b"], times: Int[Tensor, " f"]) -> Int[Tensor, "b f"]:
+        """The level of noise of every slot of history, from one per clip."""
+        return level[:, None] * (times > 0) if self.config.clean_first_frame else level[:, None].expand(-1, len(times))
+
     def add_noise(self, tokens: Num[Tensor, "b f n k"], draws: TrainingDraws) -> Num[Tensor, "b f n k"]:
         """History as training sees it: x + σ_l ε, or a share of 0.04 l of all ids replaced by random ones."""
-        level = draws.level[:, None, None, None]
+        times = torch.arange(tokens.shape[1], device=tokens.device)
+        level = self.frame_levels(draws.level, times)[..., None, None]
         if self.config.codebook_parts is None:
             return tokens + self.config.noise_step * level * draws.noise
         sizes = torch.tensor(self.config.codebook_parts, device=tokens.device)

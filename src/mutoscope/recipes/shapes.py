@@ -199,6 +199,7 @@ def magi_shapes(teacher_forcing: Literal["complete", "masked"] = "complete") -> 
             num_classes=27,
             action_size=2,
             teacher_forcing=teacher_forcing,
+            clean_first_frame=True,
             drop_actions=False,
             history_dropout=0.1,
             dropout=0.0,
