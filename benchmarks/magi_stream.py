@@ -7,8 +7,10 @@ without a cache, with all frames as history, beside the formula of counted passe
 sustained frames per second with decoding, and shapes-FVD of clips predicted from their first frame, for several numbers
 of steps. "told": shapes-FVD and movement of clips continued from one frame, from one and the class, and from three.
 "actions": how far an agent ends from where its actions lead. "rollout": 128 frames from one frame, and from one
-and the class; the share in which a detector that knows the palette still finds number and colours of the shapes, beside
-the same share in real clips, and how much they move, beside real clips.
+and the class, with the model's own sampling and other ways; the share in which a detector that knows the palette still
+finds number and colours of the shapes, beside the same share in real clips, and how much they move, beside real clips.
+
+The report is written after every part; parts that OUT.json already holds of the same model are not measured again.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +30,15 @@ from mutoscope.data.shapes import COLORS, HELD_BACK_SEED, PALETTE, ShapesConfig,
 from mutoscope.evaluation.frechet import frechet_distance_between
 from mutoscope.evaluation.protocol import Judge, real_clips
 from mutoscope.evaluation.shapes_detector import LARGEST_DISTANCE, shapes_agree
+from mutoscope.hub import weights_hash
 from mutoscope.pipeline import VideoPipeline
 
 LENGTH = 128
+ROLLOUTS: tuple[tuple[bool, dict[str, Any]], ...] = (  # whether the class is told, options of the sampler
+    (True, {}),
+    (False, {"guidance_scale": 1.0}),
+    (True, {"window_mode": "sliding", "guidance_by": "conditions", "guidance_scale": 2.0, "context_noise_level": 0}),
+)
 STEPS = ((16, 25), (8, 25), (8, 10), (4, 10), (2, 5))  # sets per frame, diffusion steps per token
 
 
@@ -76,15 +85,22 @@ def told(pipeline: VideoPipeline, judge: Judge, count: int) -> list[dict[str, An
     index = pipeline.index
     real = real_clips(ShapesConfig(index.height, index.width, index.num_frames), 0, count)
     seen, rows = judge.read(real.video).features, []
-    for frames, with_class, guidance in ((1, False, 1.0), (1, True, 1.0), (1, True, 2.0), (3, False, 1.0)):
+    for frames, with_class, guidance, by in (
+        (1, False, 1.0, "conditions"),
+        (1, True, 1.0, "conditions"),
+        (1, True, 2.0, "conditions"),
+        (1, True, 1.5, "history"),
+        (3, False, 1.0, "conditions"),
+    ):
         labels = {"class_label": real.attributes["class"].tolist()} if with_class else {}
         context = list(real.video[:, :frames].numpy())
-        clips = generated(pipeline, context, guidance_scale=guidance, **labels)
+        clips = generated(pipeline, context, guidance_scale=guidance, guidance_by=by, **labels)
         rows.append(
             {
                 "given_frames": frames,
                 "class": with_class,
                 "guidance_scale": guidance,
+                "guidance_by": by,
                 "shapes_fvd": frechet_distance_between(judge.read(clips).features, seen),
                 "movement_over_real": movement(clips) / movement(real.video),
             }
@@ -103,7 +119,7 @@ def movement(clips: torch.Tensor) -> float:
     return clips.float().diff(dim=1).square().mean().item()
 
 
-def rollout(pipeline: VideoPipeline, count: int, with_class: bool, guidance: float) -> dict[str, Any]:
+def rollout(pipeline: VideoPipeline, count: int, with_class: bool, options: dict[str, Any]) -> dict[str, Any]:
     """Detector's verdict at several frames, and movement in the first and the last frames of the trained length."""
     index = pipeline.index
     world = ShapesWorld(ShapesConfig(index.height, index.width, LENGTH), HELD_BACK_SEED)
@@ -114,7 +130,7 @@ def rollout(pipeline: VideoPipeline, count: int, with_class: bool, guidance: flo
     real = torch.stack([torch.from_numpy(clip.frames) for clip in found])
     labels = {"class_label": [clip.label for clip in found]} if with_class else {}
     context = list(real[:, :1].numpy())
-    clips = generated(pipeline, context, num_frames=LENGTH, guidance_scale=guidance, **labels)
+    clips = generated(pipeline, context, num_frames=LENGTH, **labels, **options)
     at, n = (15, 31, 63, 127), index.num_frames
     rates = {
         name: [shapes_agree(video[:, t], colors).float().mean().item() for t in at]
@@ -123,7 +139,7 @@ def rollout(pipeline: VideoPipeline, count: int, with_class: bool, guidance: flo
     return {
         "num_rollouts": count,
         "class": with_class,
-        "guidance_scale": guidance,
+        "options": options,
         "frames": [t + 1 for t in at],
         **rates,
         "share_of_real_at_the_end": rates["detected"][-1] / rates["detected_in_real"][-1],
@@ -172,24 +188,31 @@ def main() -> None:
     parser.add_argument("--num-clips", type=int, default=256)
     parser.add_argument("--rollouts", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", nargs="*", help="only these")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pipeline, judge = VideoPipeline.from_pretrained(arguments.model), Judge.bundled()
     clips = real_clips(
         ShapesConfig(pipeline.index.height, pipeline.index.width, pipeline.index.num_frames), 0, arguments.num_clips
     ).video
-    report = {
-        "model": arguments.model,
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": arguments.threads},
-        "flat": flat(pipeline, arguments.repeats),
-        "cache": seconds_by_length(pipeline.model, (16, 64, LENGTH)),
-        "steps": [steps_row(pipeline, *steps, judge, clips) for steps in STEPS],
-        "told": told(pipeline, judge, arguments.num_clips),
-        "actions": actions(pipeline, 64),
-        "rollout": [rollout(pipeline, arguments.rollouts, *given) for given in ((False, 1.0), (True, 2.0))],
+    parts: dict[str, Callable[[], Any]] = {
+        "flat": lambda: flat(pipeline, arguments.repeats),
+        "cache": lambda: seconds_by_length(pipeline.model, (16, 64, LENGTH)),
+        "steps": lambda: [steps_row(pipeline, *steps, judge, clips) for steps in STEPS],
+        "told": lambda: told(pipeline, judge, arguments.num_clips),
+        "actions": lambda: actions(pipeline, 64),
+        "rollout": lambda: [rollout(pipeline, arguments.rollouts, *given) for given in ROLLOUTS],
     }
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report, indent=2))
+    weights = weights_hash(pipeline.model)
+    report = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    if report.get("weights") != weights:
+        machine = {"processor": platform.processor() or platform.machine(), "threads": arguments.threads}
+        report = {"model": arguments.model, "weights": weights, "machine": machine}
+    for name in arguments.parts or parts:
+        if name not in report:
+            report[name] = parts[name]()
+            arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+            print(json.dumps({name: report[name]}, indent=2), flush=True)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,13 @@ def test_a_cache_changes_nothing(mode, changes):
     torch.testing.assert_close(with_cache, without, atol=1e-4, rtol=1e-4)
 
 
+def test_a_cache_changes_nothing_where_one_pass_sees_no_history():
+    model, options = tiny_magi(), {"guidance_scale": 2.0, "guidance_by": "history"}
+    torch.testing.assert_close(
+        sampled(model, 7, **options), sampled(model, 7, use_cache=False, **options), atol=1e-4, rtol=1e-4
+    )
+
+
 def test_windows_agree_up_to_their_length_and_part_behind_it():
     model = tiny_magi()
     clips = [sampled(model, 9, window_mode=mode) for mode in MODES]
@@ -214,6 +221,27 @@ def test_guidance_leads_away_from_the_other_pass(by):
     plain, guided = sampled(model, 4), sampled(model, 4, guidance_scale=3.0, guidance_by=by)
     assert not torch.allclose(plain, guided)
     assert guided.isfinite().all()
+
+
+def test_a_pass_that_sees_no_history_has_none_read_for_it(monkeypatch):
+    model, rows = tiny_magi(), []
+    clip = sampled(model, 8, guidance_scale=2.0, guidance_by="history", window=4)
+    reserve, observe = model.reserve, model.observe
+
+    def never_written(batch_size, num_frames):
+        cache = reserve(batch_size, num_frames)
+        for memory in (cache.keys, cache.values):
+            memory.fill_(torch.nan)
+        return cache
+
+    def watched(cache, tokens, *rest):
+        rows.append((len(tokens), cache.keys.shape[1] // (len(tokens) * 8)))  # 6 tokens, the class, the level of noise
+        observe(cache, tokens, *rest)
+
+    monkeypatch.setattr(model, "reserve", never_written)
+    monkeypatch.setattr(model, "observe", watched)
+    assert torch.equal(clip, sampled(model, 8, guidance_scale=2.0, guidance_by="history", window=4))
+    assert set(rows) == {(2, 1)}
 
 
 def test_guidance_rises_with_the_share_of_decided_tokens():

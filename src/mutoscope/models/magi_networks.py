@@ -4,7 +4,7 @@ Shapes: b clips, f frame slots, s positions of a frame, d the width, c the lengt
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import torch
@@ -168,6 +168,11 @@ class Conditions:
             else:
                 groups.append([frame])
         return [(len(group), group[0].followed_by(group[1:])) for group in groups]
+
+    def first(self, count: int) -> "Conditions":
+        """The same for the first clips alone."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value[:count] for name, value in told.items() if value is not None})
 
     def told_as(self, other: "Conditions") -> bool:
         """Whether both are told the very same, actions aside."""

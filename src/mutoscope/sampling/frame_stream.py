@@ -60,6 +60,10 @@ class FrameConditions(Protocol):
         """Neighbouring frames that are told alike, but for their actions, as one value each: (count, value)."""
         ...
 
+    def first(self, count: int) -> Any:
+        """The same for the first rows alone."""
+        ...
+
 
 @dataclass(frozen=True)
 class FrameStreamSamplerConfig:
@@ -233,6 +237,8 @@ class _Stream:
         self.blind: Tensor | None = None
         if config.num_passes == 2 and config.guidance_by == "history":
             self.blind = torch.arange(2 * batch_size, device=model.device) >= batch_size
+            for memory in (self.cache.keys, self.cache.values):  # never written for these, and NaN gets through masks
+                memory[:, memory.shape[1] // 2 :].zero_()
 
     # --------------------------------------------------------------------------------------------------- history
 
@@ -262,8 +268,14 @@ class _Stream:
             first += count
 
     def _observe(self, frames: list[Tensor], conditions: Any, first: int) -> None:
-        tokens = torch.stack(frames, dim=1).repeat(self.config.num_passes, 1, 1, 1)
-        self.model.observe(self.cache, tokens, conditions, first, self.config.context_noise_level)
+        tokens, level = torch.stack(frames, dim=1), self.config.context_noise_level
+        if self.blind is None:
+            self.model.observe(self.cache, tokens.repeat(self.config.num_passes, 1, 1, 1), conditions, first, level)
+            return
+        # The blind half never looks at what would be read for it.
+        seeing = self.cache.first(self.cache.keys.shape[1] // 2)
+        self.model.observe(seeing, tokens, conditions.first(len(tokens)), first, level)
+        self.cache.length = seeing.length
 
     def make_room(self) -> None:
         """Moves a full window on."""
