@@ -8,7 +8,8 @@ sustained frames per second with decoding, and shapes-FVD of clips predicted fro
 of steps. "told": shapes-FVD and movement of clips continued from one frame, from one and the class, and from three.
 "actions": how far an agent ends from where its actions lead. "rollout": 128 frames from one frame, and from one
 and the class, with the model's own sampling and other ways; the share in which a detector that knows the palette still
-finds number and colours of the shapes, beside the same share in real clips, and how much they move, beside real clips.
+finds number and colours of the shapes, beside the same share in real clips; how often the judge names the main shape
+and its motion rightly in the last frames; and how much they move, beside real clips.
 
 The report is written after every part; parts that OUT.json already holds of the same model are not measured again.
 """
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 
 from mutoscope.benchmark.claims_magi import seconds_by_length
-from mutoscope.data.shapes import COLORS, HELD_BACK_SEED, PALETTE, ShapesConfig, ShapesWorld
+from mutoscope.data.shapes import COLORS, HELD_BACK_SEED, PALETTE, ShapesClip, ShapesConfig, ShapesWorld
 from mutoscope.evaluation.frechet import frechet_distance_between
 from mutoscope.evaluation.protocol import Judge, real_clips
 from mutoscope.evaluation.shapes_detector import LARGEST_DISTANCE, shapes_agree
@@ -37,7 +38,7 @@ LENGTH = 128
 ROLLOUTS: tuple[tuple[bool, dict[str, Any]], ...] = (  # whether the class is told, options of the sampler
     (True, {}),
     (False, {"guidance_scale": 1.0}),
-    (True, {"window_mode": "sliding", "guidance_by": "conditions", "guidance_scale": 2.0, "context_noise_level": 0}),
+    (True, {"window_mode": "sliding"}),
 )
 STEPS = ((16, 25), (8, 25), (8, 10), (4, 10), (2, 5))  # sets per frame, diffusion steps per token
 
@@ -119,8 +120,17 @@ def movement(clips: torch.Tensor) -> float:
     return clips.float().diff(dim=1).square().mean().item()
 
 
-def rollout(pipeline: VideoPipeline, count: int, with_class: bool, options: dict[str, Any]) -> dict[str, Any]:
-    """Detector's verdict at several frames, and movement in the first and the last frames of the trained length."""
+def main_shape(judge: Judge, clips: torch.Tensor, found: list[ShapesClip]) -> dict[str, float]:
+    """How often the judge names the main shape and its motion rightly."""
+    logits = judge.read(clips).logits
+    true = {name: torch.tensor([getattr(clip.objects[0], name) for clip in found]) for name in ("shape", "motion")}
+    return {name: (logits[name].argmax(-1) == value).float().mean().item() for name, value in true.items()}
+
+
+def rollout(
+    pipeline: VideoPipeline, judge: Judge, count: int, with_class: bool, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Detector's verdict at several frames; judge's verdict and movement over the trained length at the end."""
     index = pipeline.index
     world = ShapesWorld(ShapesConfig(index.height, index.width, LENGTH), HELD_BACK_SEED)
     found = [world.clip(i) for i in range(count)]
@@ -142,6 +152,8 @@ def rollout(pipeline: VideoPipeline, count: int, with_class: bool, options: dict
         "options": options,
         "frames": [t + 1 for t in at],
         **rates,
+        "judged_at_the_end": main_shape(judge, clips[:, -n:], found),
+        "judged_in_real": main_shape(judge, real[:, -n:], found),
         "share_of_real_at_the_end": rates["detected"][-1] / rates["detected_in_real"][-1],
         "movement_over_real_at_the_start": movement(clips[:, :n]) / movement(real[:, :n]),
         "movement_over_real_at_the_end": movement(clips[:, -n:]) / movement(real[:, -n:]),
@@ -201,7 +213,7 @@ def main() -> None:
         "steps": lambda: [steps_row(pipeline, *steps, judge, clips) for steps in STEPS],
         "told": lambda: told(pipeline, judge, arguments.num_clips),
         "actions": lambda: actions(pipeline, 64),
-        "rollout": lambda: [rollout(pipeline, arguments.rollouts, *given) for given in ROLLOUTS],
+        "rollout": lambda: [rollout(pipeline, judge, arguments.rollouts, *given) for given in ROLLOUTS],
     }
     weights = weights_hash(pipeline.model)
     report = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
