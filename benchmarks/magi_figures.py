@@ -70,7 +70,7 @@ def rollout(model: str, out: Path, count: int = 6, every: int = 8) -> None:
     clips = [world.clip(i) for i in range(count)]
     real, labels = [clip.frames for clip in clips], [clip.label for clip in clips]
     context = [frames[:1] for frames in real]
-    made = pipeline.generate(context=context, class_label=labels, num_frames=128, guidance_scale=2.0).clips
+    made = pipeline.generate(context=context, class_label=labels, num_frames=128).clips
     lines = [np.concatenate(list(video[::every]), axis=1) for pair in zip(real, (c.frames for c in made), strict=True)
              for video in pair]  # fmt: skip
     picture = Image.fromarray(np.concatenate(lines))

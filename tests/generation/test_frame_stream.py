@@ -92,8 +92,10 @@ def test_lists_of_actions_are_one_clip_each(pipeline: VideoPipeline):
 def test_guidance_is_away_from_what_is_not_told_actions_only_if_they_were_dropped(condition: bool):
     model = tiny_magi(drop_actions=condition)
     pipeline, actions = VideoPipeline(tiny_vae(), model, tiny_index(model)), np.full((4, 2), 0.7)
-    told = {"context": noise(1), "actions": actions}
-    plain, guided = (pipeline(guidance_scale=scale, **told).frames.astype(int) for scale in (1.0, 3.0))
+    plain, guided = [
+        pipeline.generate(context=noise(1), actions=actions, guidance_scale=scale).clips[0].frames.astype(int)
+        for scale in (1.0, 3.0)
+    ]
     assert (np.abs(guided - plain).max() > 1) == condition
 
 
