@@ -203,6 +203,13 @@ def test_settings_survive_their_json_and_describe_the_clips(miniature: Miniature
     assert example_clips(data, 2)["path"][0] != example_clips(data, 2)["path"][1]  # not two windows of one video
 
 
+def test_sheets_show_clips_that_do_not_jump():
+    data = DataConfig(num_frames=3, mixed=True, max_jump=5)
+    assert (clip_source(data)[range(4)]["jump"] > 0).any()
+    steady = example_clips(replace(data, max_jump=0))
+    assert torch.equal(example_clips(data)["video"], steady["video"])
+
+
 def test_unmirrored_bair_tells_actions_and_intervals_of_the_frames(miniature: Miniature):
     data = DataConfig("bair", str(miniature("bair")), 8, SIDE, SIDE, split="test", windows=6, max_interval=3)
     batch = clip_source(data)[range(12)]

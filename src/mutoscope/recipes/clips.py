@@ -47,14 +47,14 @@ def shapes_source(data: DataConfig, seed: int) -> BatchSource:
     world = shapes_world(data, seed)
     if data.max_interval == 1 and not data.mixed and not data.max_jump:
         return ShapesSource(world)
-    plain = replace(data, mixed=False, max_interval=1, max_jump=0, controllable=True)
-    agents = shapes_world(plain, seed) if data.mixed else None
+    steered = replace(data, mixed=False, max_interval=1, max_jump=0, controllable=True)
+    agents = shapes_world(steered, seed) if data.mixed else None
     return VariedShapesSource(world, data.max_interval, agents, data.max_jump)
 
 
 def example_clips(data: DataConfig, count: int = 4) -> Batch:
-    """The same few clips every time; of the built-in world ones that training never sees."""
-    source = shapes_source(data, HELD_BACK_SEED) if data.kind == "shapes" else clip_source(data)
+    """The same few clips every time; of the built-in world ones that training never sees, none of which jumps."""
+    source = shapes_source(replace(data, max_jump=0), HELD_BACK_SEED) if data.kind == "shapes" else clip_source(data)
     return source[spread(source.num_clips or count, count)]
 
 
