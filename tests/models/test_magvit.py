@@ -298,6 +298,32 @@ def test_dropped_labels_are_trained_as_no_class():
         small(label_dropout=1.0)
 
 
+def test_the_slot_of_the_class_learns_a_label_that_the_task_does_not_tell():
+    batch = {"tokens": random_tokens(), "label": torch.tensor([0, 1, 2]), "condition_tokens": random_tokens(seed=1)}
+    told, untold = batch | {"task": "class-conditional-frame-prediction"}, batch | {"task": "frame-prediction"}
+    plain, model = small(dropout=0.0, label_dropout=0.9), small(dropout=0.0, label_dropout=0.9, class_loss=0.5)
+    loss, parts = model.loss(untold, seeded())
+    torch.testing.assert_close(loss - plain.loss(untold, seeded())[0], 0.5 * parts["class_loss"])
+    assert torch.equal(model.loss(told, seeded())[0], plain.loss(told, seeded())[0])
+    without = {name: value for name, value in untold.items() if name != "label"}
+    assert torch.equal(model.loss(without, seeded())[0], plain.loss(untold, seeded())[0])
+
+
+def test_class_logits_are_what_the_whole_vocabulary_says_at_the_slot_of_the_class():
+    model, tokens = small(dropout=0.0), random_tokens().masked_fill(random_tokens(seed=2) > 9, MASK_TOKEN)
+    everything = model(torch.cat([model.prefix("frame-prediction", None, len(tokens)), tokens.flatten(1)], dim=1))
+    classes = everything[:, 1, SMALL.codebook_size : SMALL.codebook_size + SMALL.num_classes]
+    torch.testing.assert_close(model.class_logits(tokens, "frame-prediction"), classes)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"class_loss": -0.1}, {"class_loss": math.inf}, {"class_loss": 1.0, "num_classes": 0}]
+)
+def test_a_class_loss_that_cannot_be_is_refused(wrong: dict):
+    with pytest.raises(UserError, match="class_loss"):
+        small(**wrong)
+
+
 def test_dropout_acts_in_training_only():
     model, tokens = small(dropout=0.5), random_tokens(1)
     assert not torch.equal(model.logits(tokens, "class-conditional"), model.logits(tokens, "class-conditional"))

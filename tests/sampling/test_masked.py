@@ -274,3 +274,58 @@ def test_masks_and_conditions_of_the_wrong_size_are_refused():
         drain(FakeModel(), condition_mask=torch.ones(2, 3, 4, dtype=torch.bool))
     with pytest.raises(UserError, match=r"tokens must have the latent shape \(2, 3, 3\), found \(2, 2, 2\)"):
         drain(FakeModel(), task="frame-prediction", condition_tokens=torch.zeros(1, 2, 2, 2, dtype=torch.int64))
+
+
+class NamingModel(FakeModel):
+    """Names the class that is the sum of the tokens it is shown; keeps which tasks and labels it was told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told: list[tuple[str, list[int] | None]] = []
+
+    def logits(self, tokens, task, label=None, unconditional=False):
+        self.told.append((task, None if label is None else label.tolist()))
+        return super().logits(tokens, task, label, unconditional)
+
+    def class_logits(self, tokens, task):
+        assert task == "frame-prediction"
+        visible = tokens.masked_fill(tokens == MASK_TOKEN, 0).flatten(1).sum(1)
+        return 50.0 * torch.nn.functional.one_hot(visible % 5, 5)
+
+
+def condition(total: int) -> torch.Tensor:
+    tokens = torch.zeros(2, 2, 3, 3, dtype=torch.long)
+    tokens[0, 0, 0, 0], tokens[:, 1] = total, 3  # the second latent frame is not given, so it does not count
+    return tokens
+
+
+def test_a_class_is_drawn_from_what_is_given_and_told_from_then_on():
+    model = NamingModel()
+    drain(model, task="frame-prediction", condition_tokens=condition(3), draw_class=True, num_decoding_steps=4)
+    assert model.told == [("class-conditional-frame-prediction", [3, 0])] * 4
+
+
+def test_a_drawn_class_continues_exactly_as_one_that_was_asked_for():
+    config = {"num_decoding_steps": 4, "temperature": 0.0, "choice_temperature": 0.0, "guidance_scale": 2.0}
+    drawn = drain(NamingModel(), task="frame-prediction", condition_tokens=condition(3), draw_class=True, **config)
+    told, given = "class-conditional-frame-prediction", torch.tensor([3, 0])
+    asked = drain(NamingModel(), task=told, label=given, condition_tokens=condition(3), draw_class=True, **config)
+    plain = drain(NamingModel(), task="frame-prediction", condition_tokens=condition(3), **config)
+    assert torch.equal(drawn[-1].proposal, asked[-1].proposal)
+    assert not torch.equal(drawn[-1].proposal, plain[-1].proposal)
+
+
+def test_classes_are_drawn_as_often_as_the_network_says():
+    class Undecided(NamingModel):
+        def class_logits(self, tokens, task):
+            return torch.tensor([0.7, 0.3, 0.0]).log().expand(len(tokens), 3)
+
+    model = Undecided()
+    drain(model, task="frame-prediction", condition_tokens=condition(0)[:1].expand(600, -1, -1, -1), draw_class=True)
+    labels = model.told[0][1]
+    assert labels is not None and set(labels) == {0, 1} and 380 < labels.count(0) < 460
+
+
+def test_a_network_that_names_no_classes_cannot_draw_one():
+    with pytest.raises(ValueError, match="class_logits"):
+        drain(FakeModel(), task="frame-prediction", condition_tokens=condition(3), draw_class=True)

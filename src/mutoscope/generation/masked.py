@@ -19,6 +19,8 @@ from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.captured import CapturedMagvit
 from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
 
+TOLD = "class-conditional-frame-prediction"  # what frame prediction becomes once its class is drawn
+
 
 @dataclass(frozen=True)
 class MaskedRequest(Request):
@@ -190,6 +192,11 @@ class MaskedGenerator(Generator):
             raise UserError(
                 f"num_decoding_steps must be between 1 and the {tokens} tokens of a clip, "
                 f"found {config.num_decoding_steps}."
+            )
+        if config.draw_class and not (self.model.config.class_loss and TOLD in self.index.tasks):
+            raise UserError(
+                "This model was not trained to draw a class from what it is given (class_loss is 0, or it lacks the "
+                f"task {TOLD!r}). Leave draw_class out."
             )
         if not 0 <= config.guidance_scale < float("inf") or not 0 <= config.temperature < float("inf"):
             raise UserError("guidance_scale and temperature must be finite and not negative.")

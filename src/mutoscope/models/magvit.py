@@ -63,6 +63,8 @@ class MagvitConfig:
     `latent_context_frames` rows of latents: 1 and 1, but 5 and 2 for Kinetics-600.
     `label_dropout` is the probability that training replaces a label by "no class", which guidance needs; the paper
     and the released code never do.
+    `class_loss` weighs one more cross-entropy, which neither has: where a label is known but the task does not tell it,
+    the slot of the class, which shows "no class", is to name it. Sampling may then draw the class first.
     """
 
     num_layers: int
@@ -85,6 +87,7 @@ class MagvitConfig:
     context_frames: int = 1
     latent_context_frames: int = 1
     label_dropout: float = 0.0
+    class_loss: float = 0.0
 
     def __post_init__(self) -> None:
         # JSON has no tuples.
@@ -106,6 +109,8 @@ class MagvitConfig:
             raise UserError(f"loss_groups must name some of mask, refine, recons; found {self.loss_groups}.")
         if not 0 <= self.label_dropout < 1:
             raise UserError(f"label_dropout must lie in [0, 1), found {self.label_dropout}.")
+        if not 0 <= self.class_loss < math.inf or (self.class_loss and not self.num_classes):
+            raise UserError(f"class_loss is {self.class_loss}; it must be finite and not negative, 0 without classes.")
         if not 1 <= self.latent_context_frames <= min(self.context_frames, self.latent_shape[0]):
             frames = f"{self.latent_context_frames} latent frames for {self.context_frames} context frames"
             raise UserError(f"{frames} of {self.latent_shape[0]} in all: latent_context_frames does not fit.")
@@ -273,10 +278,10 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(
-        self, x: Float[Tensor, "b n d"], embeddings: Float[Tensor, "vocab d"], num_rows: int
-    ) -> Float[Tensor, "b n rows"]:
+        self, x: Float[Tensor, "*b d"], embeddings: Float[Tensor, "vocab d"], rows: slice
+    ) -> Float[Tensor, "*b rows"]:
         x = self.norm(F.gelu(self.dense(x), approximate="tanh"))
-        return F.linear(x, embeddings[:num_rows], self.bias[:num_rows])
+        return F.linear(x, embeddings[rows], self.bias[rows])
 
 
 class Magvit(VideoModel):
@@ -347,7 +352,7 @@ class Magvit(VideoModel):
 
     def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n vocab"]:
         """Logits over the whole vocabulary for a sequence of ids; negative ids count from the vocabulary's end."""
-        return self.head(self.hidden(ids), self.token_embedding.weight, self.config.vocab_size)
+        return self.head(self.hidden(ids), self.token_embedding.weight, slice(None))
 
     def logits(
         self,
@@ -357,14 +362,30 @@ class Magvit(VideoModel):
         unconditional: bool = False,
     ) -> Float[Tensor, "b t h w k"]:
         """Logits over the codes for every token position. `tokens` holds codes, or MASK_TOKEN where hidden."""
-        b, t, h, w = tokens.shape
-        if (t, h, w) != self.config.latent_shape:
-            raise UserError(f"The model expects tokens of shape {self.config.latent_shape}, found {(t, h, w)}.")
-        prefix = self.prefix(task, label, b, unconditional)  # (b, p)
-        x = self.hidden(torch.cat([prefix, tokens.flatten(1)], dim=1))  # (b, p + n, d)
+        return self._code_logits(self._sequence(tokens, task, label, unconditional))
+
+    def class_logits(self, tokens: Int[Tensor, "b t h w"], task: str) -> Float[Tensor, "b classes"]:
+        """Logits over the classes for a task that does not tell it; trained where `class_loss` is not zero."""
+        return self._class_logits(self._sequence(tokens, task, label=None))
+
+    def _sequence(
+        self, tokens: Int[Tensor, "b t h w"], task: str, label: Int[Tensor, " b"] | None, unconditional: bool = False
+    ) -> Float[Tensor, "b n d"]:
+        if tuple(tokens.shape[1:]) != self.config.latent_shape:
+            found = tuple(tokens.shape[1:])
+            raise UserError(f"The model expects tokens of shape {self.config.latent_shape}, found {found}.")
+        prefix = self.prefix(task, label, len(tokens), unconditional)  # (b, p)
+        return self.hidden(torch.cat([prefix, tokens.flatten(1)], dim=1))
+
+    def _code_logits(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b t h w k"]:
         # Softmax and loss see the codes only, so the other vocabulary rows are never multiplied.
-        logits = self.head(x[:, prefix.shape[1] :], self.token_embedding.weight, self.config.codebook_size)
-        return logits.view(b, t, h, w, -1)
+        rows = slice(self.config.codebook_size)
+        logits = self.head(x[:, self.config.prefix_length :], self.token_embedding.weight, rows)
+        return logits.unflatten(1, self.config.latent_shape)
+
+    def _class_logits(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b classes"]:
+        rows = slice(self.config.codebook_size, self.config.unconditional_class_id)
+        return self.head(x[:, self.config.prefix_length - 1], self.token_embedding.weight, rows)
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """COMMIT objective (arXiv 2212.05199 eq. 4).
@@ -390,7 +411,9 @@ class Magvit(VideoModel):
         masked = mask_tokens(
             tokens, scores, cosine_mask_ratio(progress), condition_tokens, condition_mask, self.config.condition_mode
         )
-        return self.loss_of(tokens, masked, task, self._drop_labels(batch.get("label"), generator))
+        label = batch.get("label")
+        told = task.startswith("class-conditional")
+        return self.loss_of(tokens, masked, task, self._drop_labels(label, generator) if told else label)
 
     def _drop_labels(self, label: Int[Tensor, " b"] | None, generator: torch.Generator) -> Int[Tensor, " b"] | None:
         """Some labels replaced by the one behind the last class, whose vocabulary row means "no class"."""
@@ -402,8 +425,13 @@ class Magvit(VideoModel):
     def loss_of(
         self, tokens: Int[Tensor, "b t h w"], masked: MaskedTokens, task: str, label: Int[Tensor, " b"] | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`loss_from` the logits of one training example."""
-        return self.loss_from(self.logits(masked.inputs, task, label), tokens, masked)
+        """`loss_from` the logits of one training example, and `class_loss` if the task does not tell the label."""
+        x = self._sequence(masked.inputs, task, label)  # (b, p + n, d)
+        loss, parts = self.loss_from(self._code_logits(x), tokens, masked)
+        if self.config.class_loss and label is not None and not task.startswith("class-conditional"):
+            parts["class_loss"] = F.cross_entropy(self._class_logits(x).float(), label.to(self.device))
+            loss = loss + self.config.class_loss * parts["class_loss"]
+        return loss, parts
 
     def loss_from(
         self, logits: Float[Tensor, "b t h w k"], tokens: Int[Tensor, "b t h w"], masked: MaskedTokens

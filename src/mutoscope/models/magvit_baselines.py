@@ -233,7 +233,7 @@ class PrefixMagvit(Magvit):
         classes = self.prefix("class-conditional", label, len(tokens))
         ids = torch.cat([classes, given, torch.full_like(classes, SEPARATOR), tokens.flatten(1)], dim=1)
         x = self.hidden(ids)[:, -self.config.num_tokens :]
-        return self.head(x, self.token_embedding.weight, self.config.codebook_size).view(*tokens.shape, -1)
+        return self.head(x, self.token_embedding.weight, slice(self.config.codebook_size)).view(*tokens.shape, -1)
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         tokens = batch["tokens"].to(self.device)

@@ -58,6 +58,9 @@ class CapturedMagvit(Captured):
 
         return self.replayed((len(tokens), task, unconditional, label is None), step, *given)
 
+    def class_logits(self, tokens: Int[Tensor, "b t h w"], task: str) -> Float[Tensor, "b classes"]:
+        return self.model.class_logits(tokens, task)  # once per clip: not worth a graph
+
 
 @dataclass
 class CapturedMagvitAR(Captured):

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,11 +38,20 @@ class MaskedTokenModel(Protocol):
         ...
 
 
+@runtime_checkable
+class ClassNamingModel(MaskedTokenModel, Protocol):
+    """What `draw_class` asks of it in addition."""
+
+    def class_logits(self, tokens: Tensor, task: str) -> Float[Tensor, "b classes"]:
+        """Logits over the classes, from the same tokens."""
+        ...
+
+
 class DecodingNoise(Protocol):
     """Gumbel noise for step after step; a test may supply recorded noise."""
 
     def sampling(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        """Noise that draws the tokens, (b, t, h, w, k)."""
+        """Noise that draws the tokens, (b, t, h, w, k); before step 0 that of the classes, (b, classes), if asked."""
         ...
 
     def choice(self, step: int, shape: tuple[int, ...]) -> Tensor:
@@ -70,7 +79,9 @@ class MaskedSamplerConfig:
 
     `choice_temperature` scales the noise on the confidences, `temperature`, `top_k` and `top_p` shape the draw of the
     tokens. `keep_given` holds the given tokens fixed instead of refining them: what a completion needs when the given
-    tokens are those of the true video rather than of a padded condition video.
+    tokens are those of the true video rather than of a padded condition video. `draw_class` (not in the paper) makes
+    frame prediction draw the class of the clip first, from what is given, and go on with the class told, so that all
+    tokens agree on one motion; for networks trained with a class loss.
     """
 
     num_decoding_steps: int = 12
@@ -81,6 +92,7 @@ class MaskedSamplerConfig:
     top_p: float | None = None
     guidance_scale: float = 1.0
     keep_given: bool = False
+    draw_class: bool = False
 
     def __post_init__(self) -> None:
         parse_schedule(self.schedule)
@@ -124,6 +136,8 @@ class MaskedSampler:
         shape = (known, *model.latent_shape)
         tokens, unknown = self._start(model, task, condition_tokens, condition_mask, shape)
         shown = tokens  # what an undecided position shows: its condition token, or [MASK]
+        if self.config.draw_class and task == "frame-prediction":
+            task, label = "class-conditional-frame-prediction", self._draw_class(model, task, tokens, noise)
         maskable = unknown.flatten(1).sum(-1)  # (b,)
         most = maskable.max().cpu()[None]  # (1,)
         left = int(most)  # undecided tokens of the emptiest sample, at least
@@ -191,7 +205,17 @@ class MaskedSampler:
         tokens = torch.where(given, condition_tokens.to(model.device), tokens)
         return tokens, ~given if self.config.keep_given else torch.ones_like(given)
 
-    @torch.no_grad()  # on the only call of the network, because a generator must not change the caller's grad mode
+    # Gradients are turned off around each call of the network: a generator must not change the caller's grad mode.
+    @torch.no_grad()
+    def _draw_class(
+        self, model: MaskedTokenModel, task: str, tokens: Tensor, noise: DecodingNoise
+    ) -> Int[Tensor, " b"]:
+        if not isinstance(model, ClassNamingModel):
+            raise ValueError("draw_class needs a network with class_logits()")
+        logits = model.class_logits(tokens, task).float()  # (b, classes)
+        return sample_categorical(logits, noise.sampling(0, tuple(logits.shape)), self.config.temperature)
+
+    @torch.no_grad()
     def _logits(
         self, model: MaskedTokenModel, tokens: Tensor, unknown: Tensor, task: str, label: Tensor | None
     ) -> Float[Tensor, "b t h w k"]:
