@@ -277,7 +277,7 @@ def test_masks_and_conditions_of_the_wrong_size_are_refused():
 
 
 class NamingModel(FakeModel):
-    """Names the class that is the sum of the tokens it is shown; keeps which tasks and labels it was told."""
+    """Names the class that is the sum of the first given tokens; keeps which tasks and labels it was told."""
 
     def __init__(self):
         super().__init__()
@@ -287,15 +287,13 @@ class NamingModel(FakeModel):
         self.told.append((task, None if label is None else label.tolist()))
         return super().logits(tokens, task, label, unconditional)
 
-    def class_logits(self, tokens, task):
-        assert task == "frame-prediction"
-        visible = tokens.masked_fill(tokens == MASK_TOKEN, 0).flatten(1).sum(1)
-        return 50.0 * torch.nn.functional.one_hot(visible % 5, 5)
+    def class_logits(self, condition_tokens):
+        return 50.0 * torch.nn.functional.one_hot(condition_tokens[:, 0].flatten(1).sum(1) % 5, 5)
 
 
 def condition(total: int) -> torch.Tensor:
     tokens = torch.zeros(2, 2, 3, 3, dtype=torch.long)
-    tokens[0, 0, 0, 0], tokens[:, 1] = total, 3  # the second latent frame is not given, so it does not count
+    tokens[0, 0, 0, 0] = total
     return tokens
 
 
@@ -317,8 +315,8 @@ def test_a_drawn_class_continues_exactly_as_one_that_was_asked_for():
 
 def test_classes_are_drawn_as_often_as_the_network_says():
     class Undecided(NamingModel):
-        def class_logits(self, tokens, task):
-            return torch.tensor([0.7, 0.3, 0.0]).log().expand(len(tokens), 3)
+        def class_logits(self, condition_tokens):
+            return torch.tensor([0.7, 0.3, 0.0]).log().expand(len(condition_tokens), 3)
 
     model = Undecided()
     drain(model, task="frame-prediction", condition_tokens=condition(0)[:1].expand(600, -1, -1, -1), draw_class=True)

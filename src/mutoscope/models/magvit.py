@@ -63,8 +63,8 @@ class MagvitConfig:
     `latent_context_frames` rows of latents: 1 and 1, but 5 and 2 for Kinetics-600.
     `label_dropout` is the probability that training replaces a label by "no class", which guidance needs; the paper
     and the released code never do.
-    `class_loss` weighs one more cross-entropy, which neither has: where a label is known but the task does not tell it,
-    the slot of the class, which shows "no class", is to name it. Sampling may then draw the class first.
+    `class_loss` weighs one more cross-entropy, which neither has: from the given frames alone, the slot of the class is
+    to name the label, so that sampling may draw it first.
     """
 
     num_layers: int
@@ -362,30 +362,25 @@ class Magvit(VideoModel):
         unconditional: bool = False,
     ) -> Float[Tensor, "b t h w k"]:
         """Logits over the codes for every token position. `tokens` holds codes, or MASK_TOKEN where hidden."""
-        return self._code_logits(self._sequence(tokens, task, label, unconditional))
-
-    def class_logits(self, tokens: Int[Tensor, "b t h w"], task: str) -> Float[Tensor, "b classes"]:
-        """Logits over the classes for a task that does not tell it; trained where `class_loss` is not zero."""
-        return self._class_logits(self._sequence(tokens, task, label=None))
-
-    def _sequence(
-        self, tokens: Int[Tensor, "b t h w"], task: str, label: Int[Tensor, " b"] | None, unconditional: bool = False
-    ) -> Float[Tensor, "b n d"]:
-        if tuple(tokens.shape[1:]) != self.config.latent_shape:
-            found = tuple(tokens.shape[1:])
-            raise UserError(f"The model expects tokens of shape {self.config.latent_shape}, found {found}.")
-        prefix = self.prefix(task, label, len(tokens), unconditional)  # (b, p)
-        return self.hidden(torch.cat([prefix, tokens.flatten(1)], dim=1))
-
-    def _code_logits(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b t h w k"]:
+        b, t, h, w = tokens.shape
+        if (t, h, w) != self.config.latent_shape:
+            raise UserError(f"The model expects tokens of shape {self.config.latent_shape}, found {(t, h, w)}.")
+        prefix = self.prefix(task, label, b, unconditional)  # (b, p)
+        x = self.hidden(torch.cat([prefix, tokens.flatten(1)], dim=1))  # (b, p + n, d)
         # Softmax and loss see the codes only, so the other vocabulary rows are never multiplied.
         rows = slice(self.config.codebook_size)
-        logits = self.head(x[:, self.config.prefix_length :], self.token_embedding.weight, rows)
-        return logits.unflatten(1, self.config.latent_shape)
+        return self.head(x[:, prefix.shape[1] :], self.token_embedding.weight, rows).view(b, t, h, w, -1)
 
-    def _class_logits(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b classes"]:
+    def class_logits(self, condition_tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b classes"]:
+        """Logits over the classes from the given frames of frame prediction alone; trained if `class_loss` is not 0.
+
+        The sequence ends behind the given tokens: [task?, "no class", tokens of the first latent frames].
+        """
+        given = condition_tokens[:, : self.config.latent_context_frames].to(self.device).flatten(1)
+        prefix = self.prefix("frame-prediction", None, len(given))  # (b, p)
+        x = self.hidden(torch.cat([prefix, given], dim=1))[:, prefix.shape[1] - 1]  # (b, d)
         rows = slice(self.config.codebook_size, self.config.unconditional_class_id)
-        return self.head(x[:, self.config.prefix_length - 1], self.token_embedding.weight, rows)
+        return self.head(x, self.token_embedding.weight, rows)
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """COMMIT objective (arXiv 2212.05199 eq. 4).
@@ -411,9 +406,11 @@ class Magvit(VideoModel):
         masked = mask_tokens(
             tokens, scores, cosine_mask_ratio(progress), condition_tokens, condition_mask, self.config.condition_mode
         )
-        label = batch.get("label")
-        told = task.startswith("class-conditional")
-        return self.loss_of(tokens, masked, task, self._drop_labels(label, generator) if told else label)
+        loss, parts = self.loss_of(tokens, masked, task, self._drop_labels(batch.get("label"), generator))
+        if self.config.class_loss and condition_tokens is not None and task.endswith("frame-prediction"):
+            named = F.cross_entropy(self.class_logits(condition_tokens).float(), batch["label"].to(self.device))
+            loss, parts["class_loss"] = loss + self.config.class_loss * named, named.detach()
+        return loss, parts
 
     def _drop_labels(self, label: Int[Tensor, " b"] | None, generator: torch.Generator) -> Int[Tensor, " b"] | None:
         """Some labels replaced by the one behind the last class, whose vocabulary row means "no class"."""
@@ -425,13 +422,8 @@ class Magvit(VideoModel):
     def loss_of(
         self, tokens: Int[Tensor, "b t h w"], masked: MaskedTokens, task: str, label: Int[Tensor, " b"] | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`loss_from` the logits of one training example, and `class_loss` if the task does not tell the label."""
-        x = self._sequence(masked.inputs, task, label)  # (b, p + n, d)
-        loss, parts = self.loss_from(self._code_logits(x), tokens, masked)
-        if self.config.class_loss and label is not None and not task.startswith("class-conditional"):
-            parts["class_loss"] = F.cross_entropy(self._class_logits(x).float(), label.to(self.device))
-            loss = loss + self.config.class_loss * parts["class_loss"]
-        return loss, parts
+        """`loss_from` the logits of one training example."""
+        return self.loss_from(self.logits(masked.inputs, task, label), tokens, masked)
 
     def loss_from(
         self, logits: Float[Tensor, "b t h w k"], tokens: Int[Tensor, "b t h w"], masked: MaskedTokens

@@ -58,8 +58,8 @@ class CapturedMagvit(Captured):
 
         return self.replayed((len(tokens), task, unconditional, label is None), step, *given)
 
-    def class_logits(self, tokens: Int[Tensor, "b t h w"], task: str) -> Float[Tensor, "b classes"]:
-        return self.model.class_logits(tokens, task)  # once per clip: not worth a graph
+    def class_logits(self, condition_tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b classes"]:
+        return self.model.class_logits(condition_tokens)  # once per clip: not worth a graph
 
 
 @dataclass

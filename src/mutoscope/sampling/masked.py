@@ -42,8 +42,8 @@ class MaskedTokenModel(Protocol):
 class ClassNamingModel(MaskedTokenModel, Protocol):
     """What `draw_class` asks of it in addition."""
 
-    def class_logits(self, tokens: Tensor, task: str) -> Float[Tensor, "b classes"]:
-        """Logits over the classes, from the same tokens."""
+    def class_logits(self, condition_tokens: Tensor) -> Float[Tensor, "b classes"]:
+        """Logits over the classes, from what frame prediction is given."""
         ...
 
 
@@ -136,8 +136,8 @@ class MaskedSampler:
         shape = (known, *model.latent_shape)
         tokens, unknown = self._start(model, task, condition_tokens, condition_mask, shape)
         shown = tokens  # what an undecided position shows: its condition token, or [MASK]
-        if self.config.draw_class and task == "frame-prediction":
-            task, label = "class-conditional-frame-prediction", self._draw_class(model, task, tokens, noise)
+        if self.config.draw_class and task == "frame-prediction" and condition_tokens is not None:
+            task, label = "class-conditional-frame-prediction", self._draw_class(model, condition_tokens, noise)
         maskable = unknown.flatten(1).sum(-1)  # (b,)
         most = maskable.max().cpu()[None]  # (1,)
         left = int(most)  # undecided tokens of the emptiest sample, at least
@@ -207,12 +207,10 @@ class MaskedSampler:
 
     # Gradients are turned off around each call of the network: a generator must not change the caller's grad mode.
     @torch.no_grad()
-    def _draw_class(
-        self, model: MaskedTokenModel, task: str, tokens: Tensor, noise: DecodingNoise
-    ) -> Int[Tensor, " b"]:
+    def _draw_class(self, model: MaskedTokenModel, condition_tokens: Tensor, noise: DecodingNoise) -> Int[Tensor, " b"]:
         if not isinstance(model, ClassNamingModel):
             raise ValueError("draw_class needs a network with class_logits()")
-        logits = model.class_logits(tokens, task).float()  # (b, classes)
+        logits = model.class_logits(condition_tokens).float()  # (b, classes)
         return sample_categorical(logits, noise.sampling(0, tuple(logits.shape)), self.config.temperature)
 
     @torch.no_grad()
