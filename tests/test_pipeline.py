@@ -18,6 +18,8 @@ from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.tasks import TASKS, condition_video
 from tiny_models import CLASS_NAMES, MODEL, save_tiny_model, tiny_index, tiny_model, tiny_tokenizer
 
+DRAWING = {"num_decoding_steps": 3, "draw_class": True}
+
 
 @pytest.fixture(scope="module")
 def pipeline() -> VideoPipeline:
@@ -179,6 +181,20 @@ REFUSED = {
 def test_what_does_not_fit_is_refused(pipeline: VideoPipeline, options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         pipeline.prepare(**options)
+
+
+def test_a_model_that_names_classes_draws_one_for_frame_prediction() -> None:
+    model = tiny_model(replace(MODEL, tasks=TASKS, class_loss=0.5))
+    pipeline = VideoPipeline(tiny_tokenizer(), model, tiny_index(tasks=TASKS))
+    plain, drawn = (pipeline(context=noise(1), seed=3, draw_class=draws) for draws in (False, True))
+    assert not np.array_equal(drawn.frames, plain.frames)
+    by_default = VideoPipeline(tiny_tokenizer(), model, tiny_index(tasks=TASKS, sampling=DRAWING))
+    np.testing.assert_array_equal(by_default(context=noise(1), seed=3).frames, drawn.frames)
+
+
+def test_a_default_that_a_model_cannot_follow_does_not_stop_it() -> None:
+    pipeline = VideoPipeline(tiny_tokenizer(), tiny_model(), tiny_index(sampling=DRAWING))
+    assert not pipeline.prepare(context=noise(1)).sampler.draw_class
 
 
 def test_a_short_video_cannot_be_completed(ten_tasks: VideoPipeline) -> None:

@@ -124,7 +124,10 @@ def test_labels_the_model_does_not_know_are_refused(tokenizer_folder, model_fold
     few = replace(recipe, data=data, model=replace(recipe.model, num_classes=1))
     with pytest.raises(UserError, match=r"needs labels 0 to 0 \(model.num_classes\)"):
         train(few, tmp_path / "run")
-    train(replace(few, task_weights={"frame-prediction": 1.0}), tmp_path / "run")
+    prediction = replace(few, task_weights={"frame-prediction": 1.0})
+    with pytest.raises(UserError, match="'frame-prediction' needs labels"):
+        train(replace(prediction, model=replace(few.model, class_loss=0.5)), tmp_path / "run")
+    train(replace(prediction, model=replace(few.model, class_loss=0.0)), tmp_path / "run")
 
 
 def test_a_model_that_does_not_fit_its_tokenizer_is_refused_before_any_work(tokenizer_folder, tmp_path):

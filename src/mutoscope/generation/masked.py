@@ -186,17 +186,20 @@ class MaskedGenerator(Generator):
 
     def _sampler_config(self, options: dict[str, Any]) -> MaskedSamplerConfig:
         chosen = {**self.index.sampling, **{key: value for key, value in options.items() if value is not None}}
+        names_classes = bool(self.model.config.class_loss) and TOLD in self.index.tasks
+        if options.get("draw_class") and not names_classes:
+            raise UserError(
+                "This model was not trained to draw a class from what it is given (its class_loss is 0, or it lacks the "
+                f"task {TOLD!r}). Leave draw_class out."
+            )
+        # A recipe's default must not stop a model that was trained with fewer tasks.
+        chosen["draw_class"] = bool(chosen.get("draw_class")) and names_classes
         config = dataclass_from_dict(MaskedSamplerConfig, chosen, "Sampler options")
         tokens = prod(self.model.latent_shape)
         if not 1 <= config.num_decoding_steps <= tokens:
             raise UserError(
                 f"num_decoding_steps must be between 1 and the {tokens} tokens of a clip, "
                 f"found {config.num_decoding_steps}."
-            )
-        if config.draw_class and not (self.model.config.class_loss and TOLD in self.index.tasks):
-            raise UserError(
-                "This model was not trained to draw a class from what it is given (class_loss is 0, or it lacks the "
-                f"task {TOLD!r}). Leave draw_class out."
             )
         if not 0 <= config.guidance_scale < float("inf") or not 0 <= config.temperature < float("inf"):
             raise UserError("guidance_scale and temperature must be finite and not negative.")

@@ -75,9 +75,10 @@ def context_frames(recipe: ModelRecipe) -> int:
 
 
 def check_labels(cache: TokenCache, recipe: ModelRecipe) -> None:
-    """Raises UserError when a class-conditional task would meet a clip without a class, or one unknown to the model."""
+    """Raises UserError when a task that needs classes would meet a clip without one, or one unknown to the model."""
     labels = cache.labels
-    conditional = [task for task in recipe.task_weights if task.startswith("class-conditional")]
+    named = "frame-prediction" if getattr(recipe.model, "class_loss", 0) else "class-conditional"
+    conditional = [task for task in recipe.task_weights if task.startswith(("class-conditional", named))]
     num_classes = recipe.model.num_classes or 0
     if conditional and not 0 <= labels.min() <= labels.max() < num_classes:
         raise UserError(

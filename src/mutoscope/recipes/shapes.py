@@ -84,13 +84,14 @@ def magvit_shapes() -> ModelRecipe:
             task_token=True,
             dropout=0.0,
             label_dropout=0.1,
+            class_loss=0.5,
         ),
         optim=OptimConfig(3e-3, 0.9, 0.96, weight_decay=0.045, warmup_steps=200, muon_learning_rate=6e-3),
         loop=LoopConfig(num_steps=6_000, batch_size=128, ema_decay=0.998, clip_norm=1.0, num_workers=0),
         task_weights=dict.fromkeys(TASKS, 1.0)
         | {"class-conditional": 5.0, "frame-prediction": 3.0, "class-conditional-frame-prediction": 2.0},
         cache_clips=30_000,
-        sampling={"guidance_scale": 3.0, "choice_temperature": 20.0},
+        sampling={"guidance_scale": 3.0, "choice_temperature": 20.0, "draw_class": True},
     )
 
 
