@@ -189,7 +189,7 @@ class MaskedGenerator(Generator):
         names_classes = bool(self.model.config.class_loss) and TOLD in self.index.tasks
         if options.get("draw_class") and not names_classes:
             raise UserError(
-                "This model was not trained to draw a class from what it is given (its class_loss is 0, or it lacks the "
+                "This model was not trained to draw a class from what it is given (class_loss is 0, or it lacks the "
                 f"task {TOLD!r}). Leave draw_class out."
             )
         # A recipe's default must not stop a model that was trained with fewer tasks.
