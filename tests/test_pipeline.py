@@ -192,6 +192,22 @@ def test_a_model_that_names_classes_draws_one_for_frame_prediction() -> None:
     np.testing.assert_array_equal(by_default(context=noise(1), seed=3).frames, drawn.frames)
 
 
+def test_a_task_may_have_defaults_of_its_own() -> None:
+    own = {"inpaint-central": {"guidance_scale": 2.0}}
+    sampling = {"num_decoding_steps": 3, "guidance_scale": 4.0}
+    model, index = (
+        tiny_model(replace(MODEL, tasks=TASKS)),
+        tiny_index(tasks=TASKS, sampling=sampling, task_sampling=own),
+    )
+    pipeline = VideoPipeline(tiny_tokenizer(), model, index)
+    inpaint = pipeline.prepare(task="inpaint-central", task_video=noise(8)).sampler
+    outpaint = pipeline.prepare(task="outpaint-central", task_video=noise(8)).sampler
+    assert (inpaint.guidance_scale, outpaint.guidance_scale) == (2.0, 4.0)
+    assert inpaint.num_decoding_steps == 3
+    asked = pipeline.prepare(task="inpaint-central", task_video=noise(8), guidance_scale=1.5)
+    assert asked.sampler.guidance_scale == 1.5
+
+
 def test_a_default_that_a_model_cannot_follow_does_not_stop_it() -> None:
     pipeline = VideoPipeline(tiny_tokenizer(), tiny_model(), tiny_index(sampling=DRAWING))
     assert not pipeline.prepare(context=noise(1)).sampler.draw_class

@@ -65,7 +65,8 @@ class ModelIndex:
     `tokenizer` is a bundled name, or a path relative to the folder ("./tokenizer", "../other").
     `text_encoder` is the folder of the encoder of prompts, absolute or relative to this one.
     `num_frames`, `height`, `width` (pixels) and `fps` are those of the clips the model was trained on.
-    `sampling` holds defaults of the sampler's configuration, `data` what the model was trained on.
+    `sampling` holds defaults of the sampler's configuration, `task_sampling` what differs for some tasks, `data` what
+    the model was trained on.
     """
 
     family: str  # "magvit", "par", or "tokenizer" for a tokenizer alone
@@ -79,6 +80,7 @@ class ModelIndex:
     class_names: tuple[str, ...] | None = None
     tasks: tuple[str, ...] = ()
     sampling: dict[str, Any] = field(default_factory=dict)
+    task_sampling: dict[str, dict[str, Any]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     format: str = FORMAT
 

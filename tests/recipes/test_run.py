@@ -95,6 +95,7 @@ def test_a_tokenizer_run_leaves_a_loadable_folder(tokenizer_folder):
 def test_a_model_run_leaves_a_folder_that_stands_on_its_own(model_folder):
     index = hub.load_index(model_folder)
     assert index.tokenizer == "./tokenizer" and index.tasks == ("class-conditional", "frame-prediction")
+    assert index.task_sampling == {}  # the recipe's are for tasks that were not trained
     assert hub.load_tokenizer(model_folder) is not None
     assert hub.load_model(model_folder).config == tiny_model("").model
     sheets = {path.name for path in (model_folder / "samples").iterdir()}

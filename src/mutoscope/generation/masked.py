@@ -62,7 +62,7 @@ class MaskedGenerator(Generator):
         self.check_call(num_samples, seed, num_frames, prompt, actions)
         task = self._choose_task(task, class_label, context, task_video)
         video, given = self._given_videos(task, context, task_video, context_frames)
-        sampler = self._sampler_config(sampler_options)
+        sampler = self._sampler_config(task, sampler_options)
         return MaskedRequest(
             task=task,
             num_samples=num_samples,
@@ -184,8 +184,9 @@ class MaskedGenerator(Generator):
         fitted = fit_frames(frames, self.index.height, self.index.width)
         return self.tokenizer.from_uint8(torch.from_numpy(fitted)[None]), count
 
-    def _sampler_config(self, options: dict[str, Any]) -> MaskedSamplerConfig:
-        chosen = {**self.index.sampling, **{key: value for key, value in options.items() if value is not None}}
+    def _sampler_config(self, task: str, options: dict[str, Any]) -> MaskedSamplerConfig:
+        defaults = self.index.sampling | self.index.task_sampling.get(task, {})
+        chosen = defaults | {key: value for key, value in options.items() if value is not None}
         names_classes = bool(self.model.config.class_loss) and TOLD in self.index.tasks
         if options.get("draw_class") and not names_classes:
             raise UserError(

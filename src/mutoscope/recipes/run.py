@@ -233,6 +233,9 @@ def _train_model(
         text_encoder=None if text is None else os.path.relpath(text.folder, out),
         tasks=tuple(recipe.task_weights),
         sampling=asdict(sampler(**recipe.sampling)),
+        task_sampling={
+            task: recipe.task_sampling[task] for task in recipe.task_weights if task in recipe.task_sampling
+        },
     )
     sheets: list[Callback] = []
     origin = from_description(recipe.data, cache.info.data)

@@ -197,6 +197,7 @@ class ModelRecipe:
     start_from: bundled name or folder of a model of the same shapes whose weights training starts from; None starts
       from random weights.
     sampling: options of the sampler that become the model's defaults.
+    task_sampling: other defaults for some tasks, by their names (MAGVIT only).
     text_encoder: folder of the encoder of captions, or "words": one without weights, made of the captions' own words.
     motion: tell the model the optical flow of every clip.
     frozen: parameters whose names begin so are not trained.
@@ -217,6 +218,7 @@ class ModelRecipe:
     text_encoder: str | None = None
     motion: bool = False
     frozen: tuple[str, ...] = ()
+    task_sampling: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
