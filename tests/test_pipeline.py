@@ -195,11 +195,8 @@ def test_a_model_that_names_classes_draws_one_for_frame_prediction() -> None:
 def test_a_task_may_have_defaults_of_its_own() -> None:
     own = {"inpaint-central": {"guidance_scale": 2.0}}
     sampling = {"num_decoding_steps": 3, "guidance_scale": 4.0}
-    model, index = (
-        tiny_model(replace(MODEL, tasks=TASKS)),
-        tiny_index(tasks=TASKS, sampling=sampling, task_sampling=own),
-    )
-    pipeline = VideoPipeline(tiny_tokenizer(), model, index)
+    index = tiny_index(tasks=TASKS, sampling=sampling, task_sampling=own)
+    pipeline = VideoPipeline(tiny_tokenizer(), tiny_model(replace(MODEL, tasks=TASKS)), index)
     inpaint = pipeline.prepare(task="inpaint-central", task_video=noise(8)).sampler
     outpaint = pipeline.prepare(task="outpaint-central", task_video=noise(8)).sampler
     assert (inpaint.guidance_scale, outpaint.guidance_scale) == (2.0, 4.0)

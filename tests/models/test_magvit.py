@@ -308,6 +308,13 @@ def test_the_slot_of_the_class_learns_what_the_given_frames_show(task: str):
         assert more == 0 and "class_loss" not in parts
     else:
         torch.testing.assert_close(more, 0.5 * parts["class_loss"])
+        assert not parts["class_loss"].requires_grad
+
+
+def test_a_model_without_frame_prediction_names_no_classes():
+    batch = {"tokens": random_tokens(), "label": torch.tensor([0, 1, 2]), "condition_tokens": random_tokens(seed=1)}
+    told = "class-conditional-frame-prediction"
+    assert "class_loss" not in small(tasks=(told,), class_loss=0.5).loss(batch | {"task": told}, seeded())[1]
 
 
 def test_classes_are_named_from_the_given_frames_alone():

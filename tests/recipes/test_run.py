@@ -119,6 +119,17 @@ def test_a_finished_cache_can_be_the_data_of_another_run(tokenizer_folder, model
     assert hub.load_index(tmp_path / "run") == hub.load_index(model_folder)
 
 
+def test_defaults_of_a_task_are_checked_before_training_and_kept_with_the_model(tokenizer_folder, tmp_path):
+    recipe = tiny_model(tokenizer_folder)
+    wrong = replace(recipe, task_sampling={"frame-prediction": {"guidance_scal": 2.0}})
+    with pytest.raises(UserError, match=r"task_sampling.frame-prediction.*'guidance_scale'"):
+        train(wrong, tmp_path / "run")
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+    own = {"frame-prediction": {"guidance_scale": 2.0}}
+    train(replace(recipe, task_sampling=own | {"inpaint-central": {}}), tmp_path / "other")
+    assert hub.load_index(tmp_path / "other").task_sampling == own
+
+
 def test_labels_the_model_does_not_know_are_refused(tokenizer_folder, model_folder, tmp_path):
     recipe = tiny_model(tokenizer_folder)
     data = replace(DATA, kind="tokens", path=str(model_folder / "tokens"))

@@ -17,9 +17,7 @@ from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.sampling import tasks
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.captured import CapturedMagvit
-from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
-
-TOLD = "class-conditional-frame-prediction"  # what frame prediction becomes once its class is drawn
+from mutoscope.sampling.masked import CLASS_TOLD, MaskedSampler, MaskedSamplerConfig
 
 
 @dataclass(frozen=True)
@@ -187,11 +185,11 @@ class MaskedGenerator(Generator):
     def _sampler_config(self, task: str, options: dict[str, Any]) -> MaskedSamplerConfig:
         defaults = self.index.sampling | self.index.task_sampling.get(task, {})
         chosen = defaults | {key: value for key, value in options.items() if value is not None}
-        names_classes = bool(self.model.config.class_loss) and TOLD in self.index.tasks
+        names_classes = bool(self.model.config.class_loss) and CLASS_TOLD in self.index.tasks
         if options.get("draw_class") and not names_classes:
             raise UserError(
                 "This model was not trained to draw a class from what it is given (class_loss is 0, or it lacks the "
-                f"task {TOLD!r}). Leave draw_class out."
+                f"task {CLASS_TOLD!r}). Leave draw_class out."
             )
         # A recipe's default must not stop a model that was trained with fewer tasks.
         chosen["draw_class"] = bool(chosen.get("draw_class")) and names_classes

@@ -407,7 +407,8 @@ class Magvit(VideoModel):
             tokens, scores, cosine_mask_ratio(progress), condition_tokens, condition_mask, self.config.condition_mode
         )
         loss, parts = self.loss_of(tokens, masked, task, self._drop_labels(batch.get("label"), generator))
-        if self.config.class_loss and condition_tokens is not None and task.endswith("frame-prediction"):
+        predicts = task.endswith("frame-prediction") and "frame-prediction" in self.config.tasks
+        if self.config.class_loss and predicts and condition_tokens is not None:
             named = F.cross_entropy(self.class_logits(condition_tokens).float(), batch["label"].to(self.device))
             loss, parts["class_loss"] = loss + self.config.class_loss * named, named.detach()
         return loss, parts

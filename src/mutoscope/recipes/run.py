@@ -16,7 +16,7 @@ from mutoscope.data.shapes_mixed import MIXED_CLASS_NAMES
 from mutoscope.data.token_cache import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
-from mutoscope.json_config import read_json
+from mutoscope.json_config import dataclass_from_dict, read_json
 from mutoscope.models.magi import MAGI, MAGIConfig
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.nova import NOVA, NOVAConfig
@@ -232,10 +232,8 @@ def _train_model(
         tokenizer=recipe.tokenizer if bundled else "./tokenizer",
         text_encoder=None if text is None else os.path.relpath(text.folder, out),
         tasks=tuple(recipe.task_weights),
-        sampling=asdict(sampler(**recipe.sampling)),
-        task_sampling={
-            task: recipe.task_sampling[task] for task in recipe.task_weights if task in recipe.task_sampling
-        },
+        sampling=asdict(dataclass_from_dict(sampler, recipe.sampling, "sampling")),
+        task_sampling=task_sampling(recipe, sampler),
     )
     sheets: list[Callback] = []
     origin = from_description(recipe.data, cache.info.data)
@@ -315,6 +313,14 @@ class TaskMix:
         if needs_video(task):
             prepared["condition_tokens"] = batch["conditions"][condition_key(task)]
         return prepared
+
+
+def task_sampling(recipe: ModelRecipe, sampler: type[Any]) -> dict[str, dict[str, Any]]:
+    """The recipe's own defaults of the tasks it trains. Raises UserError where the sampler has no such option."""
+    own = {task: options for task, options in recipe.task_sampling.items() if task in recipe.task_weights}
+    for task, options in own.items():
+        dataclass_from_dict(sampler, recipe.sampling | options, f"task_sampling.{task}")
+    return own
 
 
 def task_mix(recipe: ModelRecipe) -> Callable[[Batch, int], Batch]:

@@ -21,6 +21,8 @@ from mutoscope.sampling.categorical import gumbel, log_probability, sample_categ
 from mutoscope.sampling.guidance import guide
 from mutoscope.sampling.schedules import num_masked_after, parse_schedule
 
+CLASS_TOLD = "class-conditional-frame-prediction"  # what frame prediction becomes once its class is drawn
+
 
 class MaskedTokenModel(Protocol):
     """All the sampler asks of a network."""
@@ -137,7 +139,7 @@ class MaskedSampler:
         tokens, unknown = self._start(model, task, condition_tokens, condition_mask, shape)
         shown = tokens  # what an undecided position shows: its condition token, or [MASK]
         if self.config.draw_class and task == "frame-prediction" and condition_tokens is not None:
-            task, label = "class-conditional-frame-prediction", self._draw_class(model, condition_tokens, noise)
+            task, label = CLASS_TOLD, self._draw_class(model, condition_tokens, noise)
         maskable = unknown.flatten(1).sum(-1)  # (b,)
         most = maskable.max().cpu()[None]  # (1,)
         left = int(most)  # undecided tokens of the emptiest sample, at least
