@@ -71,8 +71,9 @@ def magvit_shapes() -> ModelRecipe:
     masked tokens (mean over 500 updates around) is 1.8 after 400 updates, 1.65 after 1,000, 1.45 after 2,000, 1.1 after
     4,000 and 0.9 at the end. There the bundled weights had no class loss yet; they learnt it in 4,200 more updates of
     32 clips at a fifth of the rates, 29 clips/s on two CPU cores with AMX (compiled), after which 0.95 of the main
-    shapes are named right. The recipe with a class loss from its start has not been run. Two CPU cores see as many clips as the GPU did in two
-    days; `--loop.batch-size 16 --loop.num-steps 12000 --cache-clips 8000` makes a preview in an afternoon.
+    shapes are named right. The recipe with a class loss from its start has not been run. Two CPU cores see as many
+    clips as the GPU did in two days; `--loop.batch-size 16 --loop.num-steps 12000 --cache-clips 8000` makes a preview
+    in an afternoon.
     """
     return ModelRecipe(
         name="magvit-shapes",
