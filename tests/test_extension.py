@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from mutoscope.errors import UserError
 from mutoscope.extension import longer, wider
@@ -68,3 +69,15 @@ def test_given_pixels_can_be_pasted_back(pipeline: VideoPipeline):
     outside[hole] = False
     np.testing.assert_array_equal(pasted[outside], video[outside])
     assert not np.array_equal(plain[outside], video[outside])
+
+
+def test_blending_codes_the_pasted_clip_once_more(pipeline: VideoPipeline):
+    video = noise(8)
+    options = {"task": "inpaint-central", "task_video": video}
+    pasted = torch.from_numpy(pipeline(**options, paste_given=True).frames)
+    tokenizer = pipeline.tokenizer
+    coded = tokenizer.decode(tokenizer.encode(tokenizer.from_uint8(pasted[None])))
+    np.testing.assert_array_equal(pipeline(**options, blend_given=True).frames, tokenizer.to_uint8(coded)[0].numpy())
+    np.testing.assert_array_equal(  # blending pastes by itself
+        pipeline(**options, blend_given=True, paste_given=True).frames, pipeline(**options, blend_given=True).frames
+    )

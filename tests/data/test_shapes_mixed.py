@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from mutoscope.data.shapes import CLASS_NAMES, ShapesConfig, ShapesWorld
-from mutoscope.data.shapes_mixed import MIXED_CLASS_NAMES, VariedShapesSource
+from mutoscope.data.shapes_mixed import MIXED_CLASS_NAMES, VariedShapesSource, flaw
 from mutoscope.errors import UserError
+from mutoscope.evaluation.shapes_detector import colors_in_sight
 
 WORLD = ShapesWorld(ShapesConfig(num_frames=5), seed=3)
 AGENTS = ShapesWorld(ShapesConfig(num_frames=5, controllable=True), seed=3)
@@ -52,21 +53,59 @@ def test_a_world_with_actions_has_no_intervals():
 
 def test_a_jump_leaves_out_frames_behind_the_first_one():
     source = VariedShapesSource(WORLD, 2, AGENTS, max_jump=6)
-    batch = source[range(60)]
-    jumps = batch["jump"].tolist()
-    assert [jump > 0 for jump in jumps] == [False, False, True, True] * 15
-    assert {jump for jump in jumps if jump} == set(range(1, 7))
-    for index in (2, 3, 6, 7):
-        world, interval, shown = (WORLD, AGENTS)[index % 2], int(batch["interval"][index]), [0]
-        shown += range(jumps[index] + 1, jumps[index] + 5)
+    batch, jumps = source[range(60)], set()
+    assert batch["history_only"].any(1).tolist() == [False, False, True, True] * 15
+    for index in (i for i in range(60) if i % 4 > 1):
+        world, interval = (WORLD, AGENTS)[index % 2], int(batch["interval"][index])
         longer = ShapesWorld(replace(world.config, num_frames=11), 3).clip(index, interval=interval)
-        np.testing.assert_array_equal(batch["video"][index].numpy(), longer.frames[shown])
+        made = batch["video"][index].numpy()
+        fits = [j for j in range(1, 7) if np.array_equal(made, longer.frames[[0, *range(j + 1, j + 5)]])]
+        assert fits
+        jumps.add(fits[0])
         if longer.actions is not None:  # what leads to the next frame shown
-            np.testing.assert_array_equal(batch["actions"][index, :4].numpy(), longer.actions[np.array(shown[1:]) - 1])
+            led = longer.actions[[fits[0] + i for i in range(4)]]
+            np.testing.assert_array_equal(batch["actions"][index, :4].numpy(), led)
+    assert jumps == set(range(1, 7))
+
+
+def test_only_the_frame_jumped_to_is_not_to_be_learned():
+    batch = VariedShapesSource(WORLD, max_jump=6)[range(8)]
+    frames = batch["history_only"].nonzero()
+    assert frames.tolist() == [[2, 1], [3, 1], [6, 1], [7, 1]]
 
 
 def test_clips_without_a_jump_are_what_they_are_without_jumps():
     plain, jumping = VariedShapesSource(WORLD, 2, AGENTS)[range(4)], VariedShapesSource(WORLD, 2, AGENTS, 6)[range(4)]
-    assert "jump" not in plain
+    assert "history_only" not in plain
     for name in ("video", "label", "interval"):
         assert torch.equal(plain[name][:2], jumping[name][:2])
+
+
+def test_flaws_change_a_stretch_of_frames_in_half_of_the_clips_that_jump():
+    source = VariedShapesSource(WORLD, 2, AGENTS, max_jump=6, flawed_history=True)
+    plain, flawed = VariedShapesSource(WORLD, 2, AGENTS, max_jump=6)[range(64)], source[range(64)]
+    changed = (plain["video"] != flawed["video"]).flatten(2).any(-1)  # (b, t)
+    assert changed.any(1).nonzero().flatten().tolist() == [i for i in range(64) if i % 8 in (6, 7)]
+    assert torch.equal(flawed["history_only"], plain["history_only"] | changed)
+    assert not changed[:, 0].any() and not changed[:, -1].any()
+    for name in ("label", "interval", "actions"):
+        assert torch.equal(plain[name].nan_to_num(), flawed[name].nan_to_num())
+
+
+def test_flaws_of_every_kind_are_drawn_and_told_frame_by_frame():
+    world, colours = ShapesWorld(ShapesConfig(num_frames=8), seed=5), []
+    for seed in range(60):
+        clip = world.clip(seed)
+        before = colors_in_sight(torch.from_numpy(clip.frames.copy())).sum(-1)
+        whole = clip.frames.copy()
+        wrong = flaw(clip, np.random.default_rng(seed))
+        np.testing.assert_array_equal((clip.frames != whole).any((1, 2, 3)), wrong)
+        colours += (colors_in_sight(torch.from_numpy(clip.frames)).sum(-1) - before)[wrong].tolist()
+    assert {-1, 0, 1} <= set(colours)  # left out, changed, one too many
+
+
+def test_flaws_depend_on_the_index_of_a_clip_alone():
+    source = VariedShapesSource(WORLD, 3, AGENTS, 6, flawed_history=True)
+    together, alone = source[[6, 7, 15]], source[[15]]
+    for name in ("video", "history_only"):
+        assert torch.equal(together[name][2:], alone[name])

@@ -152,14 +152,15 @@ def test_captions_and_motion_are_kept_beside_the_clips(tmp_path):
     assert batch["motion"].tolist() == [3.0, 0.25]
 
 
-def test_intervals_jumps_and_actions_are_kept_and_unknown_actions_stay_unknown(tmp_path):
-    info = replace(INFO, interval=True, jump=True, action_shape=(2, 3))
+def test_intervals_marked_frames_and_actions_are_kept_and_unknown_actions_stay_unknown(tmp_path):
+    info = replace(INFO, interval=True, history_only=True, action_shape=(2, 3))
     writer = TokenCacheWriter(tmp_path / "cache", info)
     actions = torch.arange(42.0).view(7, 2, 3)
     actions[4] = torch.nan
-    writer.write(*clips(0, 7), {"interval": torch.arange(7) + 1, "jump": torch.arange(7), "actions": actions})
+    seen_only = torch.arange(14).view(7, 2) % 3 == 1
+    writer.write(*clips(0, 7), {"interval": torch.arange(7) + 1, "history_only": seen_only, "actions": actions})
     batch = writer.finish()[[4, 2]]
     assert batch["interval"].tolist() == [5, 3]
-    assert batch["jump"].tolist() == [4, 2]
+    assert batch["history_only"].dtype == torch.bool and torch.equal(batch["history_only"], seen_only[[4, 2]])
     assert batch["actions"][0].isnan().all()
     assert torch.equal(batch["actions"][1], actions[2])

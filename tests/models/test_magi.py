@@ -133,7 +133,7 @@ def test_padded_frames_change_nothing():
 
 
 @pytest.mark.parametrize("changes", [{}, {"num_given": 1}, {"teacher_forcing": "masked"}])
-def test_where_a_clip_jumps_to_is_not_asked_for(changes, monkeypatch):
+def test_frames_that_are_history_only_are_not_asked_for(changes, monkeypatch):
     model, asked = tiny_magi(**changes, token_mask_ratio=1.0), []
     batch = batch_of(model)
     batch["tokens"] = torch.arange(5.0)[None, None, :, None, None].expand_as(batch["tokens"])  # the frame's number
@@ -143,12 +143,12 @@ def test_where_a_clip_jumps_to_is_not_asked_for(changes, monkeypatch):
         return z.sum(), {}
 
     monkeypatch.setattr(model, "token_loss", watched)
-    for jump in (None, [0, 7]):
-        told = {} if jump is None else {"jump": torch.tensor(jump)}
+    seen_only = torch.tensor([[False, True, False, False, False], [False, True, False, True, False]])
+    for told in ({}, {"history_only": seen_only}):
         model.loss(batch | told, torch.Generator().manual_seed(0))
     whole, leaping = asked
     assert whole[1] == 12
-    assert leaping == [whole[0], 6, *whole[2:]]
+    assert leaping == [whole[0], 0, whole[2], 6, whole[4]]
 
 
 def test_masked_teacher_forcing_without_masks_is_a_causal_transformer_over_frames():

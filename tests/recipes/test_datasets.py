@@ -203,10 +203,10 @@ def test_settings_survive_their_json_and_describe_the_clips(miniature: Miniature
     assert example_clips(data, 2)["path"][0] != example_clips(data, 2)["path"][1]  # not two windows of one video
 
 
-def test_sheets_show_clips_that_do_not_jump():
-    data = DataConfig(num_frames=3, mixed=True, max_jump=5)
-    assert (clip_source(data)[range(4)]["jump"] > 0).any()
-    steady = example_clips(replace(data, max_jump=0))
+def test_sheets_show_clips_without_jumps_and_flaws():
+    data = DataConfig(num_frames=4, mixed=True, max_jump=5, flawed_history=True)
+    assert clip_source(data)[range(4)]["history_only"].any()
+    steady = example_clips(replace(data, max_jump=0, flawed_history=False))
     assert torch.equal(example_clips(data)["video"], steady["video"])
 
 
@@ -234,6 +234,7 @@ def test_bair_tokenizers_see_mirrored_clips_and_no_other_data_set_is_mirrored():
         ({"kind": "ucf101", "random_crops": True, "windows": 4}, "leave windows and crops at 1"),
         ({"controllable": True, "max_jump": 4}, "leave controllable out"),
         ({"max_jump": -1}, "not negative; found -1"),
+        ({"flawed_history": True}, "give max_jump too"),
         ({"num_frames": 2, "max_jump": 4}, "at least 3 frames.* found 4 for 2 frames"),
         ({"kind": "folder", "max_jump": 4}, "found 4 for 16 frames of kind 'folder'"),
     ],

@@ -86,6 +86,17 @@ def test_a_finite_source_ends_the_cache(tmp_path):
     assert fill(tmp_path / "cache", FakeSource(num_clips=3)).num_clips == 3
 
 
+def test_frames_can_only_be_marked_where_the_tokenizer_keeps_them_apart(tmp_path):
+    class Marked(FakeSource):
+        def __getitem__(self, indices):
+            batch = super().__getitem__(indices)
+            return batch | {"history_only": torch.zeros(len(indices), batch["video"].shape[1] + 1, dtype=torch.bool)}
+
+    with pytest.raises(UserError, match="codes every frame by itself; with this one 3 frames become 2"):
+        fill(tmp_path / "cache", Marked(), history_only=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_class_does_not_need_its_own_condition():
     assert condition_key("class-conditional-frame-prediction") == condition_key("frame-prediction")
     assert condition_key("inpaint-central") == "inpaint-central"

@@ -15,6 +15,7 @@ OWN_OPTIONS = {
     "interval": ("magi",),
     "num_diffusion_steps": FRAME_FAMILIES,
     "context_refresh": ("nova",),
+    "blend_given": ("magvit",),
 }
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def generate(
     num_frames: int | None = None,
     panorama: int = 0,
     paste_given: bool = False,
+    blend_given: bool = False,
     num_samples: int = 1,
     num_decoding_steps: int | None = None,
     num_diffusion_steps: int | None = None,
@@ -81,6 +83,7 @@ def generate(
             repeated frame prediction
         panorama: rounds of vertical outpainting, each of which widens the clip by half the model's width
         paste_given: put the given pixels back over the result
+        blend_given: the same, and send it through the tokenizer once more, which leaves no seam
         num_samples: how many clips
         num_decoding_steps: passes of the network per clip
         num_diffusion_steps: denoising steps per token, for models with a diffusion head
@@ -116,6 +119,7 @@ def generate(
         "interval": interval,
         "num_diffusion_steps": num_diffusion_steps,
         "context_refresh": context_refresh,
+        "blend_given": blend_given or None,
     }
     given = {name: value for name, value in own.items() if value is not None}
     for name in given:

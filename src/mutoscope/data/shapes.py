@@ -87,10 +87,12 @@ class ObjectInfo:
 class ShapesClip:
     """A clip and everything that is true of it. Object 0 is the main one, the largest, drawn in front.
 
-    `tracks` holds x, y, radius, angle per object and frame; `attributes` the labels that a judge predicts.
+    `tracks` holds x, y, radius, angle per object and frame; `attributes` the labels that a judge predicts;
+    `background` what the objects are drawn over.
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]
+    background: Float32[np.ndarray, "h w 3"]
     label: int
     caption: str
     objects: tuple[ObjectInfo, ...]
@@ -150,6 +152,7 @@ class ShapesWorld:
             actions = None if actions is None else actions[np.append(rows[1:] - 1, rows[-1])]
         return ShapesClip(
             frames=render(background, objects, tracks),
+            background=background,
             label=label,
             caption=_caption(objects, words),
             objects=objects,

@@ -1,4 +1,4 @@
-"""More of the built-in world at once: several speeds, clips with actions between those without, leaps in time."""
+"""More of the built-in world at once: several speeds, clips with actions between those without, leaps in time, flaws."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,29 +6,51 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float32
 
-from mutoscope.data.shapes import AGENT_CLASS_NAMES, CLASS_NAMES, ShapesClip, ShapesWorld
+from mutoscope.data.shapes import (
+    AGENT_CLASS_NAMES,
+    CLASS_NAMES,
+    COLORS,
+    SHAPES,
+    ObjectInfo,
+    ShapesClip,
+    ShapesWorld,
+    render,
+)
 
 MIXED_CLASS_NAMES = (*CLASS_NAMES, *AGENT_CLASS_NAMES)
+FLAWS = ("missing", "color", "shape", "size", "extra")
 
 
 class VariedShapesSource:
-    """An endless batch source: "video" uint8 (b, t, h, w, 3), "label", "caption", "interval", maybe "actions", "jump".
+    """An endless batch source: "video" uint8 (b, t, h, w, 3), "label", "caption", "interval", maybe "actions" and
+    "history_only".
 
     Frames of a clip lie `interval` steps of time apart, drawn evenly from 1 to `max_interval` for every clip. With
     `agents`, the controllable world, every second clip is one of it, with "actions" (b, t, 2) and labels behind those
-    of the free world; the actions of free clips are NaN, and clips with actions have an interval of 1. With
-    `max_jump`, two clips of every four leave out 1 to `max_jump` frames behind their first one, as "jump" tells (0:
-    none): what a window shows that keeps the first frame of a long clip. All draws are a function of the world's seed
-    and the clip's index.
+    of the free world; the actions of free clips are NaN, and clips with actions have an interval of 1.
+
+    With `max_jump`, two clips of every four leave out 1 to `max_jump` frames behind their first one: what a window shows
+    that keeps the first frame of a long clip. With `flawed_history`, half of these have frames in which the shapes are
+    not what the first frame shows, as in a generated clip that has gone wrong; behind them they are. "history_only"
+    (b, t) marks the frames that cannot be told from those before, or are wrong: the one jumped to, and the flawed ones.
+
+    All draws are a function of the world's seed and the clip's index.
     """
 
     num_clips = None
 
     def __init__(
-        self, world: ShapesWorld, max_interval: int = 1, agents: ShapesWorld | None = None, max_jump: int = 0
+        self,
+        world: ShapesWorld,
+        max_interval: int = 1,
+        agents: ShapesWorld | None = None,
+        max_jump: int = 0,
+        flawed_history: bool = False,
     ) -> None:
-        self.world, self.max_interval, self.agents, self.max_jump = world, max_interval, agents, max_jump
+        self.world, self.max_interval, self.agents = world, max_interval, agents
+        self.max_jump, self.flawed_history = max_jump, flawed_history
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
         items = [self._item(int(index)) for index in indices]
@@ -46,7 +68,10 @@ class VariedShapesSource:
         item = {"video": clip.frames, "label": np.int64(first + clip.label), "caption": clip.caption}
         item["interval"] = np.int64(interval)
         if self.max_jump:
-            item["jump"] = np.int64(jump)
+            item["history_only"] = (np.arange(len(clip.frames)) == 1) & (jump > 0)
+        if self.flawed_history and jump and index // 4 % 2:
+            wrong = flaw(clip, np.random.default_rng([self.world.seed, index, 3]))
+            item["history_only"] |= wrong
         if self.agents is not None:
             nothing = np.full((len(clip.frames), 2), np.nan, np.float32)
             item["actions"] = nothing if clip.actions is None else clip.actions
@@ -65,3 +90,42 @@ def _leaping(world: ShapesWorld, index: int, interval: int, jump: int, max_jump:
     count = world.config.num_frames
     longer = ShapesWorld(replace(world.config, num_frames=count + max_jump), world.seed)
     return longer.clip(index, interval=interval, shown=[0, *range(jump + 1, jump + count)])
+
+
+def flaw(clip: ShapesClip, rng: np.random.Generator) -> Bool[np.ndarray, " t"]:
+    """Draws a stretch of frames anew, neither the first nor the last, with wrong shapes; returns which ones.
+
+    Half of the stretches begin right behind the first frame. What is wrong is one of FLAWS: a shape is left out, or has
+    another colour, kind or size, or there is one too many.
+    """
+    count = len(clip.frames)
+    begin = 1 if rng.random() < 0.5 else int(rng.integers(1, count - 1))
+    end = int(rng.integers(begin + 1, count))
+    objects, tracks = _wrong(list(clip.objects), clip.tracks[:, begin:end].copy(), rng)
+    clip.frames[begin:end] = render(clip.background, objects, tracks)
+    frames = np.arange(count)
+    return (begin <= frames) & (frames < end)
+
+
+def _wrong(
+    objects: list[ObjectInfo], tracks: Float32[np.ndarray, "objects t 4"], rng: np.random.Generator
+) -> tuple[tuple[ObjectInfo, ...], Float32[np.ndarray, "objects t 4"]]:
+    """The shapes with a flaw; shapes behind the main one have one more often than it."""
+    kind = FLAWS[rng.choice(len(FLAWS), p=[0.4, 0.25, 0.1, 0.1, 0.15])]
+    which = 0 if len(objects) == 1 or rng.random() < 0.2 else int(rng.integers(1, len(objects)))
+    wrong = objects[which]
+    if kind == "missing":
+        del objects[which]
+        tracks = np.delete(tracks, which, axis=0)
+    elif kind == "color":
+        objects[which] = replace(wrong, color=(wrong.color + int(rng.integers(1, len(COLORS)))) % len(COLORS))
+    elif kind == "shape":
+        objects[which] = replace(wrong, shape=(wrong.shape + int(rng.integers(1, len(SHAPES)))) % len(SHAPES))
+    elif kind == "size":
+        tracks[which, :, 2] *= rng.choice([rng.uniform(0.7, 0.9), rng.uniform(1.15, 1.4)])
+    else:
+        objects.append(ObjectInfo(int(rng.integers(len(SHAPES))), int(rng.integers(len(COLORS))), wrong.motion))
+        more = tracks[which].copy()
+        more[:, :2] = np.clip(more[:, :2] + rng.uniform(-0.4, 0.4, size=2), 0.15, 0.85)
+        tracks = np.concatenate([tracks, more[None]])
+    return tuple(objects), tracks

@@ -6,7 +6,7 @@
     caption.npy            (n, rows, channels) float16: text features, and caption_length.npy (n,) the real rows
     motion.npy             (n,) float32: optical flow
     interval.npy           (n,) int64: source frames from one frame to the next
-    jump.npy               (n,) int64: frames left out behind the first one
+    history_only.npy       (n, t) bool: frames that are to be read, but not to be learned
     actions.npy            (n, t, numbers) float32: what is done in every frame, NaN where nothing is known
     metadata.json          TokenCacheInfo; written last, so a folder without it is unfinished
 
@@ -40,8 +40,9 @@ class TokenCacheInfo:
 
     clip_shape: (t, h, w) of tokens, (c, t, h, w) of latents. conditions: tasks whose condition videos are encoded too.
     tokenizer, tokenizer_hash: name and SHA-256 of the weights. data: where the clips came from.
-    caption_shape: rows and channels of the text features, if there are any; motion, interval, jump: whether flow, the
-    distance of frames and what is left out are told; action_shape: frames and numbers of the actions, if any.
+    caption_shape: rows and channels of the text features, if there are any; motion, interval: whether flow and the
+    distance of frames are told; action_shape: frames and numbers of the actions, if any; history_only: whether it is told
+    which frames are not to be learned.
     """
 
     num_clips: int
@@ -55,7 +56,7 @@ class TokenCacheInfo:
     motion: bool = False
     interval: bool = False
     action_shape: tuple[int, int] | None = None
-    jump: bool = False
+    history_only: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -78,7 +79,9 @@ class TokenCacheInfo:
             arrays |= {"caption": ("float16", (n, *self.caption_shape)), "caption_length": ("int64", (n,))}
         if self.action_shape is not None:
             arrays["actions"] = ("float32", (n, *self.action_shape))
-        told = {"interval": ("int64", self.interval), "jump": ("int64", self.jump), "motion": ("float32", self.motion)}
+        if self.history_only:
+            arrays["history_only"] = ("bool", (n, self.clip_shape[-3]))
+        told = {"interval": ("int64", self.interval), "motion": ("float32", self.motion)}
         return arrays | {name: (dtype, (n,)) for name, (dtype, present) in told.items() if present}
 
 
@@ -119,7 +122,7 @@ class TokenCacheWriter:
     ) -> None:
         """Appends a batch of encoded clips (b, *clip_shape) and, for every task of the info, their conditions.
 
-        `more`: "caption", "caption_length", "motion", "interval", "jump" and "actions", as far as the info names them.
+        `more`: "caption", "caption_length", "motion", "interval", "history_only" and "actions", as far as the info names them.
         """
         end = self.position + len(tokens)
         if end > self.info.num_clips:
@@ -155,7 +158,7 @@ class TokenCache:
 
     Batch: "tokens" int64 (b, t, h, w) or latents float32 (b, c, t, h, w); "label" int64 (b,);
     "conditions" {task: like tokens}; with captions "caption" float32 (b, rows, channels) and "caption_mask" bool
-    (b, rows); "motion" float32 (b,), "interval" and "jump" int64 (b,) and "actions" float32 (b, t, numbers) where the
+    (b, rows); "motion" float32 (b,), "interval" int64 (b,), "history_only" bool (b, t) and "actions" float32 (b, t, numbers) where the
     cache has them.
     """
 
@@ -201,12 +204,12 @@ class TokenCache:
             places = torch.arange(self.info.caption_shape[0])
             lengths = self._read("caption_length", rows)
             batch |= {"caption": self._read("caption", rows), "caption_mask": places < lengths[:, None]}
-        names = [name for name in ("motion", "interval", "jump", "actions") if name in self.info.arrays()]
+        names = [name for name in ("motion", "interval", "history_only", "actions") if name in self.info.arrays()]
         return batch | {name: self._read(name, rows) for name in names}
 
     def _read(self, name: str, rows: np.ndarray) -> Tensor:
         values = self._arrays[name][rows]
-        return torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64))
+        return torch.from_numpy(values.astype({"f": np.float32, "b": np.bool_}.get(values.dtype.kind, np.int64)))
 
 
 def token_dtype(vocab_size: int | None) -> str:

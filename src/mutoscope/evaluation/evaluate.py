@@ -252,7 +252,8 @@ def measure_tasks(pipeline: Any, setting: Setting) -> Metrics:
 
     `..._given_psnr_db` is that of the result as the model returns it, nothing pasted back;
     `..._given_round_trip_db` that of the clip sent through the tokenizer, in the same region: what the model could
-    reach at best. The task names lose their hyphens in names of figures.
+    reach at best; `..._given_blended_over_round_trip_db` how far the result is from that once the given pixels are
+    pasted in and the clip is coded once more (`blend_given`). The task names lose their hyphens in names of figures.
     """
     seed, real, options = setting.seed, setting.real(), setting.protocol.options
     seen, more = setting.judge.read(real.video), setting.more_real()
@@ -267,10 +268,14 @@ def measure_tasks(pipeline: Any, setting: Setting) -> Metrics:
         region = pixel_mask(task, *video.shape[1:4])
         if region.any():
             given, best = psnr_of_region(real.video, video, region), psnr_of_region(real.video, round_trip, region)
+            pasted = torch.where(region[..., None], real.video, video)
+            blended, _ = reconstructed_clips(pipeline.tokenizer, pasted, setting.batch_size)
+            blended_psnr = psnr_of_region(real.video, blended, region)
             metrics |= {
                 f"{name}_given_psnr_db": mean_figure(given, seed),
                 f"{name}_given_round_trip_db": mean_figure(best, seed),
                 f"{name}_given_over_round_trip_db": mean_figure(given - best, seed),
+                f"{name}_given_blended_over_round_trip_db": mean_figure(blended_psnr - best, seed),
             }
     return metrics
 

@@ -25,12 +25,14 @@ class MaskedRequest(Request):
     """`video` in [-1, 1] holds what the task is given, one clip for all samples or one for each; the rest of it is not
     looked at. `context_frames` counts the given frames of the tasks that start from frames. `paste_given` puts the
     given pixels back over the result, which the paper does not do: its figures count the given part as the tokenizer
-    and the model return it.
+    and the model return it. `blend_given` sends the clip through the tokenizer once more after that: the given part is
+    then as good as the tokenizer, and nothing is left of the seam.
     """
 
     video: Float[Tensor, "n 3 t h w"] | None = None
     context_frames: int = 1
     paste_given: bool = False
+    blend_given: bool = False
 
 
 class MaskedGenerator(Generator):
@@ -54,6 +56,7 @@ class MaskedGenerator(Generator):
         seed: int = 0,
         batch_size: int = 16,
         paste_given: bool = False,
+        blend_given: bool = False,
         **sampler_options: Any,
     ) -> MaskedRequest:
         num_samples = common_length(num_samples, class_label=class_label, context=context, task_video=task_video)
@@ -72,6 +75,7 @@ class MaskedGenerator(Generator):
             context_frames=given,
             batch_size=max(batch_size, 1),
             paste_given=paste_given,
+            blend_given=blend_given,
         )
 
     def sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Iterator[SampleEvent]]:
@@ -108,14 +112,18 @@ class MaskedGenerator(Generator):
     def finish(
         self, clips: UInt8[np.ndarray, "b t h w 3"], request: Request, start: int
     ) -> UInt8[np.ndarray, "b t h w 3"]:
-        """The given pixels over the generated ones, if the request asks for it."""
+        """The given pixels over the generated ones, and the seam coded away, as far as the request asks for it."""
         assert isinstance(request, MaskedRequest)
-        if request.video is None or not request.paste_given:
+        if request.video is None or not (request.paste_given or request.blend_given):
             return clips
         mask = tasks.pixel_mask(request.task, *clips.shape[1:4], request.context_frames).numpy()
         videos = request.video if len(request.video) == 1 else request.video[start : start + len(clips)]
         given = self.tokenizer.to_uint8(videos).numpy()  # (b or 1, t, h, w, 3)
-        return np.where(mask[..., None], given, clips)
+        pasted = np.where(mask[..., None], given, clips)
+        if not request.blend_given:
+            return pasted
+        video = self.tokenizer.from_uint8(torch.from_numpy(pasted).to(self.device))
+        return self.tokenizer.to_uint8(self.tokenizer.decode(self.tokenizer.encode(video))).cpu().numpy()
 
     # -------------------------------------------------------------------------------------------------- checking
 

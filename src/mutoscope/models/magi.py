@@ -328,18 +328,18 @@ class MAGI(VideoModel):
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """`batch`: "tokens", latents (b, c, f, h, w) or ids (b, f, h, w); as far as they are there "label" (b,),
         "actions" (b, f, a) done in each frame, "interval" (b,), "caption" and "caption_mask", "length" (b,), the number
-        of real frames, and "jump" (b,), how many are left out behind the first one.
+        of real frames, and "history_only" (b, f), frames that are seen but not asked for.
         """
         tokens = self.to_tokens(batch["tokens"])
         draws = self.draw(tokens, generator)
         z, hidden = self.outputs(tokens, self.batch_conditions(batch, draws), draws, batch.get("length"))
         targets = tokens[:, self.config.num_given :] if self.is_complete else tokens
+        given = tokens.shape[1] - targets.shape[1]
         if (length := batch.get("length")) is not None:
-            frames = torch.arange(tokens.shape[1] - targets.shape[1], tokens.shape[1], device=tokens.device)
+            frames = torch.arange(given, tokens.shape[1], device=tokens.device)
             hidden = hidden & (frames < length[:, None])[..., None]
-        if (jump := batch.get("jump")) is not None:  # nothing seen before tells how far a clip jumps
-            frames = torch.arange(tokens.shape[1] - targets.shape[1], tokens.shape[1], device=tokens.device)
-            hidden = hidden & ~((frames == 1) & (jump > 0)[:, None])[..., None]
+        if (history_only := batch.get("history_only")) is not None:
+            hidden = hidden & ~history_only[:, given:, None]
         return self.token_loss(z[hidden], targets[hidden], generator)
 
     @property

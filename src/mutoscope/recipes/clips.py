@@ -47,14 +47,15 @@ def shapes_source(data: DataConfig, seed: int) -> BatchSource:
     world = shapes_world(data, seed)
     if data.max_interval == 1 and not data.mixed and not data.max_jump:
         return ShapesSource(world)
-    steered = replace(data, mixed=False, max_interval=1, max_jump=0, controllable=True)
+    steered = replace(data, mixed=False, max_interval=1, max_jump=0, flawed_history=False, controllable=True)
     agents = shapes_world(steered, seed) if data.mixed else None
-    return VariedShapesSource(world, data.max_interval, agents, data.max_jump)
+    return VariedShapesSource(world, data.max_interval, agents, data.max_jump, data.flawed_history)
 
 
 def example_clips(data: DataConfig, count: int = 4) -> Batch:
-    """The same few clips every time; of the built-in world ones that training never sees, none of which jumps."""
-    source = shapes_source(replace(data, max_jump=0), HELD_BACK_SEED) if data.kind == "shapes" else clip_source(data)
+    """The same few clips every time; of the built-in world ones that training never sees, without jumps and flaws."""
+    plain = replace(data, max_jump=0, flawed_history=False)
+    source = shapes_source(plain, HELD_BACK_SEED) if data.kind == "shapes" else clip_source(data)
     return source[spread(source.num_clips or count, count)]
 
 
@@ -72,6 +73,7 @@ def describe_data(data: DataConfig) -> dict[str, Any]:
     names = ("height", "width", "num_frames", "fps", "max_objects", "controllable")
     varied |= {"mixed": True} if data.mixed else {}
     varied |= {"max_jump": data.max_jump} if data.max_jump else {}
+    varied |= {"flawed_history": True} if data.flawed_history else {}
     return {"kind": "shapes"} | {name: getattr(data, name) for name in names} | varied
 
 

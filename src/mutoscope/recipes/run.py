@@ -360,7 +360,7 @@ def open_cache(
                 motion=recipe.motion,
                 interval=isinstance(recipe.model, MAGIConfig) and recipe.data.max_interval > 1,
                 actions=isinstance(recipe.model, MAGIConfig) and recipe.model.action_size is not None,
-                jump=isinstance(recipe.model, MAGIConfig) and recipe.data.max_jump > 0,
+                history_only=isinstance(recipe.model, MAGIConfig) and recipe.data.max_jump > 0,
             )
         barrier(process)
         cache = TokenCache(out / "tokens")

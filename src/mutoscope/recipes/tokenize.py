@@ -47,7 +47,7 @@ def tokenize(
     motion: bool = False,
     interval: bool = False,
     actions: bool = False,
-    jump: bool = False,
+    history_only: bool = False,
 ) -> TokenCache:
     """Encodes clips 0 ... num_clips-1 of `source` into the folder `out`, with the conditions of `tasks`.
 
@@ -55,7 +55,8 @@ def tokenize(
     Raises UserError when `out` holds anything else. A finite source ends the cache at its last clip.
     `batch_size`: clips encoded together, by default 32 on a CPU and 256 elsewhere; `num_workers` processes make them.
     `context_frames` are what the tasks that start from frames are given. `text` encodes the captions; `motion` adds the
-    optical flow of every clip; `interval`, `actions` and `jump` keep what the source says of them.
+    optical flow of every clip; `interval`, `actions` and `history_only` keep what the source says of
+    them.
     """
     count = min(num_clips, source.num_clips or num_clips)
     first, device = source[[0]], next(tokenizer.parameters()).device
@@ -63,9 +64,13 @@ def tokenize(
     video = tokenizer.from_uint8(first["video"].to(device))  # (1, 3, t, h, w)
     if actions and "actions" not in first:
         raise UserError("These clips come without actions, which the model is to read: name others.")
+    shape = tuple(_encode(tokenizer, video).shape[1:])  # (*c, t, h, w)
+    if history_only and first["history_only"].shape[1] != shape[-3]:
+        frames = f"{first['history_only'].shape[1]} frames become {shape[-3]}"
+        raise UserError(f"max_jump needs a tokenizer that codes every frame by itself; with this one {frames}.")
     info = TokenCacheInfo(
         num_clips=count,
-        clip_shape=tuple(_encode(tokenizer, video).shape[1:]),
+        clip_shape=shape,
         dtype=token_dtype(tokenizer.spec.vocab_size),
         tokenizer=tokenizer_name,
         tokenizer_hash=weights_hash(tokenizer),
@@ -75,7 +80,7 @@ def tokenize(
         motion=motion,
         interval=interval,
         action_shape=tuple(first["actions"].shape[1:]) if actions else None,
-        jump=jump,
+        history_only=history_only,
     )
     out = Path(out)
     if out.exists():
@@ -95,12 +100,12 @@ def tokenize(
 
 
 def _more(batch: dict[str, Any], text: CaptionReader | None, info: TokenCacheInfo) -> dict[str, Tensor]:
-    """What the cache keeps of captions, motion, intervals, jumps and actions."""
+    """What the cache keeps of captions, motion, intervals, actions and what is history only."""
     more: dict[str, Tensor] = {}
     if text is not None:
         found = text.encoder.encode([text.clean(caption) for caption in batch["caption"]], text.length)
         more |= {"caption": found.features, "caption_length": found.mask.sum(1)}
-    more |= {name: batch[name] for name in ("interval", "actions", "jump") if name in info.arrays()}
+    more |= {name: batch[name] for name in ("interval", "actions", "history_only") if name in info.arrays()}
     if info.motion:
         more["motion"] = torch.tensor([motion_score(clip.numpy()) for clip in batch["video"]])
     return more

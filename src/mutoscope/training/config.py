@@ -91,6 +91,7 @@ class DataConfig:
     mixed: "shapes" only: every second clip comes from the controllable world, with its actions.
     max_jump: "shapes" only: two clips of every four leave out 1 to this many frames behind their first one, as a window
       that keeps the first frame does (`window_mode` "anchored"); 0: none does.
+    flawed_history: "shapes" only: in half of the clips that jump some frames show the shapes wrongly, as history only.
     """
 
     kind: Literal["shapes", "folder", "images", "tokens", DatasetKind] = "shapes"
@@ -113,6 +114,7 @@ class DataConfig:
     max_interval: int = 1
     mixed: bool = False
     max_jump: int = 0
+    flawed_history: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_interval <= MAX_INTERVAL:
@@ -124,6 +126,8 @@ class DataConfig:
                 "max_jump is for the built-in world and clips of at least 3 frames, and not negative; found "
                 f"{self.max_jump} for {self.num_frames} frames of kind {self.kind!r}."
             )
+        if self.flawed_history and not self.max_jump:
+            raise UserError("flawed_history is for clips that jump: give max_jump too.")
         images, videos = self.kind in ("images", "imagenet"), self.kind in KINDS and self.kind != "imagenet"
         if self.random_crops and (self.ten_crops or not (images or videos)):
             raise UserError(
