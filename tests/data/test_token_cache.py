@@ -153,14 +153,16 @@ def test_captions_and_motion_are_kept_beside_the_clips(tmp_path):
 
 
 def test_intervals_marked_frames_and_actions_are_kept_and_unknown_actions_stay_unknown(tmp_path):
-    info = replace(INFO, interval=True, history_only=True, action_shape=(2, 3))
+    info = replace(INFO, interval=True, history_only=True, history=True, action_shape=(2, 3))
     writer = TokenCacheWriter(tmp_path / "cache", info)
     actions = torch.arange(42.0).view(7, 2, 3)
     actions[4] = torch.nan
     seen_only = torch.arange(14).view(7, 2) % 3 == 1
-    writer.write(*clips(0, 7), {"interval": torch.arange(7) + 1, "history_only": seen_only, "actions": actions})
+    more = {"interval": torch.arange(7) + 1, "history_only": seen_only, "history": clips(7, 7)[0], "actions": actions}
+    writer.write(*clips(0, 7), more)
     batch = writer.finish()[[4, 2]]
     assert batch["interval"].tolist() == [5, 3]
     assert batch["history_only"].dtype == torch.bool and torch.equal(batch["history_only"], seen_only[[4, 2]])
+    assert torch.equal(batch["history"], clips(7, 7)[0][[4, 2]])
     assert batch["actions"][0].isnan().all()
     assert torch.equal(batch["actions"][1], actions[2])

@@ -151,6 +151,26 @@ def test_frames_that_are_history_only_are_not_asked_for(changes, monkeypatch):
     assert leaping == [whole[0], 0, whole[2], 6, whole[4]]
 
 
+def test_flawed_history_is_seen_by_later_frames_only_and_never_asked_for():
+    model = tiny_magi()
+    batch = batch_of(model)
+    draws = drawn(model, model.to_tokens(batch["tokens"]))
+    conditions, tokens = model.batch_conditions(batch, draws), model.to_tokens(batch["tokens"])
+    flawed = tokens.clone()
+    flawed[:, 2] += 1
+    with torch.no_grad():
+        (plain, _), (told, _), (same, _) = (
+            model.outputs(tokens, conditions, draws, history=history) for history in (None, flawed, tokens)
+        )
+    assert torch.equal(plain, same) and torch.equal(plain[:, :3], told[:, :3])
+    assert ((plain - told)[:, 3:].abs().amax((0, 2, 3)) > 0).all()
+    asked = []
+    model.token_loss = lambda z, targets, generator: (asked.append(targets), (z.sum(), {}))[1]
+    for more in ({}, {"history": model.to_frames(flawed)}):
+        model.loss(batch | more, torch.Generator().manual_seed(0))
+    assert torch.equal(*asked)
+
+
 def test_masked_teacher_forcing_without_masks_is_a_causal_transformer_over_frames():
     model = tiny_magi(teacher_forcing="masked")
     batch = batch_of(model)

@@ -97,6 +97,20 @@ def test_frames_can_only_be_marked_where_the_tokenizer_keeps_them_apart(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_what_clips_look_like_as_history_is_encoded_where_it_differs(tmp_path):
+    class Flawed(FakeSource):
+        def __getitem__(self, indices):
+            batch = super().__getitem__(indices)
+            wrong = torch.tensor([index % 2 == 1 for index in indices])[:, None, None, None, None]
+            return batch | {"history": torch.where(wrong, 255 - batch["video"], batch["video"])}
+
+    batch = fill(tmp_path / "cache", Flawed(), history=True)[range(5)]
+    red = FakeSource()[range(5)]["video"][:, :, 0, 0, 0].long()
+    expected = torch.where(torch.tensor([0, 1, 0, 1, 0])[:, None] == 1, 255 - red, red)
+    assert torch.equal(batch["tokens"].flatten(1), red)
+    assert torch.equal(batch["history"].flatten(1), expected)
+
+
 def test_the_class_does_not_need_its_own_condition():
     assert condition_key("class-conditional-frame-prediction") == condition_key("frame-prediction")
     assert condition_key("inpaint-central") == "inpaint-central"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32, UInt8
 
 from mutoscope.data.shapes import (
     AGENT_CLASS_NAMES,
@@ -24,17 +24,17 @@ FLAWS = ("missing", "color", "shape", "size", "extra")
 
 
 class VariedShapesSource:
-    """An endless batch source: "video" uint8 (b, t, h, w, 3), "label", "caption", "interval", maybe "actions" and
-    "history_only".
+    """An endless batch source: "video" uint8 (b, t, h, w, 3), "label", "caption", "interval", maybe "actions",
+    "history_only" and "history".
 
     Frames of a clip lie `interval` steps of time apart, drawn evenly from 1 to `max_interval` for every clip. With
     `agents`, the controllable world, every second clip is one of it, with "actions" (b, t, 2) and labels behind those
     of the free world; the actions of free clips are NaN, and clips with actions have an interval of 1.
 
     With `max_jump`, two clips of every four leave out 1 to `max_jump` frames behind their first one: what a window shows
-    that keeps the first frame of a long clip. With `flawed_history`, half of these have frames in which the shapes are
-    not what the first frame shows, as in a generated clip that has gone wrong; behind them they are. "history_only"
-    (b, t) marks the frames that cannot be told from those before, or are wrong: the one jumped to, and the flawed ones.
+    that keeps the first frame of a long clip. "history_only" (b, t) marks the frame jumped to, which cannot be told from
+    what comes before. With `flawed_history`, "history" (b, t, h, w, 3) shows the clips as they may look once generated:
+    those that jump have frames in which the shapes are not what the first frame shows; the others are as in "video".
 
     All draws are a function of the world's seed and the clip's index.
     """
@@ -69,9 +69,8 @@ class VariedShapesSource:
         item["interval"] = np.int64(interval)
         if self.max_jump:
             item["history_only"] = (np.arange(len(clip.frames)) == 1) & (jump > 0)
-        if self.flawed_history and jump and index // 4 % 2:
-            wrong = flaw(clip, np.random.default_rng([self.world.seed, index, 3]))
-            item["history_only"] |= wrong
+        if self.flawed_history:
+            item["history"] = flawed(clip, np.random.default_rng([self.world.seed, index, 3])) if jump else clip.frames
         if self.agents is not None:
             nothing = np.full((len(clip.frames), 2), np.nan, np.float32)
             item["actions"] = nothing if clip.actions is None else clip.actions
@@ -92,19 +91,18 @@ def _leaping(world: ShapesWorld, index: int, interval: int, jump: int, max_jump:
     return longer.clip(index, interval=interval, shown=[0, *range(jump + 1, jump + count)])
 
 
-def flaw(clip: ShapesClip, rng: np.random.Generator) -> Bool[np.ndarray, " t"]:
-    """Draws a stretch of frames anew, neither the first nor the last, with wrong shapes; returns which ones.
+def flawed(clip: ShapesClip, rng: np.random.Generator) -> UInt8[np.ndarray, "t h w 3"]:
+    """The frames of a clip with wrong shapes in a stretch that the first one is no part of.
 
     Half of the stretches begin right behind the first frame. What is wrong is one of FLAWS: a shape is left out, or has
     another colour, kind or size, or there is one too many.
     """
-    count = len(clip.frames)
-    begin = 1 if rng.random() < 0.5 else int(rng.integers(1, count - 1))
-    end = int(rng.integers(begin + 1, count))
+    frames, count = clip.frames.copy(), len(clip.frames)
+    begin = 1 if rng.random() < 0.5 else int(rng.integers(1, count))
+    end = int(rng.integers(begin + 1, count + 1))
     objects, tracks = _wrong(list(clip.objects), clip.tracks[:, begin:end].copy(), rng)
-    clip.frames[begin:end] = render(clip.background, objects, tracks)
-    frames = np.arange(count)
-    return (begin <= frames) & (frames < end)
+    frames[begin:end] = render(clip.background, objects, tracks)
+    return frames
 
 
 def _wrong(

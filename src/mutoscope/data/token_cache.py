@@ -7,6 +7,7 @@
     motion.npy             (n,) float32: optical flow
     interval.npy           (n,) int64: source frames from one frame to the next
     history_only.npy       (n, t) bool: frames that are to be read, but not to be learned
+    history.npy            like tokens.npy: the clips as they are shown where they are history
     actions.npy            (n, t, numbers) float32: what is done in every frame, NaN where nothing is known
     metadata.json          TokenCacheInfo; written last, so a folder without it is unfinished
 
@@ -42,7 +43,7 @@ class TokenCacheInfo:
     tokenizer, tokenizer_hash: name and SHA-256 of the weights. data: where the clips came from.
     caption_shape: rows and channels of the text features, if there are any; motion, interval: whether flow and the
     distance of frames are told; action_shape: frames and numbers of the actions, if any; history_only: whether it is told
-    which frames are not to be learned.
+    which frames are not to be learned; history: whether history looks different from what is to be learned.
     """
 
     num_clips: int
@@ -57,6 +58,7 @@ class TokenCacheInfo:
     interval: bool = False
     action_shape: tuple[int, int] | None = None
     history_only: bool = False
+    history: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -79,6 +81,8 @@ class TokenCacheInfo:
             arrays |= {"caption": ("float16", (n, *self.caption_shape)), "caption_length": ("int64", (n,))}
         if self.action_shape is not None:
             arrays["actions"] = ("float32", (n, *self.action_shape))
+        if self.history:
+            arrays["history"] = tokens
         if self.history_only:
             arrays["history_only"] = ("bool", (n, self.clip_shape[-3]))
         told = {"interval": ("int64", self.interval), "motion": ("float32", self.motion)}
@@ -122,7 +126,7 @@ class TokenCacheWriter:
     ) -> None:
         """Appends a batch of encoded clips (b, *clip_shape) and, for every task of the info, their conditions.
 
-        `more`: "caption", "caption_length", "motion", "interval", "history_only" and "actions", as far as the info names them.
+        `more`: "caption", "caption_length", "motion", "interval", "history_only", "history" and "actions", as far as the info names them.
         """
         end = self.position + len(tokens)
         if end > self.info.num_clips:
@@ -158,7 +162,7 @@ class TokenCache:
 
     Batch: "tokens" int64 (b, t, h, w) or latents float32 (b, c, t, h, w); "label" int64 (b,);
     "conditions" {task: like tokens}; with captions "caption" float32 (b, rows, channels) and "caption_mask" bool
-    (b, rows); "motion" float32 (b,), "interval" int64 (b,), "history_only" bool (b, t) and "actions" float32 (b, t, numbers) where the
+    (b, rows); "motion" float32 (b,), "interval" int64 (b,), "history_only" bool (b, t), "history" like tokens and "actions" float32 (b, t, numbers) where the
     cache has them.
     """
 
@@ -204,7 +208,7 @@ class TokenCache:
             places = torch.arange(self.info.caption_shape[0])
             lengths = self._read("caption_length", rows)
             batch |= {"caption": self._read("caption", rows), "caption_mask": places < lengths[:, None]}
-        names = [name for name in ("motion", "interval", "history_only", "actions") if name in self.info.arrays()]
+        names = [name for name in ("motion", "interval", "history_only", "history", "actions") if name in self.info.arrays()]
         return batch | {name: self._read(name, rows) for name in names}
 
     def _read(self, name: str, rows: np.ndarray) -> Tensor:

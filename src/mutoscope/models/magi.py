@@ -328,11 +328,13 @@ class MAGI(VideoModel):
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """`batch`: "tokens", latents (b, c, f, h, w) or ids (b, f, h, w); as far as they are there "label" (b,),
         "actions" (b, f, a) done in each frame, "interval" (b,), "caption" and "caption_mask", "length" (b,), the number
-        of real frames, and "history_only" (b, f), frames that are seen but not asked for.
+        of real frames, "history_only" (b, f), frames that are seen but not asked for, and
+        "history", like tokens, what the frames look like where they are history (complete teacher forcing only).
         """
         tokens = self.to_tokens(batch["tokens"])
         draws = self.draw(tokens, generator)
-        z, hidden = self.outputs(tokens, self.batch_conditions(batch, draws), draws, batch.get("length"))
+        history = tokens if batch.get("history") is None else self.to_tokens(batch["history"])
+        z, hidden = self.outputs(tokens, self.batch_conditions(batch, draws), draws, batch.get("length"), history)
         targets = tokens[:, self.config.num_given :] if self.is_complete else tokens
         given = tokens.shape[1] - targets.shape[1]
         if (length := batch.get("length")) is not None:
@@ -383,13 +385,15 @@ class MAGI(VideoModel):
         conditions: Conditions,
         draws: TrainingDraws,
         length: Int[Tensor, " b"] | None = None,
+        history: Num[Tensor, "b f n k"] | None = None,
     ) -> tuple[Float[Tensor, "b p n d"], Bool[Tensor, "b p n"]]:
         """Outputs for the masked frames, and which of their tokens were hidden (§3.2, masks of complete and masked
         teacher forcing).
         """
         config, (_, f, n, _) = self.config, tokens.shape
         hidden = draws.order.argsort(-1).argsort(-1) < torch.ceil(draws.mask_ratio * n)[..., None]
-        noisy = self.embed_tokens(self.add_noise(tokens, draws))
+        seen = tokens if history is None or not self.is_complete else history
+        noisy = self.embed_tokens(self.add_noise(seen, draws))
         if self.is_complete:
             frames, masked = frame_slots(f, config.num_given, trimmed=True)
             copies = self.embed_tokens(tokens[:, config.num_given :])

@@ -361,6 +361,7 @@ def open_cache(
                 interval=isinstance(recipe.model, MAGIConfig) and recipe.data.max_interval > 1,
                 actions=isinstance(recipe.model, MAGIConfig) and recipe.model.action_size is not None,
                 history_only=isinstance(recipe.model, MAGIConfig) and recipe.data.max_jump > 0,
+                history=isinstance(recipe.model, MAGIConfig) and recipe.data.flawed_history,
             )
         barrier(process)
         cache = TokenCache(out / "tokens")

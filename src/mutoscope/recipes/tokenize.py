@@ -48,6 +48,7 @@ def tokenize(
     interval: bool = False,
     actions: bool = False,
     history_only: bool = False,
+    history: bool = False,
 ) -> TokenCache:
     """Encodes clips 0 ... num_clips-1 of `source` into the folder `out`, with the conditions of `tasks`.
 
@@ -55,8 +56,8 @@ def tokenize(
     Raises UserError when `out` holds anything else. A finite source ends the cache at its last clip.
     `batch_size`: clips encoded together, by default 32 on a CPU and 256 elsewhere; `num_workers` processes make them.
     `context_frames` are what the tasks that start from frames are given. `text` encodes the captions; `motion` adds the
-    optical flow of every clip; `interval`, `actions` and `history_only` keep what the source says of
-    them.
+    optical flow of every clip; `interval`, `actions`, `history_only` and `history` keep what the
+    source says of them.
     """
     count = min(num_clips, source.num_clips or num_clips)
     first, device = source[[0]], next(tokenizer.parameters()).device
@@ -81,6 +82,7 @@ def tokenize(
         interval=interval,
         action_shape=tuple(first["actions"].shape[1:]) if actions else None,
         history_only=history_only,
+        history=history,
     )
     out = Path(out)
     if out.exists():
@@ -94,7 +96,11 @@ def tokenize(
         for batch in make_loader(source, parts, num_workers):
             video = tokenizer.from_uint8(batch["video"].to(device))  # (b, 3, t, h, w)
             conditions = {task: _encode(tokenizer, video, task, context_frames) for task in info.conditions}
-            writer.write(_encode(tokenizer, video), batch["label"], conditions, _more(batch, text, info))
+            tokens = _encode(tokenizer, video)
+            more = _more(batch, text, info)
+            if history:
+                more["history"] = _history(tokenizer, batch, tokens)
+            writer.write(tokens, batch["label"], conditions, more)
             bar.update(len(batch["label"]))
     return writer.finish()
 
@@ -109,6 +115,17 @@ def _more(batch: dict[str, Any], text: CaptionReader | None, info: TokenCacheInf
     if info.motion:
         more["motion"] = torch.tensor([motion_score(clip.numpy()) for clip in batch["video"]])
     return more
+
+
+def _history(tokenizer: VideoTokenizer, batch: dict[str, Any], tokens: Tensor) -> Tensor:
+    """The tokens, encoded anew where "history" shows something else."""
+    differ = (batch["history"] != batch["video"]).flatten(1).any(1)
+    if not differ.any():
+        return tokens
+    history = tokens.clone()
+    video = tokenizer.from_uint8(batch["history"][differ].to(next(tokenizer.parameters()).device))
+    history[differ] = _encode(tokenizer, video)
+    return history
 
 
 def condition_key(task: str) -> str:

@@ -91,7 +91,7 @@ class DataConfig:
     mixed: "shapes" only: every second clip comes from the controllable world, with its actions.
     max_jump: "shapes" only: two clips of every four leave out 1 to this many frames behind their first one, as a window
       that keeps the first frame does (`window_mode` "anchored"); 0: none does.
-    flawed_history: "shapes" only: in half of the clips that jump some frames show the shapes wrongly, as history only.
+    flawed_history: "shapes" only: where clips that jump are history, some of their frames show wrong shapes.
     """
 
     kind: Literal["shapes", "folder", "images", "tokens", DatasetKind] = "shapes"
