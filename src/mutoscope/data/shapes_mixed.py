@@ -1,4 +1,4 @@
-"""More of the built-in world at once: several speeds, clips with actions between those without, leaps in time, flaws."""
+"""More of the built-in world at once: several speeds, clips with actions between those without, leaps, flaws."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,10 +31,11 @@ class VariedShapesSource:
     `agents`, the controllable world, every second clip is one of it, with "actions" (b, t, 2) and labels behind those
     of the free world; the actions of free clips are NaN, and clips with actions have an interval of 1.
 
-    With `max_jump`, two clips of every four leave out 1 to `max_jump` frames behind their first one: what a window shows
-    that keeps the first frame of a long clip. "history_only" (b, t) marks the frame jumped to, which cannot be told from
-    what comes before. With `flawed_history`, "history" (b, t, h, w, 3) shows the clips as they may look once generated:
-    those that jump have frames in which the shapes are not what the first frame shows; the others are as in "video".
+    With `max_jump`, two clips of every four leave out 1 to `max_jump` frames behind their first one: what a window
+    shows that keeps the first frame of a long clip. "history_only" (b, t) marks the frame jumped to, which cannot be
+    told from what comes before. With `flawed_history`, "history" (b, t, h, w, 3) shows the clips as they may look once
+    generated: those that jump have frames in which the shapes are not what the first frame shows; the others are as in
+    "video".
 
     All draws are a function of the world's seed and the clip's index.
     """

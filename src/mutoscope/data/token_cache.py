@@ -42,8 +42,8 @@ class TokenCacheInfo:
     clip_shape: (t, h, w) of tokens, (c, t, h, w) of latents. conditions: tasks whose condition videos are encoded too.
     tokenizer, tokenizer_hash: name and SHA-256 of the weights. data: where the clips came from.
     caption_shape: rows and channels of the text features, if there are any; motion, interval: whether flow and the
-    distance of frames are told; action_shape: frames and numbers of the actions, if any; history_only: whether it is told
-    which frames are not to be learned; history: whether history looks different from what is to be learned.
+    distance of frames are told; action_shape: frames and numbers of the actions, if any; history_only: whether some
+    frames are not to be learned; history: whether history looks different from what is to be learned.
     """
 
     num_clips: int
@@ -126,7 +126,8 @@ class TokenCacheWriter:
     ) -> None:
         """Appends a batch of encoded clips (b, *clip_shape) and, for every task of the info, their conditions.
 
-        `more`: "caption", "caption_length", "motion", "interval", "history_only", "history" and "actions", as far as the info names them.
+        `more`: "caption", "caption_length", "motion", "interval", "history_only", "history" and "actions", as far as
+        the info names them.
         """
         end = self.position + len(tokens)
         if end > self.info.num_clips:
@@ -162,8 +163,8 @@ class TokenCache:
 
     Batch: "tokens" int64 (b, t, h, w) or latents float32 (b, c, t, h, w); "label" int64 (b,);
     "conditions" {task: like tokens}; with captions "caption" float32 (b, rows, channels) and "caption_mask" bool
-    (b, rows); "motion" float32 (b,), "interval" int64 (b,), "history_only" bool (b, t), "history" like tokens and "actions" float32 (b, t, numbers) where the
-    cache has them.
+    (b, rows); "motion" float32 (b,), "interval" int64 (b,), "history_only" bool (b, t), "history" like tokens and
+    "actions" float32 (b, t, numbers) where the cache has them.
     """
 
     def __init__(self, folder: str | Path):
@@ -208,8 +209,8 @@ class TokenCache:
             places = torch.arange(self.info.caption_shape[0])
             lengths = self._read("caption_length", rows)
             batch |= {"caption": self._read("caption", rows), "caption_mask": places < lengths[:, None]}
-        names = [name for name in ("motion", "interval", "history_only", "history", "actions") if name in self.info.arrays()]
-        return batch | {name: self._read(name, rows) for name in names}
+        more = ("motion", "interval", "history_only", "history", "actions")
+        return batch | {name: self._read(name, rows) for name in more if name in self.info.arrays()}
 
     def _read(self, name: str, rows: np.ndarray) -> Tensor:
         values = self._arrays[name][rows]
