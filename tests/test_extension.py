@@ -73,11 +73,10 @@ def test_given_pixels_can_be_pasted_back(pipeline: VideoPipeline):
 
 def test_blending_codes_the_pasted_clip_once_more(pipeline: VideoPipeline):
     video = noise(8)
-    options = {"task": "inpaint-central", "task_video": video}
-    pasted = torch.from_numpy(pipeline(**options, paste_given=True).frames)
+    pasted = pipeline(task="inpaint-central", task_video=video, paste_given=True).frames
+    blended = pipeline(task="inpaint-central", task_video=video, blend_given=True).frames
+    both = pipeline(task="inpaint-central", task_video=video, blend_given=True, paste_given=True).frames
     tokenizer = pipeline.tokenizer
-    coded = tokenizer.decode(tokenizer.encode(tokenizer.from_uint8(pasted[None])))
-    np.testing.assert_array_equal(pipeline(**options, blend_given=True).frames, tokenizer.to_uint8(coded)[0].numpy())
-    np.testing.assert_array_equal(  # blending pastes by itself
-        pipeline(**options, blend_given=True, paste_given=True).frames, pipeline(**options, blend_given=True).frames
-    )
+    coded = tokenizer.decode(tokenizer.encode(tokenizer.from_uint8(torch.from_numpy(pasted)[None])))
+    np.testing.assert_array_equal(blended, tokenizer.to_uint8(coded)[0].numpy())
+    np.testing.assert_array_equal(both, blended)  # blending pastes by itself
