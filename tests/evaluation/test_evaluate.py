@@ -250,6 +250,7 @@ def test_every_task_of_a_model_is_measured_against_the_tokenizers_round_trip(jud
     assert {f"{task.replace('-', '_')}_shapes_fvd" for task in tasks} <= set(report["metrics"])
     assert "class_conditional_given_psnr_db" not in report["metrics"]
     assert report["metrics"]["inpaint_central_given_psnr_db"]["value"] is None  # the fake returns what it is given
+    assert report["metrics"]["inpaint_central_given_blended_over_round_trip_db"]["value"] == 0
     assert value(report, "inpaint_central_shapes_fvd") == pytest.approx(0, abs=1e-6)
     assert 5 < value(report, "outpaint_dynamic_given_round_trip_db") < 40
     assert [len(call["task_video"]) for call in pipeline.calls if "task_video" in call] == [3, 1, 3, 1]

@@ -167,8 +167,10 @@ def test_magi_trains_on_clips_that_jump_and_continues_them_behind_their_first_fr
     sampling = {"num_decoding_steps": 1, "num_diffusion_steps": 1, "window_mode": "anchored", "window": 3}
     recipe = replace(recipe, model=network, loop=loop, optim=optim, cache_clips=8, sampling=sampling)
     assert train(recipe, tmp_path / "magi").finished
-    seen_only = TokenCache(tmp_path / "magi" / "tokens")[range(8)]["history_only"]
-    assert seen_only[:, 1].tolist() == [False, False, True, True] * 2
+    cached = TokenCache(tmp_path / "magi" / "tokens")[range(8)]
+    assert cached["history_only"][:, 1].tolist() == [False, False, True, True] * 2
+    flawed = (cached["history"] != cached["tokens"]).flatten(1).any(1)
+    assert flawed.any() and not flawed[[0, 1, 4, 5]].any()
     pipeline = VideoPipeline.from_pretrained(tmp_path / "magi")
     assert pipeline.index.data["max_jump"] == 112 and pipeline.index.sampling["window_mode"] == "anchored"
     assert len(pipeline.generate(num_frames=6, seed=0).clips[0].frames) == 6

@@ -109,6 +109,7 @@ class MaskedGenerator(Generator):
         mask = self.model.config.condition_mask(request.task, request.context_frames, stride)
         return self.tokenizer.encode(video).expand(samples.stop - samples.start, -1, -1, -1), mask
 
+    @torch.no_grad()
     def finish(
         self, clips: UInt8[np.ndarray, "b t h w 3"], request: Request, start: int
     ) -> UInt8[np.ndarray, "b t h w 3"]:

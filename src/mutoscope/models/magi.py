@@ -328,8 +328,8 @@ class MAGI(VideoModel):
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """`batch`: "tokens", latents (b, c, f, h, w) or ids (b, f, h, w); as far as they are there "label" (b,),
         "actions" (b, f, a) done in each frame, "interval" (b,), "caption" and "caption_mask", "length" (b,), the number
-        of real frames, "history_only" (b, f), frames that are seen but not asked for, and
-        "history", like tokens, what the frames look like where they are history (complete teacher forcing only).
+        of real frames, "history_only" (b, f), frames that are seen but not asked for, and "history", like tokens, what
+        the frames look like where they are history (complete teacher forcing only).
         """
         tokens = self.to_tokens(batch["tokens"])
         draws = self.draw(tokens, generator)

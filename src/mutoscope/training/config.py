@@ -91,7 +91,8 @@ class DataConfig:
     mixed: "shapes" only: every second clip comes from the controllable world, with its actions.
     max_jump: "shapes" only: two clips of every four leave out 1 to this many frames behind their first one, as a window
       that keeps the first frame does (`window_mode` "anchored"); 0: none does.
-    flawed_history: "shapes" only: where clips that jump are history, some of their frames show wrong shapes.
+    flawed_history: "shapes" only: where clips that jump are history, some of their frames show wrong shapes; for
+      MAGI with complete teacher forcing.
     """
 
     kind: Literal["shapes", "folder", "images", "tokens", DatasetKind] = "shapes"
