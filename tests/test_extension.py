@@ -8,8 +8,9 @@ import torch
 
 from mutoscope.errors import UserError
 from mutoscope.extension import longer, wider
+from mutoscope.generation.blending import blend
 from mutoscope.pipeline import VideoPipeline
-from mutoscope.sampling.tasks import TASKS
+from mutoscope.sampling.tasks import TASKS, pixel_mask
 from tiny_models import MODEL, tiny_index, tiny_model, tiny_tokenizer
 
 
@@ -71,12 +72,29 @@ def test_given_pixels_can_be_pasted_back(pipeline: VideoPipeline):
     assert not np.array_equal(plain[outside], video[outside])
 
 
-def test_blending_codes_the_pasted_clip_once_more(pipeline: VideoPipeline):
-    video = noise(8)
-    pasted = pipeline(task="inpaint-central", task_video=video, paste_given=True).frames
+def test_blending_moves_the_tone_and_codes_the_clip_once_more(pipeline: VideoPipeline):
+    video, tokenizer = noise(8), pipeline.tokenizer
+    plain = pipeline(task="inpaint-central", task_video=video).frames
+    blended = pipeline(task="inpaint-central", task_video=video, blend_given=True).frames
+    parts = (tokenizer.from_uint8(torch.from_numpy(clip)[None]) for clip in (plain, video))
+    coded = tokenizer.decode(tokenizer.encode(blend(*parts, pixel_mask("inpaint-central", 8, 8, 8))))
+    np.testing.assert_array_equal(blended, tokenizer.to_uint8(coded)[0].numpy())
+
+
+def test_given_pixels_may_be_pasted_over_a_blended_clip(pipeline: VideoPipeline):
+    video, mask = noise(8), pixel_mask("inpaint-central", 8, 8, 8).numpy()
     blended = pipeline(task="inpaint-central", task_video=video, blend_given=True).frames
     both = pipeline(task="inpaint-central", task_video=video, blend_given=True, paste_given=True).frames
-    tokenizer = pipeline.tokenizer
-    coded = tokenizer.decode(tokenizer.encode(tokenizer.from_uint8(torch.from_numpy(pasted)[None])))
-    np.testing.assert_array_equal(blended, tokenizer.to_uint8(coded)[0].numpy())
-    np.testing.assert_array_equal(both, blended)  # blending pastes by itself
+    np.testing.assert_array_equal(both, np.where(mask[..., None], video, blended))
+
+
+def test_a_model_may_blend_unless_a_call_says_otherwise(pipeline: VideoPipeline):
+    index = replace(pipeline.index, blend_given=True)
+    blending = VideoPipeline(pipeline.tokenizer, pipeline.model, index)
+    for task in ("inpaint-central", "frame-prediction"):
+        plain, blended = (
+            pipeline(task=task, task_video=noise(8), blend_given=blend_given).frames for blend_given in (None, True)
+        )
+        assert not np.array_equal(plain, blended)
+        np.testing.assert_array_equal(blending(task=task, task_video=noise(8)).frames, blended)
+        np.testing.assert_array_equal(blending(task=task, task_video=noise(8), blend_given=False).frames, plain)

@@ -66,7 +66,8 @@ class ModelIndex:
     `text_encoder` is the folder of the encoder of prompts, absolute or relative to this one.
     `num_frames`, `height`, `width` (pixels) and `fps` are those of the clips the model was trained on.
     `sampling` holds defaults of the sampler's configuration, `task_sampling` what differs for some tasks, `data` what
-    the model was trained on.
+    the model was trained on. `blend_given`: MAGVIT puts what a task is given into its result without a seam, unless
+    a call says otherwise.
     """
 
     family: str  # "magvit", "par", or "tokenizer" for a tokenizer alone
@@ -81,6 +82,7 @@ class ModelIndex:
     tasks: tuple[str, ...] = ()
     sampling: dict[str, Any] = field(default_factory=dict)
     task_sampling: dict[str, dict[str, Any]] = field(default_factory=dict)
+    blend_given: bool = False
     data: dict[str, Any] = field(default_factory=dict)
     format: str = FORMAT
 

@@ -90,7 +90,7 @@ class VideoPipeline:
         num_frames: NOVA and MAGI make any length that the tokenizer can; others the one they were trained for
             (`extension.longer` repeats the prediction)
         paste_given: put the given pixels back over the result
-        blend_given: the same, and send it through the tokenizer once more, which leaves no seam
+        blend_given: put what is given into the result without a seam (default: what model_index.json says)
         sampler options: fields of the sampler's configuration, such as num_decoding_steps or guidance_scale
     """
 

@@ -217,12 +217,12 @@ def test_a_panorama_is_as_wide_as_asked_for_and_keeps_the_pasted_middle(run, ten
 
 
 def test_given_pixels_are_blended_in_by_models_that_complete_videos(run, ten_tasks, video, out):
-    options = ("--task", "outpaint-vertical", "--video", video, "--blend-given")
+    options = ("--task", "outpaint-vertical", "--video", video, "--blend-given", "yes")
     run("generate", ten_tasks, "--out", out / "blended.gif", *options)
     pipeline, source = VideoPipeline.from_pretrained(ten_tasks), read_video(video).frames
     expected = pipeline(task="outpaint-vertical", task_video=source, blend_given=True)
     np.testing.assert_array_equal(read_video(out / "blended.gif").frames, expected.frames)
-    error = run("generate", "magi-shapes", "--out", out / "x.gif", "--blend-given").error
+    error = run("generate", "magi-shapes", "--out", out / "x.gif", "--blend-given", "no").error
     assert "--blend-given is for models of MAGVIT, this is magi" in error
 
 

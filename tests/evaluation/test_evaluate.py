@@ -251,7 +251,16 @@ def test_every_task_of_a_model_is_measured_against_the_tokenizers_round_trip(jud
     assert "class_conditional_given_psnr_db" not in report["metrics"]
     assert report["metrics"]["inpaint_central_given_psnr_db"]["value"] is None  # the fake returns what it is given
     assert report["metrics"]["inpaint_central_given_blended_over_round_trip_db"]["value"] == 0
+    assert value(report, "inpaint_central_blended_shapes_fvd") > 0  # coded once more, unlike what the fake returns
     assert value(report, "inpaint_central_shapes_fvd") == pytest.approx(0, abs=1e-6)
     assert 5 < value(report, "outpaint_dynamic_given_round_trip_db") < 40
     assert [len(call["task_video"]) for call in pipeline.calls if "task_video" in call] == [3, 1, 3, 1]
+    assert all("blend_given" not in call for call in pipeline.calls)
     json.dumps(report, allow_nan=False)
+
+
+def test_tasks_are_measured_unblended_even_where_the_model_blends(judge):
+    index = ModelIndex("magvit", 16, 32, 32, tasks=("inpaint-central",), blend_given=True)
+    pipeline = FakePipeline(index, tokenizer=CoarseTokenizer())
+    evaluate(pipeline, "shapes-tasks", num_clips=2, judge=judge)
+    assert [call["blend_given"] for call in pipeline.calls] == [False]

@@ -126,8 +126,9 @@ def test_defaults_of_a_task_are_checked_before_training_and_kept_with_the_model(
         train(wrong, tmp_path / "run")
     assert not (tmp_path / "run" / "log.jsonl").exists()
     own = {"frame-prediction": {"guidance_scale": 2.0}}
-    train(replace(recipe, task_sampling=own | {"inpaint-central": {}}), tmp_path / "other")
-    assert hub.load_index(tmp_path / "other").task_sampling == own
+    train(replace(recipe, task_sampling=own | {"inpaint-central": {}}, blend_given=True), tmp_path / "other")
+    index = hub.load_index(tmp_path / "other")
+    assert index.task_sampling == own and index.blend_given
 
 
 def test_labels_the_model_does_not_know_are_refused(tokenizer_folder, model_folder, tmp_path):

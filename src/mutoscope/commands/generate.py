@@ -41,7 +41,7 @@ def generate(
     num_frames: int | None = None,
     panorama: int = 0,
     paste_given: bool = False,
-    blend_given: bool = False,
+    blend_given: Literal["yes", "no"] | None = None,
     num_samples: int = 1,
     num_decoding_steps: int | None = None,
     num_diffusion_steps: int | None = None,
@@ -83,7 +83,8 @@ def generate(
             repeated frame prediction
         panorama: rounds of vertical outpainting, each of which widens the clip by half the model's width
         paste_given: put the given pixels back over the result
-        blend_given: the same, and send it through the tokenizer once more, which leaves no seam
+        blend_given: put what is given into the result without a seam: the generated part takes its tone, and the clip
+            goes through the tokenizer once more (MAGVIT; default: what the model's folder says)
         num_samples: how many clips
         num_decoding_steps: passes of the network per clip
         num_diffusion_steps: denoising steps per token, for models with a diffusion head
@@ -119,7 +120,7 @@ def generate(
         "interval": interval,
         "num_diffusion_steps": num_diffusion_steps,
         "context_refresh": context_refresh,
-        "blend_given": blend_given or None,
+        "blend_given": None if blend_given is None else blend_given == "yes",
     }
     given = {name: value for name, value in own.items() if value is not None}
     for name in given:

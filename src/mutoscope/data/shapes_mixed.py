@@ -95,13 +95,16 @@ def _leaping(world: ShapesWorld, index: int, interval: int, jump: int, max_jump:
 def flawed(clip: ShapesClip, rng: np.random.Generator) -> UInt8[np.ndarray, "t h w 3"]:
     """The frames of a clip with wrong shapes in a stretch that the first one is no part of.
 
-    Half of the stretches begin right behind the first frame. What is wrong is one of FLAWS: a shape is left out, or has
-    another colour, kind or size, or there is one too many.
+    Three of four stretches begin right behind the first frame, half of all last to the end: where every later frame is
+    wrong, only the first one tells what is right. What is wrong is one of FLAWS: a shape is left out, or has another
+    colour, kind or size, or there is one too many. A fourth of the clips of several shapes have two flaws.
     """
     frames, count = clip.frames.copy(), len(clip.frames)
-    begin = 1 if rng.random() < 0.5 else int(rng.integers(1, count))
-    end = int(rng.integers(begin + 1, count + 1))
+    begin = 1 if rng.random() < 0.75 else int(rng.integers(1, count))
+    end = count if rng.random() < 0.5 else int(rng.integers(begin + 1, count + 1))
     objects, tracks = _wrong(list(clip.objects), clip.tracks[:, begin:end].copy(), rng)
+    if len(clip.objects) > 1 and rng.random() < 0.25:
+        objects, tracks = _wrong(list(objects), tracks, rng)
     frames[begin:end] = render(clip.background, objects, tracks)
     return frames
 

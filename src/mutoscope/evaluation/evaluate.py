@@ -44,6 +44,7 @@ from mutoscope.evaluation.sources import (
     reconstructed_clips,
     world_of,
 )
+from mutoscope.generation.blending import blended_and_coded
 from mutoscope.json_config import nearest
 from mutoscope.sampling.tasks import pixel_mask
 
@@ -250,15 +251,16 @@ def measure_prediction(pipeline: Any, setting: Setting) -> Metrics:
 def measure_tasks(pipeline: Any, setting: Setting) -> Metrics:
     """Every task on the same held-back clips: shapes-FVD of the completed clips, and PSNR inside what was given.
 
-    `..._given_psnr_db` is that of the result as the model returns it, nothing pasted back;
-    `..._given_round_trip_db` that of the clip sent through the tokenizer, in the same region: what the model could
-    reach at best; `..._given_blended_over_round_trip_db` how far the result is from that once the given pixels are
-    pasted in and the clip is coded once more (`blend_given`). The task names lose their hyphens in names of figures.
+    As tokenizer and network return them, nothing put back, which is the paper's convention; beside it, under names
+    with `blended`, with what was given put in without a seam (`blend_given`). `..._given_round_trip_db` is the PSNR of
+    the clip sent through the tokenizer, in the same region: what the model could reach at best. The task names lose
+    their hyphens in names of figures.
     """
     seed, real, options = setting.seed, setting.real(), setting.protocol.options
     seen, more = setting.judge.read(real.video), setting.more_real()
     round_trip, _ = reconstructed_clips(pipeline.tokenizer, real.video, setting.batch_size)
     metrics: Metrics = {}
+    options = {**options, "blend_given": False} if pipeline.index.blend_given else options
     for task in pipeline.index.tasks:
         video = completed_clips(
             pipeline, task, real, setting.world, seed, options, setting.batch_size, setting.progress
@@ -268,10 +270,12 @@ def measure_tasks(pipeline: Any, setting: Setting) -> Metrics:
         region = pixel_mask(task, *video.shape[1:4])
         if region.any():
             given, best = psnr_of_region(real.video, video, region), psnr_of_region(real.video, round_trip, region)
-            pasted = torch.where(region[..., None], real.video, video)
-            blended, _ = reconstructed_clips(pipeline.tokenizer, pasted, setting.batch_size)
+            parts = zip(video.split(setting.batch_size), real.video.split(setting.batch_size), strict=True)
+            blended = torch.cat([blended_and_coded(pipeline.tokenizer, *part, region) for part in parts])
             blended_psnr = psnr_of_region(real.video, blended, region)
+            features = setting.judge.read(blended).features
             metrics |= {
+                f"{name}_blended_shapes_fvd": frechet_figure(features, seen.features, seed),
                 f"{name}_given_psnr_db": mean_figure(given, seed),
                 f"{name}_given_round_trip_db": mean_figure(best, seed),
                 f"{name}_given_over_round_trip_db": mean_figure(given - best, seed),

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from mutoscope.errors import UserError
+from mutoscope.generation.blending import blended_and_coded
 from mutoscope.generation.base import Frames, Generator, Request, as_list, common_length, fit_frames
 from mutoscope.json_config import dataclass_from_dict
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
@@ -23,10 +24,9 @@ from mutoscope.sampling.masked import CLASS_TOLD, MaskedSampler, MaskedSamplerCo
 @dataclass(frozen=True)
 class MaskedRequest(Request):
     """`video` in [-1, 1] holds what the task is given, one clip for all samples or one for each; the rest of it is not
-    looked at. `context_frames` counts the given frames of the tasks that start from frames. `paste_given` puts the
-    given pixels back over the result, which the paper does not do: its figures count the given part as the tokenizer
-    and the model return it. `blend_given` sends the clip through the tokenizer once more after that: the given part is
-    then as good as the tokenizer, and nothing is left of the seam.
+    looked at. `context_frames` counts the given frames of the tasks that start from frames. The paper's figures count
+    the given part as the tokenizer and the model return it. `blend_given` puts it into the result without a seam
+    (`generation.blending`), as good as the tokenizer; `paste_given` puts the very pixels over whatever there is.
     """
 
     video: Float[Tensor, "n 3 t h w"] | None = None
@@ -56,7 +56,7 @@ class MaskedGenerator(Generator):
         seed: int = 0,
         batch_size: int = 16,
         paste_given: bool = False,
-        blend_given: bool = False,
+        blend_given: bool | None = None,
         **sampler_options: Any,
     ) -> MaskedRequest:
         num_samples = common_length(num_samples, class_label=class_label, context=context, task_video=task_video)
@@ -75,7 +75,7 @@ class MaskedGenerator(Generator):
             context_frames=given,
             batch_size=max(batch_size, 1),
             paste_given=paste_given,
-            blend_given=blend_given,
+            blend_given=self.index.blend_given if blend_given is None else blend_given,
         )
 
     def sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Iterator[SampleEvent]]:
@@ -109,22 +109,19 @@ class MaskedGenerator(Generator):
         mask = self.model.config.condition_mask(request.task, request.context_frames, stride)
         return self.tokenizer.encode(video).expand(samples.stop - samples.start, -1, -1, -1), mask
 
-    @torch.no_grad()
     def finish(
         self, clips: UInt8[np.ndarray, "b t h w 3"], request: Request, start: int
     ) -> UInt8[np.ndarray, "b t h w 3"]:
-        """The given pixels over the generated ones, and the seam coded away, as far as the request asks for it."""
+        """What is given blended or pasted into the clips, as far as the request asks for it."""
         assert isinstance(request, MaskedRequest)
         if request.video is None or not (request.paste_given or request.blend_given):
             return clips
-        mask = tasks.pixel_mask(request.task, *clips.shape[1:4], request.context_frames).numpy()
+        mask = tasks.pixel_mask(request.task, *clips.shape[1:4], request.context_frames)
         videos = request.video if len(request.video) == 1 else request.video[start : start + len(clips)]
-        given = self.tokenizer.to_uint8(videos).numpy()  # (b or 1, t, h, w, 3)
-        pasted = np.where(mask[..., None], given, clips)
-        if not request.blend_given:
-            return pasted
-        video = self.tokenizer.from_uint8(torch.from_numpy(pasted).to(self.device))
-        return self.tokenizer.to_uint8(self.tokenizer.decode(self.tokenizer.encode(video))).cpu().numpy()
+        given = self.tokenizer.to_uint8(videos)  # (b or 1, t, h, w, 3)
+        if request.blend_given:
+            clips = blended_and_coded(self.tokenizer, torch.from_numpy(clips), given, mask).numpy()
+        return np.where(mask[..., None], given.numpy(), clips) if request.paste_given else clips
 
     # -------------------------------------------------------------------------------------------------- checking
 

@@ -234,6 +234,7 @@ def _train_model(
         tasks=tuple(recipe.task_weights),
         sampling=asdict(dataclass_from_dict(sampler, recipe.sampling, "sampling")),
         task_sampling=task_sampling(recipe, sampler),
+        blend_given=recipe.blend_given,
     )
     sheets: list[Callback] = []
     origin = from_description(recipe.data, cache.info.data)

@@ -104,6 +104,7 @@ def magvit_shapes() -> ModelRecipe:
             for task in TASKS
             if not task.startswith("class-conditional") and task != "frame-prediction"
         },
+        blend_given=True,
     )
 
 

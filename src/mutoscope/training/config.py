@@ -203,6 +203,8 @@ class ModelRecipe:
       from random weights.
     sampling: options of the sampler that become the model's defaults.
     task_sampling: other defaults for some tasks, by their names (MAGVIT only).
+    blend_given: what a task is given is put into the model's results without a seam, unless a call says otherwise
+      (MAGVIT only).
     text_encoder: folder of the encoder of captions, or "words": one without weights, made of the captions' own words.
     motion: tell the model the optical flow of every clip.
     frozen: parameters whose names begin so are not trained.
@@ -224,6 +226,7 @@ class ModelRecipe:
     motion: bool = False
     frozen: tuple[str, ...] = ()
     task_sampling: dict[str, dict[str, Any]] = field(default_factory=dict)
+    blend_given: bool = False
 
 
 @dataclass(frozen=True)
