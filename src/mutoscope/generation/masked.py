@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from mutoscope.errors import UserError
-from mutoscope.generation.blending import blended_and_coded
 from mutoscope.generation.base import Frames, Generator, Request, as_list, common_length, fit_frames
+from mutoscope.generation.blending import blended_and_coded
 from mutoscope.json_config import dataclass_from_dict
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.sampling import tasks
