@@ -20,11 +20,18 @@ def blended_and_coded(
     given: UInt8[Tensor, "#b t h w 3"],
     mask: Bool[Tensor, "t h w"],
 ) -> UInt8[Tensor, "b t h w 3"]:
-    """`blend`, and the clips through the tokenizer once more: the given part is then as good as the tokenizer."""
+    """`blend`, and the frames that show anything given once more through the tokenizer, with the others around them.
+
+    The given part is then as good as the tokenizer, and as soft as what is beside it. Frames that are generated as a
+    whole are not coded twice: that would only cost them.
+    """
     device = next(tokenizer.parameters()).device
     clips, shown = (tokenizer.from_uint8(pixels.to(device)) for pixels in (generated, given))
-    blended = blend(clips, shown, mask.to(device))
-    return tokenizer.to_uint8(tokenizer.decode(tokenizer.encode(blended))).cpu()
+    mask = mask.to(device)
+    blended = blend(clips, shown, mask)
+    coded = tokenizer.decode(tokenizer.encode(blended))
+    shows_given = mask.any(dim=(1, 2))[:, None, None]  # (t, 1, 1)
+    return tokenizer.to_uint8(torch.where(shows_given, coded, blended)).cpu()
 
 
 def blend(
