@@ -90,18 +90,19 @@ def test_clips_that_jump_have_flaws_where_they_are_history():
     assert not changed[:, 0].any() and not changed[[i for i in range(64) if i % 4 < 2]].any()
     assert changed.any(1).sum() > 28  # a shape that is hidden may change unseen
     starts = changed.long().argmax(1)[changed.any(1)]
-    assert {1, 2, 3} <= set(starts.tolist()) and changed[:, -1].any() and not changed[:, -1].all()
+    assert {1, 2, 3} <= set(starts.tolist()) and 0.6 < (starts == 1).float().mean() < 0.9
+    assert 0.4 < changed[changed.any(1)][:, -1].float().mean() < 0.8
 
 
 def test_flaws_of_every_kind_are_drawn_and_leave_the_clip_alone():
     world, colours = ShapesWorld(ShapesConfig(num_frames=8), seed=5), []
-    for seed in range(60):
+    for seed in range(150):
         clip = world.clip(seed)
         before = colors_in_sight(torch.from_numpy(clip.frames)).sum(-1)
         wrong = flawed(clip, np.random.default_rng(seed))
         np.testing.assert_array_equal(clip.frames, world.clip(seed).frames)
         colours += (colors_in_sight(torch.from_numpy(wrong)).sum(-1) - before).tolist()
-    assert {-1, 0, 1} <= set(colours)  # left out, changed, one too many
+    assert {-2, -1, 0, 1} <= set(colours)  # two left out or one, changed, one too many
 
 
 def test_flaws_depend_on_the_index_of_a_clip_alone():
