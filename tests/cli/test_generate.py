@@ -226,6 +226,18 @@ def test_given_pixels_are_blended_in_by_models_that_complete_videos(run, ten_tas
     assert "--blend-given is for models of MAGVIT, this is magi" in error
 
 
+def test_whether_a_class_is_drawn_can_be_said(run, ten_tasks, video, out):
+    options = ("--context", video, "--seed", 1)
+    for says in ("no", "yes"):
+        run("generate", "magvit-shapes", "--out", out / f"{says}.gif", *options, "--draw-class", says)
+    source = read_video(video).frames[:1]
+    expected = VideoPipeline.from_pretrained("magvit-shapes")(context=source, draw_class=False, seed=1)
+    no, yes = (np.abs(read_video(out / f"{says}.gif").frames - 1.0 * expected.frames).mean() for says in ("no", "yes"))
+    assert no < 4 < yes  # a GIF has few colours
+    error = run("generate", ten_tasks, "--out", out / "x.gif", *options, "--draw-class", "yes").error
+    assert "was not trained to draw a class" in error
+
+
 def test_longer_and_wider_at_once_is_refused(run, ten_tasks, out):
     options = ("--num-frames", 20, "--panorama", 1)
     assert "not both" in run("generate", ten_tasks, "--out", out / "x.gif", *options).error

@@ -16,6 +16,7 @@ OWN_OPTIONS = {
     "num_diffusion_steps": FRAME_FAMILIES,
     "context_refresh": ("nova",),
     "blend_given": ("magvit",),
+    "draw_class": ("magvit",),
 }
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def generate(
     panorama: int = 0,
     paste_given: bool = False,
     blend_given: Literal["yes", "no"] | None = None,
+    draw_class: Literal["yes", "no"] | None = None,
     num_samples: int = 1,
     num_decoding_steps: int | None = None,
     num_diffusion_steps: int | None = None,
@@ -85,6 +87,8 @@ def generate(
         paste_given: put the given pixels back over the result
         blend_given: put what is given into the result without a seam: the generated part takes its tone, and the clip
             goes through the tokenizer once more (MAGVIT; default: what the model's folder says)
+        draw_class: predict frames of a class that is drawn from what is given, so that all tokens follow one motion
+            (MAGVIT models that learned to name classes; default: what the model's folder says)
         num_samples: how many clips
         num_decoding_steps: passes of the network per clip
         num_diffusion_steps: denoising steps per token, for models with a diffusion head
@@ -121,6 +125,7 @@ def generate(
         "num_diffusion_steps": num_diffusion_steps,
         "context_refresh": context_refresh,
         "blend_given": None if blend_given is None else blend_given == "yes",
+        "draw_class": None if draw_class is None else draw_class == "yes",
     }
     given = {name: value for name, value in own.items() if value is not None}
     for name in given:
