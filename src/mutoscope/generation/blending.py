@@ -20,10 +20,10 @@ def blended_and_coded(
     given: UInt8[Tensor, "#b t h w 3"],
     mask: Bool[Tensor, "t h w"],
 ) -> UInt8[Tensor, "b t h w 3"]:
-    """`blend`, and the frames that show anything given once more through the tokenizer, with the others around them.
+    """`blend`, and once more through the tokenizer: the given part is as good as that, and as soft as its neighbours.
 
-    The given part is then as good as the tokenizer, and as soft as what is beside it. Frames that are generated as a
-    whole are not coded twice: that would only cost them.
+    Only frames that show anything given are changed. In the others, given shapes would leave ghosts where they were,
+    and coding twice costs sharpness.
     """
     device = next(tokenizer.parameters()).device
     clips, shown = (tokenizer.from_uint8(pixels.to(device)) for pixels in (generated, given))
@@ -31,7 +31,7 @@ def blended_and_coded(
     blended = blend(clips, shown, mask)
     coded = tokenizer.decode(tokenizer.encode(blended))
     shows_given = mask.any(dim=(1, 2))[:, None, None]  # (t, 1, 1)
-    return tokenizer.to_uint8(torch.where(shows_given, coded, blended)).cpu()
+    return tokenizer.to_uint8(torch.where(shows_given, coded, clips)).cpu()
 
 
 def blend(
