@@ -10,6 +10,7 @@ from PIL import Image
 
 from mutoscope.data import video_write
 from mutoscope.data.video_io import read_video
+from mutoscope.extension import wider
 from mutoscope.hub import save_pretrained
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import TASKS
@@ -224,6 +225,18 @@ def test_given_pixels_are_blended_in_by_models_that_complete_videos(run, ten_tas
     np.testing.assert_array_equal(read_video(out / "blended.gif").frames, expected.frames)
     error = run("generate", "magi-shapes", "--out", out / "x.gif", "--blend-given", "no").error
     assert "--blend-given is for models of MAGVIT, this is magi" in error
+
+
+def test_every_round_of_a_panorama_blends_or_does_not_as_asked(run, ten_tasks, video, out):
+    pipeline, source = VideoPipeline.from_pretrained(ten_tasks), read_video(video).frames
+    wide = {}
+    for says in ("yes", "no"):
+        options = ("--task", "outpaint-vertical", "--video", video, "--panorama", 1, "--blend-given", says)
+        run("generate", ten_tasks, "--out", out / "wide.gif", *options)
+        first = pipeline(task="outpaint-vertical", task_video=source, blend_given=says == "yes").frames
+        wide[says] = wider(pipeline, first, 1, seed=1, blend_given=says == "yes")
+        np.testing.assert_array_equal(read_video(out / "wide.gif").frames, wide[says])
+    assert not np.array_equal(wide["yes"][:, :, :4], wide["no"][:, :, :4])
 
 
 def test_whether_a_class_is_drawn_can_be_said(run, ten_tasks, video, out):

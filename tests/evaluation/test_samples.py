@@ -95,6 +95,14 @@ def test_a_model_runs_every_published_protocol_on_its_data_set(folder: Path, min
     assert "8×8 brought to 32×32" in report["warnings"][0]
 
 
+def test_the_report_names_what_the_model_does_for_its_task_alone():
+    model = tiny_pipeline()
+    own = {"frame-prediction": {"guidance_scale": 2.0}, "inpaint-central": {"guidance_scale": 3.0}}
+    model.index = replace(model.index, sampling={"temperature": 0.5}, task_sampling=own, blend_given=True)
+    made = Samples.of(model, PREDICTION, None, 0, {"temperature": 0.7}).described()
+    assert made["sampling"] == {"temperature": 0.7, "guidance_scale": 2.0} and made["blend_given"]
+
+
 def test_the_built_in_worlds_own_protocol_needs_no_files():
     model = Recorder(class_names=ShapesWorld().class_names, num_classes=23)
     report = evaluate_videos(model, None, VIDEO_PROTOCOLS["shapes-10k"], num_clips=4)

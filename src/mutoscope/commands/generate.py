@@ -257,7 +257,9 @@ def _extend(pipeline: Any, result: "Generation", num_frames: int, panorama: int)
     request, rounds, clips = result.request, [result], []
     options = {"num_decoding_steps": request.num_steps,
                "guidance_scale": request.sampler.guidance_scale,
-               "temperature": request.sampler.temperature, "on_round": rounds.append}  # fmt: skip
+               "temperature": request.sampler.temperature,
+               "draw_class": request.sampler.draw_class,
+               "blend_given": request.blend_given, "on_round": rounds.append}  # fmt: skip
     keeps_class = "class-conditional-frame-prediction" in pipeline.index.tasks
     labels = request.labels.tolist() if request.labels is not None and keeps_class else [None] * len(result.clips)
     for i, (clip, label) in enumerate(zip(result.clips, labels, strict=True)):

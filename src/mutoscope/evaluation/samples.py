@@ -79,10 +79,12 @@ class Samples:
 
     def described(self) -> dict[str, object]:
         """What the clips depend on beside the conditions."""
+        index = self.pipeline.index
         return {
             "task": self.task,
             "seed": self.seed,
-            "sampling": {**self.pipeline.index.sampling, **self.options},
+            "sampling": {**index.sampling, **index.task_sampling.get(self.task, {}), **self.options},
+            "blend_given": index.blend_given,
             "paste_given": self.paste_given,
             "model_sha256": weights_hash(self.pipeline.tokenizer, self.pipeline.model),
         }
