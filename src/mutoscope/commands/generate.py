@@ -253,8 +253,10 @@ def _extend(pipeline: Any, result: "Generation", num_frames: int, panorama: int)
         return result
     from mutoscope.data.video_io import VideoClip
     from mutoscope.extension import longer, wider
+    from mutoscope.generation.masked import MaskedRequest
 
     request, rounds, clips = result.request, [result], []
+    assert isinstance(request, MaskedRequest)  # `_check_extension` refuses all others
     options = {"num_decoding_steps": request.num_steps,
                "guidance_scale": request.sampler.guidance_scale,
                "temperature": request.sampler.temperature,
