@@ -5,8 +5,8 @@
 "flat": seconds per frame of a stream of 128 frames with a window of the trained length. "cache": seconds with and
 without a cache, with all frames as history, beside the formula of counted passes. "steps": delay of the first frame and
 sustained frames per second with decoding, and shapes-FVD of clips predicted from their first frame, for several numbers
-of steps. "told": shapes-FVD and movement of clips continued from one frame, from one and the class, and from three.
-"actions": how far an agent ends from where its actions lead. "rollout": 128 frames from one frame, and from one
+of steps. "guided": frames per second with guidance, beside none. "told": shapes-FVD and movement of clips continued
+from one frame, from one and the class, and from three. "actions": how far an agent ends from where its actions lead. "rollout": 128 frames from one frame, and from one
 and the class, with the model's own sampling and other ways; the share in which a detector that knows the palette still
 finds number and colours of the shapes, beside the same share in real clips; how often the judge names the main shape
 and its motion rightly in the last frames; and how much they move, beside real clips.
@@ -40,6 +40,11 @@ ROLLOUTS: tuple[tuple[bool, dict[str, Any]], ...] = (  # whether the class is to
     (False, {"guidance_scale": 1.0}),
     (True, {"window_mode": "sliding"}),
 )
+GUIDANCE: dict[str, dict[str, Any]] = {
+    "none": {"guidance_scale": 1.0},
+    "history": {"guidance_scale": 1.5, "guidance_by": "history"},
+    "class": {"guidance_scale": 2.0, "guidance_by": "conditions"},
+}
 STEPS = ((16, 25), (8, 25), (8, 10), (4, 10), (2, 5))  # sets per frame, diffusion steps per token
 
 
@@ -79,6 +84,16 @@ def steps_row(pipeline: VideoPipeline, sets: int, steps: int, judge: Judge, clip
         "frames_per_second_with_decoding": 1 / statistics.median(seconds[17:]),
         "shapes_fvd": frechet_distance_between(judge.read(torch.stack(made)).features, judge.read(clips).features),
     }
+
+
+def guided(pipeline: VideoPipeline, clip: ShapesClip, repeats: int) -> dict[str, float]:
+    """Frames per second with decoding of a stream from a frame and its class, the ways of guidance in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in GUIDANCE}
+    for _ in range(repeats):
+        for name, options in GUIDANCE.items():
+            took = frame_seconds(pipeline, 48, context=clip.frames[:1], class_label=[clip.label], **options)
+            seconds[name] += took[17:]
+    return {name: 1 / statistics.median(values) for name, values in seconds.items()}
 
 
 def told(pipeline: VideoPipeline, judge: Judge, count: int) -> list[dict[str, Any]]:
@@ -207,10 +222,12 @@ def main() -> None:
     clips = real_clips(
         ShapesConfig(pipeline.index.height, pipeline.index.width, pipeline.index.num_frames), 0, arguments.num_clips
     ).video
+    world = ShapesWorld(ShapesConfig(clips.shape[2], clips.shape[3], 1), HELD_BACK_SEED)
     parts: dict[str, Callable[[], Any]] = {
         "flat": lambda: flat(pipeline, arguments.repeats),
         "cache": lambda: seconds_by_length(pipeline.model, (16, 64, LENGTH)),
         "steps": lambda: [steps_row(pipeline, *steps, judge, clips) for steps in STEPS],
+        "guided": lambda: guided(pipeline, world.clip(0), arguments.repeats),
         "told": lambda: told(pipeline, judge, arguments.num_clips),
         "actions": lambda: actions(pipeline, 64),
         "rollout": lambda: [rollout(pipeline, judge, arguments.rollouts, *given) for given in ROLLOUTS],

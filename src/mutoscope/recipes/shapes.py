@@ -199,7 +199,7 @@ def magi_shapes(teacher_forcing: Literal["complete", "masked"] = "complete") -> 
     Cost: on one H200 shared with six other runs seven minutes, in bfloat16, 700 to 1,200 clips/s; without jumps the
     loss is 0.23 after 400 updates, 0.17 after 1,000, 0.14 after 2,000 and 0.12 after 4,000. The bundled weights went on
     from there with everything above for 19,550 updates of 32 clips at up to 6e-4 and 1.2e-3, the last 9,400 with flaws
-    as they are now, 28 to 33 clips/s on two CPU cores with AMX (compiled; a fifth less if not); the loss, now also of
+    as they are now, 20 to 33 clips/s on two CPU cores with AMX (compiled; a fifth less if not); the loss, now also of
     clips with wrong shapes in all they show behind their first frame, ended at 0.131. On such a CPU
     `--loop.batch-size 8 --cache-clips 16000 --loop.autocast bf16` makes a preview in an hour. A clip of the
     controllable world moves an eighth as much as the others, and a first frame does not say which world it is from.
