@@ -6,10 +6,11 @@
 without a cache, with all frames as history, beside the formula of counted passes. "steps": delay of the first frame and
 sustained frames per second with decoding, and shapes-FVD of clips predicted from their first frame, for several numbers
 of steps. "guided": frames per second with guidance, beside none. "told": shapes-FVD and movement of clips continued
-from one frame, from one and the class, and from three. "actions": how far an agent ends from where its actions lead. "rollout": 128 frames from one frame, and from one
-and the class, with the model's own sampling and other ways; the share in which a detector that knows the palette still
-finds number and colours of the shapes, beside the same share in real clips; how often the judge names the main shape
-and its motion rightly in the last frames; and how much they move, beside real clips.
+from one frame, from one and the class, and from three. "actions": how far an agent ends from where its actions lead.
+"rollout": 128 frames from one frame, and from one and the class, with the model's own sampling and other ways; the
+share in which a detector that knows the palette still finds number and colours of the shapes, beside the same share in
+real clips; how often the judge names the main shape and its motion rightly in the last frames; and how much they move,
+beside real clips.
 
 The report is written after every part; parts that OUT.json already holds of the same model are not measured again.
 """
