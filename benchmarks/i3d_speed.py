@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mutoscope.data.shapes import ShapesConfig, ShapesWorld, shapes_batch
-from mutoscope.evaluation.conventions import CONVENTIONS, i3d_input
-from mutoscope.evaluation.extractors import Extractors
-from mutoscope.evaluation.i3d import I3D, MIXED_NAMES, POOL_BEFORE, I3DConfig, same_padding
+from mutoscope.data.sources.shapes.world import ShapesConfig, ShapesWorld, shapes_batch
+from mutoscope.evaluation.metrics.conventions import CONVENTIONS, i3d_input
+from mutoscope.evaluation.networks.extractors import Extractors
+from mutoscope.evaluation.networks.i3d import I3D, MIXED_NAMES, POOL_BEFORE, I3DConfig, same_padding
 
 CONVENTION = CONVENTIONS["tats"]
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mutoscope.benchmark.claims_magi import CONTEXT
-from mutoscope.data.shapes import HELD_BACK_SEED, ShapesConfig, ShapesWorld
+from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig, ShapesWorld
 from mutoscope.layers.masks import causal_frames_mask, frame_history_mask, frame_slots
 from mutoscope.pipeline import VideoPipeline
+from mutoscope.studies.claims_magi import CONTEXT
 
 
 def masks(out: Path, count: int = 4) -> None:

@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mutoscope.benchmark.claims_magi import seconds_by_length
-from mutoscope.data.shapes import COLORS, HELD_BACK_SEED, PALETTE, ShapesClip, ShapesConfig, ShapesWorld
-from mutoscope.evaluation.frechet import frechet_distance_between
-from mutoscope.evaluation.protocol import Judge, real_clips
-from mutoscope.evaluation.shapes_detector import LARGEST_DISTANCE, shapes_agree
+from mutoscope.data.sources.shapes.world import COLORS, HELD_BACK_SEED, PALETTE, ShapesClip, ShapesConfig, ShapesWorld
+from mutoscope.evaluation.metrics.frechet import frechet_distance_between
+from mutoscope.evaluation.networks.shapes_detector import LARGEST_DISTANCE, shapes_agree
+from mutoscope.evaluation.protocols.protocol import Judge, real_clips
 from mutoscope.hub import weights_hash
 from mutoscope.pipeline import VideoPipeline
+from mutoscope.studies.claims_magi import seconds_by_length
 
 LENGTH = 128
 ROLLOUTS: tuple[tuple[bool, dict[str, Any]], ...] = (  # whether the class is told, options of the sampler

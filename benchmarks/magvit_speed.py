@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
+from mutoscope.families.captured import CapturedMagvit, CapturedMagvitAR
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.magvit_baselines import MagvitAR, MagvitARConfig
 from mutoscope.sampling.autoregressive import AutoregressiveSampler
-from mutoscope.sampling.captured import CapturedMagvit, CapturedMagvitAR
 from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 

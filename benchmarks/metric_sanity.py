@@ -26,17 +26,17 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from mutoscope.data.shapes import ShapesConfig
+from mutoscope.data.sources.shapes.world import ShapesConfig
 from mutoscope.errors import UserError
-from mutoscope.evaluation.conventions import CONVENTIONS
-from mutoscope.evaluation.extractors import Extractors, WeightFiles
-from mutoscope.evaluation.frechet import frechet_distance_between
-from mutoscope.evaluation.kvd import kvd
-from mutoscope.evaluation.pixel import psnr_of_clip, psnr_per_frame
-from mutoscope.evaluation.protocol import Judge, real_clips
-from mutoscope.evaluation.ssim import ssim_of_clip
-from mutoscope.evaluation.temporal import flicker, motion
-from mutoscope.evaluation.windows import WindowRule, list_videos, read_window, windows
+from mutoscope.evaluation.metrics.conventions import CONVENTIONS
+from mutoscope.evaluation.metrics.frechet import frechet_distance_between
+from mutoscope.evaluation.metrics.kvd import kvd
+from mutoscope.evaluation.metrics.pixel import psnr_of_clip, psnr_per_frame
+from mutoscope.evaluation.metrics.ssim import ssim_of_clip
+from mutoscope.evaluation.metrics.temporal import flicker, motion
+from mutoscope.evaluation.networks.extractors import Extractors, WeightFiles
+from mutoscope.evaluation.protocols.protocol import Judge, real_clips
+from mutoscope.evaluation.sources.windows import WindowRule, list_videos, read_window, windows
 
 NUM_FRAMES = 16
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from mutoscope.evaluation.drift import drift
 from mutoscope.evaluation.evaluate import evaluate
-from mutoscope.evaluation.protocol import Judge, real_clips
-from mutoscope.evaluation.sources import described_clips, world_of
+from mutoscope.evaluation.metrics.drift import drift
+from mutoscope.evaluation.protocols.protocol import Judge, real_clips
+from mutoscope.evaluation.sources.clips import described_clips, world_of
 from mutoscope.pipeline import VideoPipeline
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
+from mutoscope.families.captured import CapturedPAR
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.models.par_networks import Block
 from mutoscope.sampling.base import last_of
-from mutoscope.sampling.captured import CapturedPAR
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig
 
 SAMPLING = ParallelARSamplerConfig(guidance_scale=4.0)

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from mutoscope import hub
-from mutoscope.data.shapes import ShapesConfig, ShapesWorld
-from mutoscope.data.video_io import VIDEO_SUFFIXES, VideoWriter, iter_frames, probe, read_video
+from mutoscope.data.sources.shapes.world import ShapesConfig, ShapesWorld
+from mutoscope.data.video.read import VIDEO_SUFFIXES, VideoWriter, iter_frames, probe, read_video
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
 

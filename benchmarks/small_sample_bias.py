@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mutoscope.evaluation.frechet import FeatureStatistics, frechet_distance
-from mutoscope.evaluation.fvd import statistics
-from mutoscope.evaluation.kvd import kvd
+from mutoscope.evaluation.metrics.frechet import FeatureStatistics, frechet_distance
+from mutoscope.evaluation.metrics.fvd import statistics
+from mutoscope.evaluation.metrics.kvd import kvd
 
 WIDTH, LARGE = 400, 25_600
 KVD_COUNT = 4096  # the largest whose kernel matrix is made

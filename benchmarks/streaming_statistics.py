@@ -24,13 +24,13 @@ from typing import Any
 
 import torch
 
-from mutoscope.evaluation.extractors import WeightFiles
-from mutoscope.evaluation.protocol import Judge
-from mutoscope.evaluation.protocols import VideoProtocol, video_protocol
-from mutoscope.evaluation.references import world_listing
+from mutoscope.evaluation.networks.extractors import WeightFiles
+from mutoscope.evaluation.protocols.protocol import Judge
+from mutoscope.evaluation.protocols.published import VideoProtocol, video_protocol
 from mutoscope.evaluation.rows import CHUNK, place
+from mutoscope.evaluation.sources.references import world_listing
+from mutoscope.evaluation.sources.windows import Window
 from mutoscope.evaluation.videos import evaluate_videos, open_extractors
-from mutoscope.evaluation.windows import Window
 from mutoscope.pipeline import peak_memory_bytes
 from mutoscope.training.distributed import join
 

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from mutoscope import ShapesConfig, ShapesWorld, UserError, VideoPipeline, read_video, write_video
-from mutoscope.data.shapes import HELD_BACK_SEED
-from mutoscope.data.video_io import contact_sheet
+from mutoscope.data.sources.shapes.world import HELD_BACK_SEED
+from mutoscope.data.video.read import contact_sheet
 
 SCALE = 8  # the model's small films are saved enlarged, each pixel a square
 CLASS_LABELS = ("square-spin", "circle-orbit", "triangle-bounce", "cross-swing")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mutoscope.data.loader import ShapesSource
-from mutoscope.data.shapes import HELD_BACK_SEED, ShapesConfig, ShapesWorld
+from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig, ShapesWorld
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import needs_video
 from mutoscope.training.callbacks import paired_sheet

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from mutoscope.data.tfrecord import crc32c
+from mutoscope.data.sources.datasets.tfrecord import crc32c
 from tfrecord_files import example, write_records
 
 LONG, SHORT = 50, 8  # frames

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from mutoscope import hub
-from mutoscope.data.shapes import CLASS_NAMES
+from mutoscope.data.sources.shapes.world import CLASS_NAMES
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mutoscope.data.shapes import ShapesConfig, ShapesWorld
-from mutoscope.data.video_io import read_video, write_video
+from mutoscope.data.sources.shapes.world import ShapesConfig, ShapesWorld
+from mutoscope.data.video.read import read_video, write_video
 from small_shapes_model import save_small_model
 
 DEMO = Path(__file__).parents[1] / "scripts" / "demo.py"

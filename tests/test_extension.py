@@ -8,7 +8,7 @@ import torch
 
 from mutoscope.errors import UserError
 from mutoscope.extension import longer, wider
-from mutoscope.generation.blending import blend
+from mutoscope.families.blending import blend
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import TASKS, pixel_mask
 from tiny_models import MODEL, tiny_index, tiny_model, tiny_tokenizer

@@ -42,7 +42,7 @@ for name in mutoscope.__all__:
 
 TRAIN_AND_SAMPLE = """
 from mutoscope import VideoPipeline
-from mutoscope.recipes.run import train
+from mutoscope.runs.train import train
 from mutoscope.training.config import DataConfig, LoopConfig, ModelRecipe, OptimConfig, TokenizerRecipe
 from small_shapes_model import TASKS, small_magvit_config, small_tokenizer_config
 

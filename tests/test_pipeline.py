@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from mutoscope import hub
-from mutoscope.data.video_io import VideoClip
+from mutoscope.data.fit import fit_frames
+from mutoscope.data.video.read import VideoClip
 from mutoscope.errors import UserError
-from mutoscope.generation.base import find_class, fit_frames
+from mutoscope.families.base import find_class
 from mutoscope.layers.packed import PackedLinear
 from mutoscope.pipeline import VideoPipeline, peak_memory_bytes
 from mutoscope.sampling.base import SampleEvent

@@ -133,8 +133,8 @@ def inputs_of(words: list[str]) -> list[str]:
 
 def make_input(path: Path, seed: int = 0) -> None:
     """A short film, a still, or a folder with two classes of films, unless something made it before."""
-    from mutoscope.data.shapes import ShapesConfig, ShapesWorld
-    from mutoscope.data.video_io import write_video
+    from mutoscope.data.sources.shapes.world import ShapesConfig, ShapesWorld
+    from mutoscope.data.video.read import write_video
 
     if path.exists():
         return

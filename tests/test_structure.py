@@ -13,35 +13,36 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 _MODELS = {"layers", "tokenizers", "models"}
 _SAMPLING = _MODELS | {"sampling"}
-_GENERATION = _SAMPLING | {"hub", "text", "generation"}
-_PIPELINE = _GENERATION | {"data", "pipeline"}
+_FAMILIES = _SAMPLING | {"data", "hub", "text", "families"}
+_PIPELINE = _FAMILIES | {"pipeline"}
 _TRAINING = _MODELS | {"data", "training"}
-_TOP = _PIPELINE | _TRAINING | {"extension", "evaluation", "recipes", "benchmark"}
+_EVALUATION = _PIPELINE | {"extension", "evaluation"}
+_RUNS = _EVALUATION | _TRAINING | {"recipes", "runs"}
 
-LEAVES = {"errors", "json_config", "meta"}  # open to all; of this package they import at most each other
+LEAVES = {"errors", "json_config", "meta_device"}  # open to all; of this package they import at most each other
 
-# part -> the parts it may import besides the leaves
+# part -> the parts it may import besides the leaves (docs/architecture.md draws these arrows)
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "json_config": set(),
-    "meta": set(),
+    "meta_device": set(),
     "layers": {"layers"},
     "data": {"data"},
     "tokenizers": {"layers", "tokenizers"},
     "models": {"layers", "models"},
-    "sampling": _SAMPLING,
+    "sampling": {"layers", "sampling"},  # samplers know no architecture
     "text": {"text"},
     "interop": _MODELS | {"interop"},
     "hub": _MODELS | {"interop", "hub"},
-    "generation": _GENERATION,
+    "families": _FAMILIES,
     "pipeline": _PIPELINE,
     "extension": _PIPELINE,
-    "evaluation": _PIPELINE | {"evaluation"},
-    "playground": _PIPELINE | {"playground"},
+    "evaluation": _EVALUATION,
     "training": _TRAINING,
-    "recipes": _TOP - {"benchmark"},
-    "benchmark": _TOP,
-    "commands": _TOP | {"interop", "playground", "commands"},
+    "recipes": _TRAINING | {"recipes", "sampling", "text", "interop"},
+    "runs": _RUNS,
+    "studies": _RUNS | {"studies"},
+    "commands": _RUNS | {"studies", "interop", "commands"},
     "cli": {"commands", "cli"},
     "__main__": {"cli"},
     "__init__": _PIPELINE,

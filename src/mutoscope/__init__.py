@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr__` imports
-    from mutoscope.data.clips import ClipDataset as ClipDataset
-    from mutoscope.data.shapes import ShapesConfig as ShapesConfig
-    from mutoscope.data.shapes import ShapesWorld as ShapesWorld
-    from mutoscope.data.video_io import VideoClip as VideoClip
-    from mutoscope.data.video_io import read_video as read_video
-    from mutoscope.data.video_io import write_video as write_video
+    from mutoscope.data.sources.clips import ClipDataset as ClipDataset
+    from mutoscope.data.sources.shapes.world import ShapesConfig as ShapesConfig
+    from mutoscope.data.sources.shapes.world import ShapesWorld as ShapesWorld
+    from mutoscope.data.video.read import VideoClip as VideoClip
+    from mutoscope.data.video.read import read_video as read_video
+    from mutoscope.data.video.read import write_video as write_video
     from mutoscope.errors import UserError as UserError
     from mutoscope.hub import load_model as load_model
     from mutoscope.hub import load_tokenizer as load_tokenizer
@@ -21,16 +21,16 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr_
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "ClipDataset": "mutoscope.data.clips",
-    "ShapesConfig": "mutoscope.data.shapes",
-    "ShapesWorld": "mutoscope.data.shapes",
+    "ClipDataset": "mutoscope.data.sources.clips",
+    "ShapesConfig": "mutoscope.data.sources.shapes.world",
+    "ShapesWorld": "mutoscope.data.sources.shapes.world",
     "UserError": "mutoscope.errors",
-    "VideoClip": "mutoscope.data.video_io",
+    "VideoClip": "mutoscope.data.video.read",
     "VideoPipeline": "mutoscope.pipeline",
     "load_model": "mutoscope.hub",
     "load_tokenizer": "mutoscope.hub",
-    "read_video": "mutoscope.data.video_io",
-    "write_video": "mutoscope.data.video_io",
+    "read_video": "mutoscope.data.video.read",
+    "write_video": "mutoscope.data.video.read",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

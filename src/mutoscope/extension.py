@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mutoscope.data.fit import Frames
 from mutoscope.errors import UserError
-from mutoscope.generation import Frames
 from mutoscope.pipeline import Generation, VideoPipeline
 
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from mutoscope.errors import UserError
 from mutoscope.interop import nova
 from mutoscope.json_config import dataclass_from_dict, nearest, read_json
-from mutoscope.meta import without_memory
+from mutoscope.meta_device import without_memory
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.pretrained import load_vae
 

@@ -16,9 +16,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from mutoscope import hub
-from mutoscope.data.video_io import Video, VideoClip
+from mutoscope.data.fit import Frames
+from mutoscope.data.video.read import Video, VideoClip
 from mutoscope.errors import UserError
-from mutoscope.generation import Frames, Generator, Request, generator_of, is_listed
+from mutoscope.families import Generator, Request, generator_of, is_listed
 from mutoscope.layers.int8 import quantize_linears
 from mutoscope.layers.packed import pack_linears
 from mutoscope.sampling.base import SampleEvent, last_of

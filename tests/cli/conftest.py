@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mutoscope.cli import main
-from mutoscope.data.video_io import write_video
+from mutoscope.data.video.read import write_video
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 
 

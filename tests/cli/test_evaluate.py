@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evaluation.fakes import NARROW, save_narrow_i3d, use_narrow_i3d, write_videos
-from mutoscope.evaluation.i3d import I3D
+from mutoscope.evaluation.networks.i3d import I3D
 from mutoscope.hub import save_pretrained
 from tiny_models import MODEL, tiny_index, tiny_model, tiny_tokenizer
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mutoscope.data import video_write
-from mutoscope.data.video_io import read_video
+from mutoscope.data.video import write as video_write
+from mutoscope.data.video.read import read_video
 from mutoscope.extension import wider
 from mutoscope.hub import save_pretrained
 from mutoscope.pipeline import VideoPipeline

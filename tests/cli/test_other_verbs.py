@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mutoscope import hub
-from mutoscope.data.video_io import write_video
+from mutoscope.data.video.read import write_video
 
 
 @pytest.fixture

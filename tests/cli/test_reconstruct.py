@@ -7,7 +7,7 @@ import pytest
 
 from mutoscope import hub
 from mutoscope.commands.reconstruct import Error
-from mutoscope.data.video_io import read_video, write_video
+from mutoscope.data.video.read import read_video, write_video
 from mutoscope.tokenizers import tiling
 
 KEYS = {

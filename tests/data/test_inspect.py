@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mutoscope.data.datasets import KINDS
 from mutoscope.data.inspect import format_inspection, inspect, sheet
+from mutoscope.data.sources.datasets.catalog import KINDS
 from mutoscope.errors import UserError
 
 Sample = Callable[[str], Path]

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutoscope.data.folder import spread
 from mutoscope.data.loader import ItemSource, ShapesSource, StepSampler, make_loader, stream_index
-from mutoscope.data.shapes import ShapesConfig, ShapesWorld
+from mutoscope.data.sources.folder import spread
+from mutoscope.data.sources.shapes.world import ShapesConfig, ShapesWorld
 
 
 class Indices:

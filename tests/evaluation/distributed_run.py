@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from mutoscope.evaluation.fvd import repeated_frechet_figure
+from mutoscope.evaluation.metrics.fvd import repeated_frechet_figure
 from mutoscope.evaluation.rows import Rows, State, gather_rows, place
 from mutoscope.training.distributed import join
 

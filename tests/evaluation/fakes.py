@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mutoscope.data.shapes import ShapesConfig, ShapesWorld
-from mutoscope.data.video_io import write_video
-from mutoscope.evaluation import i3d
+from mutoscope.data.sources.shapes.world import ShapesConfig, ShapesWorld
+from mutoscope.data.video.read import write_video
+from mutoscope.evaluation.networks import i3d
 
 NARROW = i3d.I3DConfig(stem=(4, 4, 4), mixed=((4, 2, 4, 2, 4, 4),) * 9, num_classes=6)
 

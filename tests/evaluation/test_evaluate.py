@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from mutoscope.data.shapes import CLASS_NAMES, HELD_BACK_SEED, ShapesClip, ShapesWorld
+from mutoscope.data.sources.shapes.world import CLASS_NAMES, HELD_BACK_SEED, ShapesClip, ShapesWorld
 from mutoscope.errors import UserError
 from mutoscope.evaluation.evaluate import evaluate
-from mutoscope.evaluation.protocol import Judge, Readings
-from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig
-from mutoscope.evaluation.sources import class_in_name
+from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
+from mutoscope.evaluation.protocols.protocol import Judge, Readings
+from mutoscope.evaluation.sources.clips import class_in_name
 from mutoscope.hub import ModelIndex
 from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
 from tiny_models import save_tiny_model

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from mutoscope.data.shapes import CLASS_NAMES, ShapesConfig, ShapesWorld
+from mutoscope.data.sources.shapes.world import CLASS_NAMES, ShapesConfig, ShapesWorld
 from mutoscope.errors import UserError
 from mutoscope.evaluation.evaluate import evaluate
-from mutoscope.evaluation.protocol import Judge
-from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig
+from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
+from mutoscope.evaluation.protocols.protocol import Judge
 
-write_video = pytest.importorskip("mutoscope.data.video_io").write_video
+write_video = pytest.importorskip("mutoscope.data.video.read").write_video
 pytest.importorskip("av")
 
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from evaluation.fakes import save_narrow_i3d, use_narrow_i3d, write_videos
-from mutoscope.data.folder import MediaFile
+from mutoscope.data.sources.folder import MediaFile
 from mutoscope.errors import UserError
 from mutoscope.evaluation import extractors, videos
-from mutoscope.evaluation.c3d import C3D
-from mutoscope.evaluation.conventions import CONVENTIONS
-from mutoscope.evaluation.extractors import WeightFiles
-from mutoscope.evaluation.figures import sampled
-from mutoscope.evaluation.i3d import MIN_FRAMES
 from mutoscope.evaluation.jobs import plan
-from mutoscope.evaluation.protocols import VIDEO_PROTOCOLS, VideoProtocol, video_protocol
+from mutoscope.evaluation.metrics.conventions import CONVENTIONS
+from mutoscope.evaluation.networks.c3d import C3D
+from mutoscope.evaluation.networks.extractors import WeightFiles
+from mutoscope.evaluation.networks.i3d import MIN_FRAMES
+from mutoscope.evaluation.protocols.figures import sampled
+from mutoscope.evaluation.protocols.published import VIDEO_PROTOCOLS, VideoProtocol, video_protocol
 from mutoscope.evaluation.rows import Rows
+from mutoscope.evaluation.sources.windows import Listing
 from mutoscope.evaluation.videos import evaluate_videos
-from mutoscope.evaluation.windows import Listing
 from mutoscope.tokenizers.perceptual import AlexNet
 
 PLAIN = VIDEO_PROTOCOLS["fvd"]
@@ -219,7 +219,7 @@ def test_broken_generated_videos_are_left_out_and_counted(folder: Path, tmp_path
 
 
 def test_features_that_are_not_finite_are_refused(folder: Path, monkeypatch):
-    from mutoscope.evaluation.i3d import I3D
+    from mutoscope.evaluation.networks.i3d import I3D
 
     monkeypatch.setattr(I3D, "forward", lambda self, video: torch.full((len(video), 6), torch.nan))
     with pytest.raises(UserError, match="not finite"):

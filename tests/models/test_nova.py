@@ -10,7 +10,7 @@ from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import DDPM
 from mutoscope.layers.patchify import patchify
 from mutoscope.layers.token_masking import gather_rows
-from mutoscope.meta import without_memory
+from mutoscope.meta_device import without_memory
 from mutoscope.models.nova import NOVA, Canvas, NOVAConfig
 from tiny_nova import text_of, tiny_config, tiny_nova
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.layers.token_order import region_order
-from mutoscope.meta import without_memory
+from mutoscope.meta_device import without_memory
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler
 

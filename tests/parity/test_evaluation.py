@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from mutoscope.evaluation.frechet import FeatureStatistics, frechet_distance
-from mutoscope.evaluation.inception_score import inception_score
-from mutoscope.evaluation.kvd import kvd
-from mutoscope.evaluation.pixel import psnr_mean_of_frames, psnr_of_clip, psnr_per_frame
-from mutoscope.evaluation.ssim import channels, gaussian_window, ssim_map, ssim_of_clip, ssim_per_frame
+from mutoscope.evaluation.metrics.frechet import FeatureStatistics, frechet_distance
+from mutoscope.evaluation.metrics.inception_score import inception_score
+from mutoscope.evaluation.metrics.kvd import kvd
+from mutoscope.evaluation.metrics.pixel import psnr_mean_of_frames, psnr_of_clip, psnr_per_frame
+from mutoscope.evaluation.metrics.ssim import channels, gaussian_window, ssim_map, ssim_of_clip, ssim_per_frame
 from mutoscope.tokenizers.perceptual import LPIPS, VGG16, AlexNet
 from parity.cases import Case, family, for_each
 from parity.evaluation_support import check_sums, closed_form, samples

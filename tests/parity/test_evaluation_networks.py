@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
-from mutoscope.evaluation.c3d import C3D, CONVOLUTIONS
-from mutoscope.evaluation.conventions import CONVENTIONS, i3d_input, resized
-from mutoscope.evaluation.i3d import I3D, conv_same, infer_config, max_pool_same
-from mutoscope.evaluation.resize import bilinear
-from mutoscope.evaluation.weights import fit_weights
+from mutoscope.evaluation.metrics.conventions import CONVENTIONS, i3d_input, resized
+from mutoscope.evaluation.networks.c3d import C3D, CONVOLUTIONS
+from mutoscope.evaluation.networks.i3d import I3D, conv_same, infer_config, max_pool_same
+from mutoscope.evaluation.networks.resize import bilinear
+from mutoscope.evaluation.networks.weights import fit_weights
 from parity.cases import Case, family, for_each, matching, widen
 from parity.evaluation_support import check_sums, closed_form, fill, relative, samples
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from mutoscope.meta import without_memory
+from mutoscope.meta_device import without_memory
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.recipes import catalog
 from mutoscope.recipes.par_paper import RECIPES as OWN
-from mutoscope.recipes.run import TOKENIZERS
+from mutoscope.runs.train import TOKENIZERS
 from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig, group_starts
 from mutoscope.training.config import ModelRecipe, from_json, to_json
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from mutoscope import hub
-from mutoscope.data.token_cache import TokenCache
+from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.models.par import PARConfig
 from mutoscope.pipeline import VideoPipeline
-from mutoscope.recipes.run import load_recipe, task_mix, train
 from mutoscope.recipes.shapes import nova_shapes
 from mutoscope.recipes.text_to_video import RECIPES
+from mutoscope.runs.train import load_recipe, task_mix, train
 from mutoscope.sampling.frame_ar import FrameARSamplerConfig
 from mutoscope.training.config import DataConfig, ModelRecipe, from_json, to_json
 from tiny_models import tiny_image_tokenizer

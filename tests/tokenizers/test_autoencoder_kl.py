@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
 from mutoscope.hub import ModelIndex, save_pretrained
-from mutoscope.meta import without_memory
+from mutoscope.meta_device import without_memory
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL, TileOptions
 from mutoscope.tokenizers.autoencoder_kl_network import AutoencoderKLConfig

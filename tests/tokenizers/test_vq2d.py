@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
-from mutoscope.meta import without_memory
+from mutoscope.meta_device import without_memory
 from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
 
 SMALL = VQ2DConfig(8, (1, 2, 2), 1, 16, 4, 11, num_groups=8)

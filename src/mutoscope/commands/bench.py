@@ -73,7 +73,7 @@ def bench(
 
     import torch
 
-    from mutoscope.benchmark.speed import SpeedConfig, measure_speed, speed_requests
+    from mutoscope.studies.speed import SpeedConfig, measure_speed, speed_requests
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
@@ -97,19 +97,19 @@ def claims(
     dry_run: bool,
     device: str,
 ) -> common.Report:
-    """Train and measure the variants of a paper; see `benchmark/claims_magvit.py` and the others."""
+    """Train and measure the variants of a paper; see `studies/claims_magvit.py` and the others."""
     if paper not in PAPERS:
         raise UserError(f"There are no claims of {paper!r} to check; papers: {', '.join(PAPERS)}.")
     common.check_range("--num-steps", num_steps, low=200)
     common.check_range("--num-clips", num_clips, low=2)
     for seed in seeds:
         common.check_range("--seeds", seed, low=0)
-    from mutoscope.benchmark.claims import run_claims
     from mutoscope.hub import check_writable_folder
+    from mutoscope.studies.claims import run_claims
 
     folder = Path(out).expanduser()
     check_writable_folder(folder.parent)
-    module: Any = import_module(f"mutoscope.benchmark.claims_{paper}")
+    module: Any = import_module(f"mutoscope.studies.claims_{paper}")
     variants = module.Laboratory.variants
     asked = {"seeds": seeds, "num_steps": num_steps, "num_clips": num_clips}
     config = module.Laboratory.settings(**{name: value for name, value in asked.items() if value})
@@ -123,7 +123,7 @@ def claims(
 
 
 def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, num_parallel: int) -> common.Report:
-    """Analyse a tokenizer's tokens; see `benchmark/entropy.py`."""
+    """Analyse a tokenizer's tokens; see `studies/entropy.py`."""
     common.check_range("--num-clips", num_clips, low=2)
     common.check_range("--frame", frame, low=0)
     common.check_range("--num-parallel", num_parallel, low=1)
@@ -131,8 +131,8 @@ def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, 
     if path is not None and path.suffix.lower() != ".png":
         raise UserError(f"--out draws a .png, found {out!r}.")
     from mutoscope import hub
-    from mutoscope.benchmark.entropy import EntropyConfig, analyse, check_drawing, draw
-    from mutoscope.recipes.clips import clip_source
+    from mutoscope.runs.clips import clip_source
+    from mutoscope.studies.entropy import EntropyConfig, analyse, check_drawing, draw
     from mutoscope.training.config import DataConfig
 
     if path is not None:

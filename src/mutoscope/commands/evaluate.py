@@ -9,7 +9,7 @@ from mutoscope.errors import UserError
 from mutoscope.json_config import nearest
 
 if TYPE_CHECKING:
-    from mutoscope.evaluation.extractors import WeightFiles
+    from mutoscope.evaluation.networks.extractors import WeightFiles
 
 
 def evaluate(
@@ -81,8 +81,8 @@ def evaluate(
 
     from mutoscope.evaluation.evaluate import PROTOCOLS
     from mutoscope.evaluation.evaluate import evaluate as measure
-    from mutoscope.evaluation.extractors import WeightFiles
-    from mutoscope.evaluation.protocols import VIDEO_PROTOCOLS
+    from mutoscope.evaluation.networks.extractors import WeightFiles
+    from mutoscope.evaluation.protocols.published import VIDEO_PROTOCOLS
 
     sampling = {
         "num_decoding_steps": num_decoding_steps,
@@ -110,7 +110,7 @@ def evaluate(
 
 def _streamed(source: str, reference: str | None, name: str, files: "WeightFiles", **options: Any) -> common.Report:
     """A protocol that keeps no clips in memory; under torchrun all processes share the clips."""
-    from mutoscope.evaluation.protocols import video_protocol
+    from mutoscope.evaluation.protocols.published import video_protocol
     from mutoscope.evaluation.videos import evaluate_videos
     from mutoscope.training.distributed import join
 

@@ -53,8 +53,8 @@ def export(
     common.check_range("--guidance-scale", guidance_scale, low=0)
     common.check_range("--num-frames", num_frames, low=1)
     common.check_seed(seed)
-    from mutoscope.evaluation.outside import export as write
-    from mutoscope.evaluation.outside import read_prompts
+    from mutoscope.runs.export import export as write
+    from mutoscope.runs.export import read_prompts
 
     place, target = Path(prompts).expanduser(), Path(out).expanduser()
     read_prompts(benchmark, place)  # before the model is loaded

@@ -20,7 +20,7 @@ OWN_OPTIONS = {
 }
 
 if TYPE_CHECKING:
-    from mutoscope.data.video_io import VideoClip
+    from mutoscope.data.video.read import VideoClip
     from mutoscope.pipeline import Generation
 
 
@@ -207,7 +207,7 @@ def _read_frames(path: str | None, count: int | None) -> Any:
     """The first frames of a video or image; None where none is named."""
     if path is None:
         return None
-    from mutoscope.data.video_io import read_video
+    from mutoscope.data.video.read import read_video
 
     common.check_input_file(path)
     common.check_range("--context-frames", count, low=1)
@@ -251,9 +251,9 @@ def _extend(pipeline: Any, result: "Generation", num_frames: int, panorama: int)
     """The clips continued to `num_frames`, or widened by `panorama` rounds, and what all rounds took together."""
     if num_frames <= pipeline.index.num_frames and not panorama:
         return result
-    from mutoscope.data.video_io import VideoClip
+    from mutoscope.data.video.read import VideoClip
     from mutoscope.extension import longer, wider
-    from mutoscope.generation.masked import MaskedRequest
+    from mutoscope.families.magvit import MaskedRequest
 
     request, rounds, clips = result.request, [result], []
     assert isinstance(request, MaskedRequest)  # `_check_extension` refuses all others
@@ -301,7 +301,7 @@ def _write(
     clips: "tuple[VideoClip, ...]", path: Path, fps: float, upscale: int
 ) -> tuple[list[str], tuple[int, int], list[str]]:
     """Write the clips; returns the files, the height and width in them, and what a format could not hold."""
-    from mutoscope.data.video_io import write_video
+    from mutoscope.data.video.read import write_video
 
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".png":

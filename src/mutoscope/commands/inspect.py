@@ -39,7 +39,7 @@ def inspect(
     if not report["readable"]:
         report["failure"] = f"None of the {report['files']} files can be read; the first: {_first_reason(report)}"
     elif target is not None:
-        from mutoscope.data.video_io import write_video
+        from mutoscope.data.video.read import write_video
 
         write_video(target, draw(place)[None], 1)
         report["sheet"] = str(sheet)

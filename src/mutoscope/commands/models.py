@@ -37,7 +37,7 @@ def _bundled() -> list[str]:
 def bundled_row(name: str) -> common.Report:
     """One bundled model; sizes counted from its configuration."""
     from mutoscope import hub
-    from mutoscope.meta import without_memory
+    from mutoscope.meta_device import without_memory
 
     index = hub.load_index(name)
     with without_memory():
@@ -74,7 +74,7 @@ def _planned_steps(index: Any, model: Any) -> int | None:
 
 def paper_tokenizers() -> list[common.Report]:
     """3D-VQ of MAGVIT in its four published sizes."""
-    from mutoscope.meta import without_memory
+    from mutoscope.meta_device import without_memory
     from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 
     rows = []
@@ -90,7 +90,7 @@ def paper_tokenizers() -> list[common.Report]:
 
 def paper_models() -> list[common.Report]:
     """MAGVIT's transformers B, L and H in the published settings."""
-    from mutoscope.meta import without_memory
+    from mutoscope.meta_device import without_memory
     from mutoscope.models.magvit import Magvit, MagvitConfig
     from mutoscope.sampling.tasks import TASKS
 
@@ -107,7 +107,7 @@ def paper_models() -> list[common.Report]:
 
 def paper_par() -> list[common.Report]:
     """LlamaGen's VQ-16, and LlamaGen and PAR in the published sizes on images of 384 pixels."""
-    from mutoscope.meta import without_memory
+    from mutoscope.meta_device import without_memory
     from mutoscope.models.par import PAR, PARConfig
     from mutoscope.sampling.parallel_ar import group_starts
     from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
@@ -127,7 +127,7 @@ def paper_par() -> list[common.Report]:
 
 def paper_nova() -> list[common.Report]:
     """NOVA in the published sizes, images of 1024 pixels and clips of 33 frames; steps are sets of tokens."""
-    from mutoscope.meta import without_memory
+    from mutoscope.meta_device import without_memory
     from mutoscope.models.nova import NOVA, NOVAConfig
     from mutoscope.recipes.text_to_video import RECIPES
     from mutoscope.sampling.frame_ar import set_sizes
@@ -146,7 +146,7 @@ def paper_nova() -> list[common.Report]:
 
 def paper_magi() -> list[common.Report]:
     """MAGI in MAR's sizes on 16 frames of 256 pixels; steps are sets of tokens."""
-    from mutoscope.meta import without_memory
+    from mutoscope.meta_device import without_memory
     from mutoscope.models.magi import MAGI, MAGIConfig
     from mutoscope.recipes.magi_paper import SIZES, magi
 

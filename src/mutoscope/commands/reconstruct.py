@@ -73,7 +73,7 @@ def reconstruct(
     common.check_range("--max-frames", max_frames, low=1)
 
     from mutoscope import hub
-    from mutoscope.data.video_io import VideoWriter, iter_frames, probe
+    from mutoscope.data.video.read import VideoWriter, iter_frames, probe
     from mutoscope.pipeline import reset_peak_memory
     from mutoscope.tokenizers.base import channels_last
     from mutoscope.tokenizers.tiling import TilingConfig, count_tokens, encode_decode_stream

@@ -65,9 +65,9 @@ def tokenize(
         raise UserError(f"There is no folder {data!r}. Give a folder of videos, or shapes for the built-in world.")
 
     from mutoscope import hub
-    from mutoscope.data.datasets import KINDS
-    from mutoscope.recipes.clips import clip_source, describe_data
-    from mutoscope.recipes.tokenize import tokenize as encode
+    from mutoscope.data.sources.datasets.catalog import KINDS
+    from mutoscope.runs.clips import clip_source, describe_data
+    from mutoscope.runs.tokenize import tokenize as encode
     from mutoscope.sampling.tasks import check_task
     from mutoscope.training.config import DataConfig
 

@@ -50,7 +50,7 @@ def train(
         return report | {"parameters": count_parameters(resolved), "dry_run": True, "resolved": to_json(resolved)}
     if device is not None:
         common.parse_device(device)
-    from mutoscope.recipes.run import train as run
+    from mutoscope.runs.train import train as run
 
     start = time.perf_counter()
     result = run(resolved, folder, resume=resume, device=device)
@@ -78,7 +78,7 @@ def named_recipe(name: str) -> "Recipe":
     path = Path(name).expanduser()
     path = path / "recipe.json" if path.is_dir() else path
     if path.suffix == ".json" or path.is_file():
-        from mutoscope.recipes.run import load_recipe
+        from mutoscope.runs.train import load_recipe
 
         return load_recipe(common.check_input_file(str(path), "recipe"))
     raise UserError(f"Unknown recipe {name!r}: {nearest(name, RECIPES)} A recipe.json works too.")
@@ -86,9 +86,9 @@ def named_recipe(name: str) -> "Recipe":
 
 def count_parameters(recipe: Any) -> int:
     """Parameters of the network a recipe trains, without allocating it."""
-    from mutoscope.evaluation.shapes_features import ShapesFeatures, ShapesFeaturesConfig
-    from mutoscope.meta import without_memory
-    from mutoscope.recipes.run import FAMILIES, TOKENIZERS
+    from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
+    from mutoscope.meta_device import without_memory
+    from mutoscope.runs.train import FAMILIES, TOKENIZERS
     from mutoscope.training.config import ModelRecipe, TokenizerRecipe
 
     with without_memory():

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from mutoscope.data.contact_sheet import contact_sheet
-from mutoscope.data.datasets import list_dataset, present_splits, recognise
-from mutoscope.data.folder import MediaFile, clip_span, clip_starts, find_videos, spread
-from mutoscope.data.listing import Listing
-from mutoscope.data.readers import ContainerReader, count_frames
-from mutoscope.data.video_io import VideoInfo, iter_frames, probe
+from mutoscope.data.sources.datasets.catalog import list_dataset, present_splits, recognise
+from mutoscope.data.sources.datasets.listing import Listing
+from mutoscope.data.sources.folder import MediaFile, clip_span, clip_starts, find_videos, spread
+from mutoscope.data.sources.readers import ContainerReader, count_frames
+from mutoscope.data.video.contact_sheet import contact_sheet
+from mutoscope.data.video.read import VideoInfo, iter_frames, probe
 from mutoscope.errors import UserError
 
 FIRST_FRAME_ONLY = 10**9  # a stride: all frames are decoded, one is converted to RGB
@@ -158,7 +158,7 @@ def sheet(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
 
     Raises UserError where nothing can be read.
     """
-    from mutoscope.data.clips import ClipDataset  # torch, which a report without a picture can do without
+    from mutoscope.data.sources.clips import ClipDataset  # torch, which a report without a picture can do without
 
     path = Path(path)
     kind = recognise(path)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from mutoscope.data.shapes import ShapesWorld, shapes_batch
+from mutoscope.data.sources.shapes.world import ShapesWorld, shapes_batch
 
 
 class BatchSource(Protocol):

@@ -14,10 +14,10 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from mutoscope.data.shapes import ShapesConfig
+from mutoscope.data.sources.shapes.world import ShapesConfig
 from mutoscope.errors import UserError
-from mutoscope.evaluation.pixel import psnr_mean_of_frames, psnr_of_clip, psnr_of_region
-from mutoscope.evaluation.protocol import (
+from mutoscope.evaluation.metrics.pixel import psnr_mean_of_frames, psnr_of_clip, psnr_of_region
+from mutoscope.evaluation.protocols.protocol import (
     EvaluationProtocol,
     Figure,
     Judge,
@@ -31,7 +31,7 @@ from mutoscope.evaluation.protocol import (
     ratio_figure,
     real_clips,
 )
-from mutoscope.evaluation.sources import (
+from mutoscope.evaluation.sources.clips import (
     class_in_name,
     completed_clips,
     described_clips,
@@ -44,7 +44,7 @@ from mutoscope.evaluation.sources import (
     reconstructed_clips,
     world_of,
 )
-from mutoscope.generation.blending import blended_and_coded
+from mutoscope.families.blending import blended_and_coded
 from mutoscope.json_config import nearest
 from mutoscope.sampling.tasks import pixel_mask
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mutoscope.data.folder import MediaFile, clip_span
+from mutoscope.data.sources.folder import MediaFile, clip_span
 from mutoscope.errors import UserError
-from mutoscope.evaluation.extractors import Extractors
-from mutoscope.evaluation.protocol import checked_count
-from mutoscope.evaluation.protocols import SHAPES, VideoProtocol
+from mutoscope.evaluation.networks.extractors import Extractors
+from mutoscope.evaluation.protocols.protocol import checked_count
+from mutoscope.evaluation.protocols.published import SHAPES, VideoProtocol
 from mutoscope.evaluation.rows import CHUNK
-from mutoscope.evaluation.samples import Samples, asked_classes, cycled
-from mutoscope.evaluation.windows import Listing, Window, windows
+from mutoscope.evaluation.sources.samples import Samples, asked_classes, cycled
+from mutoscope.evaluation.sources.windows import Listing, Window, windows
 
 Found = dict[int, tuple[Tensor, ...]]  # by number: a clip, and the real clip it belongs to if there is one
 

@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 
 from mutoscope.errors import UserError
-from mutoscope.evaluation.conventions import convention_named
-from mutoscope.evaluation.extractors import Extractors, WeightFiles, lpips_of_clips
-from mutoscope.evaluation.figures import curves, figures
-from mutoscope.evaluation.i3d import check_clip
 from mutoscope.evaluation.jobs import Job, Side, plan, settings
-from mutoscope.evaluation.pixel import psnr_of_clip, psnr_per_frame
-from mutoscope.evaluation.protocols import SHAPES, SHAPES_EXTRACTOR, VideoProtocol
-from mutoscope.evaluation.references import open_reference, wanted_folder
+from mutoscope.evaluation.metrics.conventions import convention_named
+from mutoscope.evaluation.metrics.pixel import psnr_of_clip, psnr_per_frame
+from mutoscope.evaluation.metrics.ssim import ssim_of_clip
+from mutoscope.evaluation.metrics.temporal import flicker, frame_curves, motion
+from mutoscope.evaluation.networks.extractors import Extractors, WeightFiles, lpips_of_clips
+from mutoscope.evaluation.networks.i3d import check_clip
+from mutoscope.evaluation.protocols.figures import curves, figures
+from mutoscope.evaluation.protocols.published import SHAPES, SHAPES_EXTRACTOR, VideoProtocol
 from mutoscope.evaluation.rows import CHUNK, Rows, State, gather_rows, place
-from mutoscope.evaluation.samples import Samples
-from mutoscope.evaluation.sources import PREDICTION_TASKS, open_source
-from mutoscope.evaluation.ssim import ssim_of_clip
-from mutoscope.evaluation.temporal import flicker, frame_curves, motion
-from mutoscope.evaluation.windows import Listing, list_samples
+from mutoscope.evaluation.sources.clips import PREDICTION_TASKS, open_source
+from mutoscope.evaluation.sources.references import open_reference, wanted_folder
+from mutoscope.evaluation.sources.samples import Samples
+from mutoscope.evaluation.sources.windows import Listing, list_samples
 
 I3D_WANTED = (
     "needs I3D's Kinetics-400 weights, which are not shipped: --i3d FILE, such as i3d_pretrained_400.pt of VideoGPT "

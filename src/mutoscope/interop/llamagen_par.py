@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
-from mutoscope.meta import without_memory
+from mutoscope.meta_device import without_memory
 from mutoscope.models.par import PAPER_SIZES, PAR, PARConfig
 from mutoscope.tokenizers.vq2d import VQ2D, Attention, Down, Norm, ResBlock, Up, VQ2DConfig
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.json_config import read_json
 from mutoscope.layers.diffusion import DDPM, Diffusion, FlowMatching
-from mutoscope.meta import without_memory
+from mutoscope.meta_device import without_memory
 from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.tokenizers.pretrained import load_weights, read_published_weights
 

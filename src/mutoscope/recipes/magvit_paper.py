@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from mutoscope.data.datasets import DatasetKind
+from mutoscope.data.sources.datasets.catalog import DatasetKind
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.tokenizers.discriminator import DiscriminatorConfig

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 from mutoscope.json_config import nearest, read_json
-from mutoscope.meta import without_memory
+from mutoscope.meta_device import without_memory
 from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL, TileOptions
 from mutoscope.tokenizers.autoencoder_kl_network import AutoencoderKLConfig
 from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mutoscope.data.contact_sheet import contact_sheet
+from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.training.checkpoint import checkpoint_paths

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from mutoscope.data.datasets import KINDS, DatasetKind, Split
+from mutoscope.data.sources.datasets.catalog import KINDS, DatasetKind, Split
 from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict
 from mutoscope.models.magi import MAX_INTERVAL, MAGIConfig

@@ -1,0 +1,320 @@
+"""A folder of videos, or a data set in its own layout, as fixed-length clips for training."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch.utils.data import Dataset, default_collate
+
+from mutoscope.data.loader import stream_index
+from mutoscope.data.sources.datasets.listing import Listing
+from mutoscope.data.sources.folder import FileProblem, MediaFile, clip_span, clip_starts, find_videos
+from mutoscope.errors import UserError
+
+DAMAGED, SHORT, BROKEN = 1, 2, 3
+
+
+class TooShort(UserError):
+    """A video with fewer frames than a clip needs."""
+
+
+class ClipDataset(Dataset):
+    """Clips of `num_frames` frames, `frame_stride` apart, of all videos of a folder (see `folder.py` for classes) or of
+    a split of a data set (see `datasets.py`).
+
+    Item i is a dict: "video" uint8 (t, h, w, 3), "label" int (-1 without classes), "caption" str, "path" str and
+    "start", the clip's first frame in the file; a data set may add more, such as "actions". Clips start every
+    `clip_step` frames (default: the length of a clip, so that they do not overlap), or, with `windows`, at that many
+    places spread evenly from the first possible one to the last (one: at the beginning), whatever a video's length.
+    Frames are scaled to cover height x width, then cropped to it: in the middle, or with `crops` at that many places
+    spread evenly along the longer side. `mirrored` gives every clip a second time, mirrored.
+
+    random_start moves a clip by up to clip_step frames, or with `windows` anywhere; random_crop moves the crop,
+    random_flip mirrors half of the clips. max_interval draws how many strides the frames of a clip lie apart, from 1 to
+    this or what the video allows, and its first frame anywhere; "interval" in the item tells. All draws are a function
+    of (seed, epoch, i) alone, so items do not depend on the number of loader workers.
+    short: what becomes of videos shorter than a clip: "skip" (they are listed in `.skipped`) or "loop", which repeats
+    them from their beginning.
+
+    Only headers are read at construction; with `windows` nothing is, and what is broken or short shows when it is
+    loaded. Files that cannot be used are reported by one warning each, listed in `.broken` and skipped; one that fails
+    later is replaced by a clip of another file, and one with a damaged tail gives clips from before the damage. What a
+    data set's own lists name and the disk lacks is in `.missing`. Raises UserError where nothing readable is left.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | Listing,
+        num_frames: int,
+        height: int,
+        width: int,
+        frame_stride: int = 1,
+        *,
+        clip_step: int | None = None,
+        windows: int | None = None,
+        crops: int = 1,
+        mirrored: bool = False,
+        random_start: bool = False,
+        random_crop: bool = False,
+        random_flip: bool = False,
+        max_interval: int = 1,
+        short: Literal["skip", "loop"] = "skip",
+        seed: int = 0,
+    ):
+        counts = (num_frames, height, width, frame_stride, max_interval, crops, clip_step or 1)
+        if min(counts) < 1 or (windows is not None and windows < 1) or seed < 0:
+            raise UserError(
+                "num_frames, height, width, frame_stride, max_interval, clip_step, windows and crops must be at least "
+                "1 and seed at least 0"
+            )
+        if short not in ("skip", "loop"):
+            raise UserError(f'short must be "skip" or "loop"; got {short!r}')
+        if windows is not None and clip_step is not None:
+            raise UserError("windows and clip_step both say where clips start; leave one of them out")
+        listing = folder if isinstance(folder, Listing) else Listing("folder", Path(folder), "", *find_videos(folder))
+        self.folder, self.classes, self.missing = listing.folder, listing.classes, listing.missing
+        self.num_frames, self.height, self.width = num_frames, height, width
+        self.frame_stride, self.span = frame_stride, clip_span(num_frames, frame_stride)
+        self.windows, self.clip_step = windows, clip_step or self.span
+        self.crops, self.mirrored, self.variants = crops, mirrored, crops * (2 if mirrored else 1)
+        self.random_start, self.random_crop, self.random_flip = random_start, random_crop, random_flip
+        self.max_interval, self.short, self.seed, self.reader = max_interval, short, seed, listing.reader
+        self._skipped_at_start: list[FileProblem] = []
+        self._broken_at_start: list[FileProblem] = []
+        self._reasons: dict[int, str] = {}
+        self._promised: dict[int, int] = {}  # frames of each video, as far as they were asked for
+        self.videos = list(listing.files) if windows else self._usable(listing.files)
+        per_video = [windows or len(self._starts(number)) for number in range(len(self.videos))]
+        self._first_item = np.cumsum([0, *per_video]) * self.variants  # item number of each video's first clip
+        # Shared with loader workers: a file is reported once, and a new epoch reaches workers that stay alive.
+        self._problems = _shared(torch.zeros(len(self.videos), dtype=torch.uint8))
+        self._epoch = _shared(torch.zeros((), dtype=torch.int64))
+
+    # -------------------------------------------------------------------------------------------- what can be used
+
+    def _usable(self, files: Sequence[MediaFile]) -> list[MediaFile]:
+        """Files whose headers promise a clip; the others are noted down."""
+        usable: list[MediaFile] = []
+        for file in files:
+            count = self._examine(file)
+            if count is not None:
+                self._promised[len(usable)] = count
+                usable.append(file)
+        self._check_any_left(len(files), len(usable))
+        return usable
+
+    def _examine(self, file: MediaFile) -> int | None:
+        try:
+            count = self.reader.num_frames(file)
+        except UserError as error:
+            self._broken_at_start.append(FileProblem(file.name, str(error)))
+            warnings.warn(f"skipped: {error}", stacklevel=4)
+            return None
+        if count < self.span and self.short == "skip":
+            self._skipped_at_start.append(FileProblem(file.name, self._too_short(count)))
+            return None
+        return count
+
+    def _too_short(self, count: int) -> str:
+        return f"{count} frames, a clip needs {self.span}"
+
+    def _check_any_left(self, found: int, usable: int) -> None:
+        skipped = self._skipped_at_start
+        too_short = f"{len(skipped)} of {found} videos in {self.folder} are shorter than {self.span} frames"
+        if not usable:
+            broken = f"{len(self._broken_at_start)} cannot be read"
+            first = (self._broken_at_start + skipped)[0]
+            raise UserError(
+                f"nothing readable is left in {self.folder}: {broken}, {too_short}; the first is {first.path}: "
+                f"{first.reason}"
+            )
+        if skipped:
+            warnings.warn(f'{too_short} and are skipped; short="loop" repeats them', stacklevel=4)
+
+    @property
+    def broken(self) -> list[FileProblem]:
+        """Files that give no clip at all: found so at construction, or (by any worker) while loading."""
+        return self._broken_at_start + self._listed(BROKEN)
+
+    @property
+    def skipped(self) -> list[FileProblem]:
+        """Files that are too short for a clip: found so at construction, or (by any worker) while loading."""
+        return self._skipped_at_start + self._listed(SHORT)
+
+    @property
+    def damaged(self) -> list[FileProblem]:
+        """Files found to hold fewer frames than promised, of which the readable part is used."""
+        return self._listed(DAMAGED)
+
+    def _listed(self, kind: int) -> list[FileProblem]:
+        numbers = (self._problems == kind).nonzero().flatten().tolist()
+        default = "failed in a loader worker; see its warning"
+        return [FileProblem(self.videos[n].name, self._reasons.get(n, default)) for n in numbers]
+
+    def _report(self, number: int, kind: int, reason: str) -> None:
+        if self._problems[number] >= kind:
+            return
+        self._problems[number] = kind
+        self._reasons[number] = reason
+        warnings.warn(reason, stacklevel=2)
+
+    # ------------------------------------------------------------------------------------------------------- items
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make other random draws. Call before iterating over a loader; workers that are kept alive see it too."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return int(self._first_item[-1])
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        if not -len(self) <= item < len(self):
+            raise IndexError(f"item {item} of {len(self)}")
+        item %= len(self)
+        return self.item(item, item_generator(self.seed, int(self._epoch), item))
+
+    def item(self, item: int, generator: torch.Generator) -> dict[str, Any]:
+        """Item `item` with these random draws."""
+        number = int(np.searchsorted(self._first_item, item, side="right")) - 1
+        window, variant = divmod(item - int(self._first_item[number]), self.variants)
+        clip = self._tried(number, window, variant, generator)
+        return clip if clip is not None else self._replacement(number, variant, generator)
+
+    def _tried(self, number: int, window: int, variant: int, generator: torch.Generator) -> dict[str, Any] | None:
+        """The clip, or None after its file is reported."""
+        try:
+            return self._clip(number, window, variant, generator)
+        except TooShort as error:
+            self._report(number, SHORT, f"skipped: {error}; its clips are replaced by others")
+        except UserError as error:
+            self._report(number, BROKEN, f"{error}; its clips are replaced by others")
+        return None
+
+    def _replacement(self, failed: int, variant: int, generator: torch.Generator) -> dict[str, Any]:
+        """A clip of another file, chosen by this item's own draws, so that it does not depend on what failed before."""
+        for number in torch.randperm(len(self.videos), generator=generator).tolist():
+            if number == failed:
+                continue
+            windows = self.windows or len(self._starts(number))
+            window = int(torch.randint(windows, (), generator=generator))
+            if (clip := self._tried(number, window, variant, generator)) is not None:
+                return clip
+        raise UserError(f"nothing readable is left in {self.folder}: all {len(self.videos)} videos fail; see warnings")
+
+    def _num_frames(self, number: int) -> int:
+        """Frames that a video promises. Raises UserError where it cannot be read."""
+        if number not in self._promised:
+            self._promised[number] = self.reader.num_frames(self.videos[number])
+        return self._promised[number]
+
+    def _starts(self, number: int) -> Sequence[int]:
+        """First frames of a video's clips. Raises UserError where the video cannot be read or is too short."""
+        count = self._num_frames(number)
+        last = count - self.span
+        if last < 0 and self.short == "skip":
+            raise TooShort(f"{self.videos[number].name} has {self._too_short(count)}")
+        if self.windows is not None:
+            return [max(0, last) * window // max(1, self.windows - 1) for window in range(self.windows)]
+        return clip_starts(count, self.span, self.clip_step) or range(1)  # one clip of a video to loop
+
+    def _clip(self, number: int, window: int, variant: int, generator: torch.Generator) -> dict[str, Any]:
+        start, stride, interval = self._starts(number)[window], self.frame_stride, 1
+        if self.max_interval > 1:
+            interval, start = self._interval(self._num_frames(number), generator)
+            stride *= interval
+        elif self.random_start:
+            start = self._moved(start, self._num_frames(number) - self.span, generator)
+        frames, start, numbers = self._read(number, start, stride)
+        crop, mirror = divmod(variant, 2) if self.mirrored else (variant, 0)
+        frames = self._crop(frames, crop, generator)  # (t, h, w, 3)
+        if self.random_flip and torch.rand((), generator=generator) < 0.5:
+            mirror = not mirror
+        video = self.videos[number]
+        return {
+            "video": torch.from_numpy(np.ascontiguousarray(frames[:, :, ::-1] if mirror else frames)),
+            "label": video.label,
+            "caption": video.caption,
+            "path": video.name,
+            "start": start,
+            "interval": interval,
+        } | {name: torch.from_numpy(rows) for name, rows in self.reader.extras(video, numbers).items()}
+
+    def _moved(self, start: int, last: int, generator: torch.Generator) -> int:
+        if self.windows is not None:
+            return int(torch.randint(max(0, last) + 1, (), generator=generator))
+        return min(max(0, last), start + int(torch.randint(self.clip_step, (), generator=generator)))
+
+    def _interval(self, available: int, generator: torch.Generator) -> tuple[int, int]:
+        """How many strides the frames lie apart, up to `max_interval` or what the video allows, and the first frame."""
+        steps = max(self.num_frames - 1, 1) * self.frame_stride
+        longest = max(1, min(self.max_interval, (available - 1) // steps))
+        interval = 1 + int(torch.randint(longest, (), generator=generator))
+        room = max(0, available - clip_span(self.num_frames, self.frame_stride * interval))
+        return interval, int(torch.randint(room + 1, (), generator=generator))
+
+    def _read(self, number: int, start: int, stride: int) -> tuple[UInt8[np.ndarray, "t h w 3"], int, list[int]]:
+        """Frames of a clip, where they start (earlier than asked for where the file ends sooner), and their numbers."""
+        file, promised = self.videos[number], self._num_frames(number)
+        size, span = (self.height, self.width), clip_span(self.num_frames, stride)
+        steps = np.arange(self.num_frames) * stride
+        frames, available = self.reader.read(file, start, self.num_frames, stride, size)
+        if len(frames) == self.num_frames:
+            return frames, start, (start + steps).tolist()
+        if span <= available < promised:
+            reason = f"{file.name} ends after {available} of {promised} frames"
+            self._report(number, DAMAGED, f"{reason}; clips are taken from these")
+            start = available - span
+            frames, _ = self.reader.read(file, start, self.num_frames, stride, size)
+        elif self.short == "loop" and available:
+            whole, _ = self.reader.read(file, 0, span, 1, size)
+            looped = steps % len(whole)
+            return whole[looped], 0, looped.tolist()
+        if len(frames) < self.num_frames:
+            raise UserError(f"{file.name} gives {available} frames of the {span} that a clip needs")
+        return frames, start, (start + steps).tolist()
+
+    def _crop(self, frames: np.ndarray, crop: int, generator: torch.Generator) -> np.ndarray:
+        rooms = frames.shape[1] - self.height, frames.shape[2] - self.width
+        top, left = (room // 2 if self.crops == 1 else room * crop // (self.crops - 1) for room in rooms)
+        if self.random_crop:
+            top, left = (int(torch.randint(room + 1, (), generator=generator)) for room in rooms)
+        return frames[:, top : top + self.height, left : left + self.width]
+
+
+@dataclass(frozen=True)
+class RandomClips:
+    """A dataset with random draws as an endless batch source in which a clip looks different each time it comes.
+
+    Clip p is the item at position p of the endless stream of permutations (see `StepSampler`), with draws from
+    (seed, p): a batch depends on nothing else.
+    """
+
+    dataset: ClipDataset
+    seed: int = 0
+    num_clips: None = None
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
+        return default_collate([self._clip(int(position)) for position in indices])
+
+    def _clip(self, position: int) -> dict[str, Any]:
+        index = stream_index(position, len(self.dataset), self.seed)
+        return self.dataset.item(index, item_generator(self.seed, 0, position))
+
+
+def item_generator(seed: int, epoch: int, item: int) -> torch.Generator:
+    """A generator whose draws depend on these three numbers alone."""
+    state = np.random.SeedSequence([seed, epoch, item]).generate_state(2)
+    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+
+def _shared(tensor: torch.Tensor) -> torch.Tensor:
+    """In memory that loader workers share, where the machine offers any."""
+    try:
+        return tensor.share_memory_()
+    except (RuntimeError, OSError):
+        return tensor

@@ -1,0 +1,108 @@
+"""What a data set on disk holds: its entries, classes, and what it should hold but does not."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mutoscope.data.sources.folder import FileProblem, MediaFile
+from mutoscope.data.sources.readers import ContainerReader, VideoReader
+from mutoscope.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "validate"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One split of a data set.
+
+    missing: what the data set's own lists name and the disk does not hold, or holds damaged. unlisted: files that lie
+    there and belong to no split. notes: what a reader should know about how the split was made.
+    """
+
+    kind: str
+    folder: Path
+    split: str
+    files: list[MediaFile]
+    classes: list[str] = field(default_factory=list)
+    missing: list[FileProblem] = field(default_factory=list)
+    unlisted: int = 0
+    reader: VideoReader = field(default_factory=ContainerReader)
+    notes: tuple[str, ...] = ()
+
+    def class_counts(self) -> dict[str, int]:
+        """Entries of each class, also of those without any."""
+        counts = Counter(file.label for file in self.files)
+        return {name: counts[label] for label, name in enumerate(self.classes)}
+
+    def checked(self) -> "Listing":
+        """Itself, after one warning if something is missing. Raises UserError where nothing is left."""
+        where = f"the {self.split} split of {self.kind} in {self.folder}"
+        if not self.files:
+            if not self.missing:
+                raise UserError(f"there is nothing of {where}; docs/datasets.md shows the layout")
+            first = self.missing[0]
+            raise UserError(
+                f"nothing is left of {where}: all {len(self.missing)} entries are missing, the first: {first.path}: "
+                f"{first.reason}"
+            )
+        if self.missing:
+            first = self.missing[0]
+            warnings.warn(
+                f"{where} lacks {len(self.missing)} of {len(self.missing) + len(self.files)} entries, which are "
+                f"skipped; the first: {first.path}: {first.reason}",
+                stacklevel=3,
+            )
+        return self
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines without their ends, of whichever system, and without empty ones. Raises UserError."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def problem_of(path: Path) -> str | None:
+    """Why a file cannot hold anything, without opening it; None for one that may."""
+    try:
+        return None if path.stat().st_size else "the file is empty (0 bytes)"
+    except OSError:
+        return "there is no such file"
+
+
+def sort_out(files: Sequence[MediaFile]) -> tuple[list[MediaFile], list[FileProblem]]:
+    """Files that are there, and those that are not or are empty."""
+    kept, missing = [], []
+    for file in files:
+        reason = problem_of(file.path)
+        if reason is None:
+            kept.append(file)
+        else:
+            missing.append(FileProblem(str(file.path), reason))
+    return kept, missing
+
+
+def sub_folder(folder: Path, names: Sequence[str]) -> Path | None:
+    """The first of these sub-folders that is there."""
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def split_folder(folder: Path, split: str) -> Path | None:
+    return sub_folder(folder, SPLIT_FOLDERS[split])
+
+
+def visible(folder: Path, suffixes: frozenset[str] | set[str]) -> Iterator[Path]:
+    """All files below a folder with one of these suffixes, in order of path, nothing hidden."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in suffixes and not hidden and path.is_file():
+            yield path

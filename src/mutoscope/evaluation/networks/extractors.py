@@ -1,0 +1,152 @@
+"""The networks an evaluation of videos reads clips with, their weights' hashes, and the rows they give per clip."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from mutoscope.errors import UserError
+from mutoscope.evaluation.metrics.conventions import FVDConvention, i3d_input
+from mutoscope.evaluation.networks.c3d import C3D, NUM_FRAMES, load_c3d
+from mutoscope.evaluation.networks.i3d import I3D, load_i3d
+from mutoscope.evaluation.networks.inception import InceptionV3, load_inception
+from mutoscope.evaluation.networks.perceptual import LPIPSMetric, load_lpips
+from mutoscope.evaluation.protocols.protocol import Judge
+
+Clips = UInt8[Tensor, "n t h w 3"]
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Local files of the networks; what is left out is not measured. `lpips` needs `lpips_heads` and the reverse.
+
+    i3d_sha256: refuse another I3D file than the one with this hash.
+    """
+
+    i3d: str | None = None
+    c3d: str | None = None
+    inception: str | None = None
+    lpips: str | None = None
+    lpips_heads: str | None = None
+    i3d_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Extractors:
+    """Networks on one device; those that are None are not measured with. `sha256`: hash of each weights file."""
+
+    convention: FVDConvention
+    i3d: I3D | None = None
+    c3d: C3D | None = None
+    inception: InceptionV3 | None = None
+    lpips: LPIPSMetric | None = None
+    judge: Judge | None = None
+    sha256: dict[str, str] | None = None
+    device: torch.device | str = "cpu"
+    batch_size: int = 4
+
+    @classmethod
+    def load(
+        cls, files: WeightFiles, convention: FVDConvention, device: torch.device | str = "cpu", batch_size: int = 4
+    ) -> "Extractors":
+        """Read the files that are named. Raises UserError for files that do not hold what they should."""
+        if (files.lpips is None) != (files.lpips_heads is None):
+            raise UserError("LPIPS needs two files: the network's weights and LPIPS' linear weights (heads).")
+        networks, sha256 = {}, {}
+        if files.i3d is not None:
+            networks["i3d"], sha256["i3d"] = load_i3d(files.i3d, convention.eps, files.i3d_sha256)
+        if files.c3d is not None:
+            networks["c3d"], sha256["c3d"] = load_c3d(files.c3d)
+        if files.inception is not None:
+            networks["inception"], sha256["inception"] = load_inception(files.inception)
+        networks = {name: network.to(device) for name, network in networks.items()}
+        if files.lpips is not None and files.lpips_heads is not None:
+            networks["lpips"] = load_lpips(Path(files.lpips), Path(files.lpips_heads), device)
+            sha256["lpips"] = networks["lpips"].sha256
+        return cls(convention, **networks, sha256=sha256, device=device, batch_size=batch_size)
+
+    @classmethod
+    def of_the_world(
+        cls, convention: FVDConvention, device: torch.device | str = "cpu", batch_size: int = 4
+    ) -> "Extractors":
+        """The built-in world's judge alone."""
+        judge = Judge.bundled(device)
+        return cls(
+            convention,
+            judge=judge,
+            sha256={"shapes-features": judge.sha256},
+            device=device,
+            batch_size=batch_size,
+        )
+
+    @torch.inference_mode()
+    def read(self, clips: Clips, first_index: int = 0) -> dict[str, Tensor]:
+        """One row per clip: "i3d" (n, 400), "c3d" (n, 101), "inception" (n, 2048) and the judge's "shapes" (n, d), each
+        where it was loaded.
+
+        Inception looks at one frame of a clip, number index mod t. Raises UserError for rows that are not finite.
+        """
+        rows: dict[str, list[Tensor]] = {}
+        with exact_float32():
+            for start in range(0, len(clips), self.batch_size):
+                batch = clips[start : start + self.batch_size].to(self.device)
+                for name, values in self._read(batch, first_index + start).items():
+                    rows.setdefault(name, []).append(values.float().cpu())
+        joined = {name: torch.cat(parts) for name, parts in rows.items()}
+        for name, values in joined.items():
+            if not values.isfinite().all():
+                bad = int((~values.isfinite()).any(dim=1).sum())
+                raise UserError(
+                    f"{name} gives features that are not finite (NaN or infinite) for {bad} of {len(values)} clips: "
+                    "check its weights file."
+                )
+        return joined
+
+    def _read(self, batch: Clips, index: int) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if self.i3d is not None:
+            found["i3d"] = self.i3d(i3d_input(batch, self.convention))
+        if self.c3d is not None:
+            found["c3d"] = self.c3d(batch[:, :NUM_FRAMES])
+        if self.inception is not None:
+            frames = [(index + i) % batch.shape[1] for i in range(len(batch))]
+            found["inception"] = self.inception(batch[torch.arange(len(batch)), frames])
+        if self.judge is not None:
+            found["shapes"] = self.judge.read(batch.cpu()).features
+        return found
+
+
+def lpips_of_clips(metric: LPIPSMetric, real: Clips, fake: Clips) -> Float[Tensor, "n"]:
+    """Mean over frames. With AlexNet frames are brought to 128×128 by PIL's bilinear filter first, as MCVD does."""
+    if metric.trunk == "alex":
+        real, fake = at_mcvd_size(real), at_mcvd_size(fake)
+    return metric.per_frame(real, fake).mean(dim=1)
+
+
+def at_mcvd_size(clips: Clips, side: int = 128) -> UInt8[Tensor, "n t side side 3"]:
+    """Frames at side × side pixels, rounded to 8 bits as PIL does."""
+    n, t = clips.shape[:2]
+    if clips.shape[2:4] == (side, side):
+        return clips
+    frames = [
+        Image.fromarray(frame).resize((side, side), Image.Resampling.BILINEAR) for frame in clips.flatten(0, 1).numpy()
+    ]
+    return torch.from_numpy(np.stack([np.asarray(frame) for frame in frames])).unflatten(0, (n, t))
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """No TF32 on CUDA while features are read: it changes logits by about 1e-3."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

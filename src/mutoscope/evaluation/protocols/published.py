@@ -1,0 +1,325 @@
+"""Named protocols of published tables: which clips, how many, at what size, in which convention.
+
+A protocol names its data set by a key; where the videos lie is said when it is used. What a paper does not say is
+marked "assumed" in the notes. Published figures stand beside, so that a result is printed next to them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from mutoscope.errors import UserError
+from mutoscope.evaluation.metrics.conventions import DEFAULT_CONVENTION
+from mutoscope.evaluation.sources.windows import WindowRule
+from mutoscope.json_config import nearest
+from mutoscope.layers.condition_regions import TASKS
+
+SHAPES, SHAPES_EXTRACTOR = "shapes", "shapes-features"
+UNCONDITIONAL = "unconditional"
+Published = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class VideoProtocol:
+    """One way of comparing generated videos with real ones.
+
+    split: which part of the data set, in words; splits: as its reader calls them. task: what a model is asked to do,
+    in words; tasks: what it may be asked, one at a time; the real clips give classes, frames and videos. labels:
+    classes as they come with the "real" clips, or "balanced". num_clips: generated clips per repeat; repeats: how
+    often, for a mean and a deviation. num_real: real clips, None for every window of the reference. given_frames:
+    first frames of each clip that are shown to the model. paste_given: what is given stands in the clip as it was.
+    best_of: samples of one real video, of which PSNR and SSIM take the best. convention: a name in CONVENTIONS.
+    inception_splits: parts of the inception score, 0 where the paper gives none. published: figures of papers under
+    this protocol.
+    """
+
+    name: str
+    dataset: str
+    split: str
+    task: str
+    num_clips: int | None
+    splits: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    labels: Literal["real", "balanced"] = "real"
+    num_frames: int = 16
+    frame_stride: int = 1
+    height: int | None = 128
+    width: int | None = 128
+    resize: str = "central crop, then bilinear with an anti-aliasing filter; 224×224 by the convention"
+    windows: WindowRule = WindowRule()  # noqa: RUF009
+    num_real: int | None = None
+    repeats: int = 1
+    given_frames: int = 0
+    paste_given: bool = False
+    best_of: int = 1
+    extractor: str = "i3d-kinetics-400"
+    convention: str = DEFAULT_CONVENTION
+    inception_splits: int = 0
+    published: Published = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return None if self.height is None or self.width is None else (self.height, self.width)
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+_CLASSES, _FRAMES = ("class-conditional",), ("frame-prediction",)
+_SELF_SUPERVISED = tuple(task for task in TASKS if not task.startswith("class-conditional"))
+_RANDOM = WindowRule("random", crops=0)
+_GIVEN_COUNT = "the clips that give the first frame are the real side; given frames count in FVD"
+
+UCF101 = (
+    VideoProtocol(
+        "ucf101-magvit",
+        dataset="ucf101",
+        split="train, split 1",
+        splits=("train",),
+        task="class-conditional",
+        tasks=_CLASSES,
+        num_clips=10_000,
+        repeats=4,
+        windows=_RANDOM,
+        num_real=10_000,
+        convention="tf",
+        inception_splits=4,
+        published={
+            "MAGVIT-L": {"fvd": 76},
+            "MAGVIT-B": {"fvd": 159},
+            "TATS": {"fvd": 332},
+            "MAGVIT-v2": {"fvd": 58},
+        },
+        notes=("real clips: random windows and crops of the 9,537 training videos",),
+    ),
+    VideoProtocol(
+        "ucf101-tats",
+        dataset="ucf101",
+        split="train, split 1",
+        splits=("train",),
+        task="class-conditional",
+        tasks=_CLASSES,
+        labels="balanced",
+        num_clips=2_048,
+        windows=_RANDOM,
+        num_real=2_048,
+        convention="tats",
+        published={"TATS": {"fvd": 332}},
+        notes=("classes balanced; published frames are truncated to 8 bits, rounded ones differ by half a grey level",),
+    ),
+    VideoProtocol(
+        "ucf101-stylegan-v",
+        dataset="ucf101",
+        split="train and test",
+        splits=("train", "test"),
+        task="unconditional",
+        tasks=(UNCONDITIONAL,),
+        num_clips=2_048,
+        windows=WindowRule("random"),
+        num_real=2_048,
+        height=256,
+        width=256,
+        convention="stylegan-v",
+        published={
+            "MAGI, Cosmos tokenizer": {"fvd": 297.8},
+            "MAGI, SD 1.4 VAE": {"fvd": 420.6},
+            "Latte": {"fvd": 477.9},
+            "Matten": {"fvd": 210.6},
+        },
+        notes=("fvd2048_16f: one window per video at a random start, short videos dropped",),
+    ),
+    VideoProtocol(
+        "ucf101-first-frame",
+        dataset="ucf101",
+        split="train, split 1",
+        splits=("train",),
+        task="frame-prediction",
+        tasks=_FRAMES,
+        paste_given=True,
+        num_clips=2_048,
+        num_real=2_048,
+        height=256,
+        width=256,
+        given_frames=1,
+        convention="stylegan-v",
+        notes=("MAGI's ablations; number of clips, windows and size are assumed", _GIVEN_COUNT),
+    ),
+    VideoProtocol(
+        "ucf101-par",
+        dataset="ucf101",
+        split="train, split 1",
+        splits=("train",),
+        task="class-conditional",
+        tasks=_CLASSES,
+        num_clips=10_000,
+        windows=_RANDOM,
+        num_real=10_000,
+        convention="tf",
+        published={"PAR-1x": {"fvd": 94.1}, "PAR-4x": {"fvd": 99.5}, "PAR-16x": {"fvd": 103.4}},
+        notes=("17 frames are generated, the first 16 evaluated; number of clips and convention are assumed",),
+    ),
+)
+
+BAIR = (
+    VideoProtocol(
+        "bair-frame-prediction",
+        dataset="bair",
+        split="test",
+        splits=("test",),
+        task="frame-prediction",
+        tasks=_FRAMES,
+        num_clips=25_600,
+        repeats=4,
+        num_real=256,
+        height=64,
+        width=64,
+        given_frames=1,
+        best_of=100,
+        convention="tf",
+        published={"MAGVIT-L": {"fvd": 62}, "MAGVIT-B": {"fvd": 76}},
+        notes=("100 samples of each of 256 test videos, whose first 16 frames are the real side", _GIVEN_COUNT),
+    ),
+    VideoProtocol(
+        "bair-frame-prediction-debiased",
+        dataset="bair",
+        split="test",
+        splits=("test",),
+        task="frame-prediction",
+        tasks=_FRAMES,
+        num_clips=25_600,
+        repeats=4,
+        windows=WindowRule("all"),
+        num_real=3_840,
+        height=64,
+        width=64,
+        given_frames=1,
+        convention="tf",
+        published={"MAGVIT-L": {"fvd": 31}, "MAGVIT-B": {"fvd": 47}},
+        notes=("real side: all 15 windows of the 256 test videos of 30 frames", _GIVEN_COUNT),
+    ),
+    VideoProtocol(
+        "bair-multi-task",
+        dataset="bair",
+        split="test",
+        splits=("test",),
+        task="one of the eight self-supervised tasks",
+        tasks=_SELF_SUPERVISED,
+        num_clips=25_600,
+        repeats=4,
+        windows=WindowRule("all"),
+        num_real=3_840,
+        height=64,
+        width=64,
+        convention="tf",
+        notes=("evaluate the videos of one task at a time; FVD is over all 16 frames, given parts included",),
+    ),
+)
+
+OTHERS = (
+    VideoProtocol(
+        "kinetics600-frame-prediction",
+        dataset="kinetics600",
+        split="validation",
+        splits=("validation",),
+        task="frame-prediction",
+        tasks=_FRAMES,
+        num_clips=50_000,
+        repeats=4,
+        windows=WindowRule("uniform", count=2, crops=3),
+        given_frames=5,
+        convention="tf-64",
+        published={"MAGVIT-L": {"fvd": 9.9}, "MAGVIT-B": {"fvd": 24.5}, "MAGI": {"fvd": 11.5}},
+        notes=("videos of 128×128 are brought to 64×64 before 224×224; 29K evaluation videos", _GIVEN_COUNT),
+    ),
+    VideoProtocol(
+        "ssv2-class-conditional",
+        dataset="ssv2",
+        split="train",
+        splits=("train",),
+        task="class-conditional",
+        tasks=_CLASSES,
+        num_clips=50_000,
+        repeats=4,
+        windows=_RANDOM,
+        num_real=50_000,
+        convention="tf",
+        notes=("real clips: random windows and crops of the training videos",),
+    ),
+    VideoProtocol(
+        "ssv2-multi-task",
+        dataset="ssv2",
+        split="validation",
+        splits=("validation",),
+        task="one of MAGVIT's ten tasks but class-conditional generation",
+        tasks=tuple(task for task in TASKS if task != "class-conditional"),
+        num_clips=50_000,
+        repeats=4,
+        windows=WindowRule("uniform", count=2),
+        convention="tf",
+        notes=("two windows, central crop, of 24K validation videos; evaluate one task at a time",),
+    ),
+    VideoProtocol(
+        "nuscenes-frame-prediction",
+        dataset="nuscenes",
+        split="validation, front camera",
+        splits=("validation",),
+        task="frame-prediction",
+        tasks=_FRAMES,
+        num_clips=50_000,
+        repeats=4,
+        windows=WindowRule("uniform", count=16, crops=3),
+        given_frames=1,
+        convention="tf",
+        notes=("0.6K videos of 32 frames; the split was not published", _GIVEN_COUNT),
+    ),
+    VideoProtocol(
+        "objectron-frame-interpolation",
+        dataset="objectron",
+        split="test",
+        splits=("test",),
+        task="frame-interpolation",
+        tasks=("frame-interpolation",),
+        num_clips=50_000,
+        repeats=4,
+        windows=WindowRule("uniform", count=5),
+        convention="tf",
+        notes=("3.6K evaluation videos; first and last frame are given and count in FVD",),
+    ),
+    VideoProtocol(
+        "fvd",
+        dataset="any",
+        split="as given",
+        task="any",
+        tasks=(UNCONDITIONAL, *TASKS),
+        num_clips=None,
+        height=None,
+        width=None,
+        notes=("first 16 frames of every video, both sides as they are: a figure of one's own, of no paper",),
+    ),
+)
+
+WORLD = VideoProtocol(
+    "shapes-10k",
+    dataset=SHAPES,
+    split="held-back clips of the built-in world",
+    task="class-conditional",
+    tasks=_CLASSES,
+    labels="balanced",
+    num_clips=10_000,
+    num_real=10_000,
+    height=32,
+    width=32,
+    resize="central crop, then bilinear with an anti-aliasing filter",
+    extractor=SHAPES_EXTRACTOR,
+    notes=("figures of the built-in world's judge, which compare with no other FVD",),
+)
+
+VIDEO_PROTOCOLS = {protocol.name: protocol for protocol in (*UCF101, *BAIR, *OTHERS, WORLD)}
+
+
+def video_protocol(name: str) -> VideoProtocol:
+    """Raises UserError for a name that is not in VIDEO_PROTOCOLS."""
+    if name not in VIDEO_PROTOCOLS:
+        raise UserError(f"Unknown protocol {name!r}: {nearest(name, VIDEO_PROTOCOLS)}")
+    return VIDEO_PROTOCOLS[name]

@@ -1,0 +1,265 @@
+"""Samples of a text-conditional model in the folders that outside benchmarks read: VBench, GenEval, DPG-Bench.
+
+Their own tools, run in environments of their own, compute the scores. What is written here is a function of the model,
+the prompts, the seed and the sampler's options; `export.json` beside the samples holds these, so that an interrupted
+export continues and another one is never mixed into it.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from mutoscope.data.video.read import write_video
+from mutoscope.errors import UserError
+from mutoscope.hub import check_writable_folder
+from mutoscope.json_config import nearest, read_json
+
+RECORD = "export.json"
+MAX_NAME_BYTES = 200  # of a prompt that becomes part of a file name
+Frames = UInt8[np.ndarray, "t h w 3"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One entry of a benchmark. key: what its files are called; line: its entry in the prompts file."""
+
+    key: str
+    text: str
+    line: str = ""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a benchmark reads. num_samples: per prompt, as its paper and NOVA's evaluation take them.
+
+    files: the paths of one prompt's samples, below the folder its tool is pointed at.
+    still: pictures instead of clips. tool: how its tool is started on the folder FOLDER.
+    """
+
+    num_samples: int
+    still: bool
+    read: Callable[[Path], Iterator[Prompt]]
+    files: Callable[[Prompt, int], list[Path]]
+    tool: str
+
+
+# --------------------------------------------------------------------------------------------------------- prompts
+
+
+def vbench_prompts(path: Path) -> Iterator[Prompt]:
+    """VBench_full_info.json (entries with "prompt_en"), or a text file of one prompt per line."""
+    if path.suffix == ".json":
+        found = _parsed(path, _text(path), 1)
+        texts = [entry.get("prompt_en") if isinstance(entry, dict) else None for entry in found]
+    else:
+        texts = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str) or not text:
+            raise UserError(f'{path}: entry {number} has no "prompt_en"; give VBench_full_info.json or a .txt file.')
+        yield Prompt(_file_name(path, text), text)
+
+
+def geneval_prompts(path: Path) -> Iterator[Prompt]:
+    """evaluation_metadata.jsonl: one object per line, with "prompt" and what its judge looks for."""
+    lines = [line for line in _text(path).splitlines() if line.strip()]
+    for number, line in enumerate(lines):
+        entry = _parsed(path, line, number + 1)
+        if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str):
+            raise UserError(f'{path}: line {number + 1} has no "prompt"; give GenEval\'s evaluation_metadata.jsonl.')
+        yield Prompt(f"{number:05}", entry["prompt"], line)
+
+
+def dpg_prompts(path: Path) -> Iterator[Prompt]:
+    """The folder of prompts, one text file each, or dpg_bench.csv (columns item_id and text)."""
+    if path.is_dir():
+        for file in sorted(path.glob("*.txt")):
+            yield Prompt(_file_name(path, file.stem), _text(file).strip())
+        return
+    rows = list(csv.DictReader(_text(path).splitlines()))
+    if not rows or not {"item_id", "text"} <= set(rows[0]):
+        raise UserError(f"{path} has no columns item_id and text; give dpg_bench.csv or the folder of its prompts.")
+    for row in rows:
+        yield Prompt(_file_name(path, row["item_id"] or ""), row["text"] or "")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"The prompts {str(path)!r} cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"The prompts {str(path)!r} are not UTF-8 text.") from None
+
+
+def _parsed(path: Path, text: str, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: entry {number} is not JSON ({error}).") from None
+
+
+def _file_name(path: Path, text: str) -> str:
+    """The text, which its tool expects as (part of) a file's name."""
+    if not text or text.startswith(".") or any(character in text for character in "/\\\0"):
+        raise UserError(f"{path}: {text!r} cannot be a file name, as the benchmark needs it.")
+    if len(text.encode()) > MAX_NAME_BYTES:
+        raise UserError(f"{path}: {text[:40]!r}... is longer than a file name may be ({MAX_NAME_BYTES} bytes).")
+    return text
+
+
+BENCHMARKS = {
+    "vbench": Benchmark(
+        5,
+        False,
+        vbench_prompts,
+        lambda prompt, count: [Path(f"{prompt.key}-{number}.mp4") for number in range(count)],
+        "vbench evaluate --videos_path FOLDER --dimension DIMENSION",
+    ),
+    "geneval": Benchmark(
+        4,
+        True,
+        geneval_prompts,
+        lambda prompt, count: [Path(prompt.key, "samples", f"{number:04}.png") for number in range(count)],
+        "python evaluation/evaluate_images.py FOLDER --outfile results.jsonl --model-path DETECTOR",
+    ),
+    "dpg-bench": Benchmark(
+        4,
+        True,
+        dpg_prompts,
+        lambda prompt, count: [Path(f"{prompt.key}.png")],
+        "python dpg_bench/compute_dpg_bench.py --image-root-path FOLDER --resolution SIDE --pic-num 4",
+    ),
+}
+
+
+def read_prompts(benchmark: str, path: str | Path) -> list[Prompt]:
+    """The prompts of a benchmark's own file, each once. Raises UserError for another kind of file."""
+    unique: dict[str, Prompt] = {}
+    for prompt in _benchmark(benchmark).read(Path(path)):
+        unique.setdefault(prompt.key, prompt)
+    prompts = list(unique.values())
+    if not prompts:
+        raise UserError(f"{str(path)!r} holds no prompts.")
+    if empty := [prompt.key for prompt in prompts if not prompt.text]:
+        raise UserError(f"{str(path)!r}: the prompt of {empty[0]!r} is empty.")
+    return prompts
+
+
+def _benchmark(name: str) -> Benchmark:
+    if name not in BENCHMARKS:
+        raise UserError(f"Unknown benchmark {name!r}: {nearest(name, BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+# --------------------------------------------------------------------------------------------------------- samples
+
+
+def export(
+    pipeline: Any,
+    model: str,
+    benchmark: str,
+    prompts_path: str | Path,
+    out: str | Path,
+    *,
+    num_prompts: int | None = None,
+    num_samples: int | None = None,
+    seed: int = 1337,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes samples for every prompt (or the first `num_prompts`) into `out`/`benchmark`, and says what was written.
+
+    The samples of prompt number i come from one call, seeded by `seed` and i alone, so that it does not matter where an
+    export was interrupted. Files that are there are left as they are. `options` go to the pipeline.
+    Raises UserError for prompts of another benchmark, a model that reads no text, or a folder that holds anything else.
+    """
+    kind = _benchmark(benchmark)
+    prompts = read_prompts(benchmark, prompts_path)
+    count = num_samples or kind.num_samples
+    if benchmark == "dpg-bench" and count != kind.num_samples:
+        raise UserError(f"DPG-Bench reads {kind.num_samples} samples on one picture; leave the number of samples out.")
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    if kind.still and pipeline.index.num_frames != 1:
+        given["num_frames"] = 1
+    record = {
+        "benchmark": benchmark, "model": model, "seed": seed, "num_samples": count, "options": given,
+        "prompts_sha256": hashlib.sha256("\n".join(f"{p.key}\t{p.text}" for p in prompts).encode()).hexdigest(),
+    }  # fmt: skip
+    chosen = prompts[:num_prompts]
+    pipeline.prepare(prompt=chosen[0].text, num_samples=count, seed=seed, **given)  # refuses what does not fit
+    folder = claim(Path(out), record) / benchmark
+    written, warnings = 0, []
+    for number, prompt in enumerate(tqdm(chosen, benchmark, unit="prompt", disable=None, leave=False)):
+        paths = [folder / file for file in kind.files(prompt, count)]
+        if all(path.exists() for path in paths):
+            written += _write_line(folder, benchmark, prompt)
+            continue
+        clips = pipeline.generate(prompt=prompt.text, num_samples=count, seed=call_seed(seed, number), **given).clips
+        frames = [clip.frames for clip in clips]
+        frames = [grid(frames)] if len(paths) == 1 and count > 1 else frames
+        for path, clip in zip(paths, frames, strict=True):
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                warnings = write_video(path, clip[:1] if kind.still else clip, 1 if kind.still else pipeline.index.fps)
+                written += 1
+        written += _write_line(folder, benchmark, prompt)
+    tool = kind.tool.replace("FOLDER", str(folder)).replace("SIDE", str(pipeline.index.height))
+    return (
+        record
+        | {"output": str(folder), "prompts": len(chosen), "written": written, "tool": tool}
+        | {"warnings": list(warnings)}
+    )
+
+
+def claim(out: Path, record: dict[str, Any]) -> Path:
+    """`out`, empty and marked as this export's, or marked so before. Raises UserError where it is anything else."""
+    mark = out / RECORD
+    if mark.is_file():
+        found = read_json(mark)
+        different = [name for name in record if found.get(name) != json.loads(json.dumps(record[name]))]
+        if different:
+            name = different[0]
+            raise UserError(
+                f"{str(out)!r} holds an export with another {name}: {found.get(name)!r} there, {record[name]!r} here. "
+                "Name another folder, or remove this one."
+            )
+        return out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{str(out)!r} holds files that are no export. Name a folder that is empty or not there yet.")
+    check_writable_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_text(mark, json.dumps(record, indent=2))
+    return out
+
+
+def _write_line(folder: Path, benchmark: str, prompt: Prompt) -> int:
+    """GenEval's judge reads what to look for beside the samples; 1 if that file had to be written."""
+    path = folder / prompt.key / "metadata.jsonl"
+    if benchmark != "geneval" or path.exists():
+        return 0
+    _write_text(path, prompt.line)
+    return 1
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(f"{text}\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def grid(clips: list[Frames]) -> UInt8[np.ndarray, "t height width 3"]:
+    """Four clips as one, two beside two."""
+    top, bottom = (np.concatenate(clips[start : start + 2], axis=2) for start in (0, 2))
+    return np.concatenate([top, bottom], axis=1)
+
+
+def call_seed(seed: int, number: int) -> int:
+    """Seeds of one export's calls, all different and within 63 bits."""
+    return (seed * 1_000_003 + number) % 2**63

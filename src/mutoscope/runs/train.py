@@ -1,0 +1,393 @@
+"""From a recipe to a finished model folder: data, network, loop, sample sheets, export."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from mutoscope import hub
+from mutoscope.data.sources.shapes.mixed import MIXED_CLASS_NAMES
+from mutoscope.data.sources.tokens import TokenCache
+from mutoscope.errors import UserError
+from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
+from mutoscope.json_config import dataclass_from_dict, read_json
+from mutoscope.models.magi import MAGI, MAGIConfig
+from mutoscope.models.magvit import Magvit, MagvitConfig
+from mutoscope.models.nova import NOVA, NOVAConfig
+from mutoscope.models.par import PAR, PARConfig
+from mutoscope.runs.checks import (
+    check_actions,
+    check_captions,
+    check_labels,
+    check_model_fits,
+    condition_tasks,
+    context_frames,
+    is_continuous,
+    text_shape,
+)
+from mutoscope.runs.clips import clip_source, describe_data, example_clips, from_description, shapes_world
+from mutoscope.runs.sheets import GenerationSheet
+from mutoscope.runs.tokenize import CONTEXT_FRAMES, CaptionReader, condition_key, tokenize
+from mutoscope.sampling.frame_ar import FrameARSamplerConfig
+from mutoscope.sampling.frame_stream import FrameStreamSamplerConfig
+from mutoscope.sampling.masked import MaskedSamplerConfig
+from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig
+from mutoscope.sampling.tasks import balanced_task_order, needs_video
+from mutoscope.text import TextEncoder, TextFeatures, load_text_encoder
+from mutoscope.text.base import left_padded
+from mutoscope.text.cleaning import clean_prompt
+from mutoscope.text.words import word_config
+from mutoscope.tokenizers.base import VideoTokenizer, channels_last
+from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
+from mutoscope.tokenizers.discriminator import Discriminator, make_discriminator
+from mutoscope.tokenizers.inflation import inflate
+from mutoscope.tokenizers.perceptual import load_perceptual
+from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
+from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
+from mutoscope.training.callbacks import Callback, ReconstructionSheet
+from mutoscope.training.config import (
+    AdversarialConfig,
+    DataConfig,
+    FeaturesRecipe,
+    ModelRecipe,
+    Recipe,
+    TokenizerRecipe,
+    from_json,
+    to_json,
+)
+from mutoscope.training.distributed import Process, barrier, join
+from mutoscope.training.tokenizer_trainer import set_latent_statistics, train_tokenizer
+from mutoscope.training.tracking import Tracker
+from mutoscope.training.trainer import Batch, TrainResult, train_model
+
+TASK_ORDER_SEED = 0
+WORDS, MAX_CAPTIONS = "words", 4096  # captions that the words of an endless world are taken from
+
+# configuration -> family in model_index.json, configuration of its sampler, network
+FAMILIES: dict[type, tuple[str, Callable[..., Any], Callable[[Any], nn.Module]]] = {
+    MagvitConfig: ("magvit", MaskedSamplerConfig, Magvit),
+    PARConfig: ("par", ParallelARSamplerConfig, PAR),
+    NOVAConfig: ("nova", FrameARSamplerConfig, NOVA),
+    MAGIConfig: ("magi", FrameStreamSamplerConfig, MAGI),
+}
+TOKENIZERS: dict[type, Callable[[Any], VideoTokenizer]] = {
+    VQ3DConfig: VQ3D,
+    VQ2DConfig: VQ2D,
+    Causal3DConfig: Causal3D,
+}
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    trackers: Sequence[Tracker] = (),
+    device: str | torch.device | None = None,
+) -> TrainResult:
+    """Trains `recipe` into the folder `out` and leaves a loadable model folder there.
+
+    `out` receives recipe.json at once; log.jsonl, samples/ and checkpoints/ while training; the weights and
+    model_index.json at the end. A run ended by SIGTERM or Ctrl-C has only the former: `resume=True` continues it.
+    Works unchanged under torchrun. Raises UserError for anything the user can fix.
+    """
+    out = Path(out)
+    hub.check_writable_folder(out)
+    if recipe.loop.threads:
+        torch.set_num_threads(recipe.loop.threads)
+    torch.manual_seed(recipe.loop.seed)  # initial weights
+    process = join(device)
+    options = {"resume": resume, "trackers": trackers, "device": process.device}
+    with flushed_denormals():
+        if isinstance(recipe, TokenizerRecipe):
+            return _train_tokenizer(recipe, out, process, callbacks, options)
+        if isinstance(recipe, ModelRecipe):
+            return _train_model(recipe, out, process, callbacks, options)
+        return _train_features(recipe, out, process, callbacks, options)
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Treats denormal numbers as zero on this thread and on those that torch starts meanwhile.
+
+    The entropy term's softmax is full of them, and a CPU computes with them so slowly that they cost a third of a
+    tokenizer's speed. Worker threads inherit the setting only if they are started inside, so it should come before
+    the first parallel operation of a program.
+    """
+    was_flushing = torch.tensor(1e-40).mul(1.0).item() == 0.0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(was_flushing)
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """The recipe in a JSON file, for example the recipe.json of an earlier run."""
+    return from_json(read_json(Path(path)), str(path))
+
+
+def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
+    """model_index.json of a finished run; `values` are the fields that depend on the family."""
+    cached = describe_data(data)
+    names = cached.get("class_names")
+    described = {name: value for name, value in cached.items() if name not in ("class_names", "seed", "path")}
+    if described.get("kind") == "shapes":
+        origin = from_description(data, described)
+        names = MIXED_CLASS_NAMES if origin.mixed else shapes_world(origin, seed=0).class_names
+    return hub.ModelIndex(
+        num_frames=data.num_frames,
+        height=data.height,
+        width=data.width,
+        fps=data.fps,
+        class_names=tuple(names) if names else None,
+        data=described,
+        **values,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- the stages
+
+
+def _train_tokenizer(
+    recipe: TokenizerRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
+) -> TrainResult:
+    tokenizer, game = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer), recipe.adversarial
+    discriminator = make_discriminator(game.discriminator) if game else None
+    start_inflated(recipe, tokenizer, discriminator)
+    perceptual = perceptual_loss(game) if game else None
+    sheet = ReconstructionSheet(example_clips(recipe.data)["video"])
+    result = train_tokenizer(
+        tokenizer,
+        recipe,
+        clip_source(recipe.data),
+        out,
+        discriminator=discriminator,
+        perceptual=perceptual.to(process.device) if perceptual else None,
+        callbacks=(sheet, *callbacks),
+        **options,
+    )
+    if result.finished and process.is_main:
+        if tokenizer.spec.latent_channels is not None:
+            set_latent_statistics(cast(VideoTokenizer, result.network), clip_source(recipe.data))
+        index = model_index(recipe.data, family="tokenizer", model=None)
+        parts = {"tokenizer": result.network, "discriminator": discriminator}
+        hub.save_pretrained(out, index, recipe=to_json(recipe), **parts)
+    return result
+
+
+def perceptual_loss(game: AdversarialConfig) -> nn.Module | None:
+    """The perceptual term from the files the recipe names; without files none, with a warning that says so."""
+    if game.perceptual_weights:
+        return load_perceptual(game.perceptual_weights, heads=game.perceptual_heads)
+    if game.perceptual_weight > 0:
+        warnings.warn(
+            "This run has no perceptual loss, whose weights may not be shipped: it trains, but expect less sharp "
+            "reconstructions. Name a file with --adversarial.perceptual-weights to have it.",
+            stacklevel=2,
+        )
+    return None
+
+
+def start_inflated(recipe: TokenizerRecipe, tokenizer: VideoTokenizer, discriminator: nn.Module | None) -> None:
+    """Starts both networks from the 2D-VQ that the recipe names, if it names one."""
+    if recipe.start_from is None:
+        return
+    folder = hub.tokenizer_folder(recipe.start_from)
+    if not isinstance(tokenizer, VQ3D):
+        raise UserError("start_from inflates a 2D-VQ into a 3D-VQ; this recipe trains another kind of tokenizer.")
+    inflate(hub.load_component(folder), tokenizer, recipe.inflation)
+    opponent = folder.parent / "discriminator"
+    if isinstance(discriminator, Discriminator) and opponent.is_dir():
+        inflate(hub.load_component(opponent), discriminator, recipe.inflation)
+
+
+def _train_model(
+    recipe: ModelRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
+) -> TrainResult:
+    if recipe.data.random_crops:
+        raise UserError("Tokens are encoded once, so random crops would not change: use data.ten_crops instead.")
+    tokenizer = hub.load_tokenizer(recipe.tokenizer).to(process.device)
+    channels_last(tokenizer)
+    check_model_fits(recipe, tokenizer)
+    text = open_text_encoder(recipe, out, process)
+    cache = open_cache(recipe, tokenizer, out, process, text)
+    torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not the cache had to be filled
+    family, sampler, network = FAMILIES[type(recipe.model)]
+    model = network(recipe.model)
+    if recipe.start_from:
+        start_from(recipe.start_from, model)
+    freeze(model, recipe.frozen)
+    bundled = recipe.tokenizer in hub.bundled() and not os.path.isdir(recipe.tokenizer)
+    index = model_index(
+        recipe.data,
+        family=family,
+        tokenizer=recipe.tokenizer if bundled else "./tokenizer",
+        text_encoder=None if text is None else os.path.relpath(text.folder, out),
+        tasks=tuple(recipe.task_weights),
+        sampling=asdict(dataclass_from_dict(sampler, recipe.sampling, "sampling")),
+        task_sampling=task_sampling(recipe, sampler),
+        blend_given=recipe.blend_given,
+    )
+    sheets: list[Callback] = []
+    origin = from_description(recipe.data, cache.info.data)
+    if origin.kind == "shapes" or recipe.data.kind != "tokens":  # videos behind a ready cache may be gone
+        clips = example_clips(origin)
+        sheets = [GenerationSheet(tokenizer, index, clips, text)]
+    mix, callbacks = task_mix(recipe), (*sheets, *callbacks)
+    result = train_model(model, recipe, cache, out, prepare_batch=mix, callbacks=callbacks, **options)
+    if result.finished and process.is_main:
+        own = None if bundled else tokenizer  # a folder may move or vanish; a model folder stands on its own
+        hub.save_pretrained(out, index, tokenizer=own, model=result.network, recipe=to_json(recipe))
+    return result
+
+
+def start_from(name_or_folder: str, model: nn.Module) -> None:
+    """Copies the weights of a saved model; raises UserError unless it has the same tensors."""
+    found, expected = hub.load_model(name_or_folder).state_dict(), model.state_dict()
+    for name in sorted(set(found) | set(expected)):
+        shapes = [tuple(weights[name].shape) if name in weights else None for weights in (found, expected)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"start_from {name_or_folder!r} does not fit the recipe's model: {name} is {shapes[0]} there, "
+                f"{shapes[1]} here. Change model, or start from random weights."
+            )
+    model.load_state_dict(found)
+
+
+def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
+    """Leaves out of training what begins with one of the prefixes; raises UserError for one that fits nothing."""
+    for prefix in prefixes:
+        named = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
+        if not named:
+            raise UserError(f"frozen names {prefix!r}, but no parameter of the model begins so.")
+        for parameter in named:
+            parameter.requires_grad_(False)
+
+
+def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextEncoder | None:
+    """The recipe's encoder of captions; "words" leaves one in `out` that knows the words of all captions."""
+    if recipe.text_encoder is None:
+        return None
+    folder = Path(recipe.text_encoder)
+    if recipe.text_encoder == WORDS:
+        folder = out / "text_encoder"
+        if process.is_main and not folder.is_dir():
+            source = clip_source(recipe.data)
+            count = source.num_clips or MAX_CAPTIONS
+            captions = [text for i in range(0, count, 64) for text in source[range(i, min(i + 64, count))]["caption"]]
+            folder.mkdir(parents=True)
+            hub.write_json(folder / "config.json", word_config(captions))
+        barrier(process)
+    return load_text_encoder(folder, process.device, torch.float32)
+
+
+def _train_features(
+    recipe: FeaturesRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
+) -> TrainResult:
+    network = ShapesFeatures(ShapesFeaturesConfig())
+    result = train_model(network, recipe, clip_source(recipe.data), out, callbacks=callbacks, **options)
+    if result.finished and process.is_main:
+        save_shapes_features(result.network, out)
+    return result
+
+
+class TaskMix:
+    """Gives each whole batch one task, exactly balanced: update s takes entry s mod length of a fixed order.
+
+    The order is `balanced_task_order`; the batch leaves with "task" and that task's "condition_tokens".
+    """
+
+    def __init__(self, task_weights: dict[str, float]):
+        self.order = balanced_task_order(task_weights, torch.Generator().manual_seed(TASK_ORDER_SEED))
+
+    def __call__(self, batch: Batch, step: int) -> Batch:
+        task = self.order[step % len(self.order)]
+        prepared = {name: value for name, value in batch.items() if name != "conditions"} | {"task": task}
+        if needs_video(task):
+            prepared["condition_tokens"] = batch["conditions"][condition_key(task)]
+        return prepared
+
+
+def task_sampling(recipe: ModelRecipe, sampler: type[Any]) -> dict[str, dict[str, Any]]:
+    """The recipe's own defaults of the tasks it trains. Raises UserError where the sampler has no such option."""
+    own = {task: options for task, options in recipe.task_sampling.items() if task in recipe.task_weights}
+    for task, options in own.items():
+        dataclass_from_dict(sampler, recipe.sampling | options, f"task_sampling.{task}")
+    return own
+
+
+def task_mix(recipe: ModelRecipe) -> Callable[[Batch, int], Batch]:
+    """What a step does to its batch: MAGVIT's networks do one of several tasks."""
+    if isinstance(recipe.model, MagvitConfig):
+        return TaskMix(recipe.task_weights)
+    pads_left = isinstance(recipe.model, PARConfig) and recipe.model.caption_size is not None
+
+    def prepare(batch: Batch, step: int) -> Batch:
+        kept = {name: value for name, value in batch.items() if name != "conditions"}
+        if pads_left:
+            kept["caption"], kept["caption_mask"] = left_padded(TextFeatures(kept["caption"], kept["caption_mask"]))
+        return kept
+
+    return prepare
+
+
+def open_cache(
+    recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, process: Process, text: TextEncoder | None = None
+) -> TokenCache:
+    """The cache the recipe names, or the run's own `out/tokens`, which the main process fills first if need be."""
+    if recipe.data.kind == "tokens":
+        cache = TokenCache(recipe.data.path or "")
+    else:
+        if process.is_main:
+            tokenize(
+                tokenizer,
+                recipe.tokenizer,
+                clip_source(recipe.data),
+                out / "tokens",
+                num_clips=recipe.cache_clips,
+                num_workers=recipe.loop.num_workers,
+                tasks=condition_tasks(recipe),
+                data=describe_data(recipe.data) | {"seed": recipe.data.seed, "path": recipe.data.path},
+                context_frames=context_frames(recipe),
+                text=caption_reader(recipe, text),
+                motion=recipe.motion,
+                interval=isinstance(recipe.model, MAGIConfig) and recipe.data.max_interval > 1,
+                actions=isinstance(recipe.model, MAGIConfig) and recipe.model.action_size is not None,
+                history_only=isinstance(recipe.model, MAGIConfig) and recipe.data.max_jump > 0,
+                history=isinstance(recipe.model, MAGIConfig) and recipe.data.flawed_history,
+            )
+        barrier(process)
+        cache = TokenCache(out / "tokens")
+    wanted = {condition_key(task) for task in condition_tasks(recipe) if needs_video(task)}
+    if missing := wanted - set(cache.info.conditions):
+        raise UserError(f"{cache.folder} lacks the condition of {sorted(missing)[0]!r}; tokenize the clips again.")
+    if (given := cache.info.data.get(CONTEXT_FRAMES, 1)) != context_frames(recipe):
+        raise UserError(
+            f"The conditions in {cache.folder} show {given} context frames, model.context_frames is "
+            f"{context_frames(recipe)}; tokenize the clips again."
+        )
+    check_captions(cache, recipe)
+    check_actions(cache, recipe)
+    model = recipe.model
+    channels = (model.latent_channels,) if isinstance(model, NOVAConfig | MAGIConfig) and is_continuous(model) else ()
+    if tuple(cache.info.clip_shape) != (*channels, *recipe.model.latent_shape):
+        shapes = f"{cache.info.clip_shape}, but model.latent_shape is {recipe.model.latent_shape}"
+        raise UserError(f"The clips in {cache.folder} have the shape {shapes}; change one of them.")
+    check_labels(cache, recipe)
+    return cache
+
+
+def caption_reader(recipe: ModelRecipe, encoder: TextEncoder | None) -> CaptionReader | None:
+    """How the captions of a run are encoded; LlamaGen cleans them first."""
+    shape = text_shape(recipe.model)
+    if encoder is None or shape is None:
+        return None
+    return CaptionReader(encoder, shape[0], clean_prompt if isinstance(recipe.model, PARConfig) else str)

@@ -1,0 +1,168 @@
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mutoscope.data.loader import StepSampler, make_loader
+from mutoscope.data.sources.tokens import TokenCache, TokenCacheInfo, TokenCacheWriter, token_dtype
+from mutoscope.errors import UserError
+
+INFO = TokenCacheInfo(7, (2, 3, 3), "int16", "vq", "hash", ("frame-prediction",), {"kind": "shapes"})
+
+
+def clips(start, count, codes=500):
+    tokens = torch.arange(start, start + count)[:, None, None, None] * 10 + torch.zeros(1, 2, 3, 3, dtype=torch.long)
+    return tokens % codes, torch.arange(start, start + count), {"frame-prediction": (tokens + 1) % codes}
+
+
+def fill(folder, info=INFO):
+    writer = TokenCacheWriter(folder, info)
+    while writer.position < info.num_clips:
+        writer.write(*clips(writer.position, min(3, info.num_clips - writer.position)))
+    return writer.finish()
+
+
+def test_what_was_written_is_read_back_as_a_batch(tmp_path):
+    cache = fill(tmp_path / "cache")
+    batch = cache[[5, 0]]
+    tokens, _, conditions = clips(5, 1)
+    assert cache.num_clips == len(cache) == 7 and cache.info == INFO
+    assert torch.equal(batch["tokens"][:1], tokens) and batch["tokens"].dtype == torch.int64
+    assert torch.equal(batch["conditions"]["frame-prediction"][:1], conditions["frame-prediction"])
+    assert batch["label"].tolist() == [5, 0]
+
+
+def test_an_interrupted_writer_is_continued_where_it_stopped(tmp_path):
+    writer = TokenCacheWriter(tmp_path / "cache", INFO)
+    writer.write(*clips(0, 4))
+    del writer
+    with pytest.raises(UserError, match="not a finished token cache"):
+        TokenCache(tmp_path / "cache")
+    again = TokenCacheWriter(tmp_path / "cache", INFO)
+    assert again.position == 4
+    again.write(*clips(4, 3))
+    assert torch.equal(again.finish()[range(7)]["tokens"], clips(0, 7)[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_an_unfinished_cache_of_another_tokenizer_is_not_continued(tmp_path):
+    TokenCacheWriter(tmp_path / "cache", INFO).write(*clips(0, 4))
+    with pytest.raises(UserError, match="another tokenizer"):
+        TokenCacheWriter(tmp_path / "cache", replace(INFO, tokenizer_hash="other"))
+
+
+def test_a_finished_cache_is_never_overwritten(tmp_path):
+    fill(tmp_path / "cache")
+    with pytest.raises(UserError, match="already exists"):
+        TokenCacheWriter(tmp_path / "cache", INFO)
+
+
+def test_too_many_clips_and_an_early_finish_are_errors(tmp_path):
+    writer = TokenCacheWriter(tmp_path / "cache", INFO)
+    with pytest.raises(ValueError, match="do not fit"):
+        writer.write(*clips(0, 8))
+    with pytest.raises(ValueError, match="only 0 of 7"):
+        writer.finish()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_tokens_that_do_not_fit_the_stored_type_are_errors(tmp_path):
+    writer = TokenCacheWriter(tmp_path / "cache", replace(INFO, conditions=()))
+    tokens, label, _ = clips(0, 1)
+    with pytest.raises(ValueError, match="do not fit int16"):
+        writer.write(tokens + 40_000, label)
+    assert writer.position == 0
+
+
+def test_continuous_latents_are_stored_in_half_precision(tmp_path):
+    info = TokenCacheInfo(2, (4, 2, 3, 3), token_dtype(None), "vae", "hash")
+    writer = TokenCacheWriter(tmp_path / "cache", info)
+    latents = torch.randn(2, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    writer.write(latents, torch.tensor([1, 2]))
+    batch = writer.finish()[[0, 1]]
+    assert batch["tokens"].dtype == torch.float32
+    torch.testing.assert_close(batch["tokens"], latents.half().float(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "dtype"), [(512, "int16"), (32768, "int16"), (32769, "int32"), (None, "float16")]
+)
+def test_the_stored_type_holds_the_vocabulary(vocab_size, dtype):
+    assert token_dtype(vocab_size) == dtype
+
+
+def _metadata(change):
+    def damage(folder):
+        values = json.loads((folder / "metadata.json").read_text())
+        change(values)
+        (folder / "metadata.json").write_text(json.dumps(values))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _metadata(lambda v: v.pop("dtype")),
+        _metadata(lambda v: v.update(dtype="object")),
+        _metadata(lambda v: v.update(num_clips=8)),
+        lambda folder: (folder / "metadata.json").write_text("{"),
+        lambda folder: (folder / "tokens.npy").write_bytes((folder / "tokens.npy").read_bytes()[:-9]),
+        lambda folder: (folder / "label.npy").unlink(),
+        lambda folder: np.save(folder / "label.npy", np.zeros(3, np.int64)),
+    ],
+)
+def test_a_damaged_cache_is_reported_when_it_is_opened(tmp_path, damage):
+    fill(tmp_path / "cache")
+    damage(tmp_path / "cache")
+    with pytest.raises(UserError, match=r"tokenize"):
+        TokenCache(tmp_path / "cache")
+
+
+def test_a_pickled_cache_does_not_carry_its_arrays(tmp_path):
+    cache = fill(tmp_path / "cache")
+    content = pickle.dumps(cache)
+    assert len(content) < 1000
+    assert torch.equal(pickle.loads(content)[[2]]["tokens"], cache[[2]]["tokens"])
+
+
+@pytest.mark.slow
+def test_workers_read_the_same_batches(tmp_path):
+    cache = fill(tmp_path / "cache")
+    sampler = StepSampler(cache.num_clips, 3, 5, seed=1)
+    runs = [[b["tokens"] for b in make_loader(cache, sampler, num_workers=workers)] for workers in (0, 2)]
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_captions_and_motion_are_kept_beside_the_clips(tmp_path):
+    info = replace(INFO, num_clips=2, conditions=(), caption_shape=(4, 3), motion=True)
+    writer = TokenCacheWriter(tmp_path / "cache", info)
+    tokens, label, _ = clips(0, 2)
+    caption = torch.arange(24.0).view(2, 4, 3)
+    more = {"caption": caption, "caption_length": torch.tensor([1, 4]), "motion": torch.tensor([0.25, 3.0])}
+    with pytest.raises(ValueError, match="caption"):
+        writer.write(tokens, label)
+    writer.write(tokens, label, more=more)
+    batch = writer.finish()[[1, 0]]
+    assert torch.equal(batch["caption"], caption[[1, 0]])
+    assert batch["caption_mask"].tolist() == [[True] * 4, [True, False, False, False]]
+    assert batch["motion"].tolist() == [3.0, 0.25]
+
+
+def test_intervals_marked_frames_and_actions_are_kept_and_unknown_actions_stay_unknown(tmp_path):
+    info = replace(INFO, interval=True, history_only=True, history=True, action_shape=(2, 3))
+    writer = TokenCacheWriter(tmp_path / "cache", info)
+    actions = torch.arange(42.0).view(7, 2, 3)
+    actions[4] = torch.nan
+    seen_only = torch.arange(14).view(7, 2) % 3 == 1
+    more = {"interval": torch.arange(7) + 1, "history_only": seen_only, "history": clips(7, 7)[0], "actions": actions}
+    writer.write(*clips(0, 7), more)
+    batch = writer.finish()[[4, 2]]
+    assert batch["interval"].tolist() == [5, 3]
+    assert batch["history_only"].dtype == torch.bool and torch.equal(batch["history_only"], seen_only[[4, 2]])
+    assert torch.equal(batch["history"], clips(7, 7)[0][[4, 2]])
+    assert batch["actions"][0].isnan().all()
+    assert torch.equal(batch["actions"][1], actions[2])

@@ -1,0 +1,176 @@
+"""Figures and their spread, the judge's readings, and the record of the protocol."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig
+from mutoscope.errors import UserError
+from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
+from mutoscope.evaluation.protocols.protocol import (
+    EvaluationProtocol,
+    Judge,
+    Readings,
+    checked_count,
+    codebook_figure,
+    frechet_figure,
+    histogram_figure,
+    mean_figure,
+    ratio_figure,
+    real_clips,
+)
+from mutoscope.evaluation.protocols.published import protocol
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    torch.manual_seed(0)
+    config = ShapesFeaturesConfig(stem_channels=8, stage_channels=(8, 16, 16), embedding_size=6)
+    return Judge(ShapesFeatures(config).eval(), sha256="0" * 64)
+
+
+def normal(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_a_mean_has_an_interval_that_shrinks_with_the_count():
+    few, many = (mean_figure(normal(0, n), seed=0) for n in (20, 2000))
+    for figure in (few, many):
+        low, high = figure["ci95"]
+        assert low < figure["value"] < high
+    width = {name: f["ci95"][1] - f["ci95"][0] for name, f in (("few", few), ("many", many))}
+    assert width["few"] == pytest.approx(2 * 1.96 / math.sqrt(20), rel=0.5)
+    assert width["many"] == pytest.approx(2 * 1.96 / math.sqrt(2000), rel=0.2)
+
+
+def test_figures_repeat_with_the_seed_and_leave_no_global_trace():
+    np.random.seed(0)
+    state = np.random.get_state()[1].copy()
+    values = normal(1, 30)
+    assert mean_figure(values, seed=3) == mean_figure(values, seed=3) != mean_figure(values, seed=4)
+    assert (np.random.get_state()[1] == state).all()
+
+
+def test_booleans_are_counted():
+    assert mean_figure(torch.tensor([True, True, True, False]), seed=0)["value"] == 0.75
+
+
+def test_an_infinite_value_becomes_null_for_json():
+    figure = mean_figure(torch.tensor([30.0, math.inf]), seed=0)
+    assert figure == {"value": None, "ci95": None}
+    json.dumps(figure, allow_nan=False)
+
+
+def test_a_ratio_of_equal_sides_is_one_and_paired_it_is_certain():
+    right = torch.arange(40) % 5 > 0
+    alone, paired = ratio_figure(right, right, seed=0), ratio_figure(right, right, seed=0, paired=True)
+    assert alone["value"] == paired["value"] == 1
+    assert paired["ci95"] == [1.0, 1.0]
+    assert alone["ci95"][0] < 1 < alone["ci95"][1]
+
+
+def test_a_ratio_over_nothing_has_no_value():
+    assert ratio_figure(torch.ones(5), torch.zeros(5), seed=0) == {"value": None, "ci95": None}
+
+
+@settings(max_examples=4)
+@given(SEEDS, st.integers(4, 40), st.integers(4, 40))
+def test_the_interval_of_a_distance_never_goes_below_zero_and_holds_the_value(seed, n, m):
+    figure = frechet_figure(normal(seed, n, 3), normal(seed + 1, m, 3), seed=0)
+    low, high = figure["ci95"]
+    assert 0 <= low <= high
+    # Centred on the value by its mean, so the value lies within unless the resamples are extremely skewed.
+    assert low <= figure["value"] * 1.5 + 1e-9 and figure["value"] <= high * 1.5 + 1e-9
+
+
+def test_a_distance_grows_with_the_shift():
+    x = normal(0, 50, 4)
+    near, far = frechet_figure(x, normal(1, 50, 4), seed=0), frechet_figure(x, normal(1, 50, 4) + 3, seed=0)
+    assert far["ci95"][0] > near["ci95"][1]
+
+
+def test_histogram_distance_is_zero_for_equal_and_one_for_disjoint_answers():
+    x, y = torch.tensor([0, 1, 1, 2]), torch.tensor([3, 3, 4, 4])
+    assert histogram_figure(x, x.flip(0), 5, seed=0)["value"] == 0
+    assert histogram_figure(x, y, 5, seed=0)["value"] == 1
+    assert histogram_figure(x, torch.tensor([0, 1, 2, 2]), 5, seed=0)["value"] == 0.25
+
+
+def test_codebook_use_counts_distinct_codes():
+    tokens = torch.tensor([[[0, 1]], [[1, 1]], [[1, 7]]])
+    figure = codebook_figure(tokens, vocab_size=10)
+    assert figure["value"] == pytest.approx(0.3)
+    assert figure["ci95"][0] < 0.3 < figure["ci95"][1]
+
+
+def test_codebook_use_is_certain_where_no_code_depends_on_one_clip():
+    figure = codebook_figure(torch.tensor([[0, 1], [1, 0], [0, 1]]), vocab_size=4)
+    assert figure == {"value": 0.5, "ci95": [0.5, 0.5]}
+
+
+@pytest.mark.parametrize("count", [-3, 0, 1])
+def test_fewer_than_two_clips_are_refused(count):
+    with pytest.raises(UserError, match=f"at least 2 clips, {count} asked"):
+        checked_count(count)
+
+
+def test_readings_do_not_depend_on_what_else_is_read(judge):
+    clips = real_clips(ShapesConfig(num_frames=8), 0, 35).video  # more than one batch
+    together, alone = judge.read(clips), judge.read(clips[33:34])
+    assert len(together) == 35 and together.features.dtype == torch.float64
+    torch.testing.assert_close(together.features[33:34], alone.features, atol=1e-5, rtol=1e-5)
+
+
+def test_clips_of_mixed_sizes_are_read_at_the_size_of_the_judge(judge):
+    flat = [torch.full((16, h, w, 3), 90, dtype=torch.uint8) for h, w in ((32, 32), (64, 48), (20, 90))]
+    features = judge.read(flat).features
+    torch.testing.assert_close(features[0], features[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features[0], features[2], atol=1e-5, rtol=1e-5)
+
+
+def test_correct_asks_for_the_main_answer_and_for_every_entry():
+    logits = {
+        "class": torch.eye(3) * 5,
+        "num_objects": torch.tensor([[9.0, 0, 0], [0, 9.0, 0], [0, 0, 9.0]]),
+        "colors_present": torch.tensor([[4.0, -4.0], [4.0, 4.0], [-4.0, -4.0]]),
+    }
+    readings = Readings(torch.zeros(3, 2), logits)
+    truth = {
+        "class": torch.tensor([0, 2, 2]),
+        "num_objects": torch.tensor([1, 2, 1]),
+        "colors_present": torch.tensor([[1, 0], [1, 0], [0, 0]]),
+    }
+    assert readings.correct("class", truth).tolist() == [True, False, True]
+    assert readings.correct("num_objects", truth).tolist() == [True, True, False]
+    assert readings.correct("colors_present", truth).tolist() == [True, False, True]
+
+
+def test_real_clips_are_held_back_and_numbered():
+    few, shifted = real_clips(ShapesConfig(), 0, 4), real_clips(ShapesConfig(), 2, 2)
+    assert torch.equal(few.video[2:], shifted.video)
+    assert torch.equal(few.attributes["class"][2:], shifted.attributes["class"])
+    assert not torch.equal(few.video, real_clips(ShapesConfig(), 0, 4, seed=0).video)
+
+
+def test_the_protocol_is_frozen_and_goes_into_json():
+    protocol = EvaluationProtocol("shapes", 8, 16, 32, 32, "ab" * 32, seed=1, options={"guidance_scale": 2.0})
+    record = json.loads(json.dumps(protocol.as_dict()))
+    assert record["real_seed"] == HELD_BACK_SEED and record["extractor_sha256"] == "ab" * 32
+    assert record["frame_stride"] == 1 and record["options"] == {"guidance_scale": 2.0}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        protocol.__setattr__("seed", 2)
+
+
+def test_intervals_do_not_depend_on_how_many_resamples_are_drawn_at_once(monkeypatch):
+    values = torch.randn(50, generator=torch.Generator().manual_seed(0)).numpy()
+    whole = protocol.mean_figure(values, 3)
+    monkeypatch.setattr(protocol, "RESAMPLED_AT_ONCE", 120)  # two resamples
+    assert protocol.mean_figure(values, 3) == whole
