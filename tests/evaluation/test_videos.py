@@ -11,9 +11,10 @@ import torch
 from evaluation.fakes import save_narrow_i3d, use_narrow_i3d, write_videos
 from mutoscope.data.sources.folder import MediaFile
 from mutoscope.errors import UserError
-from mutoscope.evaluation import extractors, videos
+from mutoscope.evaluation import videos
 from mutoscope.evaluation.jobs import plan
 from mutoscope.evaluation.metrics.conventions import CONVENTIONS
+from mutoscope.evaluation.networks import extractors
 from mutoscope.evaluation.networks.c3d import C3D
 from mutoscope.evaluation.networks.extractors import WeightFiles
 from mutoscope.evaluation.networks.i3d import MIN_FRAMES

@@ -29,7 +29,7 @@ from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.masks import causal_frames_mask, frame_history_mask, frame_slots, hide_padded_frames
 from mutoscope.layers.token_masking import truncated_normal
-from mutoscope.models.base import VideoModel
+from mutoscope.models.base import ModelConfig, TextShape, VideoModel
 from mutoscope.models.magi_networks import (
     EPS,
     Block,
@@ -45,7 +45,7 @@ MAX_INTERVAL = 25
 
 
 @dataclass(frozen=True)
-class MAGIConfig:
+class MAGIConfig(ModelConfig):
     """Defaults: the size B on the latents of 16 frames of 256×256 through Stable Diffusion's autoencoder.
 
     `teacher_forcing`: "complete", or "masked", the baseline. `codebook_parts`: tokens are discrete, and these are the
@@ -125,6 +125,15 @@ class MAGIConfig:
     @property
     def codebook_size(self) -> int | None:
         return math.prod(self.codebook_parts) if self.codebook_parts else None
+
+    @property
+    def text(self) -> TextShape | None:
+        return None if self.text_size is None else TextShape(self.text_length, self.text_size)
+
+    @property
+    def clip_fields(self) -> tuple[str, ...]:
+        actions = ("actions",) if self.action_size is not None else ()
+        return ("label", *actions, "interval", "history_only", "history")
 
     @property
     def tasks(self) -> tuple[str, ...]:

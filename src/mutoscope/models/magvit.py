@@ -20,7 +20,7 @@ from mutoscope.errors import UserError
 from mutoscope.layers.attention import attention
 from mutoscope.layers.condition_regions import TASKS, check_task, condition_region, touched_tokens
 from mutoscope.layers.token_masking import MASK_TOKEN, cosine_mask_ratio, num_masked_tokens, select_lowest
-from mutoscope.models.base import VideoModel
+from mutoscope.models.base import ModelConfig, VideoModel
 
 ConditionMode = Literal["cond->input", "input->input", "cond->cond"]
 LossGroup = Literal["mask", "refine", "recons"]
@@ -52,7 +52,7 @@ PAPER_SIZES = {
 
 
 @dataclass(frozen=True)
-class MagvitConfig:
+class MagvitConfig(ModelConfig):
     """Size, vocabulary and objective.
 
     Vocabulary rows: `codebook_size` codes, `num_classes` labels, one row "no class", then `num_special_tokens`. Single
@@ -153,6 +153,14 @@ class MagvitConfig:
             return touched_tokens(condition_region(task, self.condition_clip_shape, frames, frames), self.latent_shape)
         frames = math.ceil(context_frames / temporal_stride) if context_frames else self.latent_context_frames
         return condition_region(task, self.latent_shape, frames, frames)
+
+    @property
+    def reads_condition_videos(self) -> bool:
+        return True
+
+    def needs_label(self, task: str) -> bool:
+        """With a class loss, frame prediction learns to name the class too."""
+        return task.startswith("class-conditional") or (self.class_loss > 0 and task == "frame-prediction")
 
     def task_token_id(self, task: str) -> int:
         if self.separate_inpainting_token and task.startswith("inpaint"):

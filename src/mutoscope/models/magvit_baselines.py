@@ -21,14 +21,14 @@ from mutoscope.layers.attention import attention
 from mutoscope.layers.kv_cache import KVCache, StaticKVCache
 from mutoscope.layers.masks import causal_mask
 from mutoscope.layers.token_masking import cosine_mask_ratio
-from mutoscope.models.base import VideoModel
+from mutoscope.models.base import ModelConfig, VideoModel
 from mutoscope.models.magvit import PAPER_SIZES, Magvit, MagvitConfig, mask_tokens
 
 BEGIN, SEPARATOR = -1, -2  # rows counted from the end of the vocabulary
 
 
 @dataclass(frozen=True)
-class MagvitARConfig:
+class MagvitARConfig(ModelConfig):
     """Sizes as in MAGVIT. Vocabulary rows: codes, class labels, "no class", then `num_special_tokens`.
 
     condition_frames: latent frames of the condition video that precede the clip, followed by a separator.

@@ -25,7 +25,7 @@ from mutoscope.layers.kv_cache import KVCache, PlacedKVCache
 from mutoscope.layers.masks import block_causal_mask
 from mutoscope.layers.patchify import patchify
 from mutoscope.layers.token_masking import gather_rows, truncated_normal
-from mutoscope.models.base import VideoModel
+from mutoscope.models.base import ModelConfig, TextShape, VideoModel
 from mutoscope.models.nova_networks import (
     NUM_TEXT_ROWS,
     DiffusionHead,
@@ -41,7 +41,7 @@ DEFAULT_FPS, DEFAULT_MOTION = 12.0, 5.0
 
 
 @dataclass(frozen=True)
-class NOVAConfig:
+class NOVAConfig(ModelConfig):
     """Sizes of the four networks. Defaults: the published text-to-video model for 480×768 pixels.
 
     `latent_shape`: frames, rows and columns of the latents it was trained on; absolute positions in time are stretched
@@ -104,6 +104,10 @@ class NOVAConfig:
     @property
     def token_size(self) -> int:
         return self.patch_size**2 * self.latent_channels
+
+    @property
+    def text(self) -> TextShape | None:
+        return None if self.text_size is None else TextShape(self.text_length, self.text_size)
 
     @property
     def time_length(self) -> int:

@@ -21,7 +21,7 @@ from mutoscope.layers.kv_cache import KVCache, StaticKVCache
 from mutoscope.layers.masks import first_positions_mask, hide_padding, num_visible
 from mutoscope.layers.positions import rotary_table
 from mutoscope.layers.token_order import region_order, regions_per_side
-from mutoscope.models.base import VideoModel
+from mutoscope.models.base import ModelConfig, TextShape, VideoModel
 from mutoscope.models.par_networks import Block, CaptionEmbedding, RMSNorm
 
 # layers, hidden, heads
@@ -46,7 +46,7 @@ def swiglu_size(hidden_size: int, multiple: int = 256, multiplier: float | None 
 
 
 @dataclass(frozen=True)
-class PARConfig:
+class PARConfig(ModelConfig):
     """Size, vocabulary and the number of tokens per step.
 
     Exactly one of `num_classes` and `caption_size` is set: class labels (prefix of one position), or text features of
@@ -117,6 +117,10 @@ class PARConfig:
     @property
     def prefix_length(self) -> int:
         return self.caption_length if self.caption_size else 1
+
+    @property
+    def text(self) -> TextShape | None:
+        return None if self.caption_size is None else TextShape(self.caption_length, self.caption_size)
 
     @property
     def rope_pairs(self) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mutoscope.data import video_decode, video_write
+from mutoscope.data.video import decode, write
 from mutoscope.data.video.decode import covering_size
 from mutoscope.data.video.read import (
     FrameStream,
@@ -176,13 +176,13 @@ def test_reading_a_part_equals_slicing_the_whole(sample: Sample, start: int, cou
 def test_a_far_start_is_decoded_from_the_keyframe_before_it(sample: Sample, monkeypatch):
     path = sample("long_mp4")
     expected = read_video(path).frames[130:133]
-    first_decoded, numbered = [], video_decode._numbered
+    first_decoded, numbered = [], decode._numbered
 
     def spy(frames, first, *rest):
         first_decoded.append(first)
         return numbered(frames, first, *rest)
 
-    monkeypatch.setattr(video_decode, "_numbered", spy)
+    monkeypatch.setattr(decode, "_numbered", spy)
     assert np.array_equal(read_video(path, start=130, max_frames=3).frames, expected)
     assert first_decoded == [125]
 
@@ -462,8 +462,8 @@ def test_contact_sheet_wraps_scales_and_labels(moving):
 
 @pytest.mark.parametrize("fps", [30000 / 1001, 29.97, 24000 / 1001, 0.5, 2160 / 77])
 def test_rates_become_exact_fractions(fps: float):
-    assert float(video_write.exact_fps(fps)) == pytest.approx(fps, rel=1e-9)
-    assert video_write.exact_fps(30000 / 1001) == Fraction(30000, 1001)
+    assert float(write.exact_fps(fps)) == pytest.approx(fps, rel=1e-9)
+    assert write.exact_fps(30000 / 1001) == Fraction(30000, 1001)
 
 
 @pytest.mark.parametrize("fps", [0, -8, float("nan"), float("inf")])
@@ -533,9 +533,9 @@ def full_disk(*_: object) -> None:
 @pytest.mark.parametrize("place", ["add", "finish", "rename"])
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, moving, monkeypatch, place: str):
     if place == "rename":
-        monkeypatch.setattr(video_write.os, "replace", full_disk)
+        monkeypatch.setattr(write.os, "replace", full_disk)
     else:
-        monkeypatch.setattr(video_write.FfmpegEncoder, place, full_disk)
+        monkeypatch.setattr(write.FfmpegEncoder, place, full_disk)
     with pytest.raises(UserError, match="No space left"):
         write_video(tmp_path / "clip.mp4", moving(3, 16, 16), 8)
     assert list(tmp_path.iterdir()) == []

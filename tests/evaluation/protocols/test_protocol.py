@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig
 from mutoscope.errors import UserError
 from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
+from mutoscope.evaluation.protocols import protocol
 from mutoscope.evaluation.protocols.protocol import (
     EvaluationProtocol,
     Judge,
@@ -25,7 +26,6 @@ from mutoscope.evaluation.protocols.protocol import (
     ratio_figure,
     real_clips,
 )
-from mutoscope.evaluation.protocols.published import protocol
 
 SEEDS = st.integers(0, 2**32 - 1)
 
