@@ -332,6 +332,16 @@ class MAGI(VideoModel):
             mask = mask & (itself | ~blind[:, None, None])
         return self.run(h, mask, self.words(conditions), cache)[:, 0]
 
+    @property
+    def denoiser(self) -> DiffusionHead:
+        """The diffusion head of a model of continuous tokens."""
+        assert isinstance(self.head, DiffusionHead), "discrete tokens are drawn from code_logits"
+        return self.head
+
+    def code_logits(self, z: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
+        """Logits over the digits of discrete tokens, from the transformer's outputs."""
+        return self.head(z)
+
     # -------------------------------------------------------------------------------------------------- training
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""One token after the other, in (time, row, column) order: what parallel decoding is compared with."""
+"""One token after the other, in (time, row, column) order: the baseline of parallel decoding (2212.05199 §4.3)."""
 
 import math
 import time
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.layers.kv_cache import KVCache
-from mutoscope.sampling.base import TokenEvent
+from mutoscope.sampling.base import Sampler, TokenEvent, ready
 from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
 
 
 class NextTokenModel(Protocol):
-    """All the sampler asks of a network."""
+    """What the sampler asks of a network."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]: ...
@@ -33,19 +33,33 @@ class NextTokenModel(Protocol):
 
 
 @dataclass(frozen=True)
+class TokenCondition:
+    """What the samples of one batch are conditioned on."""
+
+    batch_size: int
+    label: Int[Tensor, " b"] | None = None
+    """Class of each sample; None for no class."""
+    tokens: Int[Tensor, "b t h w"] | None = None
+    """Tokens of each sample's condition video; None for a model without a condition."""
+
+
+@dataclass(frozen=True)
 class AutoregressiveSamplerConfig:
-    """How tokens are drawn: see `sample_categorical`."""
+    """How tokens are drawn; see `sample_categorical`."""
 
     temperature: float = 1.0
+    """Of the token distribution; 0 takes the most probable token."""
     top_k: int | None = None
+    """Draw among the k most probable tokens only."""
     top_p: float | None = None
+    """Draw among the most probable tokens that hold this share of the probability."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not math.isfinite(self.temperature):
             raise UserError(f"temperature must be a number of at least 0, found {self.temperature}.")
 
 
-class AutoregressiveSampler:
+class AutoregressiveSampler(Sampler[NextTokenModel, TokenCondition, TokenEvent]):
     """Draws a clip in as many steps as it has tokens; keys and values of earlier tokens are kept in a cache."""
 
     def __init__(self, config: AutoregressiveSamplerConfig | None = None) -> None:
@@ -54,21 +68,18 @@ class AutoregressiveSampler:
     def sample(
         self,
         model: NextTokenModel,
-        label: Int[Tensor, " b"] | None,
-        condition_tokens: Int[Tensor, "b t h w"] | None,
+        condition: TokenCondition,
         generator: torch.Generator,
-        batch_size: int = 1,
     ) -> Iterator[TokenEvent]:
-        """One event per latent frame, when its last token is drawn. Put the model in eval mode first."""
-        begin = time.perf_counter()
-        known = next((len(x) for x in (condition_tokens, label) if x is not None), batch_size)
-        shape = (known, *model.latent_shape)
+        """One event per latent frame, when its last token is drawn; see `Sampler.sample`."""
+        begin, size = time.perf_counter(), condition.batch_size
+        shape = (size, *model.latent_shape)
         frames, per_frame = shape[1], shape[2] * shape[3]
         tokens = torch.zeros(shape, dtype=torch.int64, device=model.device)
         confidence = torch.full(shape, -math.inf, device=model.device)
-        flat, flat_confidence = tokens.view(known, -1), confidence.view(known, -1)
-        cache = model.new_cache(known)
-        ids = model.prefix(label, condition_tokens, known)
+        flat, flat_confidence = tokens.view(size, -1), confidence.view(size, -1)  # (b, thw)
+        cache = model.new_cache(size)
+        ids = model.prefix(condition.label, condition.tokens, size)  # (b, p)
         for position in range(frames * per_frame):
             flat[:, position], flat_confidence[:, position] = self._draw(model, ids, cache, generator)
             ids = flat[:, position : position + 1]
@@ -76,14 +87,15 @@ class AutoregressiveSampler:
                 frame = position // per_frame
                 decided = torch.zeros(shape, dtype=torch.bool, device=model.device)
                 decided[:, frame] = True
+                drawn = tokens.clone()  # the loop goes on writing into `tokens`
                 yield TokenEvent(
                     step=frame,
                     num_steps=frames,
                     decided=decided,
-                    proposal=tokens.clone(),
                     frames=slice(frame, frame + 1),
                     seconds=time.perf_counter() - begin,
-                    tokens=tokens.clone(),
+                    draft=ready(drawn),
+                    tokens=drawn,
                     confidence=confidence.clone(),
                 )
 

@@ -1,8 +1,8 @@
-"""Frame after frame without an end: MAGI's decoding (2501.12389 §3.3, MAR's procedure within a frame).
+"""Frame after frame without an end: MAGI's decoding (arXiv 2501.12389 §3.3; within a frame MAR's procedure).
 
 A frame starts with all its tokens hidden and is filled in set by set in a random order fixed in advance. The network
-reads the frame in progress beside what it remembers of finished ones; a finished frame is read once and remembered.
-Beyond the length of training a window keeps the history at a length the network has seen.
+reads the frame in progress and what it remembers of finished frames; it reads a finished frame once and remembers it.
+Beyond the length of training a window keeps the history at a length the network was trained on.
 """
 
 import itertools
@@ -10,91 +10,155 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from mutoscope.errors import UserError
+from mutoscope.layers.diffusion import Plan
+from mutoscope.layers.gaussian_diffusion import LearnedVariance
+from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.token_masking import gather_rows
-from mutoscope.sampling.base import SampleEvent
+from mutoscope.sampling.base import Latents, SampleEvent, Sampler
 from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
+from mutoscope.sampling.frame_ar import DiffusionHead
 from mutoscope.sampling.guidance import guide
 
 
-class HistoryModel(Protocol):
-    """All the sampler asks of a network. What frames are told is a value of its own, which the sampler passes on."""
+class HistorySizes(Protocol):
+    """Sizes of a frame, and how its tokens are drawn."""
 
-    config: Any
-    """Has num_tokens, grid, latent_shape, codebook_parts and, for continuous tokens, token_size and diffusion."""
-    head: Any
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def grid(self) -> tuple[int, int]: ...  # rows and columns of tokens
+    @property
+    def latent_shape(self) -> tuple[int, int, int]: ...
+    @property
+    def token_size(self) -> int: ...  # numbers in a continuous token
+    @property
+    def codebook_parts(self) -> tuple[int, ...] | None: ...  # sizes of the digits of discrete tokens; None: continuous
+    @property
+    def diffusion(self) -> LearnedVariance: ...
+
+
+class ConditionRows(Protocol):
+    """What one frame is conditioned on, for the rows of all guidance passes, conditional ones first.
+
+    The sampler passes it on to the network and never looks inside.
+    """
+
+    @classmethod
+    def grouped(cls, frames: Sequence[Self]) -> list[tuple[int, Self]]:
+        """Runs of frames with equal conditions, actions aside, joined into one value each: (count, conditions)."""
+        ...
+
+    def first(self, count: int) -> Self:
+        """The conditions of the first rows."""
+        ...
+
+
+Conditions = TypeVar("Conditions", bound=ConditionRows)
+ReadConditions = TypeVar("ReadConditions", bound=ConditionRows, contravariant=True)
+
+
+class HistoryModel(Protocol[ReadConditions]):
+    """What the sampler asks of a network."""
+
+    @property
+    def config(self) -> HistorySizes: ...
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def denoiser(self) -> DiffusionHead:
+        """The diffusion head of continuous tokens."""
+        ...
+
+    def code_logits(self, z: Float[Tensor, "b n d"]) -> Float[Tensor, "b n k"]:
+        """Logits over the digits of discrete tokens."""
+        ...
 
     def to_tokens(self, frames: Num[Tensor, "b *c f h w"]) -> Num[Tensor, "b f n k"]: ...
 
     def to_frames(self, tokens: Num[Tensor, "b f n k"]) -> Num[Tensor, "b *c f h w"]: ...
 
-    def reserve(self, batch_size: int, num_frames: int) -> Any: ...
+    def reserve(self, batch_size: int, num_frames: int) -> KVCache:
+        """Memory for complete frames and the one in progress."""
+        ...
 
-    def observe(self, cache: Any, tokens: Num[Tensor, "b f n k"], conditions: Any, first: int, level: int) -> None: ...
+    def observe(
+        self, cache: KVCache, tokens: Num[Tensor, "b f n k"], conditions: ReadConditions, first: int, level: int = 0
+    ) -> None:
+        """Read complete frames into the cache; `first` is the time of the first, `level` the noise level stated."""
+        ...
 
     def restore(
         self,
-        cache: Any,
+        cache: KVCache,
         tokens: Num[Tensor, "b n k"],
         hidden: Bool[Tensor, "b n"],
-        conditions: Any,
+        conditions: ReadConditions,
         time: int,
-        blind: Bool[Tensor, " b"] | None,
-    ) -> Float[Tensor, "b n d"]: ...
-
-
-class FrameConditions(Protocol):
-    """What one frame is told, for the rows of all passes of guidance: conditional ones first."""
-
-    @classmethod
-    def grouped(cls, frames: Sequence[Any]) -> list[tuple[int, Any]]:
-        """Neighbouring frames that are told alike, but for their actions, as one value each: (count, value)."""
-        ...
-
-    def first(self, count: int) -> Any:
-        """The same for the first rows alone."""
+        blind: Bool[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """Outputs for the frame in progress; rows in `blind` see no history. The cache is left as it was."""
         ...
 
 
 @dataclass(frozen=True)
+class StreamCondition(Generic[Conditions]):
+    """What the samples of one batch are conditioned on, frame by frame."""
+
+    at: Callable[[int], Conditions]
+    """Conditions of a 0-based latent frame; called once for every frame, just before it is needed."""
+    num_samples: int
+    num_frames: int | None = None
+    """Latent frames of the clip, those of the context among them; None: until the caller stops."""
+    context: Num[Tensor, "b *c k h w"] | None = None
+    """Latents or codes of the frames that the clip starts with."""
+
+    @property
+    def num_context(self) -> int:
+        """Latent frames of the context."""
+        return 0 if self.context is None else self.context.shape[-3]
+
+
+@dataclass(frozen=True)
 class FrameStreamSamplerConfig:
-    """`num_decoding_steps`: sets per frame. `num_diffusion_steps`: per token, of the 1,000 of training.
-
-    `guidance_schedule`: constant, or rising with the share of decided tokens as in MAR. `guidance_by`: against a pass
-    without conditions, or against one without history. `temperature`: factor of the noise added in diffusion, or of
-    the distribution of discrete tokens. `sample_range`: bound of the predicted token, in its standard deviations.
-    `eta`: diffusion by DDIM, with no noise at 0.
-
-    `window`: frames that see each other, the one in progress among them (None: as many as in training). When it is
-    full it moves on by one frame and is read again ("sliding"), or by half its length ("chunked"); "anchored" slides
-    behind the first frame, which stays, for networks trained on clips that jump (`DataConfig.max_jump`); "growing"
-    keeps all frames, with positions in time that training never saw. `context_noise_level`: the level of noise that
-    history is said to have. `selection`: with discrete tokens "confidence" keeps the most probable ones of each step
-    in place of a random set. `use_cache=False` reads the history anew in every step, with the same result, to compare.
-    """
+    """How a frame is divided into sets, how their tokens are drawn and guided, and how much history is kept."""
 
     num_decoding_steps: int = 64
+    """Sets of tokens per frame."""
     num_diffusion_steps: int = 100
+    """Denoising steps per token, out of those of training."""
     guidance_scale: float = 1.0
+    """u + s (c - u); 1 is off."""
     guidance_schedule: Literal["linear", "constant"] = "linear"
+    """Constant, or rising with the share of decided tokens as in MAR."""
     guidance_by: Literal["conditions", "history"] = "conditions"
+    """Compare with a pass without conditions, or with a pass without history."""
     temperature: float = 1.0
+    """Factor of the noise added in diffusion, or of the distribution of discrete tokens."""
     sample_range: float | None = None
+    """Bound of the predicted token, in its standard deviations."""
     eta: float | None = None
+    """Diffusion by DDIM, without fresh noise at 0; None: ancestral sampling."""
     window: int | None = None
+    """Latent frames that see each other, the one in progress among them; None: as many as in training."""
     window_mode: Literal["sliding", "anchored", "growing", "chunked"] = "sliding"
+    """A full window drops its first frame (sliding), half its length (chunked), the second frame (anchored, for
+    networks trained with temporal gaps) or none (growing, with positions in time beyond training)."""
     context_noise_level: int = 0
+    """Noise level that the network is conditioned on for its history."""
     selection: Literal["random", "confidence"] = "random"
+    """Discrete tokens: decide a random set in each step, or the most probable tokens."""
     use_cache: bool = True
+    """False reads the history anew in every step, with the same result, for comparison."""
 
     def __post_init__(self) -> None:
         if self.num_decoding_steps < 1 or not 1 <= self.num_diffusion_steps <= 1000:
@@ -115,7 +179,7 @@ class FrameStreamSamplerConfig:
 
     @property
     def num_passes(self) -> int:
-        """How many rows of conditions each sample needs."""
+        """Rows of conditions that each sample needs: 1, with guidance 2."""
         return 1 if self.guidance_scale == 1 else 2
 
     def scale_at(self, num_left: int, num_tokens: int) -> float:
@@ -126,9 +190,9 @@ class FrameStreamSamplerConfig:
 
 
 def masked_counts(num_steps: int, num_tokens: int) -> list[int]:
-    """Hidden tokens before every step: floor(N cos(π/2 · k/K)), but at least one fewer each time and never 0.
+    """Hidden tokens before every step: floor(N cos(π/2 · k/K)), at least one fewer each time and never 0 (MAR).
 
-    With more steps than tokens the last ones before the end decide nothing.
+    With more steps than tokens the last steps but one decide nothing.
     """
     counts = [num_tokens]
     for k in range(1, num_steps):
@@ -137,14 +201,18 @@ def masked_counts(num_steps: int, num_tokens: int) -> list[int]:
 
 
 def set_sizes(num_steps: int, num_tokens: int) -> list[int]:
-    """Tokens decided in each step; the last one decides all that are left."""
+    """Tokens decided in each step; the last step decides all that are left."""
     counts = [*masked_counts(num_steps, num_tokens), 0]
     return [before - after for before, after in itertools.pairwise(counts)]
 
 
-class FrameStreamSampler:
-    """Draws from `generator`, in this order for every frame: an order of its tokens per sample; then for every set
-    the noise it starts from and the noise of each diffusion step (or the noise of its categorical draws).
+class FrameStreamSampler(
+    Sampler[HistoryModel[Conditions], StreamCondition[Conditions], SampleEvent], Generic[Conditions]
+):
+    """One event per set of tokens; without an end, events show the window instead of the whole clip.
+
+    Draws from `generator`, in this order for every frame: an order of its tokens per sample; then for every set the
+    noise it starts from and the noise of each diffusion step (or the noise of its categorical draws).
     """
 
     def __init__(self, config: FrameStreamSamplerConfig) -> None:
@@ -153,132 +221,145 @@ class FrameStreamSampler:
     @torch.no_grad()
     def sample(
         self,
-        model: HistoryModel,
-        conditions: Callable[[int], FrameConditions],
-        num_samples: int,
-        num_frames: int | None,
+        model: HistoryModel[Conditions],
+        condition: StreamCondition[Conditions],
         generator: torch.Generator,
-        given: Num[Tensor, "b *c k h w"] | None = None,
     ) -> Iterator[SampleEvent]:
-        """`num_frames` latent frames, those `given` among them; None: until the caller stops. One event per set.
-
-        `conditions(frame)` is asked once for every frame, just before it is needed. Without an end, events show the
-        window instead of the whole clip.
-        """
-        begin = time.perf_counter()
-        stream = _Stream(self.config, model, num_samples, num_frames, generator)
-        num_given = 0 if given is None else given.shape[-3]
-        stream.check_given(num_given)
-        for frame in range(num_given):
-            assert given is not None
-            stream.accept(model.to_tokens(given[..., frame : frame + 1, :, :])[:, 0], conditions(frame))
-        stream.read()
-        total = 0 if num_frames is None else (num_frames - num_given) * len(stream.sizes)
-        frame, step = num_given, 0
+        """`condition.num_frames` latent frames, those of the context among them; None: until the caller stops."""
+        begin, num_frames, num_context = time.perf_counter(), condition.num_frames, condition.num_context
+        stream = _Stream(self.config, model, condition, generator)
+        stream.read_context()
+        total = 0 if num_frames is None else (num_frames - num_context) * len(stream.sizes)
+        frame, step = num_context, 0
         while num_frames is None or frame < num_frames:
-            stream.begin_frame(conditions(frame))
+            stream.begin_frame(condition.at(frame))
             for index in range(len(stream.sizes)):
-                decided = stream.decide(index)
-                clip = stream.clip()
-                last, end = index == len(stream.sizes) - 1, len(stream.shown) + 1
-                # The first event also hands over what was given.
-                finished = slice(end - 1 if frame > num_given else 0, end) if last else None
-                shape = (num_samples, num_frames or end, *model.config.grid)
-                places = torch.zeros(shape, dtype=torch.bool)
-                places[:, end - 1] = decided.view(num_samples, *model.config.grid).cpu()
-                yield SampleEvent(step, total, places, clip, finished, time.perf_counter() - begin)
+                decided = stream.decide(index)  # (b, n)
+                end = len(stream.shown) + 1
+                first = end - 1 if frame > num_context else 0  # the first finished frame hands over the context too
+                positions = torch.zeros(condition.num_samples, num_frames or end, *model.config.grid, dtype=torch.bool)
+                positions[:, end - 1] = decided.view(condition.num_samples, *model.config.grid).cpu()
+                yield SampleEvent(
+                    step=step,
+                    num_steps=total,
+                    decided=positions,
+                    frames=slice(first, end) if index == len(stream.sizes) - 1 else None,
+                    seconds=time.perf_counter() - begin,
+                    draft=stream.draft(),
+                    cut=stream.draft_of(first),
+                )
                 step += 1
             stream.finish_frame(more=num_frames is None or frame + 1 < num_frames)
             frame += 1
 
 
 @dataclass
-class _Told:
-    """A finished frame and what it was told."""
+class _Frame(Generic[Conditions]):
+    """A finished frame and its conditions."""
 
     tokens: Num[Tensor, "b n k"]
-    conditions: Any
+    conditions: Conditions
 
 
-class _Stream:
+class _Stream(Generic[Conditions]):
     """The frames so far, what the network remembers of them, and the frame in progress."""
+
+    conditions: Conditions
+    """Conditions of the frame in progress."""
 
     def __init__(
         self,
         config: FrameStreamSamplerConfig,
-        model: HistoryModel,
-        batch_size: int,
-        num_frames: int | None,
+        model: HistoryModel[Conditions],
+        condition: StreamCondition[Conditions],
         generator: torch.Generator,
     ) -> None:
-        self.config, self.model, self.batch_size, self.generator = config, model, batch_size, generator
-        self.num_frames, self.num_tokens = num_frames, model.config.num_tokens
+        self.config, self.model, self.condition, self.generator = config, model, condition, generator
+        self.batch_size, self.num_frames = condition.num_samples, condition.num_frames
+        self.num_tokens = model.config.num_tokens
         self.sizes = [size for size in set_sizes(config.num_decoding_steps, self.num_tokens) if size]
         self.window = config.window or model.config.latent_shape[0]
-        if self.window < 2 and config.window_mode == "anchored":
-            raise UserError(
-                "An anchored window holds the first frame beside the one in progress: it must be at least 2 frames, "
-                f"found {self.window}."
-            )
-        if num_frames is None and config.window_mode == "growing":
-            raise UserError("A growing window has no end to its memory: give num_frames, or slide the window.")
-        capacity = num_frames if config.window_mode == "growing" else self.window
-        if num_frames is not None:
-            capacity = min(capacity or num_frames, num_frames)
-        assert capacity is not None
-        self.cache = model.reserve(config.num_passes * batch_size, capacity)
-        self.history: list[_Told] = []  # what the network remembers, or is about to read
-        self.shown: list[Tensor] = []  # frames of the clip; without an end, of the window
-        self.plan: Any = None
+        self._check_window()
+        self.cache = model.reserve(config.num_passes * self.batch_size, self._capacity())
+        self.history: list[_Frame[Conditions]] = []  # what the network remembers, or is about to read
+        self.shown: tuple[Tensor, ...] = ()  # frames of the clip; without an end, of the window
+        self.plan: Plan | None = None
         if model.config.codebook_parts is None:
             self.plan = model.config.diffusion.plan(config.num_diffusion_steps, config.sample_range, config.eta)
-            self.times = model.head.time(self.plan.times.to(model.device))  # (steps, w)
-        self.canvas: Tensor | None = None
+            self.times = model.denoiser.time(self.plan.times.to(model.device))  # (steps, w)
         self.blind: Tensor | None = None
         if config.num_passes == 2 and config.guidance_by == "history":
-            self.blind = torch.arange(2 * batch_size, device=model.device) >= batch_size
-            for memory in (self.cache.keys, self.cache.values):  # never written for these, and NaN gets through masks
+            self.blind = torch.arange(2 * self.batch_size, device=model.device) >= self.batch_size
+            # The blind half of the cache is never written, and NaN in uninitialised memory would pass through masks.
+            for memory in (self.cache.keys, self.cache.values):
                 memory[:, memory.shape[1] // 2 :].zero_()
 
     # --------------------------------------------------------------------------------------------------- history
 
-    def check_given(self, count: int) -> None:
-        if self.num_frames is not None and count >= self.num_frames:
-            raise UserError(f"{count} latent frames are given and {self.num_frames} asked for: nothing is left.")
-        if self.config.window_mode != "growing" and count >= self.window:
+    def _check_window(self) -> None:
+        mode, num_context = self.config.window_mode, self.condition.num_context
+        if self.window < 2 and mode == "anchored":
             raise UserError(
-                f"{count} latent frames are given, but a window of {self.window} holds {self.window - 1} beside the "
-                "one in progress: give fewer frames, or use window_mode growing."
+                "An anchored window holds the first frame beside the one in progress: it must be at least 2 frames, "
+                f"found {self.window}."
+            )
+        if self.num_frames is None and mode == "growing":
+            raise UserError("A growing window has no end to its memory: give num_frames, or slide the window.")
+        if self.num_frames is not None and num_context >= self.num_frames:
+            raise UserError(
+                f"The context has {num_context} latent frames and the clip {self.num_frames}: nothing is left to "
+                "generate."
+            )
+        if mode != "growing" and num_context >= self.window:
+            raise UserError(
+                f"The context has {num_context} latent frames, but a window of {self.window} holds {self.window - 1} "
+                "beside the one in progress: give fewer frames, or use window_mode growing."
             )
 
-    def accept(self, tokens: Num[Tensor, "b n k"], conditions: Any) -> None:
-        self.history.append(_Told(tokens, conditions))
-        self.shown.append(tokens)
+    def _capacity(self) -> int:
+        """Frames that the cache must hold."""
+        if self.config.window_mode == "growing":
+            assert self.num_frames is not None
+            return self.num_frames
+        return self.window if self.num_frames is None else min(self.window, self.num_frames)
+
+    def read_context(self) -> None:
+        """Read the frames that the clip starts with."""
+        for frame in range(self.condition.num_context):
+            assert self.condition.context is not None
+            tokens = self.model.to_tokens(self.condition.context[..., frame : frame + 1, :, :])  # (b, 1, n, k)
+            self.accept(tokens[:, 0], self.condition.at(frame))
+        self.read()
+
+    def accept(self, tokens: Num[Tensor, "b n k"], conditions: Conditions) -> None:
+        """Append a finished frame to the history and to the frames shown."""
+        self.history.append(_Frame(tokens, conditions))
+        self.shown = (*self.shown, tokens)
         if self.num_frames is None:
             self.shown = self.shown[-self.window :]
 
     def read(self) -> None:
-        """Reads all of the history anew."""
+        """Read all of the history anew."""
         self.cache.length, first = 0, 0
         if not self.history:
             return
-        told = [frame.conditions for frame in self.history]
-        for count, conditions in type(told[0]).grouped(told):
-            self._observe([h.tokens for h in self.history[first : first + count]], conditions, first)
+        conditions = [frame.conditions for frame in self.history]
+        for count, shared in type(conditions[0]).grouped(conditions):
+            self._observe([h.tokens for h in self.history[first : first + count]], shared, first)
             first += count
 
-    def _observe(self, frames: list[Tensor], conditions: Any, first: int) -> None:
-        tokens, level = torch.stack(frames, dim=1), self.config.context_noise_level
+    def _observe(self, frames: list[Tensor], conditions: Conditions, first: int) -> None:
+        tokens, level = torch.stack(frames, dim=1), self.config.context_noise_level  # (b, f, n, k)
         if self.blind is None:
             self.model.observe(self.cache, tokens.repeat(self.config.num_passes, 1, 1, 1), conditions, first, level)
             return
-        # The blind half never looks at what would be read for it.
+        # The blind half never attends to history, so only the seeing half reads it.
         seeing = self.cache.first(self.cache.keys.shape[1] // 2)
         self.model.observe(seeing, tokens, conditions.first(len(tokens)), first, level)
         self.cache.length = seeing.length
 
     def make_room(self) -> None:
-        """Moves a full window on."""
+        """Move a full window on."""
         if self.config.window_mode == "growing" or len(self.history) < self.window:
             return
         mode, count = self.config.window_mode, len(self.history)
@@ -289,10 +370,11 @@ class _Stream:
 
     # --------------------------------------------------------------------------------------- the frame in progress
 
-    def begin_frame(self, conditions: Any) -> None:
+    def begin_frame(self, conditions: Conditions) -> None:
+        """Start a frame with all tokens hidden, in a random order."""
         self.make_room()
         uniform = torch.rand(self.batch_size, self.num_tokens, generator=self.generator)
-        self.order = uniform.argsort(dim=1).to(self.model.device)
+        self.order = uniform.argsort(dim=1).to(self.model.device)  # (b, n)
         config, device = self.model.config, self.model.device
         shape = self.batch_size, self.num_tokens
         if config.codebook_parts is None:
@@ -303,12 +385,13 @@ class _Stream:
         self.conditions = conditions
 
     def finish_frame(self, more: bool) -> None:
+        """Move the frame in progress to the history; the network reads it if `more` frames follow."""
         self.accept(self.tokens, self.conditions)
         if more and self.config.use_cache:
             self._observe([self.tokens], self.conditions, len(self.history) - 1)
 
     def decide(self, index: int) -> Bool[Tensor, "b n"]:
-        """Draws the set `index`; returns its places."""
+        """Draw the set `index`; returns the tokens that it decided."""
         if not self.config.use_cache:
             self.read()
         passes, hidden = self.config.num_passes, self.hidden
@@ -319,7 +402,7 @@ class _Stream:
             self.conditions,
             len(self.history),
             self.blind,
-        )
+        )  # (passes · b, n, d)
         left = int(hidden[0].sum()) - self.sizes[index]
         scale = self.config.scale_at(left, self.num_tokens)
         if self.plan is None and self.config.selection == "confidence":
@@ -327,24 +410,25 @@ class _Stream:
         else:
             start = sum(self.sizes[:index])
             ids = self.order[:, start : start + self.sizes[index]]
-            z = gather_rows(z, ids.repeat(passes, 1))
-            drawn = self._codes(z, scale)[0] if self.plan is None else self._denoise(z, scale)
-        self.tokens = self.tokens.scatter(1, ids[..., None].expand_as(drawn), drawn)
+            z = gather_rows(z, ids.repeat(passes, 1))  # (passes · b, set, d)
+            drawn = self._codes(z, scale)[0] if self.plan is None else self._denoise(self.plan, z, scale)
+        self.tokens = self.tokens.scatter(1, ids[..., None].expand_as(drawn), drawn)  # (b, n, k)
         self.hidden = hidden.scatter(1, ids, False)
         return hidden & ~self.hidden
 
-    def _denoise(self, z: Float[Tensor, "passes_b n d"], scale: float) -> Float[Tensor, "b n k"]:
-        """From noise to tokens. Every pass reads the same noisy tokens; the variance is the conditional one's."""
-        condition, passes = self.model.head.condition(z), self.config.num_passes
+    def _denoise(self, plan: Plan, z: Float[Tensor, "passes_b n d"], scale: float) -> Float[Tensor, "b n k"]:
+        """From noise to tokens. Every pass reads the same noisy tokens; the variance is the conditional pass's."""
+        head, passes = self.model.denoiser, self.config.num_passes
+        condition = head.condition(z)
         x = self._noise(z.shape[1])
-        for k in range(len(self.plan)):
-            output = self.model.head(x.repeat(passes, 1, 1).to(z), condition, self.times[k])
+        for k in range(len(plan)):
+            output = head(x.repeat(passes, 1, 1).to(z), condition, self.times[k])  # (passes · b, n, 2k)
             if passes == 2:
                 conditional, unconditional = output.chunk(2)
                 noise, fraction = conditional.chunk(2, dim=-1)
                 output = torch.cat([guide(noise, unconditional.chunk(2, dim=-1)[0], scale), fraction], dim=-1)
-            fresh = self._noise(z.shape[1]) * self.config.temperature if self.plan.needs_noise(k) else None
-            x = self.plan.step(k, x, output, fresh)
+            fresh = self._noise(z.shape[1]) * self.config.temperature if plan.needs_noise(k) else None
+            x = plan.step(k, x, output, fresh)
         return x.to(z)
 
     def _noise(self, count: int) -> Float[Tensor, "b n k"]:
@@ -355,10 +439,15 @@ class _Stream:
         self, z: Float[Tensor, "passes_b n d"], scale: float
     ) -> tuple[Int[Tensor, "b n k"], Float[Tensor, "b n"]]:
         """Discrete tokens, and the logarithms of their probabilities."""
-        logits = self.model.head(z).float()
-        logits = guide(*logits.chunk(2), scale) if self.config.num_passes == 2 else logits
-        digits, confidence = [], torch.zeros(logits.shape[:2], device=z.device)
-        for part in logits.split(self.model.config.codebook_parts, dim=-1):
+        parts = self.model.config.codebook_parts
+        assert parts is not None
+        logits = self.model.code_logits(z).float()
+        if self.config.num_passes == 2:
+            conditional, unconditional = logits.chunk(2)
+            logits = guide(conditional, unconditional, scale)
+        digits: list[Tensor] = []
+        confidence = torch.zeros(logits.shape[:2], device=z.device)
+        for part in torch.split(logits, list(parts), dim=-1):
             noise = gumbel(tuple(part.shape), self.generator, part.device)
             digits.append(sample_categorical(part, noise, self.config.temperature))
             confidence = confidence + log_probability(part, digits[-1])
@@ -367,21 +456,26 @@ class _Stream:
     def _most_confident(
         self, z: Float[Tensor, "passes_b n d"], count: int, scale: float
     ) -> tuple[Int[Tensor, "b r"], Int[Tensor, "b r k"]]:
-        """Draws all hidden tokens and keeps the most probable ones."""
+        """Draw all hidden tokens and keep the most probable ones."""
         codes, confidence = self._codes(z, scale)
         ids = confidence.masked_fill(~self.hidden, -math.inf).topk(count, dim=1).indices
         return ids, gather_rows(codes, ids)
 
-    def clip(self) -> Num[Tensor, "b *c f h w"]:
-        """The clip so far, zeros where nothing is decided; without an end, the window."""
-        current = self.model.to_frames(self.tokens[:, None])
-        if self.num_frames is None:
-            return self.model.to_frames(torch.stack([*self.shown, self.tokens], dim=1))
-        if self.canvas is None:
-            # Laid out once: most of a long clip stays as it is from one set to the next.
-            past = [self.model.to_frames(tokens[:, None]) for tokens in self.shown]
-            future = torch.zeros_like(current).repeat_interleave(self.num_frames - len(past), dim=-3)
-            self.canvas = torch.cat([*past, future], dim=-3)
-        place = len(self.shown)
-        self.canvas[..., place : place + 1, :, :] = current
-        return self.canvas.clone()
+    def draft(self) -> Callable[[], Latents]:
+        """Builds the clip as it is now, zeros where nothing is decided; without an end, the window."""
+        frames = (*self.shown, self.tokens)
+        return partial(_layout, self.model, frames, self.num_frames or len(frames))
+
+    def draft_of(self, first: int) -> Callable[[], Latents]:
+        """Builds the shown frames from `first` to the one in progress."""
+        frames = (*self.shown, self.tokens)[first:]
+        return partial(_layout, self.model, frames, len(frames))
+
+
+def _layout(
+    model: HistoryModel[Conditions], frames: tuple[Num[Tensor, "b n k"], ...], num_frames: int
+) -> Num[Tensor, "b *c f h w"]:
+    """Frames of tokens as latents or codes, with zeros up to `num_frames`."""
+    clip = model.to_frames(torch.stack(frames, dim=1))
+    missing = torch.zeros_like(clip[..., :1, :, :]).repeat_interleave(num_frames - len(frames), dim=-3)
+    return torch.cat([clip, missing], dim=-3)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,16 +16,16 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.layers.condition_regions import condition_region
 from mutoscope.layers.token_masking import MASK_TOKEN, select_lowest
-from mutoscope.sampling.base import TokenEvent
+from mutoscope.sampling.base import Sampler, TokenEvent, ready
 from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
 from mutoscope.sampling.guidance import guide
 from mutoscope.sampling.schedules import num_masked_after, parse_schedule
 
-CLASS_TOLD = "class-conditional-frame-prediction"  # what frame prediction becomes once its class is drawn
+CLASS_KNOWN = "class-conditional-frame-prediction"  # the task that frame prediction becomes once its class is drawn
 
 
 class MaskedTokenModel(Protocol):
-    """All the sampler asks of a network."""
+    """What the sampler asks of a network."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]: ...
@@ -40,20 +40,34 @@ class MaskedTokenModel(Protocol):
         ...
 
 
-@runtime_checkable
 class ClassNamingModel(MaskedTokenModel, Protocol):
-    """What `draw_class` asks of it in addition."""
+    """What `draw_class` asks of a network in addition."""
 
     def class_logits(self, condition_tokens: Tensor) -> Float[Tensor, "b classes"]:
-        """Logits over the classes, from what frame prediction is given."""
+        """Logits over the classes, from the tokens of the context frames."""
         ...
+
+
+@dataclass(frozen=True)
+class MaskedCondition:
+    """What the samples of one batch are conditioned on."""
+
+    task: str
+    """One of the ten tasks."""
+    batch_size: int = 1
+    label: Int[Tensor, " b"] | None = None
+    """Class of each sample, for class-conditional tasks."""
+    tokens: Int[Tensor, "b t h w"] | None = None
+    """Tokens of each sample's condition video, for every task but full generation."""
+    region: Bool[Tensor, "*b t h w"] | None = None
+    """Positions that show their condition token; None: the region of the task on the latent grid."""
 
 
 class DecodingNoise(Protocol):
     """Gumbel noise for step after step; a test may supply recorded noise."""
 
     def sampling(self, step: int, shape: tuple[int, ...]) -> Tensor:
-        """Noise that draws the tokens, (b, t, h, w, k); before step 0 that of the classes, (b, classes), if asked."""
+        """Noise that draws the tokens, (b, t, h, w, k); with `draw_class`, before step 0 that of the classes."""
         ...
 
     def choice(self, step: int, shape: tuple[int, ...]) -> Tensor:
@@ -77,24 +91,26 @@ class GeneratorNoise:
 
 @dataclass(frozen=True)
 class MaskedSamplerConfig:
-    """Defaults are those of the paper for UCF-101, SSv2 and multi-task BAIR (appendix B.3).
-
-    `choice_temperature` scales the noise on the confidences, `temperature`, `top_k` and `top_p` shape the draw of the
-    tokens. `keep_given` holds the given tokens fixed instead of refining them: what a completion needs when the given
-    tokens are those of the true video rather than of a padded condition video. `draw_class` (not in the paper) makes
-    frame prediction draw the class of the clip first, from what is given, and go on with the class told, so that all
-    tokens agree on one motion; for networks trained with a class loss.
-    """
+    """Defaults are those of the paper for UCF-101, SSv2 and multi-task BAIR (arXiv 2212.05199, appendix B.3)."""
 
     num_decoding_steps: int = 12
+    """Passes of the network per clip."""
     schedule: str = "cosine"
+    """Share of tokens still masked: uniform, cosine, exp, log, powP or poly:c0,...,ck."""
     choice_temperature: float = 4.5
+    """Scale of the noise on the confidences, which falls to 0 at the last step."""
     temperature: float = 1.0
+    """Of the token distribution; 0 takes the most probable token."""
     top_k: int | None = None
+    """Draw among the k most probable tokens only."""
     top_p: float | None = None
+    """Draw among the most probable tokens that hold this share of the probability."""
     guidance_scale: float = 1.0
+    """u + s (c - u); 1 is off."""
     keep_given: bool = False
+    """Hold the condition tokens fixed instead of refining them, for conditions that are the true video's own tokens."""
     draw_class: bool = False
+    """Draw the class from the context first, so that all tokens follow one motion (not in the paper)."""
 
     def __post_init__(self) -> None:
         parse_schedule(self.schedule)
@@ -103,13 +119,13 @@ class MaskedSamplerConfig:
         if self.temperature < 0 or self.choice_temperature < 0:
             raise UserError("temperature and choice_temperature must not be negative.")
         if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k is {self.top_k}; it must be at least 1, or left out.")
+            raise UserError(f"top_k is {self.top_k}; it must be at least 1, or omitted.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}; it must lie in (0, 1], or be left out.")
+            raise UserError(f"top_p is {self.top_p}; it must be in (0, 1], or omitted.")
 
 
-class MaskedSampler:
-    """Yields one TokenEvent per decoding step."""
+class MaskedSampler(Sampler[MaskedTokenModel, MaskedCondition, TokenEvent]):
+    """COMMIT decoding (arXiv 2212.05199, Algorithm 1); one event per decoding step."""
 
     def __init__(self, config: MaskedSamplerConfig = MaskedSamplerConfig()):
         self.config = config
@@ -117,29 +133,24 @@ class MaskedSampler:
     def sample(
         self,
         model: MaskedTokenModel,
-        task: str,
-        label: Int[Tensor, " b"] | None = None,
-        condition_tokens: Int[Tensor, "b t h w"] | None = None,
-        generator: torch.Generator | None = None,
+        condition: MaskedCondition,
+        generator: torch.Generator,
         *,
-        condition_mask: Bool[Tensor, "*b t h w"] | None = None,
-        batch_size: int | None = None,
         noise: DecodingNoise | None = None,
     ) -> Iterator[TokenEvent]:
         """Decode a batch. The last event's `proposal` is the result.
 
-        The batch size is that of `condition_tokens` or `label`; without either, `batch_size` (default 1). Where the
-        condition is shown follows from the task unless `condition_mask` says otherwise. `generator` is required unless
-        `noise` is given. Put the model in eval mode first.
+        `noise` replaces the draws from `generator` by recorded ones. Raises UserError for a condition that does not
+        fit the task or the latent grid.
         """
         start, num_steps = time.perf_counter(), self.config.num_decoding_steps
-        noise = noise or self._noise(model, generator)
-        known = next((len(x) for x in (condition_tokens, label) if x is not None), batch_size or 1)
-        shape = (known, *model.latent_shape)
-        tokens, unknown = self._start(model, task, condition_tokens, condition_mask, shape)
+        noise = noise or GeneratorNoise(generator, model.device)
+        task, label = condition.task, condition.label
+        shape = (condition.batch_size, *model.latent_shape)
+        tokens, unknown = self._start(model, condition, shape)
         shown = tokens  # what an undecided position shows: its condition token, or [MASK]
-        if self.config.draw_class and task == "frame-prediction" and condition_tokens is not None:
-            task, label = CLASS_TOLD, self._draw_class(model, condition_tokens, noise)
+        if self.config.draw_class and task == "frame-prediction" and condition.tokens is not None:
+            task, label = CLASS_KNOWN, self._draw_class(model, condition.tokens, noise)
         maskable = unknown.flatten(1).sum(-1)  # (b,)
         most = maskable.max().cpu()[None]  # (1,)
         left = int(most)  # undecided tokens of the emptiest sample, at least
@@ -157,15 +168,15 @@ class MaskedSampler:
             still_unknown = self._mask_again(confidence, unknown, maskable, step)
             tokens = torch.where(still_unknown, shown, proposal)
             left = max(min(int(num_masked_after(self.config.schedule, step, num_steps, most)), left - 1), 0)
-            # Only where it may be the end: looking at the tokens stalls an accelerator.
+            # The tokens are looked at only where this may be the end: reading them stalls an accelerator.
             is_last = step == num_steps - 1 or (left == 0 and not bool(still_unknown.any()))
             yield TokenEvent(
                 step=step,
                 num_steps=num_steps,
                 decided=unknown & ~still_unknown,
-                proposal=proposal,
                 frames=slice(0, shape[1]) if is_last else None,
                 seconds=time.perf_counter() - start,
+                draft=ready(proposal),
                 tokens=tokens,
                 confidence=confidence,
             )
@@ -173,46 +184,34 @@ class MaskedSampler:
                 return
             unknown = still_unknown
 
-    @staticmethod
-    def _noise(model: MaskedTokenModel, generator: torch.Generator | None) -> DecodingNoise:
-        if generator is None:
-            raise ValueError("sample() needs a torch.Generator (or recorded noise)")
-        return GeneratorNoise(generator, model.device)
-
     def _start(
-        self,
-        model: MaskedTokenModel,
-        task: str,
-        condition_tokens: Tensor | None,
-        condition_mask: Tensor | None,
-        shape: tuple[int, int, int, int],
+        self, model: MaskedTokenModel, condition: MaskedCondition, shape: tuple[int, int, int, int]
     ) -> tuple[Int[Tensor, "b t h w"], Bool[Tensor, "b t h w"]]:
         """Condition tokens inside the condition region, [MASK] elsewhere; and which positions are undecided.
 
         Whether a position is undecided cannot be read off the tokens, because an undecided position of the condition
         region shows its condition token. Unless `keep_given`, every position starts undecided.
         """
-        tokens = torch.full(shape, MASK_TOKEN, device=model.device)
-        given = condition_region(task, shape[1:]) if condition_mask is None else condition_mask
-        if tuple(given.shape[-3:]) != shape[1:] or given.ndim > 4:
-            raise UserError(f"The condition mask must have the latent shape {shape[1:]}, found {tuple(given.shape)}.")
-        if condition_tokens is not None and tuple(condition_tokens.shape) != shape:
-            found = tuple(condition_tokens.shape[1:])
-            raise UserError(f"The condition tokens must have the latent shape {shape[1:]}, found {found}.")
-        given = given.to(model.device).expand(shape)
-        if condition_tokens is None:
-            if bool(given.any()):
-                raise UserError(f"The task {task!r} needs condition tokens (a context or a video).")
-            return tokens, torch.ones_like(given)
-        tokens = torch.where(given, condition_tokens.to(model.device), tokens)
-        return tokens, ~given if self.config.keep_given else torch.ones_like(given)
+        hidden = torch.full(shape, MASK_TOKEN, device=model.device)
+        region = condition_region(condition.task, shape[1:]) if condition.region is None else condition.region
+        if tuple(region.shape[-3:]) != shape[1:] or region.ndim > 4:
+            raise UserError(f"The condition mask must have the latent shape {shape[1:]}, found {tuple(region.shape)}.")
+        if condition.tokens is not None and tuple(condition.tokens.shape) != shape:
+            found = tuple(condition.tokens.shape)
+            raise UserError(f"The condition tokens must have the shape {shape}, found {found}.")
+        region = region.to(model.device).expand(shape)
+        if condition.tokens is None:
+            if bool(region.any()):
+                raise UserError(f"The task {condition.task!r} needs condition tokens (a context or a video).")
+            return hidden, torch.ones_like(region)
+        tokens = torch.where(region, condition.tokens.to(model.device), hidden)
+        return tokens, ~region if self.config.keep_given else torch.ones_like(region)
 
     # Gradients are turned off around each call of the network: a generator must not change the caller's grad mode.
     @torch.no_grad()
     def _draw_class(self, model: MaskedTokenModel, condition_tokens: Tensor, noise: DecodingNoise) -> Int[Tensor, " b"]:
-        if not isinstance(model, ClassNamingModel):
-            raise ValueError("draw_class needs a network with class_logits()")
-        logits = model.class_logits(condition_tokens).float()  # (b, classes)
+        # Only MAGVIT's own networks name classes; a family turns `draw_class` on for no other.
+        logits = cast(ClassNamingModel, model).class_logits(condition_tokens).float()  # (b, classes)
         return sample_categorical(logits, noise.sampling(0, tuple(logits.shape)), self.config.temperature)
 
     @torch.no_grad()

@@ -8,15 +8,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mutoscope.errors import UserError
+from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.token_order import regions_per_side
-from mutoscope.sampling.base import TokenEvent
+from mutoscope.sampling.base import Sampler, TokenEvent, ready
 from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
 from mutoscope.sampling.guidance import guide
 
@@ -24,13 +25,26 @@ from mutoscope.sampling.guidance import guide
 class Draw(Protocol):
     """How tokens are drawn; a test may supply recorded draws."""
 
-    def __call__(self, logits: Tensor, places: slice) -> Tensor:
-        """Ids (b, m) from guided logits (b, m, k); `places` are the tokens' places in decoding order."""
+    def __call__(self, logits: Tensor, positions: slice) -> Tensor:
+        """Ids (b, m) from guided logits (b, m, k); `positions` are those of the tokens in decoding order."""
         ...
 
 
-class ParallelTokenModel(Protocol):
-    """All the sampler asks of a network. A condition is whatever the model's prefix is made from."""
+class DecodingState(Protocol):
+    """What a network remembers of the clips it decodes."""
+
+    cache: KVCache
+
+    def keep_first(self, batch_size: int) -> None:
+        """Forget all rows but the first: the unconditional half, once guidance is over."""
+        ...
+
+
+State = TypeVar("State", bound=DecodingState)
+
+
+class ParallelTokenModel(Protocol[State]):
+    """What the sampler asks of a network. A condition is whatever the model builds its prefix from."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]: ...
@@ -52,34 +66,30 @@ class ParallelTokenModel(Protocol):
 
     def new_state(
         self, batch_size: int, latent_shape: tuple[int, int, int], prefix_mask: Tensor | None, static: bool
-    ) -> Any:
-        """Memory for one clip per sample: at least `cache` (a KVCache) and `keep_first(batch_size)`.
-
-        `static` asks for steps whose shapes do not change.
-        """
+    ) -> State:
+        """Memory for one clip per sample. `static`: the shapes of all steps are equal, for CUDA graphs."""
         ...
 
-    def read_prefix(self, prefix: Float[Tensor, "b p d"], state: Any) -> Float[Tensor, "b m k"]:
+    def read_prefix(self, prefix: Float[Tensor, "b p d"], state: State) -> Float[Tensor, "b m k"]:
         """Logits of the first token, or of the first n."""
         ...
 
-    def decode(self, tokens: Int[Tensor, "b n"], state: Any, num_wanted: int | None) -> Float[Tensor, "b2 m k"]:
-        """Logits of what follows the tokens just decided, for the first `num_wanted` rows of the batch."""
+    def decode(self, tokens: Int[Tensor, "b n"], state: State, num_wanted: int | None) -> Float[Tensor, "b2 m k"]:
+        """Logits of the tokens that follow those just decided, for the first `num_wanted` rows of the batch."""
         ...
 
 
 @dataclass(frozen=True)
-class Condition:
-    """Prefix rows of every sample, and what guidance compares them with.
-
-    mask: False on padded rows, the same for both. labels: names of the rows in a `PrefillMemo`, conditional ones first;
-    only for prefixes of one position.
-    """
+class PrefixCondition:
+    """Prefix rows of every sample, one sample per row, and the rows that guidance compares them with."""
 
     prefix: Float[Tensor, "b p d"]
     unconditional: Float[Tensor, "b p d"] | None = None
+    """Prefix of no class or no caption; required for guidance."""
     mask: Bool[Tensor, "b p"] | None = None
+    """False on padded rows, the same for both prefixes."""
     labels: tuple[int, ...] | None = None
+    """Keys of the rows in a `PrefillMemo`, conditional ones first; only for prefixes of one position."""
 
     def rows(self, guided: bool) -> tuple[Float[Tensor, "b2 p d"], Bool[Tensor, "b2 p"] | None]:
         """Prefix and mask of the whole batch."""
@@ -93,54 +103,58 @@ class Condition:
 
 @dataclass(frozen=True)
 class ParallelARSamplerConfig:
-    """`guidance_interval` k limits guidance: token 0, then those up to k places after the sequential or the parallel
-    stage began; None guides all. (Official scripts call it cfg_interval and write −1 for None.)
-    """
+    """How tokens are drawn and guided."""
 
     temperature: float = 1.0
+    """Of the token distribution; 0 takes the most probable token."""
     top_k: int | None = None
+    """Draw among the k most probable tokens only."""
     top_p: float | None = None
+    """Draw among the most probable tokens that hold this share of the probability."""
     guidance_scale: float = 1.0
+    """u + s (c - u); 1 is off."""
     guidance_interval: int | None = None
+    """Guide token 0 and the first k positions of the sequential and of the parallel stage; None guides all tokens
+    (cfg_interval of the official scripts, which write −1 for None)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf or not 0 <= self.guidance_scale < math.inf:
             raise UserError("temperature and guidance_scale must be finite and not negative.")
         if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k is {self.top_k}; it must be at least 1, or left out.")
+            raise UserError(f"top_k is {self.top_k}; it must be at least 1, or omitted.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}; it must lie in (0, 1], or be left out.")
+            raise UserError(f"top_p is {self.top_p}; it must be in (0, 1], or omitted.")
         if self.guidance_interval is not None and self.guidance_interval < 0:
-            raise UserError(f"guidance_interval is {self.guidance_interval}; leave it out to guide every token.")
+            raise UserError(f"guidance_interval is {self.guidance_interval}; omit it to guide every token.")
 
-    def guides(self, place: int, num_parallel: int) -> bool:
-        """Whether the tokens decided from `place` on are guided."""
+    def guides(self, position: int, num_parallel: int) -> bool:
+        """Whether the tokens decided from `position` on are guided."""
         if self.guidance_scale == 1.0:
             return False
-        if self.guidance_interval is None or place == 0:
+        if self.guidance_interval is None or position == 0:
             return True
-        stage = 1 if place < num_parallel else num_parallel
-        return place - stage <= self.guidance_interval
+        stage = 1 if position < num_parallel else num_parallel
+        return position - stage <= self.guidance_interval
 
 
 def group_starts(latent_shape: tuple[int, int, int], num_parallel: int, num_start: int) -> list[int]:
-    """The first place that each forward pass decides: n + (N − n) / n passes with a sequential start, else N / n."""
+    """First position that each forward pass decides: n + (N − n) / n passes with a sequential start, else N / n."""
     regions_per_side(latent_shape, num_parallel)
     return [*range(num_start), *range(num_start, prod(latent_shape), num_parallel)]
 
 
 @dataclass
 class PrefillMemo:
-    """Class prefixes read before: by label, what they leave in the cache and the logits they give.
+    """Class prefixes that were read before: by label, the cached keys and values, and the logits of the first tokens.
 
-    Both depend on the label and the weights only. Whoever owns the model keeps the memo, and drops it with the weights.
+    Both depend on the label and the weights only. The owner of the model keeps the memo and drops it with the weights.
     """
 
-    rows: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    rows: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict[int, tuple[Tensor, Tensor, Tensor]])
     """label -> keys and values (layers, heads, n, d), logits (m, k)."""
 
     def read_prefix(
-        self, model: ParallelTokenModel, prefix: Float[Tensor, "b 1 d"], labels: tuple[int, ...], state: Any
+        self, model: ParallelTokenModel[State], prefix: Float[Tensor, "b 1 d"], labels: tuple[int, ...], state: State
     ) -> Float[Tensor, "b m k"]:
         """As the model's `read_prefix`; every new label is computed once."""
         new = [i for i, label in enumerate(labels) if label not in self.rows and label not in labels[:i]]
@@ -158,17 +172,17 @@ class PrefillMemo:
         return torch.stack(first)
 
 
-class ParallelARSampler:
-    """Yields one event per forward pass; `frames` names the latent frames whose last token it decided."""
+class ParallelARSampler(Sampler[ParallelTokenModel[State], PrefixCondition, TokenEvent], Generic[State]):
+    """One event per forward pass; its `frames` are the latent frames whose last token the pass decided."""
 
     def __init__(self, config: ParallelARSamplerConfig | None = None) -> None:
         self.config = config or ParallelARSamplerConfig()
 
     def sample(
         self,
-        model: ParallelTokenModel,
-        condition: Condition,
-        generator: torch.Generator | None = None,
+        model: ParallelTokenModel[State],
+        condition: PrefixCondition,
+        generator: torch.Generator,
         *,
         latent_shape: tuple[int, int, int] | None = None,
         draw: Draw | None = None,
@@ -177,40 +191,41 @@ class ParallelARSampler:
     ) -> Iterator[TokenEvent]:
         """Decode a batch, one sample per row of the condition's prefix.
 
-        `latent_shape` may differ from the model's own. `generator` is required unless `draw` is given. Put the model in
-        eval mode first. `static`: steps of unchanging shapes, for a network that was compiled (`PAR.advance`); plain
-        steps are faster otherwise. Raises UserError for a grid that does not split into the model's regions.
+        `latent_shape` may differ from the model's own. `draw` replaces the draws from `generator` by recorded ones.
+        `memo` remembers class prefixes between calls. `static`: steps of unchanging shapes, for a compiled or captured
+        network; plain steps are faster otherwise. Raises UserError for a grid that does not split into the model's
+        regions.
         """
         began = time.perf_counter()
-        shape = tuple(latent_shape or model.latent_shape)
+        shape = latent_shape or model.latent_shape
         size, n, total = len(condition.prefix), model.num_parallel, prod(shape)
         starts = group_starts(shape, n, model.num_start)
-        last_guided = max((place for place in starts if self.config.guides(place, n)), default=-1)
+        last_guided = max((start for start in starts if self.config.guides(start, n)), default=-1)
         clip = _Clip(size, shape, len(starts), model.token_order(shape), began)
         draw = draw or self._draw(generator, model.device)
         state, logits = self._start(model, condition, shape, memo, static)  # (b or 2b, m, k)
         while True:
-            if self.config.guides(clip.place, n):
+            if self.config.guides(clip.position, n):
                 logits = guide(logits[:size], logits[size:], self.config.guidance_scale)
             logits = logits[:size]  # (b, m, k)
-            tokens = draw(logits, slice(clip.place, clip.place + logits.shape[1]))  # (b, m)
+            tokens = draw(logits, slice(clip.position, clip.position + logits.shape[1]))  # (b, m)
             yield clip.decide(tokens, log_probability(logits, tokens))
-            if clip.place == total:
+            if clip.position == total:
                 return
-            if clip.place > last_guided:
-                state.keep_first(size)  # the unconditional half is never asked again
-            wanted = None if self.config.guides(clip.place, n) else size
+            if clip.position > last_guided:
+                state.keep_first(size)  # no later token is guided: the unconditional half has done its work
+            wanted = None if self.config.guides(clip.position, n) else size
             logits = self._decode(model, tokens, state, wanted)
 
     @torch.no_grad()  # on the calls of the network, because a generator must not change the caller's grad mode
     def _start(
         self,
-        model: ParallelTokenModel,
-        condition: Condition,
+        model: ParallelTokenModel[State],
+        condition: PrefixCondition,
         shape: tuple[int, int, int],
         memo: PrefillMemo | None,
         static: bool,
-    ) -> tuple[Any, Float[Tensor, "b2 m k"]]:
+    ) -> tuple[State, Float[Tensor, "b2 m k"]]:
         prefix, mask = condition.rows(self.config.guidance_scale != 1.0)
         state = model.new_state(len(prefix), shape, mask, static)
         if memo is None or condition.labels is None:
@@ -219,16 +234,14 @@ class ParallelARSampler:
 
     @torch.no_grad()
     def _decode(
-        self, model: ParallelTokenModel, tokens: Tensor, state: Any, num_wanted: int | None
+        self, model: ParallelTokenModel[State], tokens: Tensor, state: State, num_wanted: int | None
     ) -> Float[Tensor, "b2 m k"]:
         return model.decode(tokens, state, num_wanted)
 
-    def _draw(self, generator: torch.Generator | None, device: torch.device) -> Draw:
-        if generator is None:
-            raise ValueError("sample() needs a torch.Generator (or recorded draws)")
+    def _draw(self, generator: torch.Generator, device: torch.device) -> Draw:
         config = self.config
 
-        def draw(logits: Tensor, places: slice) -> Tensor:
+        def draw(logits: Tensor, positions: slice) -> Tensor:
             noise = gumbel(tuple(logits.shape), generator, device)
             return sample_categorical(logits, noise, config.temperature, config.top_k, config.top_p)
 
@@ -236,31 +249,33 @@ class ParallelARSampler:
 
 
 class _Clip:
-    """The tokens decided so far, put back into their places in the grid."""
+    """The tokens decided so far, in raster order."""
 
     def __init__(
         self, size: int, shape: tuple[int, int, int], steps: int, order: Int[Tensor, " n"], began: float
     ) -> None:
         self.shape, self.steps, self.order, self.began = (size, *shape), steps, order, began
-        self.place, self.step = 0, 0  # tokens decided, forward passes done
+        self.position, self.step = 0, 0  # tokens decided, forward passes done
         self.tokens = torch.zeros(size, prod(shape), dtype=torch.int64, device=order.device)
         self.confidence = torch.full((size, prod(shape)), -math.inf, device=order.device)
 
     def decide(self, tokens: Int[Tensor, "b m"], confidence: Float[Tensor, "b m"]) -> TokenEvent:
-        places = self.order[self.place : self.place + tokens.shape[1]]
-        self.tokens[:, places], self.confidence[:, places] = tokens, confidence
+        """Write the tokens of one pass; returns its event."""
+        raster = self.order[self.position : self.position + tokens.shape[1]]  # (m,) raster indices
+        self.tokens[:, raster], self.confidence[:, raster] = tokens, confidence
         decided = torch.zeros_like(self.tokens, dtype=torch.bool)
-        decided[:, places] = True
+        decided[:, raster] = True
         per_frame = self.shape[2] * self.shape[3]
-        finished = slice(self.place // per_frame, (self.place + tokens.shape[1]) // per_frame)
-        self.place += tokens.shape[1]
+        finished = slice(self.position // per_frame, (self.position + tokens.shape[1]) // per_frame)
+        self.position += tokens.shape[1]
         self.step += 1
+        drawn = self.tokens.view(self.shape).clone()  # later passes write into `self.tokens`
         return TokenEvent(
             step=self.step - 1,
             num_steps=self.steps,
             decided=decided.view(self.shape),
-            tokens=self.tokens.view(self.shape).clone(),
-            proposal=self.tokens.view(self.shape).clone(),
+            tokens=drawn,
+            draft=ready(drawn),
             confidence=self.confidence.view(self.shape).clone(),
             frames=finished if finished.start < finished.stop else None,
             seconds=time.perf_counter() - self.began,

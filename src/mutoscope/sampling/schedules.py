@@ -1,6 +1,5 @@
 """Share of tokens still masked as a function of decoding progress (arXiv 2202.04200 §3.3, used by arXiv 2212.05199)."""
 
-import difflib
 from collections.abc import Callable
 
 import torch
@@ -8,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mutoscope.errors import UserError
+from mutoscope.json_config import nearest
 from mutoscope.layers.token_masking import SMALLEST_RATIO, cosine_mask_ratio, num_masked_tokens
 
 Schedule = Callable[[Tensor, Tensor], Tensor]
@@ -34,9 +34,8 @@ def parse_schedule(name: str) -> Schedule:
             return lambda r, n: _polynomial(coefficients, r)
         return SCHEDULES[name]
     except (KeyError, ValueError):
-        nearest = difflib.get_close_matches(name, SCHEDULES, n=1, cutoff=0.0)[0]
         known = ", ".join((*SCHEDULES, *PARAMETRIC))
-        raise UserError(f"There is no schedule {name!r}; did you mean {nearest!r}? Schedules: {known}.") from None
+        raise UserError(f"There is no schedule {name!r}: {nearest(name, SCHEDULES)} Schedules: {known}.") from None
 
 
 def mask_ratio(

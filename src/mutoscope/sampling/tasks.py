@@ -69,7 +69,7 @@ def balanced_task_order(weights: dict[str, float], generator: torch.Generator) -
         raise UserError("The task mix needs at least one task, and every weight must be positive.")
     unit = 100 / min(1.0, *weights.values())
     entries = [check_task(task) for task, weight in weights.items() for _ in range(round(weight * unit))]
-    return [entries[i] for i in torch.randperm(len(entries), generator=generator).tolist()]
+    return [entries[int(i)] for i in torch.randperm(len(entries), generator=generator)]
 
 
 def _interpolate(video: Tensor, context_frames: int) -> Tensor:
