@@ -19,72 +19,101 @@ import os
 import re
 import shutil
 import tempfile
-import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
+from mutoscope.families import FAMILIES
 from mutoscope.interop import nova
 from mutoscope.json_config import dataclass_from_dict, nearest, read_json
 from mutoscope.meta_device import without_memory
+from mutoscope.model_index import ModelIndex as ModelIndex
+from mutoscope.models.base import VideoModel
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.pretrained import load_vae
 
-FORMAT = "mutoscope-1"
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 INDEX = "model_index.json"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 ZOO = Path(__file__).parent / "zoo"
 
-# name in config.json -> (module, class, configuration class)
-CLASSES = {
-    "VQ3D": ("mutoscope.tokenizers.vq3d", "VQ3D", "VQ3DConfig"),
-    "Magvit": ("mutoscope.models.magvit", "Magvit", "MagvitConfig"),
-    "PAR": ("mutoscope.models.par", "PAR", "PARConfig"),
-    "MAGI": ("mutoscope.models.magi", "MAGI", "MAGIConfig"),
-    "NOVA": ("mutoscope.models.nova", "NOVA", "NOVAConfig"),
-    "Causal3D": ("mutoscope.tokenizers.causal3d", "Causal3D", "Causal3DConfig"),
-    "VQ2D": ("mutoscope.tokenizers.vq2d", "VQ2D", "VQ2DConfig"),
-    "AutoencoderKL": ("mutoscope.tokenizers.autoencoder_kl", "AutoencoderKL", "AutoencoderKLConfig"),
-    "DiffusersVAE": ("mutoscope.tokenizers.pretrained", "DiffusersVAE", "DiffusersVAEConfig"),
-    "PatchDiscriminator": ("mutoscope.tokenizers.discriminator", "PatchDiscriminator", "PatchDiscriminatorConfig"),
-    "Discriminator": ("mutoscope.tokenizers.discriminator", "Discriminator", "DiscriminatorConfig"),
+MAX_TOKENIZER_LINKS = 4  # more than anyone needs, and few enough to find a circle at once
+
+# name in config.json -> (module, configuration class) of the parts that belong to no family
+COMPONENTS = {
+    "VQ3D": ("mutoscope.tokenizers.vq3d", "VQ3DConfig"),
+    "Causal3D": ("mutoscope.tokenizers.causal3d", "Causal3DConfig"),
+    "VQ2D": ("mutoscope.tokenizers.vq2d", "VQ2DConfig"),
+    "AutoencoderKL": ("mutoscope.tokenizers.autoencoder_kl", "AutoencoderKLConfig"),
+    "DiffusersVAE": ("mutoscope.tokenizers.pretrained", "DiffusersVAEConfig"),
+    "PatchDiscriminator": ("mutoscope.tokenizers.discriminator", "PatchDiscriminatorConfig"),
+    "Discriminator": ("mutoscope.tokenizers.discriminator", "DiscriminatorConfig"),
 }
 
 
-@dataclass(frozen=True)
-class ModelIndex:
-    """The content of `model_index.json`.
+def component_classes(name: str) -> tuple[type[nn.Module], type]:
+    """The network and the configuration class that `config.json` names. Raises UserError for an unknown name."""
+    families = {family.network.__name__: family for family in FAMILIES.values()}
+    if name in families:
+        return families[name].network, families[name].config
+    if name in COMPONENTS:
+        module_name, config_name = COMPONENTS[name]
+        module = import_module(module_name)
+        return getattr(module, name), getattr(module, config_name)
+    raise UserError(f"unknown class {name!r}: {nearest(name, (*families, *COMPONENTS))}")
 
-    `tokenizer` is a bundled name, or a path relative to the folder ("./tokenizer", "../other").
-    `text_encoder` is the folder of the encoder of prompts, absolute or relative to this one.
-    `num_frames`, `height`, `width` (pixels) and `fps` are those of the clips the model was trained on.
-    `sampling` holds defaults of the sampler's configuration, `task_sampling` what differs for some tasks, `data` what
-    the model was trained on. `blend_given`: MAGVIT puts what a task is given into its result without a seam, unless
-    a call says otherwise.
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder whose `model_index.json` was read once. Weights are read when a part is loaded.
+
+    `tokenizer_path` is the folder of the tokenizer, which may be part of another model folder.
     """
 
-    family: str  # "magvit", "par", or "tokenizer" for a tokenizer alone
-    num_frames: int
-    height: int
-    width: int
-    fps: float = 8
-    tokenizer: str = "./tokenizer"
-    model: str | None = "./model"
-    text_encoder: str | None = None
-    class_names: tuple[str, ...] | None = None
-    tasks: tuple[str, ...] = ()
-    sampling: dict[str, Any] = field(default_factory=dict)
-    task_sampling: dict[str, dict[str, Any]] = field(default_factory=dict)
-    blend_given: bool = False
-    data: dict[str, Any] = field(default_factory=dict)
-    format: str = FORMAT
+    path: Path
+    index: ModelIndex
+    tokenizer_path: Path
+    pipeline: Mapping[str, object] | None = None
+    """The content of model_index.json for a published diffusers pipeline; None for a folder of our own."""
+
+    @property
+    def model_path(self) -> Path:
+        """Folder of the network. Raises UserError for a tokenizer alone."""
+        if self.index.model is None:
+            raise UserError(f"{str(self.path)!r} is a tokenizer only; it can reconstruct but not generate.")
+        return self.path / self.index.model
+
+    @property
+    def text_encoder_path(self) -> Path | None:
+        """Absolute path of the text encoder's folder; None if the model has none."""
+        named = self.index.text_encoder
+        return None if named is None else (self.path / Path(named).expanduser()).resolve()
+
+    def load_tokenizer(self) -> VideoTokenizer:
+        """The tokenizer, float32 on the CPU, in evaluation mode."""
+        published = read_json(self.tokenizer_path / CONFIG).get("_class_name") is not None
+        tokenizer = load_vae(self.tokenizer_path) if published else load_component(self.tokenizer_path)
+        if not isinstance(tokenizer, VideoTokenizer):
+            raise UserError(f"{self.tokenizer_path} holds a {type(tokenizer).__name__}, which is no tokenizer.")
+        return tokenizer
+
+    def load_model(self) -> VideoModel:
+        """The generating network, float32 on the CPU, in evaluation mode."""
+        if self.pipeline is not None:
+            return nova.load_pipeline_model(self.path, self.pipeline)
+        model = load_component(self.model_path)
+        if not isinstance(model, VideoModel):
+            raise UserError(f"{self.model_path} holds a {type(model).__name__}, which does not generate video.")
+        return model
 
 
 # ---------------------------------------------------------------------------------------------- name -> folder
@@ -134,67 +163,53 @@ def _download(name: str) -> Path:
 # ------------------------------------------------------------------------------------------------------ reading
 
 
-def load_index(name_or_folder: str | os.PathLike[str]) -> ModelIndex:
-    """Read and check `model_index.json`."""
-    path = resolve(name_or_folder) / INDEX
+def open_folder(name_or_folder: str | os.PathLike[str]) -> ModelFolder:
+    """Read and check `model_index.json` of a bundled model, a folder, or a model of the hub."""
+    path = resolve(name_or_folder)
+    index, pipeline = _read_index(path)
+    return ModelFolder(path, index, _tokenizer_path(path, index), pipeline)
+
+
+def _read_index(folder: Path) -> tuple[ModelIndex, Mapping[str, object] | None]:
+    path = folder / INDEX
     values = read_json(path)
     if nova.is_pipeline(values):
-        return ModelIndex(**nova.describe_pipeline(path.parent, values))
-    index = dataclass_from_dict(ModelIndex, values, str(path))
-    if index.format != FORMAT:
-        raise UserError(f"{path} has format {index.format!r}, this version reads {FORMAT!r}.")
-    if min(index.num_frames, index.height, index.width) < 1 or not 0 < index.fps < float("inf"):
-        raise UserError(f"{path}: num_frames, height, width and fps must be positive.")
-    return index
+        return ModelIndex(**nova.describe_pipeline(folder, values)), values
+    return dataclass_from_dict(ModelIndex, values, str(path)), None
 
 
-def load_tokenizer(name_or_folder: str | os.PathLike[str]) -> VideoTokenizer:
-    """The tokenizer of a model folder, float32 on the CPU, in evaluation mode."""
-    folder = tokenizer_folder(name_or_folder)
-    published = read_json(folder / CONFIG).get("_class_name") is not None
-    tokenizer = load_vae(folder) if published else load_component(folder)
-    if not isinstance(tokenizer, VideoTokenizer):
-        raise UserError(f"{folder} holds a {type(tokenizer).__name__}, which is no tokenizer.")
-    return tokenizer
-
-
-def load_model(name_or_folder: str | os.PathLike[str]) -> nn.Module:
-    """The generating network of a model folder, float32 on the CPU, in evaluation mode."""
-    folder = resolve(name_or_folder)
-    values = read_json(folder / INDEX)
-    if nova.is_pipeline(values):
-        return nova.load_pipeline_model(folder, values)
-    return load_component(model_folder(folder))
-
-
-def tokenizer_folder(name_or_folder: str | os.PathLike[str]) -> Path:
-    """Where the tokenizer of a model lies: in the model's own folder, or in the one it names."""
-    folder = resolve(name_or_folder)
-    for _ in range(4):  # a model may borrow its tokenizer from a folder that borrows it in turn
-        named = load_index(folder).tokenizer
-        path = Path(named)
-        if not named.startswith(".") and not path.is_absolute():
-            folder = resolve(named)
+def _tokenizer_path(folder: Path, index: ModelIndex) -> Path:
+    """The folder of the tokenizer. A model may use the tokenizer of a folder that uses another folder's in turn."""
+    for _ in range(MAX_TOKENIZER_LINKS):
+        path = Path(index.tokenizer)
+        if not index.tokenizer.startswith(".") and not path.is_absolute():
+            folder = resolve(index.tokenizer)
         elif (folder / path / INDEX).is_file():
             folder = folder / path
         else:
             return folder / path
+        index, _ = _read_index(folder)
     raise UserError(f"{folder / INDEX}: the tokenizer is named in a circle. Point it at a folder that holds one.")
 
 
-def model_folder(name_or_folder: str | os.PathLike[str]) -> Path:
-    folder = resolve(name_or_folder)
-    named = load_index(folder).model
-    if named is None:
-        raise UserError(f"{os.fspath(name_or_folder)!r} is a tokenizer only; it can reconstruct but not generate.")
-    return folder / named
+def load_index(name_or_folder: str | os.PathLike[str]) -> ModelIndex:
+    """The content of `model_index.json`."""
+    return open_folder(name_or_folder).index
 
 
-def text_encoder_folder(name_or_folder: str | os.PathLike[str]) -> Path | None:
-    """Where the encoder of a model's prompts lies, as an absolute path; None where the model has none."""
-    folder = resolve(name_or_folder)
-    named = load_index(folder).text_encoder
-    return None if named is None else (folder / Path(named).expanduser()).resolve()
+def load_tokenizer(name_or_folder: str | os.PathLike[str]) -> VideoTokenizer:
+    """The tokenizer of a model folder, float32 on the CPU, in evaluation mode."""
+    return open_folder(name_or_folder).load_tokenizer()
+
+
+def load_model(name_or_folder: str | os.PathLike[str]) -> VideoModel:
+    """The generating network of a model folder, float32 on the CPU, in evaluation mode."""
+    return open_folder(name_or_folder).load_model()
+
+
+def tokenizer_folder(name_or_folder: str | os.PathLike[str]) -> Path:
+    """Folder of the tokenizer of a model: in the model's own folder, or in the one it names."""
+    return open_folder(name_or_folder).tokenizer_path
 
 
 def load_component(folder: Path) -> nn.Module:
@@ -215,19 +230,18 @@ def build_component(folder: Path) -> nn.Module:
     """The network that `config.json` describes, with fresh weights."""
     path = folder / CONFIG
     values = read_json(path)
-    name = values.pop("class", None)
-    if not isinstance(name, str) or name not in CLASSES:
-        hint = nearest(str(name), CLASSES) if name is not None else f"known: {', '.join(CLASSES)}."
-        raise UserError(f"{path}: unknown class {name!r}: {hint}")
-    module_name, class_name, config_name = CLASSES[name]
-    module = import_module(module_name)
-    config = dataclass_from_dict(getattr(module, config_name), values, str(path))
+    try:
+        network, config_class = component_classes(str(values.pop("class", None)))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    config = dataclass_from_dict(config_class, values, str(path))
     try:
         with torch.random.fork_rng(devices=[]):
-            return getattr(module, class_name)(config)
+            return network(config)
     except UserError:
         raise
     except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
+        name = network.__name__
         raise UserError(f"{path}: no {name} can be built from this configuration: {error}.") from None
 
 
@@ -279,9 +293,17 @@ def save_component(folder: Path, module: nn.Module, half: bool = True) -> None:
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, {"class": type(module).__name__, **asdict(typing.cast(Any, module).config)})
+    write_json(folder / CONFIG, {"class": type(module).__name__, **asdict(configuration(module))})
     # Written by us rather than by safetensors, whose files nobody but their owner may read.
     (folder / WEIGHTS).write_bytes(save({key: _to_disk(value, half) for key, value in module.state_dict().items()}))
+
+
+def configuration(module: nn.Module) -> "DataclassInstance":
+    """The frozen configuration of a tokenizer or model, from which it can be built again."""
+    config = getattr(module, "config", None)
+    if not is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"{type(module).__name__} has no configuration")
+    return config
 
 
 def _to_disk(value: Tensor, half: bool) -> Tensor:
@@ -296,7 +318,7 @@ def save_pretrained(
     index: ModelIndex,
     tokenizer: nn.Module | None = None,
     model: nn.Module | None = None,
-    recipe: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, object] | None = None,
     card: str | None = None,
     discriminator: nn.Module | None = None,
     half: bool = True,
@@ -335,7 +357,7 @@ def _replace(source: Path, target: Path, temporary: Path) -> None:
     os.replace(source, target)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, object]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 

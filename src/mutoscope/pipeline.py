@@ -1,14 +1,14 @@
-"""VideoPipeline: a model folder in, video out. The one place where tokenizer, network and sampler meet."""
+"""`VideoPipeline`: a model folder in, video out. Tokenizer, network and sampler meet here."""
 
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -19,9 +19,11 @@ from mutoscope import hub
 from mutoscope.data.fit import Frames
 from mutoscope.data.video.read import Video, VideoClip
 from mutoscope.errors import UserError
-from mutoscope.families import Generator, Request, generator_of, is_listed
+from mutoscope.families import Call, Request, Steering, family_named
+from mutoscope.families.base import BoundFamily, OnStep, Parts, is_listed
 from mutoscope.layers.int8 import quantize_linears
 from mutoscope.layers.packed import pack_linears
+from mutoscope.models.base import VideoModel
 from mutoscope.sampling.base import SampleEvent, last_of
 from mutoscope.text import TextEncoder, load_text_encoder
 from mutoscope.text.offload import OffloadedTextEncoder
@@ -32,19 +34,21 @@ from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
 Weights = Literal["float", "int8"]
 
 
+SHORTEST = 1e-9  # seconds: a clock too coarse for a tiny model must not divide by zero
+
+
 @dataclass(frozen=True)
 class Generation:
-    """The clips and what they cost. Times start when the call starts and exclude loading and writing.
-
-    `seconds_first_frame`: until the first frame exists as pixels. `seconds_sampling`: encoding of what is given and
-    decoding of tokens; `seconds`: the same with the tokenizer's decoder. Frames per second count all samples.
-    """
+    """The clips and what they cost. Times start when the call starts and exclude loading and writing."""
 
     clips: tuple[VideoClip, ...]
     request: Request
     seconds: float
+    """Sampling and the tokenizer's decoder."""
     seconds_first_frame: float
+    """Until the first frame exists as pixels."""
     seconds_sampling: float
+    """Encoding of the context and decoding of tokens."""
 
     @property
     def num_frames(self) -> int:
@@ -52,53 +56,44 @@ class Generation:
 
     @property
     def frames_per_second(self) -> float:
-        return self.num_frames / max(self.seconds_sampling, 1e-9)
+        """Frames of all samples per second of sampling."""
+        return self.num_frames / max(self.seconds_sampling, SHORTEST)
 
     @property
     def frames_per_second_with_decoding(self) -> float:
-        return self.num_frames / max(self.seconds, 1e-9)
+        return self.num_frames / max(self.seconds, SHORTEST)
 
 
-class FrameStream(Iterator[UInt8[np.ndarray, "h w 3"]]):
-    """Frames as they are finished. `change` tells a MAGI model something else from the next frame on."""
+class VideoStream(Iterator[UInt8[np.ndarray, "h w 3"]]):
+    """Frames as they are finished. The conditions of a stream of a steerable model can change on the way."""
 
-    def __init__(self, frames: Iterator[UInt8[np.ndarray, "h w 3"]], steering: Any = None) -> None:
+    def __init__(self, frames: Iterator[UInt8[np.ndarray, "h w 3"]], steering: Steering | None = None) -> None:
+        """`steering`: the steering handle, or None if the family cannot be steered."""
         self._frames, self._steering = frames, steering
 
     def __next__(self) -> UInt8[np.ndarray, "h w 3"]:
         return next(self._frames)
 
-    def change(self, **conditions: Any) -> None:
-        """class_label, prompt, interval (1 to 25) or action, which is held; what is left out stays."""
+    def change(self, **conditions: object) -> None:
+        """Change conditions from the next frame on; omitted ones stay. MAGI: class_label, prompt, interval, action."""
         if self._steering is None:
-            raise UserError("Only streams of MAGI models can be changed on the way.")
+            raise UserError("The conditions of this stream cannot change on the way: its family cannot be steered.")
         self._steering.change(**conditions)
 
 
 class VideoPipeline:
     """A tokenizer, a video model and the sampler that joins them.
 
-    Args of the call, of `generate` and of `stream`:
-        class_label: index or name of a class; without one, a class-conditional model draws a class per sample
-        context: frames the clip starts with, any size (cropped to the model's shape and resized)
-        prompt: text to show, for models trained with text; the text encoder that model_index.json names is loaded at
-            the first prompt
-        task, task_video: one of the ten tasks and the clip it completes
-        (a list of labels, prompts, contexts or videos stands for one sample each)
-        context_frames: how many of the first frames are given (default: all of `context`; of `task_video` as
-            many as in training)
-        actions, interval: what is done in every frame, (t, numbers), and how far frames lie apart, for MAGI
-        num_frames: NOVA and MAGI make any length that the tokenizer can; others the one they were trained for
-            (`extension.longer` repeats the prediction)
-        paste_given: put the given pixels back over the result
-        blend_given: put what is given into the result without a seam (default: what model_index.json says)
-        sampler options: fields of the sampler's configuration, such as num_decoding_steps or guidance_scale
+    `__call__`, `generate`, `stream` and `prepare` take either the family's typed `Call` (such as
+    `families.magvit.MagvitCall`) or its fields and those of its sampler as keyword options: class_label, context,
+    num_frames, seed, num_decoding_steps, guidance_scale ... `mutoscope generate MODEL --help` lists them. A list of
+    labels, prompts or clips stands for one sample each.
     """
 
     def __init__(
         self,
         tokenizer: VideoTokenizer,
-        model: Any,
+        model: VideoModel | None,
         index: hub.ModelIndex,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -106,40 +101,43 @@ class VideoPipeline:
         weights: Weights = "float",
         capture: bool = False,
     ) -> None:
-        """`text_encoder` loads the encoder of prompts; it is called when the first prompt comes.
+        """`model`: None for a tokenizer alone. `text_encoder` loads the text encoder; called at the first prompt.
 
-        `weights` "int8" rounds the linear layers of PAR and LlamaGen models to 8 bits (see `layers.int8`), on the CPU.
-        `capture` records the steps of MAGVIT, PAR and LlamaGen models as CUDA graphs (see `sampling.captured`).
+        `weights` "int8" rounds the linear layers to 8 bits on the CPU (see `layers.int8`), and `capture` records the
+        decoding steps as CUDA graphs (see `families.captured`), both for families that declare it.
         """
         self.device = torch.device(device)
-        self.index = index
+        self.index, self.weights = index, weights
         # The search for the nearest code loses accuracy in half precision, so `dtype` leaves the tokenizer as it is.
         self.tokenizer = tokenizer.to(self.device).eval()
-        self.model: Any = None if model is None else model.to(self.device, dtype).eval()
-        self.weights = weights
+        self.model = None if model is None else model.to(self.device, dtype).eval()
+        self._family: BoundFamily | None = None
+        if self.model is None:
+            if weights == "int8":
+                raise UserError("8-bit weights are for models; this is a tokenizer only. Omit weights.")
+            return
+        family = family_named(index.family)
         if weights == "int8":
-            if index.family != "par" or self.model is None:
-                raise UserError(f"8-bit weights are for PAR and LlamaGen models, found the family {index.family!r}.")
+            if not family.capabilities.packs:
+                raise UserError(f"Models of {family.title} have no 8-bit weights. Omit weights.")
             quantize_linears(self.model)
-        elif index.family == "par" and self.model is not None:
-            pack_linears(self.model)  # its steps are many and small
-        self._generator: Generator | None = None
-        if self.model is not None:
-            family = generator_of(index.family)
-            self._generator = family(self.tokenizer, self.model, index, self.device, text_encoder)
-            self._generator.check_parts_fit()
-            if capture:
-                self._capture(self._generator)
+        elif family.capabilities.packs:
+            pack_linears(self.model)
+        self._family = family.bind(Parts(self.tokenizer, self.model, index, self.device, text_encoder))
+        if capture:
+            self._capture(self._family)
 
-    def _capture(self, generator: Generator) -> None:
+    def _capture(self, family: BoundFamily) -> None:
+        if not family.capabilities.captures:
+            raise UserError(f"Steps of {family.title} models cannot be captured. Omit capture.")
         if self.device.type != "cuda":
-            raise UserError(f"Steps are captured on a CUDA GPU, this is {self.device}. Leave capture out.")
-        generator.capture()
+            raise UserError(f"Steps are captured on a CUDA GPU, this is {self.device}. Omit capture.")
+        family.capture()
 
     @classmethod
     def from_pretrained(
         cls,
-        name_or_folder: str | os.PathLike[str],
+        name_or_folder: str | os.PathLike[str] | hub.ModelFolder,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         weights: Weights = "float",
@@ -150,84 +148,110 @@ class VideoPipeline:
         tokenizer_window: int | None = None,
         capture: bool = False,
     ) -> "VideoPipeline":
-        """A bundled model by name, or a model folder. A tokenizer alone can only `reconstruct`.
+        """A bundled model by name, a model folder, or an opened `ModelFolder`. A tokenizer can only `reconstruct`.
 
         text_encoder_offload: drop the text encoder from memory as soon as the prompts of a call are encoded. A prompt
-            that was not read lately loads it again; see `text.offload`.
-        text_encoder_dtype: number format of the text encoder's weights (default: `dtype`)
-        tokenizer_dtype, tokenizer_window: of a published autoencoder (NOVA's), to save memory: number format of its
-            weights, and pixels along the side of the windows in which frames are encoded and decoded; see `TileOptions`
-        capture: on a CUDA GPU, record the steps of a MAGVIT, PAR or LlamaGen model at their first call and replay them
+            that is no longer cached loads it again; see `text.offload`.
+        text_encoder_dtype: dtype of the text encoder's weights (default: `dtype`)
+        tokenizer_dtype, tokenizer_window: of a published autoencoder, to save memory: dtype of its weights, and pixels
+            along the side of the windows in which frames are encoded and decoded; see `TileOptions`
+        capture: on a CUDA GPU, record the decoding steps at their first call and replay them
         """
-        index = hub.load_index(name_or_folder)
-        model = None if index.model is None else hub.load_model(name_or_folder)
-        encoder, load = hub.text_encoder_folder(name_or_folder), None
+        folder = name_or_folder if isinstance(name_or_folder, hub.ModelFolder) else hub.open_folder(name_or_folder)
+        index, encoder, load = folder.index, folder.text_encoder_path, None
+        model = None if index.model is None else folder.load_model()
         if encoder is not None:
-            index = replace(index, text_encoder=str(encoder))  # stays right wherever the model is saved
+            index = replace(index, text_encoder=str(encoder))  # absolute, so that the model can be saved anywhere
             kind = OffloadedTextEncoder if text_encoder_offload else load_text_encoder
             load = partial(kind, encoder, torch.device(device), text_encoder_dtype or dtype)
         elif text_encoder_offload or text_encoder_dtype is not None:
-            raise UserError("This model has no text encoder. Leave what should be done with one out.")
-        tokenizer = _in_less_memory(hub.load_tokenizer(name_or_folder), tokenizer_dtype, tokenizer_window)
+            raise UserError("This model has no text encoder. Omit the options of the text encoder.")
+        tokenizer = _in_less_memory(folder.load_tokenizer(), tokenizer_dtype, tokenizer_window)
         return cls(tokenizer, model, index, device, dtype, load, weights, capture)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write a folder that needs no other one but the text encoder's, if there is one: it stays where it is."""
+        """Write a folder that needs no other one; only a text encoder stays where it is."""
         if self.weights != "float":
-            raise UserError("8-bit weights are made when a model is loaded and not saved: save one with float weights.")
+            raise UserError("8-bit weights exist in memory only and cannot be saved: save a model with float weights.")
         index = replace(self.index, tokenizer="./tokenizer", model=None if self.model is None else "./model")
         return hub.save_pretrained(folder, index, self.tokenizer, self.model)
 
     # ------------------------------------------------------------------------------------------------ generating
 
-    @overload
-    def __call__(self, *, num_samples: Literal[1] | None = None, **options: Any) -> VideoClip: ...
+    @property
+    def family(self) -> BoundFamily:
+        """The model's family. Raises UserError for a tokenizer alone."""
+        if self._family is None:
+            raise UserError("This is a tokenizer only; it can reconstruct but not generate.")
+        return self._family
 
     @overload
-    def __call__(self, *, num_samples: int, **options: Any) -> VideoClip | list[VideoClip]: ...
+    def __call__(
+        self, call: Call | None = None, /, *, num_samples: Literal[1] | None = None, **options: object
+    ) -> VideoClip: ...
 
-    def __call__(self, *, num_samples: int | None = None, **options: Any) -> VideoClip | list[VideoClip]:
-        """Generate; a list if several samples are asked for or lists are given."""
-        clips = list(self.generate(num_samples=num_samples, **options).clips)
-        listed = any(is_listed(options.get(name)) for name in ("class_label", "prompt", "context", "task_video"))
-        return clips if listed or len(clips) > 1 else clips[0]
+    @overload
+    def __call__(
+        self, call: Call | None = None, /, *, num_samples: int, **options: object
+    ) -> VideoClip | list[VideoClip]: ...
 
-    def generate(self, *, on_step: Callable[[SampleEvent], None] = lambda event: None, **options: Any) -> Generation:
-        """Generate and measure. `on_step` receives every event of the sampler. Warns of what will not be honoured."""
-        return self.run(_told(self.prepare(**options)), on_step)
+    def __call__(
+        self, call: Call | None = None, /, *, num_samples: int | None = None, **options: object
+    ) -> VideoClip | list[VideoClip]:
+        """Generate; a list if several samples are requested or lists are given."""
+        options |= {} if num_samples is None else {"num_samples": num_samples}
+        call = self._call(call, options)
+        clips = list(self.generate(call).clips)
+        return clips if any(map(is_listed, conditions_of(call))) or len(clips) > 1 else clips[0]
 
-    def stream(self, **options: Any) -> "FrameStream":
-        """Frames of one sample as they are finished. MAGI with num_frames=None goes on until the caller stops.
+    def generate(
+        self, call: Call | None = None, /, *, on_step: OnStep = lambda event: None, **options: object
+    ) -> Generation:
+        """Generate and measure. `on_step` receives every event of the sampler. Warns of options without effect."""
+        return self.run(_warned(self.prepare(call, **options)), on_step)
 
-        With MAGVIT they all come at the end, since it decodes a clip at once, and so they do with any tokenizer that
-        looks ahead in time.
+    def stream(self, call: Call | None = None, /, **options: object) -> VideoStream:
+        """Frames of one sample as they are finished.
+
+        num_frames=None goes on until the caller stops, for families that can. Frames come at the end of the clip if
+        the family decodes a clip at once, or if the tokenizer looks ahead in time.
         """
-        endless = "num_frames" in options and options["num_frames"] is None and self.index.family == "magi"
-        request = _told(self.prepare(**options, **({"endless": True} if endless else {})))
+        unlimited = self.family.capabilities.endless and "num_frames" in options and options["num_frames"] is None
+        request = _warned(self.prepare(call, **options, **({"endless": True} if unlimited else {})))
         if request.num_samples != 1:
             raise UserError(f"A stream holds one sample, found num_samples={request.num_samples}.")
         if not self.tokenizer.spec.decodes_in_order:
-            if endless:
+            if request.num_frames is None:
                 raise UserError("This tokenizer decodes a clip as a whole: give num_frames.")
-            return FrameStream(frame for clip in self.run(request).clips for frame in clip.frames)
-        rounds, steering = self.generator.steered(request)
-        num_frames = math.inf if endless else request.num_frames or self.index.num_frames
-        return FrameStream(self._stream(rounds, num_frames), steering)
+            return VideoStream(frame for clip in self.run(request).clips for frame in clip.frames)
+        batches, steering = request.steered()
+        return VideoStream(self._stream(batches, request.num_frames), steering)
 
     def _stream(
-        self, rounds: Iterator[Iterator[SampleEvent]], num_frames: float
+        self, batches: Iterator[Iterator[SampleEvent]], num_frames: int | None
     ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        for events in rounds:
-            latents = (event.finished for event in events if event.frames is not None)
-            parts, made = self.tokenizer.stream_decode(latents), 0
-            while made < num_frames:
+        left = math.inf if num_frames is None else num_frames
+        for events in batches:
+            parts = self.tokenizer.stream_decode(event.finished for event in events if event.frames is not None)
+            while left > 0:
                 with torch.inference_mode():  # around each part, because a generator must not change the caller's mode
-                    frames = self._frames(next(parts))[0]
-                frames = frames[: int(min(num_frames - made, len(frames)))]
-                made += len(frames)
+                    frames = self._frames(next(parts))[0]  # (t, h, w, 3)
+                frames = frames[: int(min(left, len(frames)))]
+                left -= len(frames)
                 yield from frames
 
-    def run(self, request: Request, on_step: Callable[[SampleEvent], None] = lambda event: None) -> Generation:
+    def prepare(self, call: Call | None = None, /, **options: object) -> Request:
+        """Check a call and bring its parts into the model's form. Raises UserError for whatever does not fit."""
+        return self.family.prepare(self._call(call, options))
+
+    def _call(self, call: Call | None, options: dict[str, object]) -> Call:
+        if call is None:
+            return self.family.build_call(options)
+        if options:
+            raise UserError(f"Give a call or options, not both; found {', '.join(options)} beside a call.")
+        return call
+
+    def run(self, request: Request, on_step: OnStep = lambda event: None) -> Generation:
         """Carry out a checked request."""
         start = time.perf_counter()
         clips: list[VideoClip] = []
@@ -235,7 +259,7 @@ class VideoPipeline:
         for tokens in self._sample(request, on_step):
             self._synchronize()
             decode_start = time.perf_counter()
-            decoded = self.generator.finish(self._decode(tokens, request), request, len(clips))
+            decoded = request.finish(self._decode(tokens, request), len(clips))
             clips += [VideoClip(frames, self.index.fps) for frames in decoded]
             now = time.perf_counter()
             decoding += now - decode_start
@@ -243,32 +267,21 @@ class VideoPipeline:
         seconds = time.perf_counter() - start
         return Generation(tuple(clips), request, seconds, first, seconds - decoding)
 
-    def prepare(self, **options: Any) -> Request:
-        """Check a call and put its parts into the model's form; raises UserError for whatever does not fit."""
-        return self.generator.prepare(**options)
-
-    @property
-    def generator(self) -> Generator:
-        """The model's family. Raises UserError for a tokenizer alone."""
-        if self._generator is None:
-            raise UserError("This is a tokenizer only; it can reconstruct but not generate.")
-        return self._generator
-
     @torch.inference_mode()
-    def _sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Tensor]:
-        """Final tokens or latents, round by round."""
-        for events in self.generator.sample(request, on_step):
-            yield last_of(events).proposal
+    def _sample(self, request: Request, on_step: OnStep) -> Iterator[Tensor]:
+        """Final tokens or latents, batch by batch."""
+        for events in request.events():
+            yield last_of(_observed(events, on_step)).proposal
 
     @torch.inference_mode()
     def _decode(
         self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"], request: Request
     ) -> UInt8[np.ndarray, "b t h w 3"]:
         tokens = tokens.float() if tokens.is_floating_point() else tokens
-        return self._frames(self.tokenizer.decode(tokens))[:, : request.num_frames or self.index.num_frames]
+        return self._frames(self.tokenizer.decode(tokens))[:, : request.num_frames]
 
     def _frames(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[np.ndarray, "b t2 h2 w2 3"]:
-        """Without what was added to fill the last tokens."""
+        """Pixels without the padding that filled the last tokens."""
         return self.tokenizer.to_uint8(video)[:, :, : self.index.height, : self.index.width].cpu().numpy()
 
     def _synchronize(self) -> None:
@@ -278,25 +291,36 @@ class VideoPipeline:
     # -------------------------------------------------------------------------------------------- reconstructing
 
     def reconstruct(self, video: Frames | VideoClip | Video, tiling: TilingConfig | None = None) -> VideoClip:
-        """Send a clip of any size and length through the tokenizer and back."""
+        """Encode and decode a clip of any size and length."""
         frames, fps = (video, self.index.fps) if isinstance(video, np.ndarray) else (video.frames, video.fps)
         return VideoClip(encode_decode(self.tokenizer, frames, tiling, self.device), fps)
 
 
-def _told(request: Request) -> Request:
+def conditions_of(call: Call) -> list[object]:
+    """The values of a call that may be one for each sample."""
+    return [getattr(call, f.name) for f in fields(call) if f.name in ("class_label", "prompt", "context", "task_video")]
+
+
+def _observed(events: Iterator[SampleEvent], on_step: OnStep) -> Iterator[SampleEvent]:
+    for event in events:
+        on_step(event)
+        yield event
+
+
+def _warned(request: Request) -> Request:
     for sentence in request.warnings:
         warnings.warn(sentence, stacklevel=3)
     return request
 
 
 def _in_less_memory(tokenizer: VideoTokenizer, dtype: torch.dtype, window: int | None) -> VideoTokenizer:
-    """The tokenizer in another number format and cut into windows, where it is one that allows it."""
+    """The tokenizer in another dtype and cut into windows. Raises UserError for one that has neither."""
     if dtype == torch.float32 and window is None:
         return tokenizer
     if not isinstance(tokenizer, AutoencoderKL):
         raise UserError(
-            "A tokenizer's number format and windows can be chosen for NOVA's published autoencoders only, this is "
-            f"{type(tokenizer).__name__}. Leave them out."
+            "A tokenizer's dtype and windows can be chosen for published autoencoders only, this is "
+            f"{type(tokenizer).__name__}. Omit them."
         )
     tokenizer.tiles = replace(tokenizer.tiles, spatial=window)
     return tokenizer.to(dtype)

@@ -1,186 +1,284 @@
-"""What generating has in common across families: a checked request, and the interface a family implements."""
+"""What a family of models declares, and what generating with it has in common.
+
+A `Family` is one declaration: its configuration, network, sampler and `Call`; what its models can do; what a training
+batch must hold; its published sizes. The rest of the code reads the declaration and asks nowhere which family it is.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Generic, TypeGuard, TypeVar, cast
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from mutoscope import hub
 from mutoscope.data.fit import Frames
 from mutoscope.errors import UserError
-from mutoscope.json_config import nearest
+from mutoscope.json_config import dataclass_from_dict, nearest
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
+from mutoscope.model_index import ModelIndex
+from mutoscope.models.base import ModelConfig, VideoModel
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.text import TextEncoder
+from mutoscope.text.base import TextFeatures
 from mutoscope.tokenizers.base import VideoTokenizer
 
-MAX_SEED = 2**64 - 1
+MAX_SEED = 2**64 - 1  # of torch.Generator
+MAX_NAMED_WORDS = 12  # unknown words that a warning lists
+
+Labels = int | str | Sequence[int | str] | None
+"""A class by index or name, or one for each sample."""
+Prompts = str | Sequence[str] | None
+"""A prompt, or one for each sample."""
+Clips = Frames | Sequence[Frames] | None
+"""Frames of one clip, or a clip for each sample."""
+OnStep = Callable[[SampleEvent], None]
+Batch = dict[str, object]
+PrepareBatch = Callable[[Batch, int], Batch]
+"""(batch, step) -> the batch as the loss of the family reads it."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """One checked call: everything random about it follows from `seed`.
+# ---------------------------------------------------------------------------------------------------------------- calls
 
-    `task` names what is done; `sampler` is the configuration of the family's sampler, and `num_steps` the passes of
-    the network it plans per round. `batch_size` samples are decoded together; more are made in several rounds, which
-    bounds memory. `num_frames`: length of the clips, if the model can choose. `warnings`: sentences about what was
-    asked for and will not be honoured.
+
+VIDEO_FILE = {"file": "video"}
+"""Metadata of a field of a call: the command line names a video or image file."""
+ACTIONS_FILE = {"file": "actions"}
+"""Metadata of a field of a call: the command line names a file of actions."""
+PYTHON_ONLY = {"python_only": "true"}
+"""Metadata of a field of a call that the command line does not show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """The options of one call that models of every family take. A family's call adds its own.
+
+    A list of labels, prompts or clips stands for one sample each.
+    """
+
+    num_samples: int | None = None
+    """How many clips; None: one, or as many as lists are long."""
+    seed: int = 0
+    """The same seed gives the same clips."""
+    batch_size: int = 16
+    """Samples decoded together; it bounds memory and takes part in what a seed gives."""
+    num_frames: int | None = None
+    """Frames of the clip; None: as in training."""
+
+
+CallType = TypeVar("CallType", bound=Call)
+ConfigType = TypeVar("ConfigType", bound=ModelConfig)
+ModelType = TypeVar("ModelType", bound=VideoModel)
+
+
+# ------------------------------------------------------------------------------------------------------------- requests
+
+
+class Steering(ABC):
+    """Changes the conditions of a stream while it runs."""
+
+    @abstractmethod
+    def change(self, **conditions: object) -> None:
+        """Take effect with the next frame. Raises UserError for conditions that do not fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(ABC):
+    """A checked call in the model's own form: everything random about it follows from `seed`.
+
+    More samples than `batch_size` are decoded in several batches.
     """
 
     task: str
+    """What the call amounts to."""
     num_samples: int
     seed: int
-    sampler: Any
     num_steps: int
+    """Passes of the network planned for each batch."""
+    num_frames: int | None
+    """Pixel frames of the clips; None for a stream without an end."""
+    sampling: Mapping[str, object]
+    """The sampler's options, for reports."""
     labels: Int[Tensor, " b"] | None = None
+    """Class of each sample."""
     batch_size: int = 16
-    num_frames: int | None = None
     warnings: tuple[str, ...] = ()
+    """Sentences about parts of the call that have no effect."""
 
     @property
-    def num_rounds(self) -> int:
+    def num_batches(self) -> int:
         return -(-self.num_samples // self.batch_size)
 
-    def rounds(self) -> Iterator[slice]:
-        """The samples of each round."""
+    def batches(self) -> Iterator[slice]:
+        """The samples of each batch."""
         for start in range(0, self.num_samples, self.batch_size):
             yield slice(start, min(start + self.batch_size, self.num_samples))
 
+    @abstractmethod
+    def events(self) -> Iterator[Iterator[SampleEvent]]:
+        """The sampler's events of each batch."""
 
-class Generator(ABC):
-    """A family's way from a call to tokens: it checks what is asked for and runs the sampler."""
+    def steered(self) -> tuple[Iterator[Iterator[SampleEvent]], Steering | None]:
+        """The events of a stream of one sample, and its steering handle; None if the family cannot be steered."""
+        return self.events(), None
 
-    def __init__(
-        self,
-        tokenizer: VideoTokenizer,
-        model: Any,
-        index: hub.ModelIndex,
-        device: torch.device,
-        text_encoder: Callable[[], TextEncoder] | None = None,
-    ) -> None:
-        """`text_encoder` loads the encoder of prompts, which may be larger than the model: only a prompt calls it."""
-        self.tokenizer, self.model, self.index, self.device = tokenizer, model, index, device
-        self._load_text_encoder = text_encoder
-        self.network = model  # the model as the sampler sees it: perhaps with its steps captured
+    def finish(self, clips: UInt8[np.ndarray, "b t h w 3"], start: int) -> UInt8[np.ndarray, "b t h w 3"]:
+        """Post-process decoded clips; `start` is the number of the first sample."""
+        return clips
+
+
+@dataclass(frozen=True)
+class Parts(Generic[ModelType]):
+    """The loaded parts of a model folder."""
+
+    tokenizer: VideoTokenizer
+    model: ModelType
+    index: ModelIndex
+    device: torch.device
+    load_text_encoder: Callable[[], TextEncoder] | None = None
+    """Loads the text encoder, which may be larger than the model; called at the first prompt."""
+
+
+class Generator(ABC, Generic[CallType, ModelType]):
+    """A family's way from a call to a request, for one loaded model."""
+
+    def __init__(self, parts: Parts[ModelType]) -> None:
+        self.parts = parts
+        self.tokenizer, self.model, self.index, self.device = parts.tokenizer, parts.model, parts.index, parts.device
+        self.check_parts_fit()
+
+    @abstractmethod
+    def prepare(self, call: CallType) -> Request:
+        """Check a call and bring its parts into the model's form. Raises UserError for whatever does not fit."""
+
+    def capture(self, record: Record = CUDAGraphCall) -> None:
+        """Record the network's steps at their first call and replay them from then on.
+
+        Raises UserError if the family's steps cannot be captured.
+        """
+        raise UserError(f"Steps of the family {self.index.family!r} cannot be captured. Omit capture.")
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
-        """Encoder of prompts, loaded on first use. Raises UserError where the model's folder names none."""
-        if self._load_text_encoder is None:
+        """Text encoder, loaded on first use. Raises UserError if the model's folder names none."""
+        if self.parts.load_text_encoder is None:
             raise UserError(
                 "This model reads text, but its folder names no text encoder. Write one into model_index.json "
                 '("text_encoder": "FOLDER"), or convert the model again with --text-encoder FOLDER.'
             )
-        return self._load_text_encoder()
+        return self.parts.load_text_encoder()
 
-    def prompt_warnings(self, *given: str | Sequence[str]) -> tuple[str, ...]:
-        """One sentence naming the words of all prompts that the text encoder does not know, if there are any."""
-        prompts = [prompt for some in given for prompt in ([some] if isinstance(some, str) else some)]
-        words = dict.fromkeys(word for prompt in prompts for word in self.text_encoder.unknown(prompt))
-        if not words:
-            return ()
-        named = ", ".join(map(repr, list(words)[:12])) + (f" and {len(words) - 12} more" if len(words) > 12 else "")
-        return (f"The text encoder does not know {named}: these words of the prompt mean nothing to the model.",)
-
-    @abstractmethod
-    def prepare(self, **options: Any) -> Request:
-        """Check a call and put its parts into the model's form; raises UserError for whatever does not fit."""
-
-    @abstractmethod
-    def sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Iterator[SampleEvent]]:
-        """The events of each round, each of which also went to `on_step`."""
-
-    def capture(self, record: Record = CUDAGraphCall) -> None:
-        """From now on the network's steps are recorded at their first call and replayed. Raises UserError where the
-        family's steps cannot be recorded."""
-        raise UserError(f"Steps of the family {self.index.family!r} cannot be captured, only those of magvit and par.")
-
-    def steered(self, request: Request) -> tuple[Iterator[Iterator[SampleEvent]], Any]:
-        """The events of a stream of one sample, and what changes it on the way: None where nothing can."""
-        return self.sample(request, lambda event: None), None
-
-    def finish(
-        self, clips: UInt8[np.ndarray, "b t h w 3"], request: Request, start: int
-    ) -> UInt8[np.ndarray, "b t h w 3"]:
-        """What is done to decoded clips; `start` is the number of the first sample."""
-        return clips
+    # ---------------------------------------------------------------------------------------------------- checks
 
     def check_parts_fit(self) -> None:
-        """Raises UserError unless tokenizer and model speak of the same tokens."""
-        shape = self.tokenizer.spec.latent_shape(self.index.num_frames, self.index.height, self.index.width)
-        if shape != tuple(self.model.latent_shape):
+        """Raise UserError unless the tokenizer's tokens of a training clip are those that the model expects."""
+        spec, config = self.tokenizer.spec, self.model.config
+        frames, rows, columns = spec.latent_shape(self.index.num_frames, self.index.height, self.index.width)
+        found = spec.latent_channels if config.is_continuous else spec.vocab_size
+        expected = config.latent_channels if config.is_continuous else config.codebook_size
+        if (rows, columns) != tuple(config.latent_shape[1:]) or found != expected or not self.fits_length(frames):
+            kind = "channels" if config.is_continuous else "codes"
             raise UserError(
                 f"Tokenizer and model do not fit: {self.index.num_frames} frames of {self.index.height}×"
-                f"{self.index.width} are {shape} tokens, the model expects {tuple(self.model.latent_shape)}."
-            )
-        if self.tokenizer.spec.vocab_size != self.model.config.codebook_size:
-            raise UserError(
-                f"Tokenizer and model do not fit: {self.tokenizer.spec.vocab_size} codes against "
-                f"{self.model.config.codebook_size}."
+                f"{self.index.width} are {(frames, rows, columns)} latents of {found} {kind}, the model expects "
+                f"{tuple(config.latent_shape)} of {expected}."
             )
 
-    def check_call(self, num_samples: int, seed: int, num_frames: int | None, prompt: Any, actions: Any) -> None:
-        """What holds for every model that makes clips of one length; one that reads text passes prompt=None."""
-        if prompt is not None:
-            raise UserError("This model takes no prompt. Say what it should show with a class label or a context.")
-        if actions is not None:
-            raise UserError("This model takes no actions. Leave them out.")
-        if num_frames not in (None, self.index.num_frames):
+    def fits_length(self, latent_frames: int) -> bool:
+        """Whether the model decodes clips of that many latent frames."""
+        return latent_frames == self.model.config.latent_shape[0]
+
+    def check_call(self, call: Call) -> None:
+        """Checks of the options that all families share."""
+        if call.num_samples is not None and call.num_samples < 1:
+            raise UserError(f"num_samples must be at least 1, found {call.num_samples}.")
+        if not 0 <= call.seed <= MAX_SEED:
+            raise UserError(f"seed must be between 0 and 2^64 - 1, found {call.seed}.")
+
+    def check_trained_length(self, call: Call) -> None:
+        """For families whose clips have the length of training."""
+        if call.num_frames not in (None, self.index.num_frames):
             raise UserError(
-                f"This model makes clips of {self.index.num_frames} frames, found num_frames={num_frames}: "
+                f"This model generates clips of {self.index.num_frames} frames, found num_frames={call.num_frames}: "
                 f"use {self.index.num_frames}."
             )
-        if num_samples < 1:
-            raise UserError(f"num_samples must be at least 1, found {num_samples}.")
-        if not 0 <= seed <= MAX_SEED:
-            raise UserError(f"seed must be between 0 and 2^64 - 1, found {seed}.")
 
-    def class_labels(
-        self, class_label: int | str | Sequence[int | str] | None, num_samples: int, seed: int
-    ) -> Int[Tensor, " b"] | None:
-        """The labels asked for, one per sample; without any, classes drawn at random, if the model has classes."""
-        num_classes = self.model.config.num_classes
-        if class_label is not None:
-            asked = [class_label] if isinstance(class_label, int | str) else class_label
-            found = [find_class(label, self.index.class_names, num_classes) for label in asked]
+    def class_labels(self, requested: Labels, num_samples: int, seed: int) -> Int[Tensor, " b"] | None:
+        """The requested labels, one per sample; without a request, classes drawn at random if the model has any."""
+        num_classes = self.model.config.num_classes or 0
+        if requested is not None:
+            each: Sequence[int | str] = [requested] if isinstance(requested, int | str) else requested
+            found = [find_class(label, self.index.class_names, num_classes) for label in each]
             return torch.tensor(found if len(found) > 1 else found * num_samples)
         if num_classes:
             generator = torch.Generator().manual_seed(seed)
             return torch.randint(num_classes, (num_samples,), generator=generator)
         return None
 
+    # ------------------------------------------------------------------------------------------------------ text
 
-def is_listed(given: Any) -> bool:
-    """Whether something is given for every sample by itself: a list, or an array of clips."""
-    single = given is None or isinstance(given, int | str) or (isinstance(given, np.ndarray) and given.ndim == 4)
+    def encode_text(self, prompts: Sequence[str]) -> TextFeatures:
+        """Text features of prompts. Raises UserError unless the encoder gives what the model reads."""
+        shape = self.model.config.text
+        if shape is None:
+            raise UserError("This model takes no prompt. Say what it should show with a class label or a context.")
+        text = self.text_encoder.encode(prompts, shape.length)
+        if text.features.shape[2] != shape.size:
+            raise UserError(
+                f"The text encoder {str(self.text_encoder.folder)!r} gives {text.features.shape[2]} channels, this "
+                f"model reads {shape.size}: name the encoder it was trained with."
+            )
+        return text
+
+    def prompt_warnings(self, *prompts: str) -> tuple[str, ...]:
+        """One sentence naming the words of the prompts that the text encoder does not know, if there are any."""
+        words = list(dict.fromkeys(word for prompt in prompts for word in self.text_encoder.unknown(prompt)))
+        if not words:
+            return ()
+        named = ", ".join(map(repr, words[:MAX_NAMED_WORDS]))
+        more = f" and {len(words) - MAX_NAMED_WORDS} more" if len(words) > MAX_NAMED_WORDS else ""
+        return (f"The text encoder does not know {named}{more}: these words of the prompt mean nothing to the model.",)
+
+
+def is_listed(value: object) -> bool:
+    """Whether an option has one value per sample: a list, or an array of clips."""
+    single = value is None or isinstance(value, int | str) or (isinstance(value, np.ndarray) and value.ndim == 4)
     return not single
 
 
-def as_list(given: Frames | Sequence[Frames] | None) -> list[Any]:
-    """One clip, or nothing, as a list of one."""
-    return list(given) if given is not None and is_listed(given) else [given]
+def as_list(clips: Clips) -> list[Frames | None]:
+    """One clip, or None, as a list of one."""
+    if clips is None or _is_one_clip(clips):
+        return [clips]
+    return list(clips)
 
 
-def common_length(num_samples: int | None, **given: Any) -> int:
-    """How many samples a call asks for: said outright, or the length of what is listed for one sample each."""
-    lengths = {name: len(value) for name, value in given.items() if is_listed(value)}
-    asked = set(lengths.values()) | ({num_samples} if num_samples is not None else set())
-    if lengths and (len(asked) > 1 or 0 in asked):
+def _is_one_clip(clips: Frames | Sequence[Frames]) -> TypeGuard[Frames]:
+    return not is_listed(clips)
+
+
+def per_sample(prompts: str | Sequence[str], num_samples: int) -> list[str]:
+    """The prompt of every sample."""
+    return [prompts] * num_samples if isinstance(prompts, str) else list(prompts) * (num_samples // len(prompts))
+
+
+def common_length(num_samples: int | None, **options: object) -> int:
+    """Samples of a call: as stated, or the length of the options that list one value per sample."""
+    lengths = {name: len(cast(Sequence[object], value)) for name, value in options.items() if is_listed(value)}
+    requested = {*lengths.values(), *(() if num_samples is None else (num_samples,))}
+    if lengths and (len(requested) > 1 or 0 in requested):
         listed = ", ".join(f"{length} for {name}" for name, length in lengths.items())
         raise UserError(f"Lists must have one entry per sample: found {listed}, num_samples {num_samples}.")
-    return asked.pop() if asked else 1
+    return requested.pop() if requested else 1
 
 
 def find_class(label: int | str, names: tuple[str, ...] | None, num_classes: int) -> int:
     """Index of a class given by index or by name."""
     if not num_classes:
-        raise UserError("This model knows no classes. Leave the class label out.")
+        raise UserError("This model knows no classes. Omit the class label.")
     text = str(label).strip()
     if text.lstrip("+-").isdecimal():
         if not 0 <= int(text) < num_classes:
@@ -191,3 +289,155 @@ def find_class(label: int | str, names: tuple[str, ...] | None, num_classes: int
         return lowered.index(text.lower())
     hint = nearest(text, names) if names else f"give an index from 0 to {num_classes - 1}."
     raise UserError(f"Unknown class label {text!r}: {hint}")
+
+
+# ---------------------------------------------------------------------------------------------------------- declaration
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What models of a family can do beyond generating a clip of the trained length."""
+
+    any_length: bool = False
+    """Clips of any length that the tokenizer can decode."""
+    endless: bool = False
+    """Streams that go on until the caller stops."""
+    steerable: bool = False
+    """The conditions of a stream can change while it runs."""
+    extends: bool = False
+    """Longer and wider clips by repeated prediction and outpainting (`mutoscope.extension`)."""
+    captures: bool = False
+    """Decoding steps can be captured as CUDA graphs."""
+    packs: bool = False
+    """Many small steps: weights are pre-packed for the CPU, or rounded to 8 bits on request."""
+
+
+@dataclass(frozen=True)
+class PaperModel:
+    """A published size: what `mutoscope models` lists without weights."""
+
+    name: str
+    config: ModelConfig
+    clip: tuple[int, int, int]
+    """Frames, height and width in pixels."""
+    num_steps: int
+    """Passes of the network per clip."""
+    tasks: tuple[str, ...]
+
+
+def _plain_batch(config: ModelConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
+    """Most losses read every field of the batch but the tokens of condition videos."""
+    return lambda batch, step: {name: value for name, value in batch.items() if name != "conditions"}
+
+
+def _named_task(index: ModelIndex, options: Mapping[str, object]) -> str | None:
+    task = options.get("task")
+    return None if task is None else str(task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyFamily(ABC):
+    """A family as the rest of the code sees it; `Family` adds the types that belong together."""
+
+    name: str
+    """As in `model_index.json`."""
+    title: str
+    """As the paper calls it."""
+    paper: str
+    """arXiv number."""
+    config: type[ModelConfig]
+    network: type[VideoModel]
+    call: type[Call]
+    """Options of one call."""
+    sampler: type[object]
+    """Configuration class of the sampler; its fields are options of every call."""
+    capabilities: Capabilities
+    papers: Callable[[], Iterable[PaperModel]]
+    """The published sizes."""
+    clean_caption: Callable[[str], str] = str
+    """Cleaning of captions before they are encoded."""
+    resolve_task: Callable[[ModelIndex, Mapping[str, object]], str | None] = _named_task
+    """The task that a call's options imply, on which defaults of the sampler may depend."""
+
+    def build_call(self, index: ModelIndex, options: Mapping[str, object]) -> Call:
+        """The typed call for keyword options, with the model's own defaults of the sampler filled in.
+
+        An option that is None counts as omitted. Raises UserError for names that are no options of this family.
+        """
+        own, sampling = option_names(self.call) - {"sampling"}, option_names(self.sampler)
+        options = {name: value for name, value in options.items() if value is not None}
+        for name in options:
+            if name not in own | sampling:
+                raise UserError(f"Models of {self.title} take no {name}: {nearest(name, own | sampling)}")
+        task = self.resolve_task(index, options)
+        chosen = index.sampling_for(task) | {name: options[name] for name in options if name in sampling}
+        sampler: object = dataclass_from_dict(self.sampler, chosen, "Sampler options")
+        return replace(self.call(), sampling=sampler, **{name: options[name] for name in options if name in own})
+
+    @abstractmethod
+    def steps(self, config: ModelConfig, sampling: Mapping[str, object]) -> int:
+        """Passes of the network per clip, from the configuration and the sampler's options."""
+
+    @abstractmethod
+    def batch_step(self, config: ModelConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
+        """How a training batch becomes the input of the loss."""
+
+    @abstractmethod
+    def bind(self, parts: Parts[VideoModel]) -> "BoundFamily":
+        """The family with the loaded parts of one of its models. Raises UserError unless they fit each other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(AnyFamily, Generic[CallType, ConfigType, ModelType]):
+    """Everything that differs from one family to another: one declaration each, listed in `FAMILIES`."""
+
+    config: type[ConfigType]
+    network: type[ModelType]
+    call: type[CallType]
+    generator: Callable[[Parts[ModelType]], Generator[CallType, ModelType]]
+    """Checks calls and runs the sampler."""
+    planned_steps: Callable[[ConfigType, Mapping[str, object]], int]
+    """See `steps`."""
+    prepare_batch: Callable[[ConfigType, Mapping[str, float]], PrepareBatch] = _plain_batch
+    """See `batch_step`."""
+
+    def steps(self, config: ModelConfig, sampling: Mapping[str, object]) -> int:
+        return self.planned_steps(cast(ConfigType, config), sampling)
+
+    def batch_step(self, config: ModelConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
+        return self.prepare_batch(cast(ConfigType, config), task_weights)
+
+    def bind(self, parts: Parts[VideoModel]) -> "BoundFamily":
+        return BoundFamily(self, cast(Parts[ModelType], parts))
+
+
+class BoundFamily:
+    """A family and one loaded model: a typed call or its keyword options in, a checked request out."""
+
+    prepare: Callable[[Call], Request]
+    """See `Generator.prepare`. Raises UserError for the call of another family."""
+    build_call: Callable[[Mapping[str, object]], Call]
+    """See `Family.build_call`."""
+    capture: Callable[[], None]
+    """See `Generator.capture`."""
+
+    def __init__(self, family: Family[CallType, ConfigType, ModelType], parts: Parts[ModelType]) -> None:
+        generator = family.generator(parts)
+        self.title, self.capabilities = family.title, family.capabilities
+        self.capture = generator.capture
+
+        def prepare(call: Call) -> Request:
+            if not isinstance(call, family.call):
+                found, expected = type(call).__name__, family.call.__name__
+                raise UserError(f"This is a model of {family.title}: it takes a {expected}, found a {found}.")
+            return generator.prepare(call)
+
+        def build_call(options: Mapping[str, object]) -> Call:
+            return family.build_call(parts.index, options)
+
+        self.prepare, self.build_call = prepare, build_call
+
+
+def option_names(options: type) -> set[str]:
+    """Names of the fields of a call or of a sampler's configuration."""
+    return {f.name for f in fields(options)}

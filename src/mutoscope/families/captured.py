@@ -1,12 +1,12 @@
-"""Networks whose steps are CUDA graphs, in the form that the samplers ask of a network.
+"""Networks whose steps are CUDA graphs, with the methods that the samplers ask of a network.
 
 At batch 1 a decoding step is a few hundred kernels of microseconds each, and starting them takes longer than running
 them. Each wrapper records a step at its first call and replays it from then on. It decodes one batch at a time: the
-next one uses the same memory. Weights may change in place, but not move.
+next batch uses the same memory. Weights may change in place, but not move.
 """
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,14 +18,28 @@ from mutoscope.models.magvit import Magvit
 from mutoscope.models.magvit_baselines import MagvitAR
 from mutoscope.models.par import PAR, PARState
 
+Step = Callable[..., Tensor]
+
 
 @dataclass
-class Captured:
-    """What the wrappers share."""
+class Steps:
+    """Recorded steps, by key."""
 
-    model: Any
     record: Record = CUDAGraphCall
-    steps: dict[Any, Any] = field(default_factory=dict)
+    recorded: dict[Hashable, Step] = field(default_factory=dict[Hashable, Step])
+
+    def replay(self, key: Hashable, step: Step, *arguments: Tensor) -> Tensor:
+        """The result of a step, which is recorded if `key` is new."""
+        if key not in self.recorded:
+            self.recorded[key] = self.record(step, *arguments)
+        return self.recorded[key](*arguments)
+
+
+class CapturedMagvit:
+    """A `Magvit` for `MaskedSampler`."""
+
+    def __init__(self, model: Magvit, record: Record = CUDAGraphCall) -> None:
+        self.model, self.steps = model, Steps(record)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -35,39 +49,34 @@ class Captured:
     def device(self) -> torch.device:
         return self.model.device
 
-    def replayed(self, key: Any, step: Any, *arguments: Tensor) -> Tensor:
-        """The result of a step, recorded under `key` if it is new."""
-        if key not in self.steps:
-            self.steps[key] = self.record(step, *arguments)
-        return self.steps[key](*arguments)
-
-
-@dataclass
-class CapturedMagvit(Captured):
-    """A `Magvit` for `MaskedSampler`."""
-
-    model: Magvit
-
     def logits(
         self, tokens: Int[Tensor, "b t h w"], task: str, label: Tensor | None = None, unconditional: bool = False
     ) -> Float[Tensor, "b t h w k"]:
-        given = (tokens,) if label is None else (tokens, label.to(self.device))
+        arguments = (tokens,) if label is None else (tokens, label.to(self.device))
 
         def step(tokens: Tensor, label: Tensor | None = None) -> Tensor:
             return self.model.logits(tokens, task, label, unconditional)
 
-        return self.replayed((len(tokens), task, unconditional, label is None), step, *given)
+        return self.steps.replay((len(tokens), task, unconditional, label is None), step, *arguments)
 
     def class_logits(self, condition_tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b classes"]:
         return self.model.class_logits(condition_tokens)  # once per clip: not worth a graph
 
 
-@dataclass
-class CapturedMagvitAR(Captured):
-    """A `MagvitAR` for `AutoregressiveSampler`. What comes before the first token is read without a graph."""
+class CapturedMagvitAR:
+    """A `MagvitAR` for `AutoregressiveSampler`. The prefix before the first token is read without a graph."""
 
-    model: MagvitAR
-    caches: dict[int, KVCache] = field(default_factory=dict)
+    def __init__(self, model: MagvitAR, record: Record = CUDAGraphCall) -> None:
+        self.model, self.steps = model, Steps(record)
+        self.caches: dict[int, KVCache] = {}
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.model.latent_shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
     def new_cache(self, batch_size: int) -> KVCache:
         if batch_size not in self.caches:
@@ -82,17 +91,29 @@ class CapturedMagvitAR(Captured):
         if not isinstance(cache, StaticKVCache) or ids.shape[1] > 1:
             return self.model.code_logits(ids, cache)
         cache.aim(1)
-        logits = self.replayed(len(ids), lambda ids: self.model.step(ids, cache), ids)
+
+        def step(ids: Tensor) -> Tensor:
+            return self.model.step(ids, cache)
+
+        logits = self.steps.replay(len(ids), step, ids)
         cache.advance(1)
         return logits[:, -1, : self.model.config.codebook_size]
 
 
-@dataclass
-class CapturedPAR(Captured):
+class CapturedPAR:
     """A `PAR` for `ParallelARSampler.sample(..., static=True)`: graphs for one token, for the queries, for n tokens."""
 
-    model: PAR
-    states: dict[Any, PARState] = field(default_factory=dict)
+    def __init__(self, model: PAR, record: Record = CUDAGraphCall) -> None:
+        self.model, self.steps = model, Steps(record)
+        self.states: dict[Hashable, PARState] = {}
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.model.latent_shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
     @property
     def num_parallel(self) -> int:
@@ -136,6 +157,6 @@ class CapturedPAR(Captured):
 
         # Two states may have equal shapes, one of them the first rows of a larger one: a graph belongs to its memory.
         memory = cache.keys.data_ptr(), cache.keys.shape[1], state.table.data_ptr()
-        logits = self.replayed((*tokens.shape, opens, num_wanted, *memory), step, tokens)
+        logits = self.steps.replay((*tokens.shape, opens, num_wanted, *memory), step, tokens)
         cache.advance(n)
         return logits

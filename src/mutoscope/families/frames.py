@@ -1,37 +1,38 @@
 """What families that generate frame by frame have in common."""
 
-from typing import Any
-
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from mutoscope.data.fit import fit_frames
 from mutoscope.errors import UserError
-from mutoscope.families.base import as_list
-from mutoscope.hub import ModelIndex
+from mutoscope.families.base import Clips, as_list
+from mutoscope.model_index import ModelIndex
 from mutoscope.tokenizers.base import TokenizerSpec
 
 
 def latent_frames(spec: TokenizerSpec, index: ModelIndex, num_frames: int) -> int:
-    """Latent frames of a clip; UserError unless the tokenizer can make clips of exactly that length."""
+    """Latent frames of a clip. Raises UserError unless the tokenizer decodes to exactly that length."""
     count = spec.latent_shape(num_frames, index.height, index.width)[0]
     longest = spec.num_frames(count)
     if num_frames < 1 or longest != num_frames:
         below = f"{spec.num_frames(count - 1)} or " if count > 1 else ""
-        raise UserError(f"The tokenizer cannot make {num_frames} frames; the nearest lengths are {below}{longest}.")
+        raise UserError(f"The tokenizer cannot decode {num_frames} frames; the nearest lengths are {below}{longest}.")
     return count
 
 
 def context_clips(
-    spec: TokenizerSpec, index: ModelIndex, context: Any, count: int | None
+    spec: TokenizerSpec, index: ModelIndex, context: Clips, count: int | None
 ) -> UInt8[Tensor, "n t h w 3"] | None:
-    """The first `count` frames of each context (all: None) at the model's size. UserError for unequal lengths."""
+    """The first `count` frames (None: all) of each context, at the model's size.
+
+    Raises UserError for contexts of unequal lengths.
+    """
     if context is None:
         return None
-    clips = [fit_frames(frames[:count], index.height, index.width) for frames in as_list(context)]
+    clips = [fit_frames(frames[:count], index.height, index.width) for frames in as_list(context) if frames is not None]
     lengths = {len(clip) for clip in clips}
     if len(lengths) > 1:
         raise UserError(f"All contexts must have the same number of frames, found {sorted(lengths)}.")
     latent_frames(spec, index, lengths.pop())
-    return torch.stack([torch.from_numpy(clip) for clip in clips])
+    return torch.stack([torch.as_tensor(clip) for clip in clips])  # (n, t, h, w, 3)

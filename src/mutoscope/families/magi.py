@@ -1,126 +1,173 @@
-"""MAGI: clips of any length from classes, prompts, actions and first frames, which may change from frame to frame."""
+"""MAGI: clips of any length from classes, prompts, actions and first frames, which may change from frame to frame.
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+arXiv 2501.12389.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor
 
-from mutoscope.data.fit import Frames
 from mutoscope.errors import UserError
-from mutoscope.families.base import Generator, Request, common_length
+from mutoscope.families.base import (
+    ACTIONS_FILE,
+    PYTHON_ONLY,
+    VIDEO_FILE,
+    Call,
+    Capabilities,
+    Clips,
+    Family,
+    Generator,
+    Labels,
+    PaperModel,
+    Prompts,
+    Request,
+    Steering,
+    common_length,
+    per_sample,
+)
 from mutoscope.families.frames import context_clips, latent_frames
-from mutoscope.json_config import dataclass_from_dict
-from mutoscope.models.magi import MAX_INTERVAL, Conditions
+from mutoscope.json_config import nearest
+from mutoscope.models.magi import MAGI, MAX_INTERVAL, PAPER_SIZES, Conditions, MAGIConfig
 from mutoscope.sampling.base import SampleEvent
-from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, set_sizes
+from mutoscope.sampling.frame_stream import (
+    FrameStreamSampler,
+    FrameStreamSamplerConfig,
+    StreamCondition,
+    set_sizes,
+)
 from mutoscope.text.base import TextFeatures
 
+Actions = Float[np.ndarray, "rows a"] | Sequence[Sequence[float]]
+"""Rows of numbers: row t is done in frame t and leads to frame t + 1."""
 
-@dataclass(frozen=True)
-class FrameStreamRequest(Request):
-    """`num_latent_frames` counts those of the context too; None: without an end.
 
-    `labels`: −1 for none. `text`: features of every sample's prompt. `actions`: row t is done in frame t and leads to
-    the next; behind their end nothing is told. `interval`: source frames from one frame to the next.
-    """
+@dataclass(frozen=True, kw_only=True)
+class MAGICall(Call):
+    """One call of a MAGI model: a class, a prompt, actions, frames to continue, or several of them."""
 
+    task: str | None = None
+    """One of the model's tasks, checked against the other options; None: what these imply."""
+    class_label: Labels = None
+    """Index or name of a class; None: drawn at random if nothing else is given."""
+    prompt: Prompts = None
+    """Text to show, for models trained with text."""
+    context: Clips = field(default=None, metadata=VIDEO_FILE)
+    """Frames that the clip starts with."""
+    context_frames: int | None = None
+    """How many of these frames to use; None: all of context, the first frame of a video."""
+    task_video: Clips = field(default=None, metadata={**VIDEO_FILE, "flag": "video"})
+    """Clip whose first frames are the context."""
+    actions: Actions | Sequence[Actions] | None = field(default=None, metadata=ACTIONS_FILE)
+    """Rows of numbers, one per frame, for models trained with actions; (t, a), or one array per sample."""
+    interval: int = 1
+    """Source frames from one frame to the next, 1 to 25; larger is faster motion."""
+    endless: bool = field(default=False, metadata=PYTHON_ONLY)
+    """Frames come until the caller stops; for streams."""
+    sampling: FrameStreamSamplerConfig = field(default_factory=FrameStreamSamplerConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAGIChange:
+    """Conditions that change from the next frame of a stream on; None leaves a condition as it is."""
+
+    class_label: int | str | None = None
+    prompt: str | None = None
+    interval: int | None = None
+    """Source frames from one frame to the next, 1 to 25."""
+    action: Sequence[float] | None = None
+    """Held until the next change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAGIRequest(Request):
+    """A checked call. A missing condition is encoded as: label −1, no text, NaN actions."""
+
+    generator: "MAGIGenerator"
+    sampler: FrameStreamSamplerConfig
     num_latent_frames: int | None = 1
+    """Latent frames of the clip, those of the context among them; None: without an end."""
     interval: int = 1
     text: TextFeatures | None = None
+    """Features of every sample's prompt."""
     actions: Float[Tensor, "b rows a"] | None = None
+    """Row t is done in frame t and leads to frame t + 1. Frames after the last action are unconditioned."""
     context: UInt8[Tensor, "n t h w 3"] | None = None
+    """Frames that the clips start with, for every sample or one for all."""
+
+    def events(self) -> Iterator[Iterator[SampleEvent]]:
+        random, context = torch.Generator().manual_seed(self.seed), self.generator.encode_context(self.context)
+        for samples in self.batches():
+            steering = MAGISteering(self.generator, self, samples)
+            yield self.generator.decode(self, samples, context, steering, random)
+
+    def steered(self) -> tuple[Iterator[Iterator[SampleEvent]], Steering]:
+        samples = slice(0, 1)
+        steering = MAGISteering(self.generator, self, samples)
+        random, context = torch.Generator().manual_seed(self.seed), self.generator.encode_context(self.context)
+        return iter([self.generator.decode(self, samples, context, steering, random)]), steering
 
 
-class FrameStreamGenerator(Generator):
+class MAGIGenerator(Generator[MAGICall, MAGI]):
     """Conditions and first frames in, latents or codes out."""
 
-    def check_parts_fit(self) -> None:
-        spec, config = self.tokenizer.spec, self.model.config
-        shape = spec.latent_shape(self.index.num_frames, self.index.height, self.index.width)
-        found = spec.vocab_size if config.is_discrete else spec.latent_channels
-        expected = config.codebook_size if config.is_discrete else config.latent_channels
-        if shape[1:] != tuple(config.latent_shape[1:]) or found != expected:
-            what = "codes" if config.is_discrete else "channels"
-            raise UserError(
-                f"Tokenizer and model do not fit: frames of {self.index.height}×{self.index.width} are "
-                f"{shape[1]}×{shape[2]} latents of {found} {what}, the model expects {config.latent_shape[1]}×"
-                f"{config.latent_shape[2]} of {expected}."
-            )
+    def fits_length(self, latent_frames: int) -> bool:
+        """A window moves over clips of any length."""
+        return True
 
-    def prepare(
-        self,
-        *,
-        class_label: int | str | Sequence[int | str] | None = None,
-        prompt: str | Sequence[str] | None = None,
-        context: Frames | Sequence[Frames] | None = None,
-        context_frames: int | None = None,
-        actions: Any = None,
-        interval: int = 1,
-        task: str | None = None,
-        task_video: Any = None,
-        num_frames: int | None = None,
-        endless: bool = False,
-        num_samples: int | None = None,
-        seed: int = 0,
-        batch_size: int = 16,
-        paste_given: bool = False,
-        **sampler_options: Any,
-    ) -> FrameStreamRequest:
-        """`actions`: (t, numbers), or one such array per sample. `endless`: frames come until the caller stops."""
-        if task_video is not None:
-            context, context_frames = task_video, context_frames or 1
-        given = {"prompt": prompt, "class_label": class_label, "context": context}
-        listed = actions if actions is not None and np.ndim(actions[0]) == 2 else None
-        num_samples = common_length(num_samples, actions=listed, **given)
-        self.check_call(num_samples, seed, None, None, None)
-        self._check_task(task, context, actions, paste_given)
-        sampler = self._sampler(sampler_options)
-        if not 1 <= interval <= MAX_INTERVAL:
-            raise UserError(f"interval must lie between 1 and {MAX_INTERVAL}, found {interval}.")
-        clips = context_clips(self.tokenizer.spec, self.index, context, context_frames)
-        num_frames = None if endless else num_frames or self.index.num_frames
+    def prepare(self, call: MAGICall) -> MAGIRequest:
+        self.check_call(call)
+        if call.task_video is not None:
+            call = replace(call, context=call.task_video, context_frames=call.context_frames or 1)
+        listed = call.actions if call.actions is not None and np.ndim(call.actions[0]) == 2 else None
+        given = {"prompt": call.prompt, "class_label": call.class_label, "context": call.context, "actions": listed}
+        num_samples = common_length(call.num_samples, **given)
+        self.check_task(call)
+        sampler = self._sampler(call.sampling)
+        check_interval(call.interval)
+        clips = context_clips(self.tokenizer.spec, self.index, call.context, call.context_frames)
+        num_frames = None if call.endless else call.num_frames or self.index.num_frames
         frames = None if num_frames is None else latent_frames(self.tokenizer.spec, self.index, num_frames)
         left = self._check_context(clips, frames, num_frames, sampler)
-        sets = sum(size > 0 for size in set_sizes(sampler.num_decoding_steps, self.model.config.num_tokens))
-        chosen = self._labels(class_label, num_samples, seed, task, free=clips is None and actions is None)
-        return FrameStreamRequest(
-            task=task or _mode(chosen, prompt, clips, actions),
+        labels = self._labels(call, num_samples, is_free=clips is None and call.actions is None)
+        return MAGIRequest(
+            generator=self,
+            task=call.task or implied_task(labels, call.prompt, clips, call.actions),
             num_samples=num_samples,
-            seed=seed,
-            sampler=sampler,
-            num_steps=(left or 0) * sets,
-            labels=chosen,
-            batch_size=max(batch_size, 1),
+            seed=call.seed,
+            num_steps=(left or 0) * num_sets(sampler.num_decoding_steps, self.model.config.num_tokens),
             num_frames=num_frames,
+            sampling=vars(sampler),
+            sampler=sampler,
+            labels=labels,
+            batch_size=max(call.batch_size, 1),
             num_latent_frames=frames,
-            interval=interval,
-            text=self._text(prompt, num_samples),
-            actions=self._actions(actions, num_samples, frames),
+            interval=call.interval,
+            text=None if call.prompt is None else self.encode_text(per_sample(call.prompt, num_samples)),
+            actions=self.action_rows(call.actions, num_samples, frames),
             context=clips,
         )
 
     # -------------------------------------------------------------------------------------------------- checks
 
-    def _check_task(self, task: str | None, context: Any, actions: Any, paste_given: bool) -> None:
-        tasks = self.model.config.tasks
+    def check_task(self, call: MAGICall) -> None:
+        """Raise UserError unless the model does the task and reads the actions of a call."""
+        task, tasks = call.task, self.model.config.tasks
         if task not in (None, *tasks):
             raise UserError(f"This model does not do {task!r}: {', '.join(tasks)}.")
-        if paste_given:
-            raise UserError("Given frames are kept as they are by this model. Leave paste_given out.")
-        if task is not None and "prediction" in task and context is None:
+        if task is not None and "prediction" in task and call.context is None:
             raise UserError(f"The task {task} needs first frames: give a context.")
-        if task == "action-conditional" and actions is None:
+        if task == "action-conditional" and call.actions is None:
             raise UserError("The task action-conditional needs actions, one row per frame: give them.")
-        if actions is not None and self.model.config.action_size is None:
-            raise UserError("This model takes no actions. Leave them out.")
+        if call.actions is not None and self.model.config.action_size is None:
+            raise UserError("This model takes no actions. Omit them.")
 
-    def _sampler(self, options: dict[str, Any]) -> FrameStreamSamplerConfig:
-        chosen = {**self.index.sampling, **{key: value for key, value in options.items() if value is not None}}
-        sampler, config = dataclass_from_dict(FrameStreamSamplerConfig, chosen, "Sampler options"), self.model.config
+    def _sampler(self, sampler: FrameStreamSamplerConfig) -> FrameStreamSamplerConfig:
+        config = self.model.config
         if sampler.num_decoding_steps > config.num_tokens:
             raise UserError(f"A frame has {config.num_tokens} tokens: num_decoding_steps can be at most that.")
         if sampler.context_noise_level > config.noise_levels:
@@ -134,50 +181,35 @@ class FrameStreamGenerator(Generator):
         num_frames: int | None,
         sampler: FrameStreamSamplerConfig,
     ) -> int | None:
-        """Latent frames left to make; None without an end."""
-        given = 0 if clips is None else latent_frames(self.tokenizer.spec, self.index, clips.shape[1])
+        """Latent frames left to generate; None without an end."""
+        known = 0 if clips is None else latent_frames(self.tokenizer.spec, self.index, clips.shape[1])
         window = sampler.window or self.model.config.latent_shape[0]
-        if sampler.window_mode != "growing" and given >= window:
+        if sampler.window_mode != "growing" and known >= window:
             raise UserError(
-                f"The context is {given} latent frames long, but the model sees {window} at a time, the one in "
+                f"The context is {known} latent frames long, but the model sees {window} at a time, the one in "
                 f"progress among them: give at most {window - 1}, for example with context_frames."
             )
-        if frames is not None and given >= frames:
-            raise UserError(f"The context is as long as the clip asked for: raise num_frames above {num_frames}.")
-        return None if frames is None else frames - given
+        if frames is not None and known >= frames:
+            raise UserError(f"The context is as long as the clip: raise num_frames above {num_frames}.")
+        return None if frames is None else frames - known
 
-    def _labels(
-        self, class_label: Any, num_samples: int, seed: int, task: str | None, free: bool
-    ) -> Int[Tensor, " b"] | None:
-        """Classes asked for. With nothing else to go by every sample draws one; otherwise there is none."""
-        if class_label is None and (not free or task not in (None, "class-conditional")):
+    def _labels(self, call: MAGICall, num_samples: int, is_free: bool) -> Int[Tensor, " b"] | None:
+        """The requested classes. If no other condition is given, a class is drawn at random for each sample."""
+        if call.class_label is None and (not is_free or call.task not in (None, "class-conditional")):
             return None
-        return self.class_labels(class_label, num_samples, seed)
+        return self.class_labels(call.class_label, num_samples, call.seed)
 
-    def _text(self, prompt: str | Sequence[str] | None, num_samples: int) -> TextFeatures | None:
-        if prompt is None:
-            return None
-        config = self.model.config
-        if config.text_size is None:
-            raise UserError("This model takes no prompt. Say what it should show with a class label or a context.")
-        asked = [prompt] * num_samples if isinstance(prompt, str) else list(prompt) * (num_samples // len(prompt))
-        text = self.text_encoder.encode(asked, config.text_length)
-        if text.features.shape[2] != config.text_size:
-            raise UserError(
-                f"The text encoder {str(self.text_encoder.folder)!r} gives {text.features.shape[2]} channels, this "
-                f"model reads {config.text_size}: name the encoder it was trained with."
-            )
-        return text
-
-    def _actions(self, actions: Any, num_samples: int, frames: int | None) -> Float[Tensor, "b rows a"] | None:
-        """Checked, one row per latent frame, the same for all samples unless listed."""
+    def action_rows(
+        self, actions: Actions | Sequence[Actions] | None, num_samples: int, frames: int | None
+    ) -> Float[Tensor, "b rows a"] | None:
+        """Checked actions, one row per latent frame, the same for all samples unless listed."""
         if actions is None:
             return None
         try:
             values = torch.as_tensor(np.asarray(actions, dtype=np.float32))
         except (ValueError, TypeError):
             raise UserError("Actions must be rows of numbers, all of one length.") from None
-        values = values[None] if values.ndim == 2 else values
+        values = values[None] if values.ndim == 2 else values  # (b or 1, rows, a)
         size, needed = self.model.config.action_size, (frames or 1) - 1
         if values.ndim != 3 or values.shape[2] != size:
             raise UserError(
@@ -189,67 +221,53 @@ class FrameStreamGenerator(Generator):
 
     # ------------------------------------------------------------------------------------------------ sampling
 
-    def sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Iterator[SampleEvent]]:
-        assert isinstance(request, FrameStreamRequest)
-        generator, given = torch.Generator().manual_seed(request.seed), self._given(request)
-        for samples in request.rounds():
-            yield self._round(request, samples, given, generator, Steering(self, request, samples), on_step)
-
-    def steered(self, request: Request) -> "tuple[Iterator[Iterator[SampleEvent]], Steering]":
-        assert isinstance(request, FrameStreamRequest)
-        steering, generator = Steering(self, request, slice(0, 1)), torch.Generator().manual_seed(request.seed)
-        events = self._round(request, slice(0, 1), self._given(request), generator, steering, lambda event: None)
-        return iter([events]), steering
-
     @torch.no_grad()
-    def _given(self, request: FrameStreamRequest) -> Num[Tensor, "n *c k h w"] | None:
-        if request.context is None:
+    def encode_context(self, context: UInt8[Tensor, "n t h w 3"] | None) -> Num[Tensor, "n *c k h w"] | None:
+        """Latents or codes of the context frames."""
+        if context is None:
             return None
-        return self.tokenizer.encode(self.tokenizer.from_uint8(request.context.to(self.device)))
+        return self.tokenizer.encode(self.tokenizer.from_uint8(context.to(self.device)))
 
-    def _round(
+    def decode(
         self,
-        request: FrameStreamRequest,
+        request: MAGIRequest,
         samples: slice,
-        given: Num[Tensor, "n *c k h w"] | None,
-        generator: torch.Generator,
-        steering: "Steering",
-        on_step: Callable[[SampleEvent], None],
+        context: Num[Tensor, "n *c k h w"] | None,
+        steering: "MAGISteering",
+        random: torch.Generator,
     ) -> Iterator[SampleEvent]:
-        if given is not None:
-            given = given.expand(steering.num_samples, *given.shape[1:]) if len(given) == 1 else given[samples]
-            given = given.to(self.model.mask_token.dtype) if given.is_floating_point() else given
-        sampler = FrameStreamSampler(request.sampler)
-        frames = request.num_latent_frames
-        for event in sampler.sample(self.model, steering.at, steering.num_samples, frames, generator, given):
-            on_step(event)
-            yield event
+        """The sampler's events of one batch."""
+        count = steering.num_samples
+        if context is not None:
+            context = context.expand(count, *context.shape[1:]) if len(context) == 1 else context[samples]
+            context = context.to(self.model.mask_token.dtype) if context.is_floating_point() else context
+        condition = StreamCondition(steering.at, count, request.num_latent_frames, context)
+        return FrameStreamSampler[Conditions](request.sampler).sample(self.model, condition, random)
 
 
-class Steering:
-    """What the frames of a round are told; `change` takes effect with the next frame."""
+class MAGISteering(Steering):
+    """The conditions of a batch, frame by frame."""
 
-    def __init__(self, generator: FrameStreamGenerator, request: FrameStreamRequest, samples: slice) -> None:
-        self._generator, self._request = generator, request
+    def __init__(self, generator: MAGIGenerator, request: MAGIRequest, samples: slice) -> None:
+        self._generator, self._device = generator, generator.device
         self.num_samples = samples.stop - samples.start
         self._passes, self._by_history = request.sampler.num_passes, request.sampler.guidance_by == "history"
         self._actions = None if request.actions is None else request.actions[samples]
         self._held: Tensor | None = None
-        device = generator.device
-        self._interval = torch.full((self._passes * self.num_samples,), request.interval, device=device)
-        nothing = torch.full((self.num_samples,), -1)
-        self._label = self._for_all(nothing if request.labels is None else request.labels[samples], -1)
+        self._interval = torch.full((self._passes * self.num_samples,), request.interval, device=self._device)
+        no_label = torch.full((self.num_samples,), -1)
+        self._label = self._for_all(no_label if request.labels is None else request.labels[samples], -1)
         text = request.text
-        self._tell(None if text is None else TextFeatures(text.features[samples], text.mask[samples]))
+        self._set_text(None if text is None else TextFeatures(text.features[samples], text.mask[samples]))
 
-    def _for_all(self, values: Tensor, nothing: float) -> Tensor:
-        """For the rows of all passes: without guidance by history the second one is told nothing."""
-        values = values.to(self._generator.device)
+    def _for_all(self, values: Tensor, missing: float) -> Tensor:
+        """Values for the rows of all guidance passes. Without guidance by history the second pass is unconditional."""
+        values = values.to(self._device)
         if self._passes == 1:
             return values
-        return torch.cat([values, values if self._by_history else torch.full_like(values, nothing)])
+        return torch.cat([values, values if self._by_history else torch.full_like(values, missing)])
 
-    def _tell(self, text: TextFeatures | None) -> None:
+    def _set_text(self, text: TextFeatures | None) -> None:
         self._caption = None if text is None else self._for_all(text.features, 0)
         self._caption_mask = None if text is None else self._for_all(text.mask, False)
 
@@ -257,8 +275,8 @@ class Steering:
         """Conditions of a 0-based latent frame for the rows of all passes."""
         return Conditions(self._interval, self._label, self._action(frame), self._caption, self._caption_mask)
 
-    def _action(self, frame: int) -> Float[Tensor, "pb 1 a"] | None:
-        """What was done in the frame before."""
+    def _action(self, frame: int) -> Float[Tensor, "passes_b 1 a"] | None:
+        """The action done in the frame before."""
         config = self._generator.model.config
         if config.action_size is None:
             return None
@@ -267,41 +285,84 @@ class Steering:
             action = self._held.expand(self.num_samples, 1, -1)
         elif self._actions is not None and 0 < frame <= self._actions.shape[1]:
             action = self._actions[:, frame - 1 : frame]
-        told = self._for_all(action, torch.nan) if config.drop_actions else action.repeat(self._passes, 1, 1)
-        return told.to(self._generator.device, self._generator.model.mask_token.dtype)
+        rows = self._for_all(action, torch.nan) if config.drop_actions else action.repeat(self._passes, 1, 1)
+        return rows.to(self._device, self._generator.model.mask_token.dtype)
 
-    def change(
-        self,
-        *,
-        class_label: int | str | None = None,
-        prompt: str | None = None,
-        interval: int | None = None,
-        action: Sequence[float] | None = None,
-    ) -> None:
-        """From the next frame on; what is left out stays. `action` is held until the next change."""
-        generator, count = self._generator, self.num_samples
-        if interval is not None:
-            if not 1 <= interval <= MAX_INTERVAL:
-                raise UserError(f"interval must lie between 1 and {MAX_INTERVAL}, found {interval}.")
-            self._interval = torch.full_like(self._interval, interval)
-        if class_label is not None:
-            labels = generator.class_labels(class_label, count, 0)
+    def change(self, **conditions: object) -> None:
+        known = {f.name for f in fields(MAGIChange)}
+        for name in conditions:
+            if name not in known:
+                raise UserError(f"A stream has no condition {name!r}: {nearest(name, known)}")
+        self.apply(replace(MAGIChange(), **conditions))
+
+    def apply(self, change: MAGIChange) -> None:
+        """See `MAGIChange`. Raises UserError for conditions that the model does not read."""
+        generator = self._generator
+        if change.interval is not None:
+            check_interval(change.interval)
+            self._interval = torch.full_like(self._interval, change.interval)
+        if change.class_label is not None:
+            labels = generator.class_labels(change.class_label, self.num_samples, 0)
             assert labels is not None
             self._label = self._for_all(labels, -1)
-        if prompt is not None:
-            self._tell(generator._text(prompt, count))
-        if action is not None:
-            generator._check_task(None, None, action, False)
-            checked = generator._actions([list(action)], 1, None)
-            assert checked is not None
-            self._held = checked
+        if change.prompt is not None:
+            self._set_text(generator.encode_text([change.prompt] * self.num_samples))
+        if change.action is not None:
+            generator.check_task(MAGICall(actions=[list(change.action)]))
+            self._held = generator.action_rows([list(change.action)], 1, None)
 
 
-def _mode(labels: Tensor | None, prompt: Any, clips: Tensor | None, actions: Any) -> str:
-    """What a call without a task amounts to."""
+def check_interval(interval: int) -> None:
+    """Raise UserError for an interval outside training."""
+    if not 1 <= interval <= MAX_INTERVAL:
+        raise UserError(f"interval must be between 1 and {MAX_INTERVAL}, found {interval}.")
+
+
+def implied_task(labels: Tensor | None, prompt: Prompts, clips: Tensor | None, actions: object) -> str:
+    """The name of what a call without a task amounts to."""
     if clips is not None:
         return "frame-prediction" if labels is None else "class-conditional-frame-prediction"
     for name, value in (("action", actions), ("text", prompt), ("class", labels)):
         if value is not None:
             return f"{name}-conditional"
     return "unconditional"
+
+
+# ---------------------------------------------------------------------------------------------------------- declaration
+
+PAPER_SETS = 64  # per frame, as in MAR
+
+
+def num_sets(num_decoding_steps: int, num_tokens: int) -> int:
+    """Sets of a frame that decide anything."""
+    return sum(size > 0 for size in set_sizes(num_decoding_steps, num_tokens))
+
+
+def planned_steps(config: MAGIConfig, sampling: Mapping[str, object]) -> int:
+    """Sets of tokens of all frames of a training clip."""
+    steps = sampling.get("num_decoding_steps", FrameStreamSamplerConfig.num_decoding_steps)
+    assert isinstance(steps, int)
+    return num_sets(steps, math.prod(config.grid)) * config.latent_shape[0]
+
+
+def paper_models() -> Iterator[PaperModel]:
+    """MAR's sizes on 16 frames of 256 pixels; steps are sets of tokens."""
+    for size in PAPER_SIZES:
+        config = MAGIConfig.paper(size)
+        steps = planned_steps(config, {"num_decoding_steps": PAPER_SETS})
+        yield PaperModel(f"magi-{size}", config, (16, 256, 256), steps, config.tasks)
+
+
+MAGI_FAMILY = Family(
+    name="magi",
+    title="MAGI",
+    paper="2501.12389",
+    config=MAGIConfig,
+    network=MAGI,
+    sampler=FrameStreamSamplerConfig,
+    call=MAGICall,
+    generator=MAGIGenerator,
+    capabilities=Capabilities(any_length=True, endless=True, steerable=True),
+    planned_steps=planned_steps,
+    papers=paper_models,
+)

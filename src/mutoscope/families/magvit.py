@@ -1,9 +1,8 @@
 """MAGVIT: ten tasks, decoded in parallel (arXiv 2212.05199 §3)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,195 +11,211 @@ from torch import Tensor
 
 from mutoscope.data.fit import Frames, fit_frames
 from mutoscope.errors import UserError
-from mutoscope.families.base import Generator, Request, as_list, common_length
+from mutoscope.families.base import (
+    VIDEO_FILE,
+    Batch,
+    Call,
+    Capabilities,
+    Clips,
+    Family,
+    Generator,
+    Labels,
+    PaperModel,
+    PrepareBatch,
+    Request,
+    as_list,
+    common_length,
+)
 from mutoscope.families.blending import blended_and_coded
 from mutoscope.families.captured import CapturedMagvit
-from mutoscope.json_config import dataclass_from_dict
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
+from mutoscope.model_index import ModelIndex
+from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.sampling import tasks
 from mutoscope.sampling.base import SampleEvent
-from mutoscope.sampling.masked import CLASS_TOLD, MaskedSampler, MaskedSamplerConfig
+from mutoscope.sampling.masked import CLASS_KNOWN, MaskedCondition, MaskedSampler, MaskedSamplerConfig, MaskedTokenModel
+
+TASK_ORDER_SEED = 0  # of the training mix: all runs see the tasks in one order
 
 
-@dataclass(frozen=True)
-class MaskedRequest(Request):
-    """`video` in [-1, 1] holds what the task is given, one clip for all samples or one for each; the rest of it is not
-    looked at. `context_frames` counts the given frames of the tasks that start from frames. The paper's figures count
-    the given part as the tokenizer and the model return it. `blend_given` puts it into the result without a seam
-    (`generation.blending`), as good as the tokenizer; `paste_given` puts the very pixels over whatever there is.
-    """
+@dataclass(frozen=True, kw_only=True)
+class MagvitCall(Call):
+    """One call of a MAGVIT model: a class, first frames to continue, or a video to complete."""
 
+    task: str | None = None
+    """What to do with the context or video; None: what the other options imply."""
+    class_label: Labels = None
+    """Index or name of a class; None: drawn at random."""
+    context: Clips = field(default=None, metadata=VIDEO_FILE)
+    """Frames that the clip starts with."""
+    context_frames: int | None = None
+    """How many of these frames to use; None: all of context, as many as in training of a video."""
+    task_video: Clips = field(default=None, metadata={**VIDEO_FILE, "flag": "video"})
+    """Clip that the task completes."""
+    paste_given: bool = False
+    """Put the pixels of the context back over the result."""
+    blend_given: bool | None = None
+    """Blend the context into the result without a seam; None: as the model's folder says."""
+    sampling: MaskedSamplerConfig = field(default_factory=MaskedSamplerConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagvitRequest(Request):
+    """A checked call. The paper's figures take the conditioning region as the tokenizer and the model return it."""
+
+    generator: "MagvitGenerator"
+    sampler: MaskedSamplerConfig
     video: Float[Tensor, "n 3 t h w"] | None = None
+    """Clips in [-1, 1] that hold what the task shows, one for all samples or one for each."""
     context_frames: int = 1
+    """Frames shown at the start, for tasks that start from frames."""
     paste_given: bool = False
     blend_given: bool = False
 
+    def events(self) -> Iterator[Iterator[SampleEvent]]:
+        random = torch.Generator().manual_seed(self.seed)
+        for samples in self.batches():
+            yield self.generator.decode(self, samples, random)
 
-class MaskedGenerator(Generator):
+    def finish(self, clips: UInt8[np.ndarray, "b t h w 3"], start: int) -> UInt8[np.ndarray, "b t h w 3"]:
+        """Blend and paste the conditioning region, as requested."""
+        if self.video is None or not (self.paste_given or self.blend_given):
+            return clips
+        tokenizer = self.generator.tokenizer
+        frames, height, width = clips.shape[1:4]
+        mask = tasks.pixel_mask(self.task, frames, height, width, self.context_frames)
+        videos = self.video if len(self.video) == 1 else self.video[start : start + len(clips)]
+        context = tokenizer.to_uint8(videos)  # (b or 1, t, h, w, 3)
+        if self.blend_given:
+            clips = blended_and_coded(tokenizer, torch.as_tensor(clips), context, mask).numpy()
+        return np.where(mask[..., None].numpy(), context.numpy(), clips) if self.paste_given else clips
+
+
+class MagvitGenerator(Generator[MagvitCall, Magvit]):
     """Conditions of the ten tasks in, tokens out."""
+
+    network: MaskedTokenModel
+    """The model as the sampler sees it: with its steps captured, if they are."""
+
+    def check_parts_fit(self) -> None:
+        super().check_parts_fit()
+        self.network = self.model
 
     def capture(self, record: Record = CUDAGraphCall) -> None:
         self.network = CapturedMagvit(self.model, record)
 
-    def prepare(
-        self,
-        *,
-        class_label: int | str | Sequence[int | str] | None = None,
-        prompt: str | None = None,
-        context: Frames | Sequence[Frames] | None = None,
-        context_frames: int | None = None,
-        task: str | None = None,
-        task_video: Frames | Sequence[Frames] | None = None,
-        actions: Any = None,
-        num_frames: int | None = None,
-        num_samples: int | None = None,
-        seed: int = 0,
-        batch_size: int = 16,
-        paste_given: bool = False,
-        blend_given: bool | None = None,
-        **sampler_options: Any,
-    ) -> MaskedRequest:
-        num_samples = common_length(num_samples, class_label=class_label, context=context, task_video=task_video)
-        self.check_call(num_samples, seed, num_frames, prompt, actions)
-        task = self._choose_task(task, class_label, context, task_video)
-        video, given = self._given_videos(task, context, task_video, context_frames)
-        sampler = self._sampler_config(task, sampler_options)
-        return MaskedRequest(
+    def prepare(self, call: MagvitCall) -> MagvitRequest:
+        self.check_call(call)
+        self.check_trained_length(call)
+        given = {"class_label": call.class_label, "context": call.context, "task_video": call.task_video}
+        num_samples = common_length(call.num_samples, **given)
+        task = self._check_task(call)
+        video, count = self._condition_videos(task, call)
+        sampler = self._sampler(task, call.sampling)
+        takes_class = task.startswith("class-conditional")
+        return MagvitRequest(
+            generator=self,
             task=task,
             num_samples=num_samples,
-            seed=seed,
-            sampler=sampler,
+            seed=call.seed,
             num_steps=sampler.num_decoding_steps,
-            labels=self.class_labels(class_label, num_samples, seed) if task.startswith("class-conditional") else None,
+            num_frames=self.index.num_frames,
+            sampling=vars(sampler),
+            sampler=sampler,
+            labels=self.class_labels(call.class_label, num_samples, call.seed) if takes_class else None,
             video=video,
-            context_frames=given,
-            batch_size=max(batch_size, 1),
-            paste_given=paste_given,
-            blend_given=self.index.blend_given if blend_given is None else blend_given,
+            context_frames=count,
+            batch_size=max(call.batch_size, 1),
+            paste_given=call.paste_given,
+            blend_given=self.index.blend_given if call.blend_given is None else call.blend_given,
         )
 
-    def sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Iterator[SampleEvent]]:
-        assert isinstance(request, MaskedRequest)
-        generator = torch.Generator().manual_seed(request.seed)
-        for samples in request.rounds():
-            yield self._round(request, samples, generator, on_step)
-
-    def _round(
-        self, request: MaskedRequest, samples: slice, generator: torch.Generator, on_step: Callable[[SampleEvent], None]
-    ) -> Iterator[SampleEvent]:
-        count = samples.stop - samples.start
-        labels = None if request.labels is None else request.labels[samples].to(self.device)
-        condition, mask = self._condition(request, samples)
-        sampler = MaskedSampler(request.sampler)
-        for event in sampler.sample(
-            self.network, request.task, labels, condition, generator, condition_mask=mask, batch_size=count
-        ):
-            on_step(event)
-            yield event
+    def decode(self, request: MagvitRequest, samples: slice, random: torch.Generator) -> Iterator[SampleEvent]:
+        """The sampler's events of one batch."""
+        tokens, region = self._condition(request, samples)
+        condition = MaskedCondition(
+            request.task,
+            samples.stop - samples.start,
+            None if request.labels is None else request.labels[samples].to(self.device),
+            tokens,
+            region,
+        )
+        return MaskedSampler(request.sampler).sample(self.network, condition, random)
 
     def _condition(
-        self, request: MaskedRequest, samples: slice
+        self, request: MagvitRequest, samples: slice
     ) -> tuple[Int[Tensor, "b lt lh lw"] | None, Bool[Tensor, "lt lh lw"] | None]:
-        """Tokens of some samples' condition videos, and where they are shown (arXiv 2212.05199 §3.2)."""
+        """Tokens of some samples' condition videos, and the positions that show them (arXiv 2212.05199 §3.2)."""
         if request.video is None:
             return None, None
-        given = request.video if len(request.video) == 1 else request.video[samples]
-        video = tasks.condition_video(request.task, given.to(self.device), request.context_frames)
+        videos = request.video if len(request.video) == 1 else request.video[samples]
+        video = tasks.condition_video(request.task, videos.to(self.device), request.context_frames)
         stride = self.tokenizer.spec.temporal_stride
-        mask = self.model.config.condition_mask(request.task, request.context_frames, stride)
-        return self.tokenizer.encode(video).expand(samples.stop - samples.start, -1, -1, -1), mask
-
-    def finish(
-        self, clips: UInt8[np.ndarray, "b t h w 3"], request: Request, start: int
-    ) -> UInt8[np.ndarray, "b t h w 3"]:
-        """What is given blended or pasted into the clips, as far as the request asks for it."""
-        assert isinstance(request, MaskedRequest)
-        if request.video is None or not (request.paste_given or request.blend_given):
-            return clips
-        mask = tasks.pixel_mask(request.task, *clips.shape[1:4], request.context_frames)
-        videos = request.video if len(request.video) == 1 else request.video[start : start + len(clips)]
-        given = self.tokenizer.to_uint8(videos)  # (b or 1, t, h, w, 3)
-        if request.blend_given:
-            clips = blended_and_coded(self.tokenizer, torch.from_numpy(clips), given, mask).numpy()
-        return np.where(mask[..., None], given.numpy(), clips) if request.paste_given else clips
+        region = self.model.config.condition_mask(request.task, request.context_frames, stride)
+        return self.tokenizer.encode(video).expand(samples.stop - samples.start, -1, -1, -1), region
 
     # -------------------------------------------------------------------------------------------------- checking
 
-    def _choose_task(self, task: str | None, class_label: Any, context: Any, task_video: Any) -> str:
-        """The task named, or the one that what is given implies; it must be one the model was trained for."""
-        if task is None:
-            if task_video is not None:
-                raise UserError(f"A video needs a task: say which of {', '.join(self.index.tasks)}.")
-            if context is not None:
-                task = "class-conditional-frame-prediction" if class_label is not None else "frame-prediction"
-            else:
-                task = "class-conditional"
-                if task not in self.index.tasks:
-                    raise UserError(f"This model needs a context or a video: it can do {', '.join(self.index.tasks)}.")
+    def _check_task(self, call: MagvitCall) -> str:
+        task = call.task or implied_task(self.index, vars(call))
         tasks.check_task(task, self.index.tasks)
-        if class_label is not None and not task.startswith("class-conditional"):
-            raise UserError(f"The task {task!r} takes no class label. Leave it out.")
+        if call.class_label is not None and not task.startswith("class-conditional"):
+            raise UserError(f"The task {task!r} takes no class label. Omit it.")
         return task
 
-    def _given_videos(
-        self,
-        task: str,
-        context: Frames | Sequence[Frames] | None,
-        task_video: Frames | Sequence[Frames] | None,
-        context_frames: int | None,
-    ) -> tuple[Float[Tensor, "n 3 t h w"] | None, int]:
-        """`_given_video` of one call, or of every sample where lists are given."""
-        contexts, videos = as_list(context), as_list(task_video)
+    def _condition_videos(self, task: str, call: MagvitCall) -> tuple[Float[Tensor, "n 3 t h w"] | None, int]:
+        """`_condition_video` of one call, or of every sample where lists are given."""
+        contexts, videos = as_list(call.context), as_list(call.task_video)
         length = max(len(contexts), len(videos))
-        contexts, videos = (given * length if len(given) == 1 else given for given in (contexts, videos))
-        found = [self._given_video(task, c, v, context_frames) for c, v in zip(contexts, videos, strict=True)]
+        contexts, videos = (clips * length if len(clips) == 1 else clips for clips in (contexts, videos))
+        found = [
+            self._condition_video(task, context, video, call.context_frames)
+            for context, video in zip(contexts, videos, strict=True)
+        ]
         counts = {count for _, count in found}
         if len(counts) > 1:
             raise UserError(f"All contexts of one call must have the same length, found {sorted(counts)} frames.")
         clips = [video for video, _ in found if video is not None]
         return (torch.cat(clips) if clips else None), counts.pop()
 
-    def _given_video(
+    def _condition_video(
         self, task: str, context: Frames | None, task_video: Frames | None, context_frames: int | None
     ) -> tuple[Float[Tensor, "1 3 t h w"] | None, int]:
-        """What the task is given as a clip of the model's size, and the number of given frames at its start."""
-        given = task_video if task_video is not None else context
+        """The frames of the task as a clip of the model's size, and the number of context frames at its start."""
+        frames = task_video if task_video is not None else context
         if not tasks.needs_video(task):
-            if given is not None:
-                raise UserError(f"The task {task!r} takes no frames. Leave context and video out.")
+            if frames is not None:
+                raise UserError(f"The task {task!r} takes no frames. Omit context and video.")
             return None, 1
         if context is not None and task_video is not None:
             raise UserError("Give a context or a video, not both.")
-        if given is None:
+        if frames is None:
             raise UserError(f"The task {task!r} needs a video (or, for frame prediction, a context).")
         predicts = task.endswith("frame-prediction")
         if context is not None and not predicts:
             raise UserError(f"The task {task!r} completes a whole video; give a video instead of a context.")
-        needed = self.index.num_frames
-        trained = self.model.config.context_frames
-        count = context_frames if context_frames is not None else (len(given) if context is not None else trained)
+        needed, trained = self.index.num_frames, self.model.config.context_frames
+        count = context_frames if context_frames is not None else (len(frames) if context is not None else trained)
         if not 1 <= count < needed:
             raise UserError(f"The number of context frames must be between 1 and {needed - 1}, found {count}.")
-        if len(given) < (count if predicts else needed):
+        if len(frames) < (count if predicts else needed):
             what = "context frames are" if predicts else "frames of video are"
-            raise UserError(f"{count if predicts else needed} {what} needed, found {len(given)}.")
-        frames = given[:count] if predicts else given[:needed]
+            raise UserError(f"{count if predicts else needed} {what} needed, found {len(frames)}.")
+        frames = frames[:count] if predicts else frames[:needed]
         frames = np.concatenate([frames, np.repeat(frames[-1:], needed - len(frames), axis=0)])
         fitted = fit_frames(frames, self.index.height, self.index.width)
-        return self.tokenizer.from_uint8(torch.from_numpy(fitted)[None]), count
+        return self.tokenizer.from_uint8(torch.as_tensor(fitted)[None]), count
 
-    def _sampler_config(self, task: str, options: dict[str, Any]) -> MaskedSamplerConfig:
-        defaults = self.index.sampling | self.index.task_sampling.get(task, {})
-        chosen = defaults | {key: value for key, value in options.items() if value is not None}
-        names_classes = bool(self.model.config.class_loss) and CLASS_TOLD in self.index.tasks
-        if options.get("draw_class") and not names_classes:
-            raise UserError(
-                "This model was not trained to draw a class from what it is given (class_loss is 0, or it lacks the "
-                f"task {CLASS_TOLD!r}). Leave draw_class out."
-            )
-        # A recipe's default must not stop a model that was trained with fewer tasks.
-        chosen["draw_class"] = bool(chosen.get("draw_class")) and names_classes
-        config = dataclass_from_dict(MaskedSamplerConfig, chosen, "Sampler options")
+    def _sampler(self, task: str, config: MaskedSamplerConfig) -> MaskedSamplerConfig:
+        names_classes = bool(self.model.config.class_loss) and CLASS_KNOWN in self.index.tasks
+        if config.draw_class and not names_classes:
+            if not self.index.sampling_for(task).get("draw_class"):
+                raise UserError(
+                    "This model was not trained to draw a class from its context (class_loss is 0, or it lacks the "
+                    f"task {CLASS_KNOWN!r}). Omit draw_class."
+                )
+            # A default of the folder must not stop a model that was trained with fewer tasks.
+            config = replace(config, draw_class=False)
         tokens = prod(self.model.latent_shape)
         if not 1 <= config.num_decoding_steps <= tokens:
             raise UserError(
@@ -210,3 +225,88 @@ class MaskedGenerator(Generator):
         if not 0 <= config.guidance_scale < float("inf") or not 0 <= config.temperature < float("inf"):
             raise UserError("guidance_scale and temperature must be finite and not negative.")
         return config
+
+
+def implied_task(index: ModelIndex, options: Mapping[str, object]) -> str:
+    """The task of a call: the one it names, or the one that its other options imply."""
+    if (task := options.get("task")) is not None:
+        return str(task)
+    if options.get("task_video") is not None:
+        raise UserError(f"A video needs a task: say which of {', '.join(index.tasks)}.")
+    if options.get("context") is not None:
+        return "frame-prediction" if options.get("class_label") is None else CLASS_KNOWN
+    if "class-conditional" not in index.tasks:
+        raise UserError(f"This model needs a context or a video: it can do {', '.join(index.tasks)}.")
+    return "class-conditional"
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+class TaskMix:
+    """One task for each whole batch, exactly balanced: update s takes entry s mod length of a fixed order.
+
+    The order is `balanced_task_order`; the batch gains "task" and that task's "condition_tokens".
+    """
+
+    def __init__(self, task_weights: Mapping[str, float]) -> None:
+        self.order = tasks.balanced_task_order(dict(task_weights), torch.Generator().manual_seed(TASK_ORDER_SEED))
+
+    def __call__(self, batch: Batch, step: int) -> Batch:
+        task = self.order[step % len(self.order)]
+        prepared: Batch = {name: value for name, value in batch.items() if name != "conditions"} | {"task": task}
+        if tasks.needs_video(task):
+            conditions = batch["conditions"]
+            assert isinstance(conditions, dict)
+            prepared["condition_tokens"] = conditions[tasks.condition_key(task)]
+        return prepared
+
+
+def mix_tasks(config: MagvitConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
+    """See `TaskMix`."""
+    return TaskMix(task_weights)
+
+
+# ---------------------------------------------------------------------------------------------------------- declaration
+
+PAPER_DECODING_STEPS = 12  # K, appendix B.3
+SELF_SUPERVISED = tuple(task for task in tasks.TASKS if not task.startswith("class-conditional"))
+MULTI_TASK = {"num_special_tokens": 16, "task_token": True}
+
+
+def planned_steps(config: MagvitConfig, sampling: Mapping[str, object]) -> int:
+    """K, whatever the size of the clip."""
+    steps = sampling.get("num_decoding_steps", MaskedSamplerConfig.num_decoding_steps)
+    assert isinstance(steps, int)
+    return steps
+
+
+def paper_models() -> Iterator[PaperModel]:
+    """Transformers B, L and H in the published settings (arXiv 2212.05199, appendix B)."""
+    settings: dict[str, tuple[int, int, dict[str, object], tuple[str, ...]]] = {
+        "ucf101": (128, 101, {}, ("class-conditional",)),
+        "bair": (64, 0, {}, ("frame-prediction",)),
+        "bair-mt8": (64, 0, dict(MULTI_TASK), SELF_SUPERVISED),
+        "ssv2-mt10": (128, 174, dict(MULTI_TASK), tasks.TASKS),
+    }
+    for setting, (side, num_classes, fields, names) in settings.items():
+        for size in ("B", "L", "H"):
+            config = MagvitConfig.paper(size, tasks=names, num_classes=num_classes, **fields)
+            yield PaperModel(f"magvit-{size}-{setting}", config, (16, side, side), PAPER_DECODING_STEPS, names)
+
+
+MAGVIT_FAMILY = Family(
+    name="magvit",
+    title="MAGVIT",
+    paper="2212.05199",
+    config=MagvitConfig,
+    network=Magvit,
+    sampler=MaskedSamplerConfig,
+    call=MagvitCall,
+    generator=MagvitGenerator,
+    capabilities=Capabilities(extends=True, captures=True),
+    planned_steps=planned_steps,
+    papers=paper_models,
+    prepare_batch=mix_tasks,
+    resolve_task=implied_task,
+)

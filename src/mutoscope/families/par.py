@@ -1,153 +1,224 @@
-"""PAR and LlamaGen: images and clips from class labels, prompts or captions' features, n tokens per step."""
+"""PAR and LlamaGen: images and clips from class labels, prompts or captions' features, n tokens per step.
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+arXiv 2412.15119 and 2406.06525.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mutoscope.errors import UserError
-from mutoscope.families.base import Generator, Request, common_length
+from mutoscope.families.base import (
+    PYTHON_ONLY,
+    Batch,
+    Call,
+    Capabilities,
+    Family,
+    Generator,
+    Labels,
+    PaperModel,
+    Parts,
+    PrepareBatch,
+    Prompts,
+    Request,
+    common_length,
+)
 from mutoscope.families.captured import CapturedPAR
-from mutoscope.json_config import dataclass_from_dict
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
+from mutoscope.models.par import PAR, PARConfig, PARState
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.parallel_ar import (
-    Condition,
     ParallelARSampler,
     ParallelARSamplerConfig,
+    ParallelTokenModel,
     PrefillMemo,
+    PrefixCondition,
     group_starts,
 )
 from mutoscope.text.base import TextFeatures, left_padded
 from mutoscope.text.cleaning import clean_prompt
 
 
-@dataclass(frozen=True)
-class ParallelARRequest(Request):
-    """`caption` holds text features of every sample, or of one for all, and `caption_mask` which of them are real."""
+@dataclass(frozen=True, kw_only=True)
+class PARCall(Call):
+    """One call of a PAR or LlamaGen model: a class, or a prompt for models of text."""
 
+    task: str | None = None
+    """The model's only task; others are refused."""
+    class_label: Labels = None
+    """Index or name of a class; None: drawn at random."""
+    prompt: Prompts = None
+    """Text to show, for models trained with text."""
+    caption: Float[Tensor, "n p c"] | None = field(default=None, metadata=PYTHON_ONLY)
+    """Text features in place of a prompt, padded on the left, for one sample or all."""
+    caption_mask: Bool[Tensor, "n p"] | None = field(default=None, metadata=PYTHON_ONLY)
+    """False on padded rows of `caption`."""
+    num_decoding_steps: int | None = None
+    """The number that follows from the tokens per step; others are refused."""
+    sampling: ParallelARSamplerConfig = field(default_factory=ParallelARSamplerConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PARRequest(Request):
+    """A checked call."""
+
+    generator: "PARGenerator"
+    sampler: ParallelARSamplerConfig
     caption: Float[Tensor, "n p c"] | None = None
+    """Text features of every sample, or of one for all."""
     caption_mask: Bool[Tensor, "n p"] | None = None
+    """False on padded rows."""
+
+    def events(self) -> Iterator[Iterator[SampleEvent]]:
+        random = torch.Generator().manual_seed(self.seed)
+        for samples in self.batches():
+            yield self.generator.decode(self, samples, random)
 
 
-class ParallelARGenerator(Generator):
-    """Labels, prompts or text features in, tokens out. Class prefixes are read once per label and remembered."""
+class PARGenerator(Generator[PARCall, PAR]):
+    """Labels, prompts or text features in, tokens out. A class prefix is read once and remembered."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
+    def __init__(self, parts: Parts[PAR]) -> None:
+        super().__init__(parts)
         self.memo = PrefillMemo()
+        self.network: ParallelTokenModel[PARState] = self.model
 
     def capture(self, record: Record = CUDAGraphCall) -> None:
         self.network = CapturedPAR(self.model, record)
 
-    def prepare(
-        self,
-        *,
-        class_label: int | str | Sequence[int | str] | None = None,
-        prompt: str | Sequence[str] | None = None,
-        caption: Float[Tensor, "n p c"] | None = None,
-        caption_mask: Bool[Tensor, "n p"] | None = None,
-        context: Any = None,
-        context_frames: int | None = None,
-        task: str | None = None,
-        task_video: Any = None,
-        actions: Any = None,
-        num_frames: int | None = None,
-        num_samples: int | None = None,
-        num_decoding_steps: int | None = None,
-        seed: int = 0,
-        batch_size: int = 16,
-        paste_given: bool = False,
-        **sampler_options: Any,
-    ) -> ParallelARRequest:
-        listed = {"caption": list(caption)} if caption is not None and len(caption) > 1 else {}
-        num_samples = common_length(num_samples, class_label=class_label, prompt=prompt, **listed)
-        reads_text = self.model.config.caption_size is not None
-        self.check_call(num_samples, seed, num_frames, None if reads_text else prompt, actions)
-        if context is not None or task_video is not None or task not in (None, *self.index.tasks) or paste_given:
-            raise UserError("This model generates from a class label or a caption alone. Leave frames and task out.")
-        self._check_condition(class_label, prompt, caption)
-        starts = group_starts(self.model.latent_shape, self.model.num_parallel, self.model.num_start)
-        if num_decoding_steps not in (None, len(starts)):
-            raise UserError(
-                f"This model decodes {self.model.num_parallel} tokens per step, which makes {len(starts)} steps; "
-                f"num_decoding_steps {num_decoding_steps} cannot be chosen."
-            )
-        chosen = {**self.index.sampling, **{key: value for key, value in sampler_options.items() if value is not None}}
-        sampler = dataclass_from_dict(ParallelARSamplerConfig, chosen, "Sampler options")
-        cleaned = [clean_prompt(text) for text in ([prompt] if isinstance(prompt, str) else prompt or ())]
-        if prompt is not None:
-            caption, caption_mask = self._encode(cleaned)
-        return ParallelARRequest(
-            task="class-conditional" if caption is None else "text-conditional",
+    def prepare(self, call: PARCall) -> PARRequest:
+        self.check_call(call)
+        self.check_trained_length(call)
+        if call.task not in (None, *self.index.tasks):
+            raise UserError(f"This model does {', '.join(self.index.tasks)} alone. Omit task.")
+        self._check_condition(call)
+        listed = {"caption": list(call.caption)} if call.caption is not None and len(call.caption) > 1 else {}
+        num_samples = common_length(call.num_samples, class_label=call.class_label, prompt=call.prompt, **listed)
+        cleaned = self._cleaned(call.prompt)
+        caption, mask = (call.caption, call.caption_mask) if not cleaned else self._encode(cleaned)
+        by_class = caption is None
+        return PARRequest(
+            generator=self,
+            task="class-conditional" if by_class else "text-conditional",
             num_samples=num_samples,
-            seed=seed,
-            sampler=sampler,
-            num_steps=len(starts),
-            labels=None if caption is not None else self.class_labels(class_label, num_samples, seed),
+            seed=call.seed,
+            num_steps=self._num_steps(call.num_decoding_steps),
+            num_frames=self.index.num_frames,
+            sampling=vars(call.sampling),
+            sampler=call.sampling,
+            labels=self.class_labels(call.class_label, num_samples, call.seed) if by_class else None,
             caption=caption,
-            caption_mask=caption_mask,
-            batch_size=max(batch_size, 1),
-            warnings=() if prompt is None else self.prompt_warnings(cleaned),
+            caption_mask=mask,
+            batch_size=max(call.batch_size, 1),
+            warnings=self.prompt_warnings(*cleaned) if cleaned else (),
         )
+
+    def _num_steps(self, requested: int | None) -> int:
+        steps = len(group_starts(self.model.latent_shape, self.model.num_parallel, self.model.num_start))
+        if requested not in (None, steps):
+            raise UserError(
+                f"This model decodes {self.model.num_parallel} tokens per step, which gives {steps} steps; "
+                f"num_decoding_steps {requested} cannot be chosen."
+            )
+        return steps
+
+    def _cleaned(self, prompt: Prompts) -> list[str]:
+        if prompt is None:
+            return []
+        return [clean_prompt(text) for text in ([prompt] if isinstance(prompt, str) else prompt)]
 
     def _encode(self, prompts: Sequence[str]) -> TextFeatures:
         """Cleaned prompts as LlamaGen was trained with them: padded on the left."""
-        config = self.model.config
-        found = left_padded(self.text_encoder.encode(prompts, config.caption_length))
-        if found.features.shape[2] != config.caption_size:
-            raise UserError(
-                f"The text encoder {str(self.text_encoder.folder)!r} gives {found.features.shape[2]} channels, this "
-                f"model reads {config.caption_size}: name the encoder it was trained with."
-            )
-        return found
+        return left_padded(self.encode_text(prompts))
 
-    def _check_condition(self, class_label: Any, prompt: Any, caption: Any) -> None:
-        reads_captions = self.model.config.caption_size is not None
-        if reads_captions and class_label is not None:
-            raise UserError("This model knows no classes. Leave the class label out.")
-        if reads_captions and (prompt is None) == (caption is None):
+    def _check_condition(self, call: PARCall) -> None:
+        if self.model.config.text is None:
+            if call.prompt is not None:
+                raise UserError("This model takes no prompt. Say what it should show with a class label.")
+            if call.caption is not None:
+                raise UserError("This model reads class labels, not captions.")
+            return
+        if call.class_label is not None:
+            raise UserError("This model knows no classes. Omit the class label.")
+        if (call.prompt is None) == (call.caption is None):
             raise UserError("This model needs a prompt, or the text features of a caption: give one of them.")
-        if caption is not None and not reads_captions:
-            raise UserError("This model reads class labels, not captions.")
 
-    def sample(self, request: Request, on_step: Callable[[SampleEvent], None]) -> Iterator[Iterator[SampleEvent]]:
-        assert isinstance(request, ParallelARRequest)
-        generator = torch.Generator().manual_seed(request.seed)
-        for samples in request.rounds():
-            yield self._round(request, samples, generator, on_step)
+    def decode(self, request: PARRequest, samples: slice, random: torch.Generator) -> Iterator[SampleEvent]:
+        """The sampler's events of one batch."""
+        sampler = ParallelARSampler[PARState](request.sampler)
+        static = self.network is not self.model
+        return sampler.sample(self.network, self._condition(request, samples), random, memo=self.memo, static=static)
 
     @torch.no_grad()
-    def _condition(self, request: ParallelARRequest, samples: slice) -> Condition:
+    def _condition(self, request: PARRequest, samples: slice) -> PrefixCondition:
         count = samples.stop - samples.start
         guided = request.sampler.guidance_scale != 1.0
         if request.caption is not None:
             one = len(request.caption) == 1
-            caption = request.caption.expand(count, -1, -1) if one else request.caption[samples]
+            caption = request.caption.expand(count, -1, -1) if one else request.caption[samples]  # (b, p, c)
             mask = request.caption_mask
             mask = None if mask is None else (mask.expand(count, -1) if len(mask) == 1 else mask[samples])
             nothing = self.model.caption_prefix(None, count) if guided else None
-            # What is padded counts as zero features.
+            # Padded rows are zero features, as in training.
             caption = caption if mask is None else caption * mask[..., None]
-            return Condition(self.model.caption_prefix(caption, count), nothing, mask)
+            return PrefixCondition(self.model.caption_prefix(caption, count), nothing, mask)
         assert request.labels is not None
         labels = request.labels[samples]
         nothing = self.model.class_prefix(None, count) if guided else None
-        names = (*labels.tolist(), *[self.model.config.num_classes] * (count if guided else 0))
-        return Condition(self.model.class_prefix(labels, count), nothing, labels=names)
+        no_class = self.model.config.num_classes or 0  # the row after the last class
+        keys = (*(int(label) for label in labels), *[no_class] * (count if guided else 0))
+        return PrefixCondition(self.model.class_prefix(labels, count), nothing, labels=keys)
 
-    def _round(
-        self,
-        request: ParallelARRequest,
-        samples: slice,
-        generator: torch.Generator,
-        on_step: Callable[[SampleEvent], None],
-    ) -> Iterator[SampleEvent]:
-        condition, static = self._condition(request, samples), self.network is not self.model
-        sampler = ParallelARSampler(request.sampler)
-        for event in sampler.sample(self.network, condition, generator, memo=self.memo, static=static):
-            on_step(event)
-            yield event
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+def pad_captions_left(config: PARConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
+    """LlamaGen's captions have their real rows last; caches keep them first."""
+
+    def prepare(batch: Batch, step: int) -> Batch:
+        kept: Batch = {name: value for name, value in batch.items() if name != "conditions"}
+        if config.text is not None:
+            features, mask = kept["caption"], kept["caption_mask"]
+            assert isinstance(features, Tensor) and isinstance(mask, Tensor)
+            kept["caption"], kept["caption_mask"] = left_padded(TextFeatures(features, mask))
+        return kept
+
+    return prepare
+
+
+# ---------------------------------------------------------------------------------------------------------- declaration
+
+
+def planned_steps(config: PARConfig, sampling: Mapping[str, object]) -> int:
+    """Forward passes of the paper's order; no option of the sampler changes them."""
+    return len(group_starts(config.latent_shape, config.num_parallel, config.num_start))
+
+
+def paper_models() -> Iterator[PaperModel]:
+    """LlamaGen and PAR in the published sizes on images of 384 pixels."""
+    for size in ("B", "L", "XL", "XXL", "3B"):
+        for n in (1, 4, 16):
+            config = PARConfig.paper(size, num_parallel=n)
+            name = f"llamagen-{size}" if n == 1 else f"par-{size}-{n}x"
+            yield PaperModel(name, config, (1, 384, 384), planned_steps(config, {}), ("class-conditional",))
+
+
+PAR_FAMILY = Family(
+    name="par",
+    title="PAR",
+    paper="2412.15119",
+    config=PARConfig,
+    network=PAR,
+    sampler=ParallelARSamplerConfig,
+    call=PARCall,
+    generator=PARGenerator,
+    capabilities=Capabilities(captures=True, packs=True),
+    planned_steps=planned_steps,
+    papers=paper_models,
+    prepare_batch=pad_captions_left,
+    clean_caption=clean_prompt,
+)

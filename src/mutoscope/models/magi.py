@@ -33,15 +33,24 @@ from mutoscope.models.base import ModelConfig, TextShape, VideoModel
 from mutoscope.models.magi_networks import (
     EPS,
     Block,
-    Conditions,
     DiffusionHead,
     TextAttention,
     Words,
     initialise,
     projector,
 )
+from mutoscope.models.magi_networks import Conditions as Conditions
 
 MAX_INTERVAL = 25
+
+# MAR's sizes (arXiv 2406.11838, §5), two small ones added: width, layers, heads, layers and width of the diffusion head
+PAPER_SIZES = {
+    "tiny": (64, 2, 4, 2, 64),
+    "small": (128, 4, 4, 3, 128),
+    "B": (768, 12, 12, 6, 1024),
+    "L": (1024, 16, 16, 8, 1280),
+    "H": (1280, 20, 16, 12, 1536),
+}
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,21 @@ class MAGIConfig(ModelConfig):
             raise UserError(f"window must be at least 1 frame, found {self.window}.")
         if not 0 <= self.token_mask_ratio <= 1 or self.noise_levels < 0:
             raise UserError("token_mask_ratio must lie in [0, 1] and noise_levels must not be negative.")
+
+    @classmethod
+    def paper(cls, size: str, **overrides: Any) -> "MAGIConfig":
+        """A size of MAR's, by default on 16 frames of 256×256 through Stable Diffusion's autoencoder."""
+        if size not in PAPER_SIZES:
+            raise UserError(f"There is no MAGI size {size!r}; sizes: {', '.join(PAPER_SIZES)}.")
+        width, layers, heads, head_layers, head_size = PAPER_SIZES[size]
+        return cls(
+            hidden_size=width,
+            num_layers=layers,
+            num_heads=heads,
+            head_layers=head_layers,
+            head_size=head_size,
+            **overrides,
+        )
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -39,6 +39,9 @@ from mutoscope.models.nova_networks import (
 
 DEFAULT_FPS, DEFAULT_MOTION = 12.0, 5.0
 
+# Text-to-image models at 1024 pixels (arXiv 2412.14169, Tab. 1): width, heads, layers and width of the diffusion head
+IMAGE_SIZES = {"0.3B": (768, 12, 6, 768), "0.6B": (1024, 16, 6, 1024), "1.4B": (1536, 16, 6, 1536)}
+
 
 @dataclass(frozen=True)
 class NOVAConfig(ModelConfig):
@@ -90,6 +93,23 @@ class NOVAConfig(ModelConfig):
                 raise UserError(
                     f"{heads} heads do not fit a width of {self.hidden_size} with {self.positions} positions."
                 )
+
+    @classmethod
+    def paper(cls, size: str) -> "NOVAConfig":
+        """A published text-to-image size at 1024 pixels; the defaults are the published text-to-video model."""
+        if size not in IMAGE_SIZES:
+            raise UserError(f"There is no NOVA size {size!r}; sizes: {', '.join(IMAGE_SIZES)}.")
+        width, heads, head_layers, head_size = IMAGE_SIZES[size]
+        return cls(
+            hidden_size=width,
+            temporal_heads=heads,
+            spatial_heads=heads,
+            head_layers=head_layers,
+            head_size=head_size,
+            latent_shape=(1, 128, 128),
+            num_time_slots=1,
+            mixer_rank=None,
+        )
 
     @property
     def grid(self) -> tuple[int, int]:

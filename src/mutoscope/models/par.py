@@ -119,6 +119,11 @@ class PARConfig(ModelConfig):
         return self.caption_length if self.caption_size else 1
 
     @property
+    def num_start(self) -> int:
+        """Tokens that are decided one by one, before the learned queries are read."""
+        return self.num_parallel if self.sequential_start else 0
+
+    @property
     def text(self) -> TextShape | None:
         return None if self.caption_size is None else TextShape(self.caption_length, self.caption_size)
 
@@ -190,7 +195,7 @@ class PAR(VideoModel):
     @property
     def num_start(self) -> int:
         """Tokens that are decided one by one, before the learned queries are read."""
-        return self.num_parallel if self.config.sequential_start else 0
+        return self.config.num_start
 
     def token_order(self, latent_shape: tuple[int, int, int] | None = None) -> Int[Tensor, " n"]:
         """Raster index of every token in decoding order."""

@@ -16,6 +16,7 @@ __all__ = [
     "TASKS",
     "balanced_task_order",
     "check_task",
+    "condition_key",
     "condition_video",
     "needs_video",
     "pixel_mask",
@@ -28,6 +29,11 @@ PIXELLESS = ("unconditional", "class-conditional", "text-conditional", "action-c
 def needs_video(task: str) -> bool:
     """Whether the task is given any pixels."""
     return task not in PIXELLESS and check_task(task) in TASKS
+
+
+def condition_key(task: str) -> str:
+    """The task whose condition video `task` shares: the class adds nothing to the frames that are shown."""
+    return "frame-prediction" if task == "class-conditional-frame-prediction" else task
 
 
 def pixel_mask(task: str, num_frames: int, height: int, width: int, context_frames: int = 1) -> Bool[Tensor, "t h w"]:
