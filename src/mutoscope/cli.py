@@ -12,6 +12,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from typing import Annotated, Any
 from mutoscope import __version__
 from mutoscope.commands.common import parse_flags
 from mutoscope.errors import UserError
+from mutoscope.json_config import nearest
 
 # verb -> what it does in one line; the function of that name lives in mutoscope/commands/<verb>.py
 VERBS = {
@@ -109,11 +111,7 @@ def usage() -> str:
 def run_verb(verb: str, arguments: list[str]) -> None:
     """Parse the options of one verb, call its function and print what it reports."""
     if verb not in VERBS:
-        import difflib
-
-        close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"verbs: {', '.join(VERBS)}."
-        raise UserError(f"Unknown verb {verb!r}: {hint}")
+        raise UserError(f"Unknown verb {verb!r}: {nearest(verb, VERBS)}")
     module = import_module(f"mutoscope.commands.{verb}")
     function = getattr(module, verb)
     call, as_json = parse(function, verb, arguments)
@@ -151,7 +149,9 @@ def _deferred(function: Callable[..., dict]) -> Callable[..., tuple[Callable[[],
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
         annotation = parameter.annotation
-        if parameter.kind is parameter.POSITIONAL_ONLY:
+        if is_dataclass(annotation):  # its fields are flags of their own
+            annotation = Annotated[annotation, tyro.conf.arg(name="")]
+        elif parameter.kind is parameter.POSITIONAL_ONLY:
             annotation = Annotated[annotation, tyro.conf.arg(metavar=parameter.name.upper())]
         elif parameter.default is None:  # what happens then is told in the help text
             metavar = str(typing.get_args(annotation)[0].__name__).upper()
@@ -169,11 +169,15 @@ def _deferred(function: Callable[..., dict]) -> Callable[..., tuple[Callable[[],
 
 
 def _help_with_overrides(function: Callable[..., dict], verb: str, arguments: list[str]) -> None:
-    """Show the flags of the named configuration below those of the verb."""
+    """Show the options that depend on the model or recipe beside those of the verb."""
+    module = import_module(function.__module__)
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if hasattr(module, "show_help"):
+        print(module.show_help(named))
+        raise SystemExit(0)
     with contextlib.suppress(SystemExit):
         parse_flags(_deferred(function), f"mutoscope {verb}", ["--help"])
-    named = [argument for argument in arguments if not argument.startswith("-")]
-    import_module(function.__module__).print_override_help(*named[:1])
+    module.print_override_help(*[] if named is None else [named])
     raise SystemExit(0)
 
 

@@ -1,10 +1,9 @@
-"""Beyond the size a model was trained for: longer clips by repeated prediction, wider ones by repeated outpainting.
+"""Clips beyond the size of training: longer ones by repeated prediction, wider ones by repeated outpainting.
 
 arXiv 2212.05199, §4.4 and appendix C: the ultra-wide panorama is vertical outpainting applied again and again.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -21,51 +20,51 @@ def longer(
     context_frames: int | None = None,
     class_label: int | str | None = None,
     seed: int = 0,
-    on_round: Callable[[Generation], None] = lambda generation: None,
-    **options: Any,
+    on_segment: Callable[[Generation], None] = lambda generation: None,
+    **options: object,
 ) -> Frames:
-    """Continues a clip of the model's size to `num_frames` by predicting from its last frames, round after round.
+    """Continue a clip of the model's size to `num_frames` by predicting from its last frames, segment after segment.
 
-    `context_frames` are given to every round (default: one step of the tokenizer in time, so that one row of latents
-    is fully given). Round r is drawn with seed + r. What is given is never changed. `on_round` receives every round.
-    Raises UserError if the model was not trained to predict frames.
+    Each segment starts from `context_frames` (default: one step of the tokenizer in time, so that one row of latents
+    is fully known). Segment r is drawn with seed + r. Frames that exist never change. `on_segment` receives every
+    segment. Raises UserError if the model was not trained to predict frames.
     """
     index = pipeline.index
-    given = context_frames or pipeline.tokenizer.spec.temporal_stride
-    if not 1 <= given < index.num_frames:
-        raise UserError(f"context_frames must be between 1 and {index.num_frames - 1}, found {given}.")
-    if len(frames) < given:
-        raise UserError(f"{given} context frames are needed to continue a clip, found {len(frames)}.")
+    count = context_frames or pipeline.tokenizer.spec.temporal_stride
+    if not 1 <= count < index.num_frames:
+        raise UserError(f"context_frames must be between 1 and {index.num_frames - 1}, found {count}.")
+    if len(frames) < count:
+        raise UserError(f"{count} context frames are needed to continue a clip, found {len(frames)}.")
     task = "class-conditional-frame-prediction" if class_label is not None else "frame-prediction"
-    round_index = 0
+    segment = 0
     while len(frames) < num_frames:
         generation = pipeline.generate(
             task=task,
-            context=frames[-given:],
-            context_frames=given,
+            context=frames[-count:],
+            context_frames=count,
             class_label=class_label,
-            seed=seed + round_index,
+            seed=seed + segment,
             **options,
         )
-        on_round(generation)
-        frames = np.concatenate([frames, generation.clips[0].frames[given:]])
-        round_index += 1
+        on_segment(generation)
+        frames = np.concatenate([frames, generation.clips[0].frames[count:]])
+        segment += 1
     return frames[:num_frames]
 
 
 def wider(
     pipeline: VideoPipeline,
     frames: Frames,
-    num_rounds: int,
+    num_segments: int,
     *,
     seed: int = 0,
-    on_round: Callable[[Generation], None] = lambda generation: None,
-    **options: Any,
+    on_segment: Callable[[Generation], None] = lambda generation: None,
+    **options: object,
 ) -> Frames:
-    """A panorama: every round adds a quarter of the model's width on either side by vertical outpainting.
+    """A panorama: each segment adds a quarter of the model's width on either side by vertical outpainting.
 
-    `frames` have the model's length and height and at least half its width. Round r is drawn with seeds + 2r (left)
-    and + 2r + 1 (right). What is there is never changed. `on_round` receives both sides of every round.
+    `frames` have the model's length and height and at least half its width. Segment r is drawn with seeds + 2r (left)
+    and + 2r + 1 (right). Pixels that exist never change. `on_segment` receives both sides of every segment.
     Raises UserError for other sizes, or if the model was not trained for vertical outpainting.
     """
     index, (t, h, w) = pipeline.index, frames.shape[:3]
@@ -79,13 +78,13 @@ def wider(
     quarter, half = index.width // 4, index.width // 2
 
     def outpainted(strip: Frames, strip_seed: int) -> Frames:
-        """The strip at an edge becomes the middle of the picture; of the result only the outer quarter is new."""
+        """The strip at an edge becomes the middle of the image; only the outer quarter of the result is new."""
         video = np.pad(strip, ((0, 0), (0, 0), (quarter, quarter), (0, 0)), mode="edge")
         generation = pipeline.generate(task="outpaint-vertical", task_video=video, seed=strip_seed, **options)
-        on_round(generation)
+        on_segment(generation)
         return generation.clips[0].frames
 
-    for r in range(num_rounds):
+    for r in range(num_segments):
         left = outpainted(frames[:, :, :half], seed + 2 * r)[:, :, :quarter]
         right = outpainted(frames[:, :, -half:], seed + 2 * r + 1)[:, :, -quarter:]
         frames = np.concatenate([left, frames, right], axis=2)

@@ -78,7 +78,7 @@ def bench(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        pipeline = common.load_pipeline(model, device, dtype, capture=capture)
+        pipeline = common.load_pipeline(model, common.LoadOptions(device, dtype, capture=capture))
         config = SpeedConfig(num_decoding_steps, batch, repeats, seed)
         total = len(speed_requests(pipeline, config)) * (repeats + 1)
         with common.progress_steps(f"bench {kind}", total, "run") as advance:

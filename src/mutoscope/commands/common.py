@@ -5,6 +5,7 @@ import io
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from mutoscope.hub import ModelFolder
     from mutoscope.pipeline import VideoPipeline
 
 Report = dict[str, Any]
@@ -103,35 +105,55 @@ def progress_steps(label: str, total: int, unit: str = "step") -> Iterator[Calla
         yield bar.update
 
 
-def load_pipeline(
-    model: str,
-    device: str,
-    dtype: str,
-    weights: Literal["float", "int8"] = "float",
-    text_encoder_offload: bool = False,
-    text_encoder_dtype: str | None = None,
-    tokenizer_dtype: str = "float32",
-    tokenizer_window: int | None = None,
-    capture: bool = False,
-) -> "VideoPipeline":
-    """The pipeline of a model on a device that exists, in a number format that works there."""
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded."""
+
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, mps ..."""
+    dtype: DType = "float32"
+    """Dtype of the network."""
+    weights: Literal["float", "int8"] = "float"
+    """int8 rounds the network's matrices to 8 bits, which is faster on the CPU."""
+    text_encoder_offload: bool = False
+    """Drop the text encoder from memory once the prompts are encoded."""
+    text_encoder_dtype: DType | None = None
+    """Dtype of the text encoder; default: that of --dtype."""
+    tokenizer_dtype: DType = "float32"
+    """Dtype of a published autoencoder, for less memory."""
+    tokenizer_window: int | None = None
+    """Encode and decode frames in blended windows of this many pixels (at least 128), for less memory."""
+    capture: bool = False
+    """On a CUDA GPU, record the decoding steps and replay them: faster at small batches."""
+
+
+def load_pipeline(model: "str | ModelFolder", options: LoadOptions) -> "VideoPipeline":
+    """The pipeline of a model, on a device that exists and in a dtype that works there."""
     from mutoscope.pipeline import VideoPipeline
 
-    torch_device = parse_device(device)
-    formats = {"--dtype": dtype, "--text-encoder-dtype": text_encoder_dtype, "--tokenizer-dtype": tokenizer_dtype}
-    for name, value in formats.items():
-        if value == "float16" and torch_device.type == "cpu":
+    check_range("--tokenizer-window", options.tokenizer_window, low=128)
+    device, encoder_dtype = parse_device(options.device), options.text_encoder_dtype
+    dtypes = {
+        "--dtype": options.dtype,
+        "--text-encoder-dtype": encoder_dtype,
+        "--tokenizer-dtype": options.tokenizer_dtype,
+    }
+    for name, value in dtypes.items():
+        if value == "float16" and device.type == "cpu":
             raise UserError(f"{name} float16 needs a GPU. On the CPU use float32 or bfloat16.")
     return VideoPipeline.from_pretrained(
         model,
-        torch_device,
-        parse_dtype(dtype),
-        weights,
-        text_encoder_offload=text_encoder_offload,
-        text_encoder_dtype=None if text_encoder_dtype is None else parse_dtype(text_encoder_dtype),
-        tokenizer_dtype=parse_dtype(tokenizer_dtype),
-        tokenizer_window=tokenizer_window,
-        capture=capture,
+        device,
+        parse_dtype(options.dtype),
+        options.weights,
+        text_encoder_offload=options.text_encoder_offload,
+        text_encoder_dtype=None if encoder_dtype is None else parse_dtype(encoder_dtype),
+        tokenizer_dtype=parse_dtype(options.tokenizer_dtype),
+        tokenizer_window=options.tokenizer_window,
+        capture=options.capture,
     )
 
 

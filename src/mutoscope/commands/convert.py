@@ -124,7 +124,8 @@ def _nova(source: str, target: Path, half: bool) -> Any:
     index = hub.load_index(source)
     if index.family != "nova":
         raise UserError(f"{source!r} holds a model of the family {index.family!r}, not a published NOVA.")
-    network, encoder = hub.load_model(source), hub.text_encoder_folder(source)
+    folder = hub.open_folder(source)
+    network, encoder = folder.load_model(), folder.text_encoder_path
     index = replace(index, tokenizer="./tokenizer", model="./model", text_encoder=str(encoder) if encoder else None)
     hub.save_pretrained(target, index, tokenizer=hub.load_tokenizer(source), model=network, half=half)
     return network

@@ -1,10 +1,12 @@
 """mutoscope evaluate: a model or a folder of videos against real clips."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mutoscope.commands.common as common
+from mutoscope.commands.options import help_text, parse_changed_options, sampler_flags
 from mutoscope.errors import UserError
 from mutoscope.json_config import nearest
 
@@ -25,10 +27,6 @@ def evaluate(
     split: str | None = None,
     task: str | None = None,
     paste_given: bool = False,
-    num_decoding_steps: int | None = None,
-    num_diffusion_steps: int | None = None,
-    guidance_scale: float | None = None,
-    temperature: float | None = None,
     i3d: str | None = None,
     i3d_sha256: str | None = None,
     c3d: str | None = None,
@@ -38,6 +36,7 @@ def evaluate(
     convention: str | None = None,
     state: str | None = None,
     out: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> common.Report:
     """Measure a model, a tokenizer or a folder of videos under a protocol; every figure carries its interval.
 
@@ -54,10 +53,6 @@ def evaluate(
         split: which part of that data set, where not the protocol's: train, validation or test
         task: what a model does, for protocols of several tasks
         paste_given: what a model is given stands in its clips as it was
-        num_decoding_steps: passes of a model's network per clip
-        num_diffusion_steps: denoising steps per token
-        guidance_scale: u + s (c - u); 1 is off
-        temperature: of the sampler
         i3d: file with I3D's Kinetics-400 weights, for FVD and KVD
         i3d_sha256: refuse another I3D file than the one with this hash
         c3d: file with C3D's UCF-101 weights, for the inception score
@@ -68,13 +63,10 @@ def evaluate(
             stylegan-v, mcvd
         state: folder for finished parts; the same command continues from there
         out: also write the report to this file (.json)
+        overrides: options of the model's sampler, such as --guidance-scale (see mutoscope generate MODEL --help)
     """
     common.check_range("--num-clips", num_clips, low=2)
     common.check_range("--batch-size", batch_size, low=1)
-    common.check_range("--num-decoding-steps", num_decoding_steps, low=1)
-    common.check_range("--num-diffusion-steps", num_diffusion_steps, low=1)
-    common.check_range("--guidance-scale", guidance_scale, low=0)
-    common.check_range("--temperature", temperature, low=0)
     common.check_seed(seed)
     torch_device = common.parse_device(device)
     target = None if out is None else common.check_output_file(out, (".json",))
@@ -84,13 +76,7 @@ def evaluate(
     from mutoscope.evaluation.networks.extractors import WeightFiles
     from mutoscope.evaluation.protocols.published import VIDEO_PROTOCOLS
 
-    sampling = {
-        "num_decoding_steps": num_decoding_steps,
-        "num_diffusion_steps": num_diffusion_steps,
-        "guidance_scale": guidance_scale,
-        "temperature": temperature,
-    }
-    sampling = {name: value for name, value in sampling.items() if value is not None}
+    sampling = sampler_options(source, overrides)
     shared = {"seed": seed, "batch_size": batch_size, "device": torch_device, "progress": common.is_terminal()}
     if protocol in VIDEO_PROTOCOLS:
         files = WeightFiles(i3d, c3d, inception, lpips, lpips_heads, i3d_sha256)
@@ -106,6 +92,30 @@ def evaluate(
     if state is not None:
         raise UserError(f"{protocol!r} keeps its clips in memory and no --state; the protocol shapes-10k keeps one.")
     return _written(measure(source, protocol, num_clips, **shared, **sampling), target)
+
+
+def sampler_options(source: str, arguments: Sequence[str]) -> dict[str, object]:
+    """Options of a model's sampler. Raises UserError for a source that has no sampler."""
+    from mutoscope import hub
+
+    if not arguments:
+        return {}
+    folder = Path(source).expanduser()
+    if folder.is_dir() and not (folder / hub.INDEX).is_file():
+        raise UserError(f"{source!r} is a folder of videos; {arguments[0]} is for models that generate them.")
+    return parse_changed_options(hub.open_folder(source), f"mutoscope evaluate {source}", arguments)
+
+
+def print_override_help(source: str | None = None) -> None:
+    """Show the options of the sampler of a model, if one is named."""
+    if source is None:
+        return
+    from mutoscope import hub
+    from mutoscope.families import family_named
+
+    folder = hub.open_folder(source)
+    flags = sampler_flags(family_named(folder.index.family), folder)
+    print(help_text(f"mutoscope evaluate {source} [options]", "Options of the model's sampler:", flags))
 
 
 def _streamed(source: str, reference: str | None, name: str, files: "WeightFiles", **options: Any) -> common.Report:

@@ -87,15 +87,16 @@ def named_recipe(name: str) -> "Recipe":
 def count_parameters(recipe: Any) -> int:
     """Parameters of the network a recipe trains, without allocating it."""
     from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
+    from mutoscope.families import family_of
     from mutoscope.meta_device import without_memory
-    from mutoscope.runs.train import FAMILIES, TOKENIZERS
+    from mutoscope.runs.train import TOKENIZERS
     from mutoscope.training.config import ModelRecipe, TokenizerRecipe
 
     with without_memory():
         if isinstance(recipe, TokenizerRecipe):
             network: Any = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer)
         elif isinstance(recipe, ModelRecipe):
-            network = FAMILIES[type(recipe.model)][2](recipe.model)
+            network = family_of(recipe.model).network(recipe.model)
         else:
             network = ShapesFeatures(ShapesFeaturesConfig())
     return sum(parameter.numel() for parameter in network.parameters())

@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Generic, TypeGuard, TypeVar, cast
+from types import NoneType
+from typing import Generic, TypeGuard, TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -124,6 +125,10 @@ class Request(ABC):
     def steered(self) -> tuple[Iterator[Iterator[SampleEvent]], Steering | None]:
         """The events of a stream of one sample, and its steering handle; None if the family cannot be steered."""
         return self.events(), None
+
+    def repeated_options(self) -> dict[str, object]:
+        """Options under which a clip is continued segment by segment, for families that extend clips."""
+        return dict(self.sampling)
 
     def finish(self, clips: UInt8[np.ndarray, "b t h w 3"], start: int) -> UInt8[np.ndarray, "b t h w 3"]:
         """Post-process decoded clips; `start` is the number of the first sample."""
@@ -362,10 +367,12 @@ class AnyFamily(ABC):
     def build_call(self, index: ModelIndex, options: Mapping[str, object]) -> Call:
         """The typed call for keyword options, with the model's own defaults of the sampler filled in.
 
-        An option that is None counts as omitted. Raises UserError for names that are no options of this family.
+        An option that is None counts as omitted, unless None is a value of it. Raises UserError for names that are no
+        options of this family.
         """
         own, sampling = option_names(self.call) - {"sampling"}, option_names(self.sampler)
-        options = {name: value for name, value in options.items() if value is not None}
+        may_be_none = {name for name, hint in get_type_hints(self.sampler).items() if NoneType in get_args(hint)}
+        options = {name: value for name, value in options.items() if value is not None or name in may_be_none}
         for name in options:
             if name not in own | sampling:
                 raise UserError(f"Models of {self.title} take no {name}: {nearest(name, own | sampling)}")

@@ -77,6 +77,11 @@ class MagvitRequest(Request):
         for samples in self.batches():
             yield self.generator.decode(self, samples, random)
 
+    def repeated_options(self) -> dict[str, object]:
+        """Segments choose their own task: options of the sampler that depend on it are those of the first clip."""
+        kept = ("num_decoding_steps", "guidance_scale", "temperature", "draw_class")
+        return {name: self.sampling[name] for name in kept} | {"blend_given": self.blend_given}
+
     def finish(self, clips: UInt8[np.ndarray, "b t h w 3"], start: int) -> UInt8[np.ndarray, "b t h w 3"]:
         """Blend and paste the conditioning region, as requested."""
         if self.video is None or not (self.paste_given or self.blend_given):

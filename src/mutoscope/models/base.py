@@ -29,6 +29,11 @@ class ModelConfig(ABC):
         """Frames, rows and columns of the tokens or latents of a training clip."""
 
     @property
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens of a frame; fewer than those of latents if a token is a patch of them."""
+        return self.latent_shape[1:]
+
+    @property
     def codebook_size(self) -> int | None:
         """Number of codes of a discrete model; None if the tokens are continuous latents."""
         return None

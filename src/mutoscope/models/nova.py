@@ -112,6 +112,10 @@ class NOVAConfig(ModelConfig):
         )
 
     @property
+    def token_grid(self) -> tuple[int, int]:
+        return self.grid
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of fine tokens."""
         return self.latent_shape[1] // self.patch_size, self.latent_shape[2] // self.patch_size

@@ -15,7 +15,7 @@ from mutoscope.data.sources.tokens import TokenCache, TokenCacheInfo, TokenCache
 from mutoscope.data.video.motion import motion_score
 from mutoscope.errors import UserError
 from mutoscope.hub import weights_hash
-from mutoscope.sampling.tasks import condition_video, needs_video
+from mutoscope.sampling.tasks import condition_key, condition_video, needs_video
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
 
@@ -126,11 +126,6 @@ def _history(tokenizer: VideoTokenizer, batch: dict[str, Any], tokens: Tensor) -
     video = tokenizer.from_uint8(batch["history"][differ].to(next(tokenizer.parameters()).device))
     history[differ] = _encode(tokenizer, video)
     return history
-
-
-def condition_key(task: str) -> str:
-    """The task under which a condition is cached; the class adds nothing to what is seen of the clip."""
-    return "frame-prediction" if task == "class-conditional-frame-prediction" else task
 
 
 @torch.no_grad()

@@ -16,32 +16,20 @@ from mutoscope.data.sources.shapes.mixed import MIXED_CLASS_NAMES
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
+from mutoscope.families import AnyFamily, family_of
 from mutoscope.json_config import dataclass_from_dict, read_json
-from mutoscope.models.magi import MAGI, MAGIConfig
-from mutoscope.models.magvit import Magvit, MagvitConfig
-from mutoscope.models.nova import NOVA, NOVAConfig
-from mutoscope.models.par import PAR, PARConfig
 from mutoscope.runs.checks import (
     check_actions,
     check_captions,
     check_labels,
     check_model_fits,
     condition_tasks,
-    context_frames,
-    is_continuous,
-    text_shape,
 )
 from mutoscope.runs.clips import clip_source, describe_data, example_clips, from_description, shapes_world
 from mutoscope.runs.sheets import GenerationSheet
-from mutoscope.runs.tokenize import CONTEXT_FRAMES, CaptionReader, condition_key, tokenize
-from mutoscope.sampling.frame_ar import FrameARSamplerConfig
-from mutoscope.sampling.frame_stream import FrameStreamSamplerConfig
-from mutoscope.sampling.masked import MaskedSamplerConfig
-from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig
-from mutoscope.sampling.tasks import balanced_task_order, needs_video
-from mutoscope.text import TextEncoder, TextFeatures, load_text_encoder
-from mutoscope.text.base import left_padded
-from mutoscope.text.cleaning import clean_prompt
+from mutoscope.runs.tokenize import CONTEXT_FRAMES, CaptionReader, tokenize
+from mutoscope.sampling.tasks import condition_key, needs_video
+from mutoscope.text import TextEncoder, load_text_encoder
 from mutoscope.text.words import word_config
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
@@ -64,18 +52,10 @@ from mutoscope.training.config import (
 from mutoscope.training.distributed import Process, barrier, join
 from mutoscope.training.tokenizer_trainer import set_latent_statistics, train_tokenizer
 from mutoscope.training.tracking import Tracker
-from mutoscope.training.trainer import Batch, TrainResult, train_model
+from mutoscope.training.trainer import TrainResult, train_model
 
-TASK_ORDER_SEED = 0
 WORDS, MAX_CAPTIONS = "words", 4096  # captions that the words of an endless world are taken from
 
-# configuration -> family in model_index.json, configuration of its sampler, network
-FAMILIES: dict[type, tuple[str, Callable[..., Any], Callable[[Any], nn.Module]]] = {
-    MagvitConfig: ("magvit", MaskedSamplerConfig, Magvit),
-    PARConfig: ("par", ParallelARSamplerConfig, PAR),
-    NOVAConfig: ("nova", FrameARSamplerConfig, NOVA),
-    MAGIConfig: ("magi", FrameStreamSamplerConfig, MAGI),
-}
 TOKENIZERS: dict[type, Callable[[Any], VideoTokenizer]] = {
     VQ3DConfig: VQ3D,
     VQ2DConfig: VQ2D,
@@ -220,20 +200,20 @@ def _train_model(
     text = open_text_encoder(recipe, out, process)
     cache = open_cache(recipe, tokenizer, out, process, text)
     torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not the cache had to be filled
-    family, sampler, network = FAMILIES[type(recipe.model)]
-    model = network(recipe.model)
+    family = family_of(recipe.model)
+    model = family.network(recipe.model)
     if recipe.start_from:
         start_from(recipe.start_from, model)
     freeze(model, recipe.frozen)
     bundled = recipe.tokenizer in hub.bundled() and not os.path.isdir(recipe.tokenizer)
     index = model_index(
         recipe.data,
-        family=family,
+        family=family.name,
         tokenizer=recipe.tokenizer if bundled else "./tokenizer",
         text_encoder=None if text is None else os.path.relpath(text.folder, out),
         tasks=tuple(recipe.task_weights),
-        sampling=asdict(dataclass_from_dict(sampler, recipe.sampling, "sampling")),
-        task_sampling=task_sampling(recipe, sampler),
+        sampling=asdict(sampler_defaults(family, recipe.sampling, "sampling")),
+        task_sampling=task_sampling(recipe, family),
         blend_given=recipe.blend_given,
     )
     sheets: list[Callback] = []
@@ -241,8 +221,9 @@ def _train_model(
     if origin.kind == "shapes" or recipe.data.kind != "tokens":  # videos behind a ready cache may be gone
         clips = example_clips(origin)
         sheets = [GenerationSheet(tokenizer, index, clips, text)]
-    mix, callbacks = task_mix(recipe), (*sheets, *callbacks)
-    result = train_model(model, recipe, cache, out, prepare_batch=mix, callbacks=callbacks, **options)
+    prepare = family.batch_step(recipe.model, recipe.task_weights)
+    callbacks = (*sheets, *callbacks)
+    result = train_model(model, recipe, cache, out, prepare_batch=prepare, callbacks=callbacks, **options)
     if result.finished and process.is_main:
         own = None if bundled else tokenizer  # a folder may move or vanish; a model folder stands on its own
         hub.save_pretrained(out, index, tokenizer=own, model=result.network, recipe=to_json(recipe))
@@ -299,44 +280,17 @@ def _train_features(
     return result
 
 
-class TaskMix:
-    """Gives each whole batch one task, exactly balanced: update s takes entry s mod length of a fixed order.
-
-    The order is `balanced_task_order`; the batch leaves with "task" and that task's "condition_tokens".
-    """
-
-    def __init__(self, task_weights: dict[str, float]):
-        self.order = balanced_task_order(task_weights, torch.Generator().manual_seed(TASK_ORDER_SEED))
-
-    def __call__(self, batch: Batch, step: int) -> Batch:
-        task = self.order[step % len(self.order)]
-        prepared = {name: value for name, value in batch.items() if name != "conditions"} | {"task": task}
-        if needs_video(task):
-            prepared["condition_tokens"] = batch["conditions"][condition_key(task)]
-        return prepared
+def sampler_defaults(family: AnyFamily, options: dict[str, Any], where: str) -> Any:
+    """The sampler's configuration with a recipe's options. Raises UserError for an option that it lacks."""
+    return dataclass_from_dict(family.sampler, options, where)
 
 
-def task_sampling(recipe: ModelRecipe, sampler: type[Any]) -> dict[str, dict[str, Any]]:
-    """The recipe's own defaults of the tasks it trains. Raises UserError where the sampler has no such option."""
+def task_sampling(recipe: ModelRecipe, family: AnyFamily) -> dict[str, dict[str, Any]]:
+    """The recipe's own defaults of the tasks it trains. Raises UserError for an option that the sampler lacks."""
     own = {task: options for task, options in recipe.task_sampling.items() if task in recipe.task_weights}
     for task, options in own.items():
-        dataclass_from_dict(sampler, recipe.sampling | options, f"task_sampling.{task}")
+        sampler_defaults(family, recipe.sampling | options, f"task_sampling.{task}")
     return own
-
-
-def task_mix(recipe: ModelRecipe) -> Callable[[Batch, int], Batch]:
-    """What a step does to its batch: MAGVIT's networks do one of several tasks."""
-    if isinstance(recipe.model, MagvitConfig):
-        return TaskMix(recipe.task_weights)
-    pads_left = isinstance(recipe.model, PARConfig) and recipe.model.caption_size is not None
-
-    def prepare(batch: Batch, step: int) -> Batch:
-        kept = {name: value for name, value in batch.items() if name != "conditions"}
-        if pads_left:
-            kept["caption"], kept["caption_mask"] = left_padded(TextFeatures(kept["caption"], kept["caption_mask"]))
-        return kept
-
-    return prepare
 
 
 def open_cache(
@@ -356,29 +310,27 @@ def open_cache(
                 num_workers=recipe.loop.num_workers,
                 tasks=condition_tasks(recipe),
                 data=describe_data(recipe.data) | {"seed": recipe.data.seed, "path": recipe.data.path},
-                context_frames=context_frames(recipe),
+                context_frames=recipe.model.context_frames,
                 text=caption_reader(recipe, text),
                 motion=recipe.motion,
-                interval=isinstance(recipe.model, MAGIConfig) and recipe.data.max_interval > 1,
-                actions=isinstance(recipe.model, MAGIConfig) and recipe.model.action_size is not None,
-                history_only=isinstance(recipe.model, MAGIConfig) and recipe.data.max_jump > 0,
-                history=isinstance(recipe.model, MAGIConfig) and recipe.data.flawed_history,
+                interval="interval" in recipe.model.clip_fields and recipe.data.max_interval > 1,
+                actions="actions" in recipe.model.clip_fields,
+                history_only="history_only" in recipe.model.clip_fields and recipe.data.max_jump > 0,
+                history="history" in recipe.model.clip_fields and recipe.data.flawed_history,
             )
         barrier(process)
         cache = TokenCache(out / "tokens")
     wanted = {condition_key(task) for task in condition_tasks(recipe) if needs_video(task)}
     if missing := wanted - set(cache.info.conditions):
         raise UserError(f"{cache.folder} lacks the condition of {sorted(missing)[0]!r}; tokenize the clips again.")
-    if (given := cache.info.data.get(CONTEXT_FRAMES, 1)) != context_frames(recipe):
+    if (shown := cache.info.data.get(CONTEXT_FRAMES, 1)) != recipe.model.context_frames:
         raise UserError(
-            f"The conditions in {cache.folder} show {given} context frames, model.context_frames is "
-            f"{context_frames(recipe)}; tokenize the clips again."
+            f"The conditions in {cache.folder} show {shown} context frames, model.context_frames is "
+            f"{recipe.model.context_frames}; tokenize the clips again."
         )
     check_captions(cache, recipe)
     check_actions(cache, recipe)
-    model = recipe.model
-    channels = (model.latent_channels,) if isinstance(model, NOVAConfig | MAGIConfig) and is_continuous(model) else ()
-    if tuple(cache.info.clip_shape) != (*channels, *recipe.model.latent_shape):
+    if tuple(cache.info.clip_shape) != recipe.model.clip_shape:
         shapes = f"{cache.info.clip_shape}, but model.latent_shape is {recipe.model.latent_shape}"
         raise UserError(f"The clips in {cache.folder} have the shape {shapes}; change one of them.")
     check_labels(cache, recipe)
@@ -386,8 +338,7 @@ def open_cache(
 
 
 def caption_reader(recipe: ModelRecipe, encoder: TextEncoder | None) -> CaptionReader | None:
-    """How the captions of a run are encoded; LlamaGen cleans them first."""
-    shape = text_shape(recipe.model)
-    if encoder is None or shape is None:
+    """How the captions of a run are cleaned and encoded; None for a model without text."""
+    if encoder is None or recipe.model.text is None:
         return None
-    return CaptionReader(encoder, shape[0], clean_prompt if isinstance(recipe.model, PARConfig) else str)
+    return CaptionReader(encoder, recipe.model.text.length, family_of(recipe.model).clean_caption)
