@@ -25,10 +25,15 @@ def is_array(annotation: object) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, AbstractArray)
 
 
+def is_plain(annotation: object) -> bool:
+    """A built-in type; the argument list of a Callable is none."""
+    return not isinstance(annotation, list) and annotation in PLAIN
+
+
 def is_checked(annotation: object) -> bool:
     """Made of arrays, or of arrays and built-in types."""
     found = leaves(annotation)
-    return any(map(is_array, found)) and all(is_array(leaf) or leaf in PLAIN for leaf in found)
+    return any(map(is_array, found)) and all(is_array(leaf) or is_plain(leaf) for leaf in found)
 
 
 def beartype_arrays(function: Callable) -> Callable:

@@ -25,8 +25,8 @@ from mutoscope.json_config import nearest
 # verb -> what it does in one line; the function of that name lives in mutoscope/commands/<verb>.py
 VERBS = {
     "models": "list bundled models and paper configurations",
-    "generate": "make video clips with a model",
-    "reconstruct": "send a video of any size and length through a tokenizer",
+    "generate": "generate video clips with a model",
+    "reconstruct": "encode and decode a video of any size and length",
     "train": "train a tokenizer or a model from a recipe",
     "tokenize": "encode a folder of videos once, for training from tokens",
     "evaluate": "compare a model or a folder of videos with real clips",
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: list[str]) -> int:
-    """`main` without the care for a standard output that closes early."""
+    """`main` for a standard output that stays open."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def warnings_in_one_line() -> Iterator[None]:
-    """Prints this package's warnings without the place in the code they come from; others stay as they are."""
+    """Print this package's warnings without their location in the code; others stay as they are."""
     package = Path(__file__).parent
     with warnings.catch_warnings():
         elsewhere = warnings.showwarning
@@ -109,7 +109,7 @@ def usage() -> str:
 
 
 def run_verb(verb: str, arguments: list[str]) -> None:
-    """Parse the options of one verb, call its function and print what it reports."""
+    """Parse the options of one verb, call its function and print its report."""
     if verb not in VERBS:
         raise UserError(f"Unknown verb {verb!r}: {nearest(verb, VERBS)}")
     module = import_module(f"mutoscope.commands.{verb}")
@@ -118,7 +118,7 @@ def run_verb(verb: str, arguments: list[str]) -> None:
     report = call()
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun only the first process speaks
-    failure = report.pop("failure", None)  # a report worth printing although the input was no good
+    failure = report.pop("failure", None)  # the report is worth printing although the input is bad
     for warning in report.get("warnings", []):
         _tell(warning)
     print(json.dumps(report, allow_nan=False) if as_json else module.summary(report))
@@ -140,7 +140,7 @@ def parse(function: Callable[..., dict], verb: str, arguments: list[str]) -> tup
 
 
 def _deferred(function: Callable[..., dict]) -> Callable[..., tuple[Callable[[], dict], bool]]:
-    """The same signature, with --json added, returning the call instead of making it."""
+    """The same signature with --json added; it returns the call instead of carrying it out."""
     import tyro
 
     def defer(*args: Any, json: bool = False, **kwargs: Any) -> tuple[Callable[[], dict], bool]:
@@ -153,7 +153,7 @@ def _deferred(function: Callable[..., dict]) -> Callable[..., tuple[Callable[[],
             annotation = Annotated[annotation, tyro.conf.arg(name="")]
         elif parameter.kind is parameter.POSITIONAL_ONLY:
             annotation = Annotated[annotation, tyro.conf.arg(metavar=parameter.name.upper())]
-        elif parameter.default is None:  # what happens then is told in the help text
+        elif parameter.default is None:  # the help text says what happens then
             metavar = str(typing.get_args(annotation)[0].__name__).upper()
             annotation = Annotated[annotation, tyro.conf.arg(metavar=metavar, help_behavior_hint="")]
         parameter = parameter.replace(annotation=annotation)

@@ -1,16 +1,16 @@
-"""The folder format: where a model lies, how it is read and written.
+"""The folder format of models: how a folder is found, read and written.
 
-    model_index.json            ModelIndex: what the folder holds and how it is used
+    model_index.json            `ModelIndex`: what the folder holds and how it is used
     tokenizer/config.json       {"class": "VQ3D", ...fields of its configuration}
     tokenizer/model.safetensors half precision on disk as a rule, float32 in memory
     model/config.json, model/model.safetensors
-    text_encoder/...            where the model reads prompts: a folder in the layout of its encoder (`mutoscope.text`)
-    discriminator/...           the tokenizer's opponent, where there was one: only further training needs it
+    text_encoder/...            for models of text: a folder in the layout of the encoder (`mutoscope.text`)
+    discriminator/...           of a tokenizer with adversarial training: only further training needs it
     recipe.json, MODEL_CARD.md  the resolved training configuration and a page for people
 
 `model_index.json` may name another folder or a bundled model as its tokenizer, so several models share one.
 Reading a folder never runs anything found in it: JSON and safetensors hold data only, and the classes a
-configuration may name are the ones listed in `CLASSES`.
+configuration may name are those of `FAMILIES` and `COMPONENTS`.
 """
 
 import hashlib
@@ -266,7 +266,7 @@ def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], 
             raise UserError(f"{path}: tensor {key!r} is missing. The file does not belong to {folder / CONFIG}.")
         if value.shape != found[key].shape:
             raise UserError(
-                f"{path}: tensor {key!r} is {tuple(found[key].shape)}, {folder / CONFIG} asks for {tuple(value.shape)}."
+                f"{path}: tensor {key!r} is {tuple(found[key].shape)}, {folder / CONFIG} describes {tuple(value.shape)}."
             )
     for key, value in found.items():
         if key not in expected:
@@ -294,7 +294,7 @@ def save_component(folder: Path, module: nn.Module, half: bool = True) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, {"class": type(module).__name__, **asdict(configuration(module))})
-    # Written by us rather than by safetensors, whose files nobody but their owner may read.
+    # Not by safetensors' own function, which writes files that only their owner may read.
     (folder / WEIGHTS).write_bytes(save({key: _to_disk(value, half) for key, value in module.state_dict().items()}))
 
 
@@ -309,7 +309,7 @@ def configuration(module: nn.Module) -> "DataclassInstance":
 def _to_disk(value: Tensor, half: bool) -> Tensor:
     value = value.detach().cpu()
     if half and value.is_floating_point() and bool(value.half().isfinite().all()):
-        value = value.half()  # beyond 65504 half precision has no number
+        value = value.half()  # half precision ends at 65504
     return value.clone().contiguous()
 
 
@@ -362,11 +362,11 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
 
 
 def check_writable_folder(folder: Path) -> None:
-    """Prove that a file can be made in a folder, or in its nearest existing parent, before any work starts."""
+    """Check that a folder, or its nearest existing parent, can be written to, before any work starts."""
     nearest_parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=nearest_parent):
             pass
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"Cannot write into {str(folder)!r}: {reason}. Choose another place.") from None
+        raise UserError(f"Cannot write into {str(folder)!r}: {reason}. Choose another folder.") from None

@@ -16,9 +16,10 @@ from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.magvit_baselines import MagvitAR, MagvitARConfig
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.pipeline import VideoPipeline
-from mutoscope.sampling.autoregressive import AutoregressiveSampler
-from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
-from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig, PrefillMemo
+from mutoscope.sampling.autoregressive import AutoregressiveSampler, TokenCondition
+from mutoscope.sampling.base import last_of
+from mutoscope.sampling.masked import MaskedCondition, MaskedSampler, MaskedSamplerConfig
+from mutoscope.sampling.parallel_ar import ParallelARSampler, ParallelARSamplerConfig, PrefillMemo, PrefixCondition
 from tiny_models import tiny_image_tokenizer, tiny_index, tiny_model, tiny_par, tiny_par_index, tiny_tokenizer
 
 SHAPE, TASK = (2, 4, 4), "class-conditional"
@@ -54,13 +55,17 @@ def test_a_captured_magvit_decodes_the_same_tokens(device: str, guidance: float)
     captured = CapturedMagvit(model, RECORD[device])
     for seed in range(2):  # the second clip replays what the first one recorded
         tokens = [
-            list(sampler.sample(network, "class-conditional", labels(seed, device), generator=seeded(seed)))[
-                -1
-            ].proposal
+            last_of(
+                sampler.sample(
+                    network,
+                    MaskedCondition("class-conditional", len(labels(seed, device)), labels(seed, device)),
+                    seeded(seed),
+                )
+            ).proposal
             for network in (model, captured)
         ]
         assert torch.equal(*tokens)
-    assert len(captured.steps) == (1 if guidance == 1 else 2)
+    assert len(captured.steps.recorded) == (1 if guidance == 1 else 2)
 
 
 @pytest.mark.parametrize("device", ["cpu", ON_GPU])
@@ -71,11 +76,13 @@ def test_a_captured_autoregressive_transformer_draws_the_same_tokens(device: str
     captured = CapturedMagvitAR(model, RECORD[device])
     for seed in range(2):
         tokens = [
-            list(AutoregressiveSampler().sample(network, labels(seed, device), None, seeded(seed)))[-1].proposal
+            list(AutoregressiveSampler().sample(network, TokenCondition(2, labels(seed, device)), seeded(seed)))[
+                -1
+            ].proposal
             for network in (model, captured)
         ]
         assert torch.equal(*tokens)
-    assert len(captured.steps) == 1
+    assert len(captured.steps.recorded) == 1
 
 
 @pytest.mark.parametrize("device", ["cpu", ON_GPU])
@@ -95,7 +102,7 @@ def test_a_captured_par_draws_the_same_tokens(device: str, num_parallel: int, in
         again = list(sampler.sample(captured, given, seeded(seed), static=True, memo=memo))[-1].proposal
         assert torch.equal(plain, again)
     phases = 1 if num_parallel == 1 else 3
-    assert len(captured.states) == 1 and phases <= len(captured.steps) <= 3 * phases
+    assert len(captured.states) == 1 and phases <= len(captured.steps.recorded) <= 3 * phases
 
 
 @pytest.mark.parametrize("options", [{"class_label": 1}, {"class_label": 0, "guidance_scale": 2.0}])
@@ -103,7 +110,7 @@ def test_a_captured_par_draws_the_same_tokens(device: str, num_parallel: int, in
 def test_a_captured_pipeline_makes_the_same_clips(family: str, options: dict[str, Any]):
     pipeline = pipelines()[family]
     expected = [pipeline.generate(seed=seed, **options).clips[0].frames for seed in range(2)]
-    pipeline.generator.capture(Replayed)
+    pipeline.family.capture(Replayed)
     for seed in range(2):
         assert (pipeline.generate(seed=seed, **options).clips[0].frames == expected[seed]).all()
 
@@ -111,7 +118,7 @@ def test_a_captured_pipeline_makes_the_same_clips(family: str, options: dict[str
 def test_a_stream_may_follow_a_call_and_a_call_a_stream():
     pipeline = pipelines()["par"]
     expected = pipeline.generate(class_label=1, seed=3).clips[0].frames
-    pipeline.generator.capture(Replayed)
+    pipeline.family.capture(Replayed)
     for _ in range(2):
         assert (pipeline.generate(class_label=1, seed=3).clips[0].frames == expected).all()
         assert (np.stack(list(pipeline.stream(class_label=1, seed=3))) == expected).all()
@@ -136,7 +143,7 @@ def test_other_families_and_processors_are_refused():
         VideoPipeline(tiny_image_tokenizer(), tiny_par(), tiny_par_index(), capture=True)
     magi = VideoPipeline(tiny_magi.tiny_vae(), model := tiny_magi.tiny_magi(), tiny_magi.tiny_index(model))
     with pytest.raises(UserError, match="'magi' cannot be captured"):
-        magi.generator.capture(Replayed)
+        magi.family.capture(Replayed)
 
 
 def pipelines() -> dict[str, VideoPipeline]:
@@ -154,6 +161,6 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def condition(model: PAR, label: Tensor) -> Condition:
+def condition(model: PAR, label: Tensor) -> PrefixCondition:
     names = (*label.tolist(), 5, 5)
-    return Condition(model.class_prefix(label, 2), model.class_prefix(None, 2), labels=names)
+    return PrefixCondition(model.class_prefix(label, 2), model.class_prefix(None, 2), labels=names)

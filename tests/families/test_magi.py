@@ -9,7 +9,7 @@ import torch
 
 from mutoscope.errors import UserError
 from mutoscope.hub import save_pretrained, write_json
-from mutoscope.pipeline import FrameStream, VideoPipeline
+from mutoscope.pipeline import VideoPipeline, VideoStream
 from mutoscope.text import load_text_encoder
 from mutoscope.text.words import word_config
 from tiny_magi import tiny_index, tiny_magi, tiny_vae
@@ -43,7 +43,7 @@ def test_a_saved_model_makes_the_same_clips(pipeline: VideoPipeline, tmp_path: P
 
 def test_frames_stream_as_they_finish_and_equal_the_call(pipeline: VideoPipeline):
     stream = pipeline.stream(class_label="square", num_frames=8)
-    assert isinstance(stream, FrameStream)
+    assert isinstance(stream, VideoStream)
     np.testing.assert_array_equal(np.stack(list(stream)), pipeline(class_label="square", num_frames=8).frames)
 
 
@@ -99,7 +99,7 @@ def test_guidance_is_away_from_what_is_not_told_actions_only_if_they_were_droppe
     assert (np.abs(guided - plain).max() > 1) == condition
 
 
-def test_rounds_and_one_batch_make_the_number_of_clips_asked_for(pipeline: VideoPipeline):
+def test_several_batches_and_one_give_the_number_of_clips_requested(pipeline: VideoPipeline):
     clips = pipeline.generate(class_label="circle", num_samples=3, batch_size=2).clips
     assert len(clips) == 3
     assert not np.array_equal(clips[0].frames, clips[1].frames)
@@ -138,7 +138,7 @@ def test_modes(pipeline: VideoPipeline, options: dict, mode: str):
         ({"task": "frame-prediction"}, "needs first frames"),
         ({"task": "inpaint-central"}, "does not do 'inpaint-central'"),
         ({"prompt": "a red circle"}, "takes no prompt"),
-        ({"paste_given": True}, "Leave paste_given out"),
+        ({"paste_given": True}, "take no paste_given"),
         ({"class_label": "star"}, "Unknown class label"),
         ({"context_noise_level": 6}, "at most 5"),
         ({"window_mode": "rolling"}, "window_mode"),

@@ -69,7 +69,7 @@ def test_a_clip_goes_on_from_given_frames(pipeline: VideoPipeline):
     "options, message",
     [
         ({}, "needs a prompt"),
-        ({"prompt": "a", "task": "inpaint-central"}, "Leave task"),
+        ({"prompt": "a", "task": "inpaint-central"}, "Omit task"),
         ({"prompt": "a", "class_label": 3}, "knows no classes"),
         ({"prompt": "a", "num_decoding_steps": 17}, "16 tokens"),
         ({"prompt": "a", "actions": [1]}, "no actions"),
@@ -96,7 +96,7 @@ def test_words_the_encoder_does_not_know_are_told(pipeline: VideoPipeline):
 def test_an_encoder_that_leaves_memory_gives_the_same_clips(pipeline: VideoPipeline, tmp_path: Path):
     folder = save_tiny_nova(tmp_path / "nova")
     small = VideoPipeline.from_pretrained(folder, text_encoder_offload=True, text_encoder_dtype=torch.bfloat16)
-    assert isinstance(small.generator.text_encoder, OffloadedTextEncoder)
+    assert isinstance(small.prepare(prompt="a red circle").generator.text_encoder, OffloadedTextEncoder)
     for prompt in ("a red circle", "a blue square", "a red circle"):
         np.testing.assert_array_equal(small(prompt=prompt).frames, pipeline(prompt=prompt).frames)
     with pytest.warns(UserWarning, match="'purple'"):

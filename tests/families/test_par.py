@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mutoscope.errors import UserError
-from mutoscope.families import generator_of
+from mutoscope.families import family_named
 from mutoscope.layers.int8 import Int8Linear
 from mutoscope.models.par import PAR
 from mutoscope.pipeline import VideoPipeline
@@ -72,7 +72,7 @@ def test_rounds_and_guidance_change_nothing_they_should_not(pipeline: VideoPipel
     for a, b in zip(together.clips, rounds.clips, strict=True):
         np.testing.assert_array_equal(a.frames, b.frames)
     assert together.request.num_steps == 4 + 60 // 4
-    generator: Any = pipeline.generator
+    generator: Any = pipeline.prepare(class_label=0).generator
     assert set(generator.memo.rows) == {0, 1, 2, 3}  # the classes and "no class"
 
 
@@ -174,8 +174,8 @@ def test_8_bit_weights_stay_close_and_are_never_saved(tmp_path: Path):
     [
         ({"class_label": 7}, "0 to 2"),
         ({"class_label": "square-spn"}, "square-spin"),
-        ({"context": np.zeros((1, 8, 8, 3), np.uint8)}, "Leave frames and task out"),
-        ({"task": "frame-prediction"}, "Leave frames and task out"),
+        ({"context": np.zeros((1, 8, 8, 3), np.uint8)}, "take no context"),
+        ({"task": "frame-prediction"}, "Omit task"),
         ({"num_decoding_steps": 12}, "19 steps"),
         ({"num_frames": 5}, "clips of 4 frames"),
         ({"prompt": "a red circle"}, "no prompt"),
@@ -198,4 +198,4 @@ def test_models_of_captions_need_one_and_know_no_classes(texts: VideoPipeline):
 
 def test_an_unknown_family_is_told():
     with pytest.raises(UserError, match="'magvit'"):
-        generator_of("magvitt")
+        family_named("magvitt")

@@ -12,7 +12,7 @@ from mutoscope.errors import UserError
 from mutoscope.layers.token_order import region_order
 from mutoscope.meta_device import without_memory
 from mutoscope.models.par import PAR, PARConfig
-from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler
+from mutoscope.sampling.parallel_ar import ParallelARSampler, PrefixCondition
 
 SMALL = PARConfig(
     2, 16, 2, codebook_size=11, latent_shape=(2, 4, 4), num_parallel=4, num_classes=3, mlp_size=24,
@@ -107,7 +107,7 @@ def test_cached_and_uncached_logits_agree(variant: str, static: bool):
         seen.append(logits)
         return tokens[:, places]
 
-    *_, last = ParallelARSampler().sample(model, Condition(prefix), draw=forced, static=static)
+    *_, last = ParallelARSampler().sample(model, PrefixCondition(prefix), torch.Generator(), draw=forced, static=static)
     torch.testing.assert_close(torch.cat(seen, dim=1), expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(last.tokens.flatten(1)[:, model.token_order()], tokens)
 
@@ -124,7 +124,7 @@ def test_static_steps_have_two_shapes_only(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(model, "advance", watched)
     sampler = ParallelARSampler()
-    for _ in sampler.sample(model, Condition(prefix_of(model)), torch.Generator().manual_seed(0), static=True):
+    for _ in sampler.sample(model, PrefixCondition(prefix_of(model)), torch.Generator().manual_seed(0), static=True):
         pass
     assert {shape[0] for shape in shapes} == {1, 4} and len(shapes) == 2
 

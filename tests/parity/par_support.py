@@ -12,7 +12,7 @@ from torch import Tensor
 from mutoscope.interop.llamagen_par import Checkpoint, load_transformer, our_name
 from mutoscope.models.par import PAR, PARConfig, swiglu_size
 from mutoscope.sampling.categorical import keep_top_k, nucleus
-from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig
+from mutoscope.sampling.parallel_ar import ParallelARSampler, ParallelARSamplerConfig, PrefixCondition
 from parity.cases import Case, renamed
 
 KEYS = {
@@ -88,7 +88,7 @@ def exponential_race(variates: Tensor) -> Any:
 
 
 def generate(
-    model: PAR, condition: Condition, config: ParallelARSamplerConfig, draw: Any = None
+    model: PAR, condition: PrefixCondition, config: ParallelARSamplerConfig, draw: Any = None
 ) -> tuple[Tensor, Tensor]:
     """Raster ids (b, n) and the guided logits (b, n, k) in decoding order; greedy unless `draw` is given."""
     seen: list[Tensor] = []
@@ -98,7 +98,7 @@ def generate(
         seen.append(logits)
         return choose(logits, places)
 
-    *_, last = ParallelARSampler(config).sample(model, condition, draw=recorded)
+    *_, last = ParallelARSampler(config).sample(model, condition, torch.Generator(), draw=recorded)
     return last.tokens.flatten(1), torch.cat(seen, dim=1)
 
 

@@ -3,6 +3,7 @@
 import fnmatch
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from mutoscope.layers.token_masking import MASK_TOKEN, cosine_mask_ratio, num_ma
 from mutoscope.models.magvit import Block, Magvit, MagvitConfig, mask_tokens, masked_cross_entropy
 from mutoscope.sampling import tasks
 from mutoscope.sampling.categorical import nucleus
-from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
+from mutoscope.sampling.masked import MaskedCondition, MaskedSampler, MaskedSamplerConfig
 from mutoscope.sampling.schedules import mask_ratio
 from mutoscope.tokenizers.quantizers import VectorQuantizer, VectorQuantizerConfig, entropy_loss
 from mutoscope.training.optim import clip_gradients, learning_rate_factor
@@ -272,14 +273,11 @@ def test_decoding_of_toy_logits(case: Case):
         config = MaskedSamplerConfig(**renamed(described, TOY_KEYS), keep_given=mode in ("input->input", "cond->cond"))
         model = Recorder(ToyModel(case))
         shown = case.tensors["inputs" if mode == "input->input" else "cond_tokens"]
-        condition = {} if mode is None else {
-            "condition_tokens": shown, "condition_mask": fields["cond_mask"].bool(),
-        }  # fmt: skip
-        events = list(
-            MaskedSampler(config).sample(
-                model, "class-conditional", batch_size=len(shown), noise=RecordedNoise(fields), **condition
-            )
-        )
+        condition = MaskedCondition("class-conditional", len(shown))
+        if mode is not None:
+            condition = replace(condition, tokens=shown, region=fields["cond_mask"].bool())
+        noise = RecordedNoise(fields)
+        events = list(MaskedSampler(config).sample(model, condition, torch.Generator(), noise=noise))
         assert len(events) == config.num_decoding_steps
         check_trajectory(fields, model, events, name)
 
@@ -305,10 +303,10 @@ def test_decoding_with_the_transformer(case: Case):
             MaskedSamplerConfig(**renamed(described, TOY_KEYS), guidance_scale=1 + described.get("guidance_scale", 0.0))
         )
         recorder = Recorder(model)
-        condition = {} if "cond_mask" not in fields else {
-            "condition_tokens": case.tensors["cond_tokens"], "condition_mask": fields["cond_mask"].bool(),
-        }  # fmt: skip
-        events = list(sampler.sample(recorder, task, label, noise=RecordedNoise(fields), **condition))
+        condition = MaskedCondition(task, len(label), label)
+        if "cond_mask" in fields:
+            condition = replace(condition, tokens=case.tensors["cond_tokens"], region=fields["cond_mask"].bool())
+        events = list(sampler.sample(recorder, condition, torch.Generator(), noise=RecordedNoise(fields)))
         check_trajectory(fields, recorder, events, name)
         check_logits(model, recorder, sampler.config.guidance_scale, task, label, fields, name)
 

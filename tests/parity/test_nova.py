@@ -228,9 +228,9 @@ def test_whole_generations_from_their_seeds(case: NOVACase):
     if call["image"]:
         assert_equal(torch.randn(t["vae_sample_noise"].shape, generator=generator), t["vae_sample_noise"])
         given = t["latents"][:, :, :1]
-    condition = condition_of(model, call, config.num_passes)
     frames = t["latents"].shape[2]
-    *_, last = FrameARSampler(config).sample(model, condition, frames, generator, given)
+    condition = dataclasses.replace(condition_of(model, call, config.num_passes), num_frames=frames, context=given)
+    *_, last = FrameARSampler(config).sample(model, condition, generator)
     for frame in range(frames):
         found, expected = last.proposal[:, :, frame], t["latents"][:, :, frame]
         assert_close(found, expected, atol=1e-3, rtol=1e-3, what=f"frame {frame}")

@@ -24,7 +24,7 @@ from mutoscope.layers.positions import rotate
 from mutoscope.layers.token_order import inverse_order, region_order
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.sampling.categorical import keep_top_k, nucleus
-from mutoscope.sampling.parallel_ar import Condition, ParallelARSamplerConfig, PrefillMemo, group_starts
+from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig, PrefillMemo, PrefixCondition, group_starts
 from mutoscope.tokenizers.discriminator import (
     PatchDiscriminator,
     PatchDiscriminatorConfig,
@@ -152,8 +152,8 @@ def sampler_config(options: dict) -> ParallelARSamplerConfig:
     )
 
 
-def class_condition(model: PAR, labels: Tensor) -> Condition:
-    return Condition(model.class_prefix(labels, len(labels)), model.class_prefix(None, len(labels)))
+def class_condition(model: PAR, labels: Tensor) -> PrefixCondition:
+    return PrefixCondition(model.class_prefix(labels, len(labels)), model.class_prefix(None, len(labels)))
 
 
 @for_each(GENERATED, "*")
@@ -216,7 +216,7 @@ def test_text_conditional_training_and_generation(case: Case, monkeypatch: pytes
             ids = stored[f"gen.{tag}.ids"]
             mask = stored["caption_mask"][: len(ids)].bool()
             caption = stored["caption"][: len(ids)] * mask[..., None]
-            condition = Condition(
+            condition = PrefixCondition(
                 model.caption_prefix(caption, len(ids)),
                 model.caption_prefix(None, len(ids)),
                 mask if options["emb_masks"] else None,
@@ -387,8 +387,8 @@ def test_remembered_class_prefixes_change_nothing(case: Case):
     condition = replace(class_condition(model, labels), labels=(1, 0, 1, null, null, null))
     sampler, memo = ParallelARSampler(ParallelARSamplerConfig(guidance_scale=2.0)), PrefillMemo()
     greedy = lambda logits, _: logits.argmax(-1)  # noqa: E731
-    *_, plain = sampler.sample(model, condition, draw=greedy)
+    *_, plain = sampler.sample(model, condition, torch.Generator(), draw=greedy)
     for _ in range(2):
-        *_, remembered = sampler.sample(model, condition, draw=greedy, memo=memo)
+        *_, remembered = sampler.sample(model, condition, torch.Generator(), draw=greedy, memo=memo)
         assert_equal(remembered.tokens, plain.tokens, "memo")
     assert set(memo.rows) == {0, 1, null}

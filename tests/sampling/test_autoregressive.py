@@ -3,7 +3,7 @@ import torch
 
 from mutoscope.errors import UserError
 from mutoscope.models.magvit_baselines import MagvitAR, MagvitARConfig
-from mutoscope.sampling.autoregressive import AutoregressiveSampler, AutoregressiveSamplerConfig
+from mutoscope.sampling.autoregressive import AutoregressiveSampler, AutoregressiveSamplerConfig, TokenCondition
 
 CONFIG = MagvitARConfig(2, 16, 2, 24, codebook_size=11, num_classes=3, latent_shape=(2, 2, 3), dropout=0.0)
 
@@ -15,7 +15,7 @@ def model() -> MagvitAR:
 
 def draw(seed: int = 0, **options):
     sampler = AutoregressiveSampler(AutoregressiveSamplerConfig(**options))
-    return list(sampler.sample(model(), torch.tensor([0, 2]), None, torch.Generator().manual_seed(seed)))
+    return list(sampler.sample(model(), TokenCondition(2, torch.tensor([0, 2])), torch.Generator().manual_seed(seed)))
 
 
 def test_frames_are_reported_as_they_finish_and_never_change_afterwards():

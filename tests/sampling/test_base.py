@@ -3,7 +3,7 @@ import weakref
 
 import torch
 
-from mutoscope.sampling.base import SampleEvent, last_of
+from mutoscope.sampling.base import SampleEvent, last_of, ready
 
 
 def test_the_last_event_is_found_with_none_of_the_others_kept():
@@ -13,7 +13,9 @@ def test_the_last_event_is_found_with_none_of_the_others_kept():
     def events():
         nonlocal largest
         for step in range(20):
-            event = SampleEvent(step, 20, nothing.bool(), torch.zeros(1, 1, 1, 1, 1), None, 0.0)
+            event = SampleEvent(
+                step=step, num_steps=20, decided=nothing.bool(), frames=None, seconds=0.0, draft=ready(nothing.long())
+            )
             alive.append(weakref.ref(event))
             yield event
             del event

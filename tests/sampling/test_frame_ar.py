@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import DDPM
-from mutoscope.models.nova import NOVA
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition, combine, set_sizes
 from tiny_nova import condition, tiny_nova
@@ -16,9 +15,8 @@ CONFIG = FrameARSamplerConfig(num_decoding_steps=4, num_diffusion_steps=3, guida
 
 
 def sample(model, config=CONFIG, frames=3, seed=0, given=None, count=2, guided=True) -> list[SampleEvent]:
-    chosen = condition(model, count, guided)
-    generator = torch.Generator().manual_seed(seed)
-    return list(FrameARSampler(config).sample(model, chosen, frames, generator, given))
+    chosen = dataclasses.replace(condition(model, count, guided), num_frames=frames, context=given)
+    return list(FrameARSampler(config).sample(model, chosen, torch.Generator().manual_seed(seed)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,11 +54,11 @@ def test_a_clip_depends_on_its_seed_and_caption_but_not_on_its_neighbours():
 def test_equal_prompts_read_once_give_what_separate_rows_give():
     model = tiny_nova()
     once = condition(model, 1)
-    shared = FrameCondition(once.prefix, torch.tensor([0, 0, 1, 1]), 2)
-    apart = FrameCondition(once.prefix[[0, 0, 1, 1]], torch.arange(4), 2)
+    shared = FrameCondition(once.prefix, torch.tensor([0, 0, 1, 1]), 2, num_frames=3)
+    apart = FrameCondition(once.prefix[[0, 0, 1, 1]], torch.arange(4), 2, num_frames=3)
     results = []
     for chosen in (shared, apart):
-        events = FrameARSampler(CONFIG).sample(model, chosen, 3, torch.Generator().manual_seed(0))
+        events = FrameARSampler(CONFIG).sample(model, chosen, torch.Generator().manual_seed(0))
         results.append(list(events)[-1].proposal)
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
@@ -124,20 +122,6 @@ def test_refreshing_seldom_computes_less_between(monkeypatch: pytest.MonkeyPatch
     events = sample(model, dataclasses.replace(CONFIG, num_decoding_steps=5, context_refresh=3), frames=2)
     sets = events[-1].num_steps // 2
     assert calls == [("all" if index % 3 == 0 else "part") for index in range(sets)] * 2 and sets > 3
-
-
-def test_models_that_cannot_approximate_say_so():
-    class Whole:
-        def __init__(self, model: NOVA) -> None:
-            self.config, self.head, self.device = model.config, model.head, model.device
-            self.start, self.read_frame, self.canvas = model.start, model.read_frame, model.canvas
-            self.write, self.fill = model.write, model.fill
-
-    model = tiny_nova()
-    generator = torch.Generator().manual_seed(0)
-    sampler = FrameARSampler(dataclasses.replace(CONFIG, context_refresh=2))
-    with pytest.raises(UserError, match="Leave context_refresh out"):
-        list(sampler.sample(Whole(model), condition(model, 1), 2, generator))
 
 
 def test_renorm_never_lengthens_what_guidance_made():

@@ -12,13 +12,19 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.models.magi import MAGI
 from mutoscope.models.magi_networks import Conditions
-from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, masked_counts, set_sizes
+from mutoscope.sampling.frame_stream import (
+    FrameStreamSampler,
+    FrameStreamSamplerConfig,
+    StreamCondition,
+    masked_counts,
+    set_sizes,
+)
 from tiny_magi import SAMPLING, batch_of, tiny_magi
 
-Told = Callable[[int], Conditions]
+Conditioning = Callable[[int], Conditions]
 
 
-def told(count: int, passes: int = 1, actions: Tensor | None = None) -> Told:
+def conditioned(count: int, passes: int = 1, actions: Tensor | None = None) -> Conditioning:
     """The same class for every frame; the second pass of guidance has none."""
     label = torch.cat([torch.arange(count) % 3, *[torch.full((count,), -1)] * (passes - 1)])
     interval = torch.ones(len(label), dtype=torch.int64)
@@ -36,7 +42,7 @@ def config_of(**changes) -> FrameStreamSamplerConfig:
 def sampled(model: MAGI, frames: int, given: Tensor | None = None, seed: int = 0, **changes) -> Tensor:
     config = config_of(**changes)
     sampler, generator = FrameStreamSampler(config), torch.Generator().manual_seed(seed)
-    *_, last = sampler.sample(model, told(2, config.num_passes), 2, frames, generator, given)
+    *_, last = sampler.sample(model, StreamCondition(conditioned(2, config.num_passes), 2, frames, given), generator)
     return last.proposal
 
 
@@ -132,7 +138,7 @@ def test_events_tell_what_was_decided_and_finished():
     model, frames = tiny_magi(), 4
     given = batch_of(model)["tokens"][:, :, :1]
     sampler = FrameStreamSampler(config_of())
-    events = list(sampler.sample(model, told(2), 2, frames, torch.Generator(), given))
+    events = list(sampler.sample(model, StreamCondition(conditioned(2), 2, frames, given), torch.Generator()))
     assert len(events) == events[0].num_steps == 9
     decided = torch.stack([event.decided for event in events]).sum(0)
     assert (decided[:, 0] == 0).all()
@@ -146,7 +152,7 @@ def test_events_tell_what_was_decided_and_finished():
 def test_a_stream_without_an_end_makes_the_same_frames_in_bounded_memory():
     model = tiny_magi()
     sampler = FrameStreamSampler(config_of())
-    events = sampler.sample(model, told(2), 2, None, torch.Generator().manual_seed(0))
+    events = sampler.sample(model, StreamCondition(conditioned(2), 2), torch.Generator().manual_seed(0))
     frames, longest, memory = [], 0, set()
     for event in events:
         longest = max(longest, event.proposal.shape[2])
@@ -159,14 +165,14 @@ def test_a_stream_without_an_end_makes_the_same_frames_in_bounded_memory():
     torch.testing.assert_close(torch.cat(frames, dim=2), sampled(model, 12))
 
 
-def test_what_frames_are_told_is_asked_just_before_they_are_made():
+def test_conditions_of_a_frame_are_read_just_before_it_is_generated():
     model, asked = tiny_magi(), []
 
     def at(frame: int) -> Conditions:
         asked.append(frame)
-        return told(2)(frame)
+        return conditioned(2)(frame)
 
-    events = FrameStreamSampler(config_of()).sample(model, at, 2, None, torch.Generator())
+    events = FrameStreamSampler(config_of()).sample(model, StreamCondition(at, 2), torch.Generator())
     next(events)
     assert asked == [0]
     for _ in range(3):
@@ -179,8 +185,10 @@ def test_a_change_on_the_way_leaves_what_is_done_and_changes_what_follows():
     fast, slow = torch.full((2,), 9), torch.ones(2, dtype=torch.int64)
     label = torch.tensor([0, 1])
 
-    def clip(at: Told) -> Tensor:
-        *_, last = FrameStreamSampler(config_of()).sample(model, at, 2, 8, torch.Generator().manual_seed(0))
+    def clip(at: Conditioning) -> Tensor:
+        *_, last = FrameStreamSampler(config_of()).sample(
+            model, StreamCondition(at, 2, 8), torch.Generator().manual_seed(0)
+        )
         return last.proposal
 
     steady = clip(lambda frame: Conditions(slow, label))
@@ -206,8 +214,10 @@ def test_actions_of_a_moved_window_are_those_of_its_frames():
     actions = torch.randn(2, 9, 2, generator=torch.Generator().manual_seed(3))
     interval, label = torch.ones(2, dtype=torch.int64), torch.tensor([0, 1])
 
-    def clip(at: Told) -> Tensor:
-        *_, last = FrameStreamSampler(config_of()).sample(model, at, 2, 9, torch.Generator().manual_seed(0))
+    def clip(at: Conditioning) -> Tensor:
+        *_, last = FrameStreamSampler(config_of()).sample(
+            model, StreamCondition(at, 2, 9), torch.Generator().manual_seed(0)
+        )
         return last.proposal
 
     joined = clip(lambda frame: Conditions(interval, label, actions[:, frame : frame + 1]))
@@ -301,4 +311,4 @@ def test_options_out_of_range_are_refused(options):
 def test_a_growing_window_needs_an_end():
     sampler = FrameStreamSampler(config_of(window_mode="growing"))
     with pytest.raises(UserError, match="num_frames"):
-        next(sampler.sample(tiny_magi(), told(2), 2, None, torch.Generator()))
+        next(sampler.sample(tiny_magi(), StreamCondition(conditioned(2), 2), torch.Generator()))

@@ -9,10 +9,10 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.sampling.parallel_ar import (
-    Condition,
     ParallelARSampler,
     ParallelARSamplerConfig,
     PrefillMemo,
+    PrefixCondition,
     group_starts,
 )
 
@@ -26,12 +26,12 @@ def model(**changes) -> PAR:
     return network
 
 
-def condition(network: PAR, labels: tuple[int, ...] = (0, 2)) -> Condition:
+def condition(network: PAR, labels: tuple[int, ...] = (0, 2)) -> PrefixCondition:
     given = torch.tensor(labels)
-    return Condition(network.class_prefix(given, len(given)), network.class_prefix(None, len(given)))
+    return PrefixCondition(network.class_prefix(given, len(given)), network.class_prefix(None, len(given)))
 
 
-def greedy(logits: Tensor, places: slice) -> Tensor:
+def greedy(logits: Tensor, positions: slice) -> Tensor:
     return logits.argmax(-1)
 
 
@@ -74,11 +74,11 @@ def test_guidance_equals_two_separate_passes(scale: float, interval: int | None,
     given = condition(network)
     seen: list[Tensor] = []
 
-    def recorded(logits: Tensor, places: slice) -> Tensor:
+    def recorded(logits: Tensor, positions: slice) -> Tensor:
         seen.append(logits)
         return logits.argmax(-1)
 
-    *_, last = ParallelARSampler(config).sample(network, given, draw=recorded)
+    *_, last = ParallelARSampler(config).sample(network, given, torch.Generator(), draw=recorded)
     tokens = last.tokens.flatten(1)[:, network.token_order()]
     with torch.no_grad():
         assert given.unconditional is not None
@@ -102,13 +102,13 @@ def test_remembered_prefixes_are_computed_once(monkeypatch: pytest.MonkeyPatch):
     network, memo = model(), PrefillMemo()
     given = replace(condition(network, (0, 2, 0)), labels=(0, 2, 0, 3, 3, 3))
     sampler = ParallelARSampler(ParallelARSamplerConfig(guidance_scale=1.5))
-    *_, plain = sampler.sample(network, given, draw=greedy)
+    *_, plain = sampler.sample(network, given, torch.Generator(), draw=greedy)
     read, sizes = network.read_prefix, []
     monkeypatch.setattr(
         network, "read_prefix", lambda prefix, state: (sizes.append(len(prefix)), read(prefix, state))[1]
     )
     for _ in range(2):
-        *_, last = sampler.sample(network, given, draw=greedy, memo=memo)
+        *_, last = sampler.sample(network, given, torch.Generator(), draw=greedy, memo=memo)
         assert torch.equal(last.tokens, plain.tokens)
     assert sizes == [3]  # labels 0 and 2, and no class
 
@@ -124,12 +124,10 @@ def test_larger_grid_than_the_model_was_trained_on():
 def test_what_cannot_be_is_refused():
     network = model()
     with pytest.raises(UserError, match="regions"):
-        next(ParallelARSampler().sample(network, condition(network), draw=greedy, latent_shape=(1, 5, 5)))
-    with pytest.raises(ValueError, match="Generator"):
-        next(ParallelARSampler().sample(network, condition(network)))
+        next(ParallelARSampler().sample(network, condition(network), torch.Generator(), latent_shape=(1, 5, 5)))
     with pytest.raises(ValueError, match="unconditional"):
         sampler = ParallelARSampler(ParallelARSamplerConfig(guidance_scale=2.0))
-        next(sampler.sample(network, Condition(condition(network).prefix), draw=greedy))
+        next(sampler.sample(network, PrefixCondition(condition(network).prefix), torch.Generator()))
     for options in ({"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"guidance_interval": -1}):
         with pytest.raises(UserError):
             ParallelARSamplerConfig(**options)

@@ -1,12 +1,37 @@
-"""mutoscope convert: published checkpoints to our folders."""
+"""mutoscope convert: published checkpoints to model folders."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mutoscope.models.par import PARConfig
+    from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
+    from mutoscope.tokenizers.vq2d import VQ2D
+
 KINDS = ("llamagen", "par", "vq16", "magvit-flax", "nova")
+
+
+class Clip(TypedDict):
+    """The clips that a model was trained on."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+
+
+class Sizes(TypedDict):
+    """Sizes of a transformer that its file may not tell."""
+
+    grid: tuple[int, int] | None
+    num_heads: int | None
+    rope_base: float
+    norm_eps: float
 
 
 def convert(
@@ -37,16 +62,16 @@ def convert(
     scripts write. vq16: LlamaGen's image tokenizer. magvit-flax: parameters of the official MAGVIT code, flattened to
     one .safetensors or .npz file with names joined by "/". A tokenizer becomes a tokenizer folder; a transformer needs
     --tokenizer, which says what its tokens mean. nova: a published folder in the layout of diffusers, or its name on
-    the hub; such a folder also works as it is, converting makes it ours, in half the space if asked.
+    the hub; such a folder also works as it is; a converted one takes half the space with --half.
 
     Args:
         kind: llamagen, par, vq16, magvit-flax or nova
         source: file with the weights (nova: folder); nothing in it is executed
-        out: folder to write, made new
+        out: new folder to write
         tokenizer: converted tokenizer (or any other model folder) whose tokens a transformer was trained on
         text_encoder: llamagen, par: folder of the encoder (flan-t5-xl in the layout of Hugging Face) whose features a
             text model was trained on; it is not copied, model_index.json names it
-        grid: llamagen, par: rows and columns of tokens, where the file does not say (24 24 for images of 384 pixels)
+        grid: llamagen, par: rows and columns of tokens, if the file does not say (24 24 for images of 384 pixels)
         num_heads: llamagen, par: attention heads, needed for sizes that were not published
         rope_base: llamagen, par: base of the rotary embedding
         norm_eps: llamagen, par: epsilon of the norms
@@ -56,9 +81,9 @@ def convert(
         width: magvit-flax: of those clips (default 128)
         fps: frames per second of clips
         num_classes: magvit-flax: classes of a class-conditional transformer
-        tasks: magvit-flax: what a transformer was trained for (default: with classes class-conditional, otherwise
-            frame-prediction; all it can hold if it has a task token)
-        padding: magvit-flax: of the tokenizer's convolutions, which leaves no trace in the weights; zero in the
+        tasks: magvit-flax: tasks of a transformer (default: class-conditional with classes, else frame-prediction;
+            all tasks if it has a task token)
+        padding: magvit-flax: of the tokenizer's convolutions, which the weights do not tell; zero in the
             released settings
         half: round the weights to half precision, which halves the folder
     """
@@ -82,16 +107,16 @@ def convert(
         raise UserError(f"{out!r} exists already; name a new folder.")
     hub.check_writable_folder(target.parent)
     if text_encoder is not None and kind not in ("llamagen", "par"):
-        raise UserError(f"--text-encoder belongs to llamagen and par, found {kind}: leave it out.")
+        raise UserError(f"--text-encoder belongs to llamagen and par, found {kind}: omit it.")
     if kind == "nova":
         network, family = _nova(source, target, half), "nova"
     elif kind == "magvit-flax":
-        clip = {"num_frames": num_frames or 16, "height": height or 128, "width": width or 128, "fps": fps}
+        clip = Clip(num_frames=num_frames or 16, height=height or 128, width=width or 128, fps=fps)
         network, family = _magvit_flax(path, target, tokenizer, clip, num_classes, tasks, padding, half)
     elif kind == "vq16":
         network, family = _vq16(path, target, fps, ema, half), "tokenizer"
     else:
-        sizes = {"grid": grid, "num_heads": num_heads, "rope_base": rope_base, "norm_eps": norm_eps}
+        sizes = Sizes(grid=grid, num_heads=num_heads, rope_base=rope_base, norm_eps=norm_eps)
         parts = (tokenizer, text_encoder)
         network, family = _llamagen_par(kind, path, target, parts, fps, ema, half, sizes), "par"
     return {
@@ -103,7 +128,7 @@ def convert(
     }
 
 
-def _vq16(path: Path, target: Path, fps: float, ema: bool, half: bool) -> Any:
+def _vq16(path: Path, target: Path, fps: float, ema: bool, half: bool) -> "VQ2D":
     from mutoscope import hub
     from mutoscope.interop import llamagen_par
 
@@ -115,8 +140,8 @@ def _vq16(path: Path, target: Path, fps: float, ema: bool, half: bool) -> Any:
     return network
 
 
-def _nova(source: str, target: Path, half: bool) -> Any:
-    """Transformer and autoencoder into one folder, which names the text encoder where it lies."""
+def _nova(source: str, target: Path, half: bool) -> "nn.Module":
+    """Write transformer and autoencoder into one folder, which names the folder of the text encoder."""
     from dataclasses import replace
 
     from mutoscope import hub
@@ -139,9 +164,9 @@ def _llamagen_par(
     fps: float,
     ema: bool,
     half: bool,
-    sizes: dict[str, Any],
-) -> Any:
-    """Writes a transformer with its tokenizer into one folder; `parts`: the tokenizer and the text encoder named."""
+    sizes: Sizes,
+) -> "nn.Module":
+    """Write a transformer with its tokenizer into one folder; `parts`: folders of tokenizer and text encoder."""
     from mutoscope import hub
     from mutoscope.interop import llamagen_par
 
@@ -154,7 +179,7 @@ def _llamagen_par(
         raise UserError(f"{path} predicts {config.num_parallel} tokens per step: convert it as {found}.")
     if own.spec.vocab_size != config.codebook_size:
         raise UserError(
-            f"{path} speaks {config.codebook_size} codes, the tokenizer {tokenizer!r} {own.spec.vocab_size}: they do "
+            f"{path} has {config.codebook_size} codes, the tokenizer {tokenizer!r} {own.spec.vocab_size}: they do "
             "not belong together."
         )
     encoder = _checked_text_encoder(text_encoder, config)
@@ -174,12 +199,12 @@ def _llamagen_par(
     return network
 
 
-def _checked_text_encoder(named: str | None, config: Any) -> str | None:
-    """The absolute path of a text encoder whose features fit the model; nothing of it is loaded."""
+def _checked_text_encoder(named: str | None, config: "PARConfig") -> str | None:
+    """The absolute path of a text encoder whose features fit the model; its weights are not loaded."""
     if named is None:
         return None
     if config.caption_size is None:
-        raise UserError("This model reads class labels, not text: leave --text-encoder out.")
+        raise UserError("This model reads class labels, not text: omit --text-encoder.")
     from mutoscope.text import encoder_kind
 
     folder = Path(named).expanduser().resolve()
@@ -189,7 +214,7 @@ def _checked_text_encoder(named: str | None, config: Any) -> str | None:
     return str(folder)
 
 
-def _transformer_tokenizer(tokenizer: str | None) -> Any:
+def _transformer_tokenizer(tokenizer: str | None) -> "VideoTokenizer":
     from mutoscope import hub
 
     if tokenizer is None:
@@ -201,12 +226,12 @@ def _magvit_flax(
     path: Path,
     target: Path,
     tokenizer: str | None,
-    clip: dict[str, Any],
+    clip: Clip,
     num_classes: int,
     tasks: tuple[str, ...] | None,
     padding: Literal["zero", "reflect", "replicate"],
     half: bool,
-) -> tuple[Any, str]:
+) -> tuple["nn.Module", str]:
     from mutoscope import hub
     from mutoscope.interop import magvit_flax
     from mutoscope.sampling.tasks import TASKS
@@ -233,7 +258,7 @@ def _magvit_flax(
     return model, "magvit"
 
 
-def _check_clip(spec: Any, clip: dict[str, Any]) -> None:
+def _check_clip(spec: "TokenizerSpec", clip: Clip) -> None:
     t, s = spec.temporal_stride, spec.spatial_stride
     if clip["num_frames"] % t or clip["height"] % s or clip["width"] % s:
         raise UserError(

@@ -425,7 +425,7 @@ class BoundFamily:
     """See `Generator.prepare`. Raises UserError for the call of another family."""
     build_call: Callable[[Mapping[str, object]], Call]
     """See `Family.build_call`."""
-    capture: Callable[[], None]
+    capture: Callable[..., None]
     """See `Generator.capture`."""
 
     def __init__(self, family: Family[CallType, ConfigType, ModelType], parts: Parts[ModelType]) -> None:

@@ -222,7 +222,7 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
     # ------------------------------------------------------------------------------------------------ sampling
 
     @torch.no_grad()
-    def encode_context(self, context: UInt8[Tensor, "n t h w 3"] | None) -> Num[Tensor, "n *c k h w"] | None:
+    def encode_context(self, context: UInt8[Tensor, "n t h w 3"] | None) -> Num[Tensor, "n *c k h2 w2"] | None:
         """Latents or codes of the context frames."""
         if context is None:
             return None

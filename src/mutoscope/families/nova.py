@@ -158,7 +158,7 @@ class NOVAGenerator(Generator[NOVACall, NOVA]):
     @torch.no_grad()
     def encode_context(
         self, context: UInt8[Tensor, "n t h w 3"] | None, random: torch.Generator
-    ) -> Float[Tensor, "n c k h w"] | None:
+    ) -> Float[Tensor, "n c k h2 w2"] | None:
         """Latents of the context frames, drawn from their distribution as the published pipelines do."""
         if context is None:
             return None

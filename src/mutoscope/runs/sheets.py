@@ -1,5 +1,6 @@
-"""Sample sheets of models: they sample, so they stand above training and are handed to it."""
+"""Sample contact sheets: they need a sampler, which `training` may not import; the caller passes them as callbacks."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,16 @@ from mutoscope.training.callbacks import TrainEvent, paired_sheet
 
 
 class GenerationSheet:
-    """For each task one picture: every real clip directly above the clip generated from its label or condition.
+    """One contact sheet per task: every real clip directly above the clip generated from its label or condition.
 
-    Clips, labels and the sampler's seed are the same at every step, so that sheets compare.
+    Clips, labels and the sampler's seed are the same at every step, so that contact sheets compare.
     """
 
     def __init__(
         self,
         tokenizer: VideoTokenizer,
         index: hub.ModelIndex,
-        examples: dict[str, Any],
+        examples: Mapping[str, Any],
         text_encoder: TextEncoder | None = None,
         seed: int = 0,
     ):
@@ -42,15 +43,15 @@ class GenerationSheet:
         device = next(model.parameters()).device
         encoder = None if self.text_encoder is None else lambda: self.text_encoder
         pipeline = VideoPipeline(self.tokenizer, model, self.index, device, text_encoder=encoder)
-        given: dict[str, Any] = {"task_video": list(self.clips.numpy())} if needs_video(task) else {}
+        conditions: dict[str, object] = {"task_video": list(self.clips.numpy())} if needs_video(task) else {}
         if task == "text-conditional":
-            given["prompt"] = self.examples["caption"]
+            conditions["prompt"] = self.examples["caption"]
         if task == "action-conditional":
-            given["context"] = list(self.clips[:, :1].numpy())
-            given["actions"] = list(self.examples["actions"].numpy())
+            conditions["context"] = list(self.clips[:, :1].numpy())
+            conditions["actions"] = list(self.examples["actions"].numpy())
         if task.startswith("class-conditional"):
-            given |= {"class_label": self.examples["label"].tolist()}
-        if not given:
-            given["num_samples"] = len(self.clips)
-        clips = pipeline.generate(task=task, seed=self.seed, **given).clips
+            conditions |= {"class_label": self.examples["label"].tolist()}
+        if not conditions:
+            conditions["num_samples"] = len(self.clips)
+        clips = pipeline.generate(task=task, seed=self.seed, **conditions).clips
         return torch.from_numpy(np.stack([clip.frames for clip in clips]))
