@@ -266,7 +266,7 @@ def _check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], 
             raise UserError(f"{path}: tensor {key!r} is missing. The file does not belong to {folder / CONFIG}.")
         if value.shape != found[key].shape:
             raise UserError(
-                f"{path}: tensor {key!r} is {tuple(found[key].shape)}, {folder / CONFIG} describes {tuple(value.shape)}."
+                f"{path}: tensor {key!r} is {tuple(found[key].shape)}, {folder / CONFIG} asks for {tuple(value.shape)}."
             )
     for key, value in found.items():
         if key not in expected:
