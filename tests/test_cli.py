@@ -51,7 +51,7 @@ def test_help_of_a_verb_does_not_import_torch(name):
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("given", "message"), [("generat", "'generate'"), ("xyzzy", "verbs: models")])
+@pytest.mark.parametrize(("given", "message"), [("generat", "'generate'"), ("xyzzy", "known: bench")])
 def test_an_unknown_verb_is_a_usage_error(capsys, given, message):
     assert main([given]) == 2
     assert message in capsys.readouterr().err

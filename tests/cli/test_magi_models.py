@@ -53,7 +53,7 @@ def test_actions_come_from_files(run, magi, tmp_path, out, suffix):
         (("--actions", "WORDS"), "holds no actions"),
         (("--actions", "FLAT"), "must hold rows"),
         (("--actions", "missing.json"), "no file of actions"),
-        (("--motion", 3), "--motion is for models of NOVA"),
+        (("--motion", 3), "takes no --motion"),
         (("--prompt", "a"), "takes no prompt"),
     ],
 )

@@ -42,13 +42,13 @@ def test_an_image_is_the_first_frame(run, nova, image, out):
     "options, message",
     [
         ((), "needs a prompt"),
-        (("--prompt", "a", "--class-label", 0, "--task", "inpaint-central"), "Leave task"),
+        (("--prompt", "a", "--class-label", 0, "--task", "inpaint-central"), "Omit task"),
         (("--prompt", "a", "--num-decoding-steps", 40), "16 tokens"),
         (("--prompt", "a", "--num-diffusion-steps", 5000), "1000 diffusion steps"),
         (("--prompt", "a", "--context-refresh", 0), "context_refresh"),
         (("--prompt", "a", "--temperature", 0.5), "temperature"),
-        (("--prompt", "a", "--panorama", 1), "outpaint-vertical"),
-        (("--prompt", "a", "--actions", "left"), "no actions"),
+        (("--prompt", "a", "--panorama", 1), "takes no --panorama"),
+        (("--prompt", "a", "--actions", "left"), "takes no --actions"),
         (("--prompt", "a", "--weights", "int8"), "8-bit weights"),
     ],
 )

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -209,7 +210,7 @@ def parse_flags(target: Callable[..., T], prog: str, arguments: Sequence[str], *
 def _flatten(box: str) -> str:
     """The message of tyro's box in one line, without help texts."""
     text = "".join(" " if character in "╭╮╰╯│" else character for character in box)
-    groups = [" ".join(group.split()) for group in text.split("─")]
+    groups = [" ".join(group.split()) for group in re.split("─+|-{10,}", text)]  # dashes on a plain terminal
     groups = [g for g in groups if g and not g.startswith(("Argument helptext", "For full helptext"))]
     titles = ("Required options", "Unrecognized options", "Invalid choice", "Missing argument")
     kept = [g for g in groups if g not in titles and not g.endswith(" error")] or groups

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mutoscope.commands.common as common
-from mutoscope.commands.options import help_text, parse_changed_options, sampler_flags
+from mutoscope.commands.options import family_of_folder, help_text, parse_changed_options, sampler_flags
 from mutoscope.errors import UserError
 from mutoscope.json_config import nearest
 
@@ -111,10 +111,9 @@ def print_override_help(source: str | None = None) -> None:
     if source is None:
         return
     from mutoscope import hub
-    from mutoscope.families import family_named
 
     folder = hub.open_folder(source)
-    flags = sampler_flags(family_named(folder.index.family), folder)
+    flags = sampler_flags(family_of_folder(folder), folder)
     print(help_text(f"mutoscope evaluate {source} [options]", "Options of the model's sampler:", flags))
 
 

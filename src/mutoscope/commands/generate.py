@@ -12,6 +12,7 @@ from mutoscope.commands.options import (
     OUTPUT,
     Flag,
     dataclass_flags,
+    family_of_folder,
     help_text,
     model_flags,
     parse_options,
@@ -115,25 +116,22 @@ def show_help(model: str | None) -> str:
     if model is None:
         flags = [*output, *dataclass_flags(common.LoadOptions, HARDWARE)]
         text = "Generate video clips with a model. mutoscope generate MODEL --help adds the options of that model."
-        return help_text("mutoscope generate MODEL --out FILE [options]", text, flags)
+        return help_text("mutoscope generate MODEL --out FILE [options] [--json]", text, flags)
     from mutoscope import hub
-    from mutoscope.families import family_named
 
     folder = hub.open_folder(model)
-    family, index = family_named(folder.index.family), folder.index
+    family, index = family_of_folder(folder), folder.index
     flags = [*model_flags(folder), *output, *_loading_flags(folder)]
     text = (
         f"{family.title} (arXiv {family.paper}): clips of {index.num_frames} frames of {index.height}×{index.width} "
         f"pixels, {index.fps:g} frames per second. Defaults are those of this model."
     )
-    return help_text(f"mutoscope generate {model} --out FILE [options]", text, flags)
+    return help_text(f"mutoscope generate {model} --out FILE [options] [--json]", text, flags)
 
 
 def _loading_flags(folder: "ModelFolder") -> list[Flag]:
     """The options of loading that have an effect on this model."""
-    from mutoscope.families import family_named
-
-    capabilities = family_named(folder.index.family).capabilities
+    capabilities = family_of_folder(folder).capabilities
     no_effect = set() if folder.index.text_encoder else {"text_encoder_offload", "text_encoder_dtype"}
     no_effect |= set() if folder.pipeline is not None else {"tokenizer_dtype", "tokenizer_window"}
     no_effect |= set() if capabilities.packs else {"weights"}

@@ -12,9 +12,11 @@ import textwrap
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Optional, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from mutoscope.commands import common
+from mutoscope.errors import UserError
+from mutoscope.json_config import nearest
 
 if TYPE_CHECKING:
     from mutoscope.families import AnyFamily
@@ -75,15 +77,20 @@ def _text_of(statement: ast.stmt) -> str:
 # ------------------------------------------------------------------------------------------------------ of one model
 
 
+def family_of_folder(folder: "ModelFolder") -> "AnyFamily":
+    """The family of a model. Raises UserError for a tokenizer alone."""
+    from mutoscope.families import family_named
+
+    folder.model_path  # noqa: B018  refuses a tokenizer alone
+    return family_named(folder.index.family)
+
+
 def model_flags(folder: "ModelFolder", task: str | None = None) -> list[Flag]:
     """Every option of a model's calls, with the sampler's defaults for `task`.
 
     Raises UserError for a tokenizer alone.
     """
-    from mutoscope.families import family_named
-
-    folder.model_path  # noqa: B018  refuses a tokenizer alone
-    family = family_named(folder.index.family)
+    family = family_of_folder(folder)
     return [*call_flags(family, folder), *sampler_flags(family, folder, task)]
 
 
@@ -96,8 +103,7 @@ def call_flags(family: "AnyFamily", folder: "ModelFolder") -> list[Flag]:
             continue
         file = f.metadata.get("file")
         kind, metavar = (str | None, "FILE") if file else _flag_type(hints[f.name])
-        if f.name == "task" and folder.index.tasks:
-            kind, metavar = Optional[Literal[folder.index.tasks]], "TASK"  # noqa: UP045  built from values
+        metavar = "TASK" if f.name == "task" else metavar
         flag = f.metadata.get("flag") or ""
         text = texts.get(f.name, "") + _choices(f.name, folder)
         flags.append(Flag(f.name, kind, f.default, text, SHOW, metavar, flag, file))
@@ -182,9 +188,7 @@ def parse_options(folder: "ModelFolder", prog: str, arguments: Sequence[str]) ->
     Defaults of the sampler may depend on the task, which other options imply: so arguments are parsed twice.
     Raises UserError for flags that the model does not take.
     """
-    from mutoscope.families import family_named
-
-    family = family_named(folder.index.family)
+    family = family_of_folder(folder)
     first = _parse(model_flags(folder), prog, arguments)
     task = family.resolve_task(folder.index, {name: value for name, value in first.items() if value is not None})
     return _untyped(_parse(model_flags(folder, task), prog, arguments))
@@ -198,12 +202,22 @@ def _untyped(values: Mapping[str, object]) -> dict[str, object]:
 def _parse(flags: Sequence[Flag], prog: str, arguments: Sequence[str]) -> dict[str, object]:
     import tyro
 
+    _check_known(flags, prog, arguments)
+
     def described(flag: Flag) -> tuple[str, object, object]:
         argument = tyro.conf.arg(name=flag.flag or None, help=flag.help)
         return flag.name, Annotated[flag.type, argument], field(default=flag.default)  # type: ignore[valid-type]
 
     options = make_dataclass("Options", [described(flag) for flag in flags])
     return dict(vars(common.parse_flags(options, prog, arguments)))
+
+
+def _check_known(flags: Sequence[Flag], prog: str, arguments: Sequence[str]) -> None:
+    known = [flag.spelling for flag in flags]
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and name not in known:
+            raise UserError(f"This model takes no {name}: {nearest(name, known)} See {prog} --help.")
 
 
 # ------------------------------------------------------------------------------------------------------------- help

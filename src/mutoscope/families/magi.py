@@ -42,8 +42,8 @@ from mutoscope.sampling.frame_stream import (
 )
 from mutoscope.text.base import TextFeatures
 
-Actions = Float[np.ndarray, "rows a"] | Sequence[Sequence[float]]
-"""Rows of numbers: row t is done in frame t and leads to frame t + 1."""
+Actions = np.ndarray | Sequence[Sequence[float]]
+"""Rows of numbers (rows, a): row t is done in frame t and leads to frame t + 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
