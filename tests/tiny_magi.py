@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mutoscope.hub import ModelIndex, save_pretrained
-from mutoscope.models.magi import MAGI, MAGIConfig
-from mutoscope.models.magi_networks import Conditions
+from mutoscope.models.magi import MAGI, FrameConditions, MAGIConfig
 from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
 
 SAMPLING = {"num_decoding_steps": 3, "num_diffusion_steps": 4, "sample_range": 3.0}
@@ -58,10 +57,10 @@ def batch_of(model: MAGI, count: int = 2, frames: int = 5, seed: int = 0) -> dic
     return batch
 
 
-def frame_conditions(conditions: Conditions, frame: int) -> Conditions:
+def frame_conditions(conditions: FrameConditions, frame: int) -> FrameConditions:
     """What one frame of a clip is told."""
     actions = None if conditions.actions is None else conditions.actions[:, frame : frame + 1]
-    return Conditions(conditions.interval, conditions.label, actions, conditions.caption, conditions.caption_mask)
+    return FrameConditions(conditions.interval, conditions.label, actions, conditions.caption, conditions.caption_mask)
 
 
 NAMES = ("circle", "square", "cross")

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from mutoscope.errors import UserError
 from mutoscope.interop import nova
 from mutoscope.json_config import dataclass_from_dict, nearest, read_json
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.pretrained import load_vae
 
@@ -199,7 +199,7 @@ def text_encoder_folder(name_or_folder: str | os.PathLike[str]) -> Path | None:
 
 def load_component(folder: Path) -> nn.Module:
     """One part: `config.json` and `model.safetensors`. Shapes are compared before memory is spent."""
-    with without_memory():
+    with on_meta_device():
         network = build_component(folder)
     weights = read_weights(folder / WEIGHTS)
     _check_weights(network.state_dict(), weights, folder)

@@ -7,8 +7,7 @@ import torch
 
 from mutoscope.errors import UserError
 from mutoscope.layers.masks import causal_frames_mask, frame_history_mask, frame_slots, interleaved
-from mutoscope.models.magi import MAGI, MAGIConfig, TrainingDraws
-from mutoscope.models.magi_networks import Conditions
+from mutoscope.models.magi import MAGI, FrameConditions, MAGIConfig, TrainingDraws
 from tiny_magi import batch_of, frame_conditions, tiny_config, tiny_magi
 
 VARIANTS = {
@@ -36,7 +35,7 @@ def half_masked(draws: TrainingDraws) -> TrainingDraws:
 @torch.no_grad()
 def trained_outputs(model: MAGI, batch: dict, draws: TrainingDraws) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = model.to_tokens(batch["tokens"])
-    return model.outputs(tokens, model.batch_conditions(batch, draws), draws, batch.get("length"))
+    return model(tokens, model.batch_conditions(batch, draws), draws, batch.get("length"))
 
 
 @each_variant
@@ -103,7 +102,7 @@ def test_layouts_of_the_sequence_give_equal_outputs(given):
     """All frames and copies, without the last frame, and every copy behind its frame."""
     model = tiny_magi()
     tokens = model.to_tokens(batch_of(model)["tokens"])
-    conditions = Conditions(torch.ones(2, dtype=torch.int64))
+    conditions = FrameConditions(torch.ones(2, dtype=torch.int64))
     embedded = model.embed_tokens(tokens)
     outputs = []
     for trimmed, shuffled in ((False, False), (True, False), (False, True)):
@@ -112,8 +111,8 @@ def test_layouts_of_the_sequence_give_equal_outputs(given):
         frames, masked = frames[order], masked[order]
         level = torch.zeros(2, len(frames), dtype=torch.int64)
         with torch.no_grad():
-            h = model.slots(embedded[:, frames], conditions, frames, masked, level)
-            outputs.append(model.run(h, frame_history_mask(frames, masked))[:, masked])
+            h = model.embed_slots(embedded[:, frames], conditions, frames, masked, level)
+            outputs.append(model.run_blocks(h, frame_history_mask(frames, masked))[:, masked])
     torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(outputs[0], outputs[2], atol=1e-5, rtol=1e-5)
 
@@ -160,7 +159,7 @@ def test_flawed_history_is_seen_by_later_frames_only_and_never_asked_for():
     flawed[:, 2] += 1
     with torch.no_grad():
         (plain, _), (told, _), (same, _) = (
-            model.outputs(tokens, conditions, draws, history=history) for history in (None, flawed, tokens)
+            model(tokens, conditions, draws, history=history) for history in (None, flawed, tokens)
         )
     assert torch.equal(plain, same) and torch.equal(plain[:, :3], told[:, :3])
     assert ((plain - told)[:, 3:].abs().amax((0, 2, 3)) > 0).all()
@@ -182,8 +181,8 @@ def test_masked_teacher_forcing_without_masks_is_a_causal_transformer_over_frame
     conditions = model.batch_conditions(batch, draws)
     frames, masked = torch.arange(5), torch.ones(5, dtype=torch.bool)
     with torch.no_grad():
-        h = model.slots(model.embed_tokens(tokens), conditions, frames, masked, torch.zeros(2, 5, dtype=torch.int64))
-        causal = model.run(h, causal_frames_mask(5, 5, h.device))
+        h = model.embed_slots(model.embed_tokens(tokens), conditions, frames, masked, torch.zeros(2, 5, dtype=torch.int64))
+        causal = model.run_blocks(h, causal_frames_mask(5, 5, h.device))
     assert torch.equal(z, causal)
 
 
@@ -324,7 +323,7 @@ def test_mask_ratios_differ_between_frames_and_lie_between_07_and_1():
     assert draws.mask_ratio.min() >= 0.7
     assert draws.mask_ratio.max() <= 1.0
     assert draws.mask_ratio.unique().numel() == 40
-    _, hidden = model.outputs(tokens, Conditions(torch.ones(8, dtype=torch.int64)), draws)
+    _, hidden = model(tokens, FrameConditions(torch.ones(8, dtype=torch.int64)), draws)
     assert torch.equal(hidden.sum(-1), torch.ceil(draws.mask_ratio * 100).long())
 
 

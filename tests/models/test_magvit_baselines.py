@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
 from mutoscope.models.magvit import MagvitConfig
-from mutoscope.models.magvit_baselines import GivenPrefix, MagvitAR, MagvitARConfig, PrefixMagvit
+from mutoscope.models.magvit.baselines import ConditionedPrefixMagvit, MagvitAR, MagvitARConfig, PrefixMagvit
 
 AR = MagvitARConfig(2, 16, 2, 24, codebook_size=11, num_classes=3, latent_shape=(2, 2, 3), dropout=0.0)
 MASKED = MagvitConfig(2, 16, 2, 24, codebook_size=11, num_classes=3, latent_shape=(2, 2, 3), dropout=0.0)
@@ -105,7 +105,7 @@ def test_prefix_conditioning_has_the_length_of_the_paper_and_reads_the_given_fra
         base = model.prefix_logits(hidden, condition, None)
         assert torch.equal(base, model.prefix_logits(hidden, later, None))
         assert not torch.allclose(base, model.prefix_logits(hidden, earlier, None))
-        assert torch.equal(base, GivenPrefix(model, condition).logits(hidden, "class-conditional"))
+        assert torch.equal(base, ConditionedPrefixMagvit(model, condition).logits(hidden, "class-conditional"))
 
 
 def test_the_prefix_loss_trains_every_parameter():

@@ -10,7 +10,7 @@ from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import DDPM
 from mutoscope.layers.patchify import patchify
 from mutoscope.layers.token_masking import gather_rows
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 from mutoscope.models.nova import NOVA, Canvas, NOVAConfig
 from tiny_nova import text_of, tiny_config, tiny_nova
 
@@ -31,7 +31,7 @@ IMAGE = {"latent_shape": (1, 128, 128), "num_time_slots": 1, "mixer_rank": None}
     ids=["0.3B", "0.6B", "1.4B", "0.6B at 512", "video without mixer", "video", "video with a full matrix"],
 )
 def test_published_sizes_have_the_published_parameter_counts(config: NOVAConfig, count: int):
-    with without_memory():
+    with on_meta_device():
         model = NOVA(config)
     assert sum(p.numel() for p in model.parameters()) == count
     assert model.text is not None and model.text.table.numel() == 1_310_720

@@ -12,8 +12,7 @@ from mutoscope.layers.masks import block_causal_mask
 from mutoscope.layers.patchify import patchify, unpatchify
 from mutoscope.layers.positions import rotary_table, rotate
 from mutoscope.layers.token_masking import gather_rows, truncated_normal
-from mutoscope.models.nova import TrainingDraws
-from mutoscope.models.nova_networks import ScalingAndShift, modulate
+from mutoscope.models.nova import ScalingAndShift, TrainingDraws, modulate
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, combine, set_sizes
 from parity.cases import assert_close, assert_equal

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
 from mutoscope.hub import ModelIndex, save_pretrained
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL, TileOptions
 from mutoscope.tokenizers.autoencoder_kl_network import AutoencoderKLConfig
@@ -31,7 +31,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     "config, count", [(AutoencoderKLConfig(), 83_653_863), (AutoencoderKLConfig.opensora(), 239_189_991)]
 )
 def test_published_sizes_have_the_published_parameter_counts(config: AutoencoderKLConfig, count: int):
-    with without_memory():
+    with on_meta_device():
         tokenizer = AutoencoderKL(config)
     assert sum(p.numel() for p in tokenizer.parameters()) == count
     assert tokenizer.spec.latent_shape(33, 480, 768) == (33 if config.up_dims[0] == 2 else 9, 60, 96)

@@ -37,10 +37,10 @@ def _bundled() -> list[str]:
 def bundled_row(name: str) -> common.Report:
     """One bundled model; sizes counted from its configuration."""
     from mutoscope import hub
-    from mutoscope.meta_device import without_memory
+    from mutoscope.meta_device import on_meta_device
 
     index = hub.load_index(name)
-    with without_memory():
+    with on_meta_device():
         tokenizer: Any = hub.build_component(hub.tokenizer_folder(name))
         model = None if index.model is None else hub.build_component(hub.model_folder(name))
     shape = tokenizer.spec.latent_shape(index.num_frames, index.height, index.width)
@@ -74,13 +74,13 @@ def _planned_steps(index: Any, model: Any) -> int | None:
 
 def paper_tokenizers() -> list[common.Report]:
     """3D-VQ of MAGVIT in its four published sizes."""
-    from mutoscope.meta_device import without_memory
+    from mutoscope.meta_device import on_meta_device
     from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 
     rows = []
     for size in ("B", "L"):
         for side in (128, 64):
-            with without_memory():
+            with on_meta_device():
                 tokenizer = VQ3D(VQ3DConfig.paper(size, side))
             shape = tokenizer.spec.latent_shape(16, side, side)
             name = f"3d-vq-{size}-{side}"
@@ -90,7 +90,7 @@ def paper_tokenizers() -> list[common.Report]:
 
 def paper_models() -> list[common.Report]:
     """MAGVIT's transformers B, L and H in the published settings."""
-    from mutoscope.meta_device import without_memory
+    from mutoscope.meta_device import on_meta_device
     from mutoscope.models.magvit import Magvit, MagvitConfig
     from mutoscope.sampling.tasks import TASKS
 
@@ -99,7 +99,7 @@ def paper_models() -> list[common.Report]:
     for setting, (side, fields, can) in PAPER_SETTINGS.items():
         names = {"eight": eight, "ten": TASKS}.get(can, (can,))
         for size in ("B", "L", "H"):
-            with without_memory():
+            with on_meta_device():
                 model = Magvit(MagvitConfig.paper(size, tasks=names, **fields))
             rows.append(_row(f"magvit-{size}-{setting}", "magvit", model, (16, side, side), (4, 16, 16), 12, names))
     return rows
@@ -107,17 +107,17 @@ def paper_models() -> list[common.Report]:
 
 def paper_par() -> list[common.Report]:
     """LlamaGen's VQ-16, and LlamaGen and PAR in the published sizes on images of 384 pixels."""
-    from mutoscope.meta_device import without_memory
+    from mutoscope.meta_device import on_meta_device
     from mutoscope.models.par import PAR, PARConfig
     from mutoscope.sampling.parallel_ar import group_starts
     from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
 
-    with without_memory():
+    with on_meta_device():
         tokenizer = VQ2D(VQ2DConfig())
     rows = [_row("vq-16", "tokenizer", tokenizer, (1, 384, 384), (1, 24, 24), None, ("reconstruction",))]
     for size in ("B", "L", "XL", "XXL", "3B"):
         for n in (1, 4, 16):
-            with without_memory():
+            with on_meta_device():
                 model = PAR(PARConfig.paper(size, num_parallel=n))
             name = f"llamagen-{size}" if n == 1 else f"par-{size}-{n}x"
             steps = len(group_starts(model.latent_shape, n, model.num_start))
@@ -127,7 +127,7 @@ def paper_par() -> list[common.Report]:
 
 def paper_nova() -> list[common.Report]:
     """NOVA in the published sizes, images of 1024 pixels and clips of 33 frames; steps are sets of tokens."""
-    from mutoscope.meta_device import without_memory
+    from mutoscope.meta_device import on_meta_device
     from mutoscope.models.nova import NOVA, NOVAConfig
     from mutoscope.recipes.text_to_video import RECIPES
     from mutoscope.sampling.frame_ar import set_sizes
@@ -135,7 +135,7 @@ def paper_nova() -> list[common.Report]:
     rows = []
     for name, recipe in ((name, make()) for name, make in RECIPES.items()):
         assert isinstance(recipe.model, NOVAConfig)
-        with without_memory():
+        with on_meta_device():
             model = NOVA(recipe.model)
         t, (h, w) = recipe.model.latent_shape[0], recipe.model.grid
         sets = sum(size > 0 for size in set_sizes(recipe.sampling["num_decoding_steps"], h * w))
@@ -146,7 +146,7 @@ def paper_nova() -> list[common.Report]:
 
 def paper_magi() -> list[common.Report]:
     """MAGI in MAR's sizes on 16 frames of 256 pixels; steps are sets of tokens."""
-    from mutoscope.meta_device import without_memory
+    from mutoscope.meta_device import on_meta_device
     from mutoscope.models.magi import MAGI, MAGIConfig
     from mutoscope.recipes.magi_paper import SIZES, magi
 
@@ -154,7 +154,7 @@ def paper_magi() -> list[common.Report]:
     for size in SIZES:
         recipe = magi("ucf101", size)
         assert isinstance(recipe.model, MAGIConfig)
-        with without_memory():
+        with on_meta_device():
             model = MAGI(recipe.model)
         shape = (recipe.model.latent_shape[0], *recipe.model.grid)
         steps = shape[0] * recipe.sampling["num_decoding_steps"]

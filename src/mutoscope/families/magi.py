@@ -14,7 +14,7 @@ from mutoscope.errors import UserError
 from mutoscope.families.base import Generator, Request, common_length
 from mutoscope.families.frames import context_clips, latent_frames
 from mutoscope.json_config import dataclass_from_dict
-from mutoscope.models.magi import MAX_INTERVAL, Conditions
+from mutoscope.models.magi import MAX_INTERVAL, FrameConditions
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, set_sizes
 from mutoscope.text.base import TextFeatures
@@ -253,9 +253,9 @@ class Steering:
         self._caption = None if text is None else self._for_all(text.features, 0)
         self._caption_mask = None if text is None else self._for_all(text.mask, False)
 
-    def at(self, frame: int) -> Conditions:
+    def at(self, frame: int) -> FrameConditions:
         """Conditions of a 0-based latent frame for the rows of all passes."""
-        return Conditions(self._interval, self._label, self._action(frame), self._caption, self._caption_mask)
+        return FrameConditions(self._interval, self._label, self._action(frame), self._caption, self._caption_mask)
 
     def _action(self, frame: int) -> Float[Tensor, "pb 1 a"] | None:
         """What was done in the frame before."""

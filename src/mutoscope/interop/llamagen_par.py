@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 from mutoscope.models.par import PAPER_SIZES, PAR, PARConfig
 from mutoscope.tokenizers.vq2d import VQ2D, Attention, Down, Norm, ResBlock, Up, VQ2DConfig
 
@@ -178,7 +178,7 @@ def _grid(checkpoint: Checkpoint, grid: tuple[int, int] | None) -> tuple[int, in
 
 def load_transformer(checkpoint: Checkpoint, config: PARConfig) -> PAR:
     """The network in evaluation mode. Raises UserError naming the first tensor that does not fit."""
-    with without_memory():
+    with on_meta_device():
         model = PAR(config)
     return _load(model, transformer_weights(checkpoint), checkpoint.path)
 
@@ -269,7 +269,7 @@ def _half_names(half: nn.Sequential, side: str, stages: list[int]) -> dict[str, 
 
 def load_tokenizer(checkpoint: Checkpoint, config: VQ2DConfig) -> VQ2D:
     """The tokenizer in evaluation mode. Raises UserError naming the first tensor that does not fit."""
-    with without_memory():
+    with on_meta_device():
         tokenizer = VQ2D(config)
     ours = {theirs: name for name, theirs in tokenizer_names(tokenizer).items()}
     weights: dict[str, Tensor] = {}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 from mutoscope.models.magvit import Magvit, MagvitConfig
-from mutoscope.models.magvit_baselines import MagvitARConfig
+from mutoscope.models.magvit.baselines import MagvitARConfig
 from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig
 from mutoscope.tokenizers.vq3d import VQ3D, Conv3d, Padding, ResBlock, Up, VQ3DConfig
 

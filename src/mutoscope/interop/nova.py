@@ -15,7 +15,7 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.json_config import read_json
 from mutoscope.layers.diffusion import DDPM, Diffusion, FlowMatching
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.tokenizers.pretrained import load_weights, read_published_weights
 
@@ -192,7 +192,7 @@ def scheduler(values: Mapping[str, Any], where: Path, clips: bool = False) -> Di
 
 def build_transformer(config: NOVAConfig, weights: Mapping[str, Tensor], where: Path) -> NOVA:
     """The network with published weights. Raises UserError naming the first tensor that does not fit."""
-    with without_memory():
+    with on_meta_device():
         model = NOVA(config)
     load_weights(model, weights, where)
     return model.eval()

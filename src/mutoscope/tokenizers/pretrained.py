@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 from mutoscope.json_config import nearest, read_json
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL, TileOptions
 from mutoscope.tokenizers.autoencoder_kl_network import AutoencoderKLConfig
 from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
@@ -45,7 +45,7 @@ def load_vae(folder: str | Path, tiles: TileOptions | None = None) -> VideoToken
     values = read_json(folder / "config.json")
     name = str(values.get("_class_name"))
     if name in OWN_CLASSES:
-        with without_memory():
+        with on_meta_device():
             tokenizer: VideoTokenizer = AutoencoderKL(vae_config(values, str(folder / "config.json")), tiles)
         weights = {_current_name(key): value for key, value in read_published_weights(folder).items()}
     elif name in DIFFUSERS_CLASSES:

@@ -1,0 +1,7 @@
+"""MAGI (arXiv 2501.12389): configuration, networks, model and loss."""
+
+from mutoscope.models.magi.config import MAX_INTERVAL, MAGIConfig
+from mutoscope.models.magi.model import MAGI, FrameConditions, MAGIBatch, TrainingDraws
+from mutoscope.models.magi.network import DiffusionHead
+
+__all__ = ["MAGI", "MAX_INTERVAL", "DiffusionHead", "FrameConditions", "MAGIBatch", "MAGIConfig", "TrainingDraws"]
