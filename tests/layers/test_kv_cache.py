@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutoscope.layers.kv_cache import KVCache, IndexedKVCache
+from mutoscope.layers.kv_cache import IndexedKVCache, KVCache
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5))

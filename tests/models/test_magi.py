@@ -181,7 +181,9 @@ def test_masked_teacher_forcing_without_masks_is_a_causal_transformer_over_frame
     conditions = model.batch_conditions(batch, draws)
     frames, masked = torch.arange(5), torch.ones(5, dtype=torch.bool)
     with torch.no_grad():
-        h = model.embed_slots(model.embed_tokens(tokens), conditions, frames, masked, torch.zeros(2, 5, dtype=torch.int64))
+        h = model.embed_slots(
+            model.embed_tokens(tokens), conditions, frames, masked, torch.zeros(2, 5, dtype=torch.int64)
+        )
         causal = model.run_blocks(h, causal_frames_mask(5, 5, h.device))
     assert torch.equal(z, causal)
 

@@ -208,7 +208,7 @@ def test_text_conditional_training_and_generation(case: Case, monkeypatch: pytes
     assert_close(logits, stored["logits_train"], atol=2e-4, what="logits")
     loss, _ = model.loss(batch, torch.Generator())
     assert_close(loss, stored["loss_all"].squeeze(), rtol=1e-5, what="loss_all")
-    weighted, _ = model.sequence_loss(logits, stored["sequence_ids"], stored["valid"])
+    weighted, _ = model.sequence_loss(logits, stored["sequence_ids"], stored["valid"].float())
     assert_close(weighted, stored["loss_valid"].squeeze(), rtol=1e-5, what="loss_valid")
 
     model.eval()
