@@ -71,7 +71,7 @@ def _build(cls: type[Config], values: Any, key: str) -> Config:
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
+    if hint in (Any, object):
         return value
     if is_dataclass(hint):
         return _build(cast(type, hint), value, key)

@@ -209,5 +209,5 @@ def test_absolute_and_squared_errors_are_those_of_the_reconstruction():
 
 
 def test_time_cannot_be_halved_without_time():
-    with pytest.raises(UserError, match="per_frame leaves time alone"):
+    with pytest.raises(UserError, match="per_frame never halves time"):
         config("kl", per_frame=True)

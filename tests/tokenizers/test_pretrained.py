@@ -88,7 +88,7 @@ def test_attention_weights_under_their_old_names_are_understood(tmp_path):
         ({"blok_out_channels": [1]}, "unknown key 'blok_out_channels'"),
         ({"down_block_types": ["AttnDownBlock2D"] * 2}, "unknown block type"),
         ({"norm_num_groups": 3}, "num_groups 3"),
-        ({"layers_per_block": 2}, "config.json asks for"),
+        ({"layers_per_block": 2}, "config.json requires"),
     ],
 )
 def test_a_folder_that_is_not_understood_is_refused_by_name(tmp_path, changes, message):

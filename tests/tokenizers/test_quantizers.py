@@ -110,7 +110,7 @@ def test_every_finite_scalar_code_finds_itself(levels: tuple[int, ...]):
     codes = network.lookup(tokens)
     assert codes.abs().max() <= 1
     half = torch.tensor([level // 2 for level in levels]).view(-1, 1, 1, 1)
-    assert torch.equal(network._numbers(codes * half), tokens)
+    assert torch.equal(network._ids(codes * half), tokens)
 
 
 @given(levels=st.lists(st.integers(2, 9), min_size=1, max_size=4).map(tuple))
