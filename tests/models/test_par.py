@@ -11,7 +11,7 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.layers.token_order import region_order
 from mutoscope.meta_device import on_meta_device
-from mutoscope.models.par import PAR, PARConfig
+from mutoscope.models.par import PAR, PARBatch, PARConfig
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler
 
 SMALL = PARConfig(
@@ -155,7 +155,7 @@ def test_larger_grids_than_trained_on_are_a_longer_table():
 def test_first_loss_is_the_logarithm_of_the_vocabulary_and_learning_lowers_it():
     torch.manual_seed(0)
     model = PAR(SMALL)
-    batch = {"tokens": torch.zeros(4, 2, 4, 4, dtype=torch.int64), "label": torch.zeros(4, dtype=torch.int64)}
+    batch: PARBatch = {"tokens": torch.zeros(4, 2, 4, 4, dtype=torch.int64), "label": torch.zeros(4, dtype=torch.int64)}
     loss, parts = model.loss(batch, torch.Generator().manual_seed(0))
     assert loss.item() == pytest.approx(math.log(11), rel=1e-6)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -169,7 +169,10 @@ def test_first_loss_is_the_logarithm_of_the_vocabulary_and_learning_lowers_it():
 
 def test_labels_are_dropped_as_often_as_configured():
     model = small(condition_dropout=0.25)
-    batch = {"tokens": torch.zeros(4000, 2, 4, 4, dtype=torch.int64), "label": torch.zeros(4000, dtype=torch.int64)}
+    batch: PARBatch = {
+        "tokens": torch.zeros(4000, 2, 4, 4, dtype=torch.int64),
+        "label": torch.zeros(4000, dtype=torch.int64),
+    }
     prefix = model.batch_prefix(batch, torch.Generator().manual_seed(0))
     share = (prefix == model.condition.weight[-1]).all(-1).float().mean().item()
     assert abs(share - 0.25) < 0.03

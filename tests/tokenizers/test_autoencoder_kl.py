@@ -38,7 +38,7 @@ def test_published_sizes_have_the_published_parameter_counts(config: Autoencoder
 
 
 @torch.no_grad()
-def test_images_are_coded_one_by_one():
+def test_images_are_encoded_and_decoded_separately():
     tokenizer = small(IMAGE)
     video = noise(2, 3, 3, 8, 4)
     latents = tokenizer.encode(video)
@@ -135,7 +135,7 @@ def test_weights_in_half_precision_change_little_and_give_float32(config: Autoen
 
 
 @torch.no_grad()
-def test_any_length_and_size_goes_through_the_tiled_round_trip():
+def test_the_tiled_round_trip_accepts_any_length_and_size():
     video = np.random.default_rng(0).integers(0, 256, (22, 10, 13, 3), dtype=np.uint8)
     tokenizer = small()
     assert encode_decode(tokenizer, video, TilingConfig(chunk=8, chunk_overlap=2)).shape == video.shape
@@ -162,7 +162,7 @@ def test_a_saved_folder_reconstructs_alike(config: AutoencoderKLConfig, tmp_path
     assert np.array_equal(pipeline.reconstruct(video).frames, encode_decode(tokenizer, video))
 
 
-def test_sizes_that_make_no_network_are_refused():
+def test_impossible_sizes_are_refused():
     with pytest.raises(UserError, match="multiples of 2"):
         small(IMAGE).encode(noise(1, 3, 1, 7, 8))
     for changes, message in [

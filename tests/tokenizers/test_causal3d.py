@@ -68,7 +68,7 @@ def test_streamed_encoding_and_decoding_equal_the_whole(parts: list[int], bottle
 @settings(max_examples=10, deadline=None)
 @given(frame=st.integers(0, 12), seed=st.integers(0, 9))
 @torch.no_grad()
-def test_the_future_cannot_leak(frame: int, seed: int):
+def test_later_frames_never_change_earlier_ones(frame: int, seed: int):
     tokenizer = small("kl")
     video = clip(13, seed)
     changed = video.clone()
@@ -145,7 +145,7 @@ def images(**changes) -> Causal3D:
 @settings(max_examples=10, deadline=None)
 @given(frames=st.integers(1, 5), rows=st.integers(1, 2))
 @torch.no_grad()
-def test_without_time_every_frame_is_coded_by_itself(frames: int, rows: int):
+def test_without_time_each_frame_is_encoded_and_decoded_separately(frames: int, rows: int):
     tokenizer = images()
     assert tokenizer.spec.per_frame and not tokenizer.spec.causal_in_time
     video = clip(frames, side=8)[..., : 4 * rows, :]
@@ -170,7 +170,7 @@ def test_a_convolution_of_images_equals_one_of_volumes():
 
 @pytest.mark.parametrize("per_frame", [False, True])
 @torch.no_grad()
-def test_latents_are_normalised_by_statistics_that_decoding_undoes(per_frame: bool):
+def test_decoding_inverts_the_normalisation_of_latents(per_frame: bool):
     tokenizer = images() if per_frame else small("kl")
     videos = [clip(9, seed) for seed in range(4)]
     raw, decoded = tokenizer.encode(videos[0]), tokenizer.decode(tokenizer.encode(videos[0]))

@@ -16,7 +16,7 @@ def networks(**changes) -> tuple[VQ3D, VQ3D]:
     return VQ3D(replace(CONFIG, per_frame=True)), VQ3D(replace(CONFIG, **changes))
 
 
-def test_a_centrally_inflated_encoder_starts_by_treating_frames_alone():
+def test_a_centrally_inflated_encoder_first_treats_frames_separately():
     flat, deep = networks(padding="zero")
     inflate(flat, deep, "central")
     frame = torch.rand(1, 3, 1, 8, 8) * 2 - 1
@@ -59,7 +59,7 @@ def test_networks_that_are_no_counterparts_are_refused():
         inflate(flat, VQ3D(CONFIG), "sideways")
 
 
-def test_the_2d_tokenizer_sees_every_frame_alone_and_has_its_published_size():
+def test_the_2d_tokenizer_treats_frames_separately_and_has_its_published_size():
     flat, _ = networks()
     clip = torch.rand(2, 3, 4, 8, 8) * 2 - 1
     together, alone = flat.encode(clip), torch.cat([flat.encode(clip[:, :, [i]]) for i in range(4)], dim=1)

@@ -30,7 +30,7 @@ def test_published_sizes_have_the_published_parameter_counts(stride, count: int)
 @settings(max_examples=8, deadline=None)
 @given(frames=st.integers(1, 3), rows=st.integers(1, 3), columns=st.integers(1, 3))
 @torch.no_grad()
-def test_every_frame_is_encoded_and_decoded_alone(frames: int, rows: int, columns: int):
+def test_each_frame_is_encoded_and_decoded_separately(frames: int, rows: int, columns: int):
     tokenizer = small()
     video = torch.rand(2, 3, frames, 4 * rows, 4 * columns, generator=torch.Generator().manual_seed(0)) * 2 - 1
     tokens = tokenizer.encode(video)

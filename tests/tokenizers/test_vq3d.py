@@ -114,7 +114,7 @@ def test_uint8_round_trip_is_exact():
     assert tokenizer.from_uint8(frames).amin() == -1 and tokenizer.from_uint8(frames).amax() == 1
 
 
-def test_wrong_sizes_and_configurations_are_explained():
+def test_wrong_sizes_and_configurations_are_refused():
     with pytest.raises(UserError, match="multiples of 2"):
         small().encode(video(1, 3, 3, 8, 8))
     with pytest.raises(UserError, match="one flag per stage"):
@@ -126,7 +126,7 @@ def test_wrong_sizes_and_configurations_are_explained():
 
 
 @pytest.mark.parametrize("size", [(2, 8, 8), (4, 2, 8), (4, 8, 2)])
-def test_reflection_without_a_neighbour_is_explained_and_other_paddings_need_none(size: tuple[int, int, int]):
+def test_reflection_without_a_neighbour_is_refused_and_other_paddings_need_none(size: tuple[int, int, int]):
     video, tokens = torch.zeros(1, 3, *size), torch.zeros(1, *(n // 2 for n in size), dtype=torch.int64)
     for call, given_tensor in ((small().encode, video), (small().decode, tokens)):
         with pytest.raises(UserError, match="at least 4 frames of 4×4, found {} frames of {}×{}".format(*size)):

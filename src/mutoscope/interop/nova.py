@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from einops import rearrange
 from torch import Tensor
@@ -118,7 +118,7 @@ def transformer_weights(stored: Mapping[str, Tensor], where: Path) -> dict[str, 
     return weights
 
 
-class TransformerSettings(TypedDict, total=False):
+class TransformerSettings(TypedDict):
     """Keys of a published `transformer/config.json` that we read."""
 
     arch: tuple[str, str, str]
@@ -126,11 +126,11 @@ class TransformerSettings(TypedDict, total=False):
     video_base_size: tuple[int, int, int]
     image_dim: int
     image_size: int | tuple[int, int]
-    image_stride: int
-    text_token_dim: int | None
-    text_token_len: int
-    video_mixer_rank: int | None
-    rotary_pos_embed: bool
+    image_stride: NotRequired[int]
+    text_token_dim: NotRequired[int | None]
+    text_token_len: NotRequired[int]
+    video_mixer_rank: NotRequired[int | None]
+    rotary_pos_embed: NotRequired[bool]
 
 
 def transformer_config(

@@ -58,9 +58,9 @@ class DiffusionHead(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=INITIAL_STD)
         # Modulations and output: 0, so that every block starts as the identity.
-        for block in (*self.blocks, self):
-            nn.init.zeros_(block.modulation.weight)
-        nn.init.zeros_(self.output.weight)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("modulation.weight", "output.weight")):
+                nn.init.zeros_(parameter)
 
     def condition(self, z: Float[Tensor, "*s d"]) -> Float[Tensor, "*s w"]:
         """Part that depends on the transformer's output alone: computed once for all diffusion steps."""

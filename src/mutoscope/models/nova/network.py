@@ -226,4 +226,5 @@ class Embedded(nn.Module):
         self.norm = nn.LayerNorm(size) if norm else nn.Identity()
 
     def forward(self, values: Num[Tensor, "*s"]) -> Float[Tensor, "*s d"]:
-        return self.norm(self.projector(sin_cos(values, FEATURES).to(self.projector[0].weight.dtype)))
+        features = sin_cos(values, FEATURES).to(next(self.projector.parameters()).dtype)  # (*s, FEATURES)
+        return self.norm(self.projector(features))
