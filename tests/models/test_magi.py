@@ -151,7 +151,7 @@ def test_frames_that_are_history_only_are_no_targets(changes, monkeypatch):
     assert fewer == [every[0], 0, every[2], 6, every[4]]
 
 
-def test_corrupted_history_reaches_later_frames_only_and_is_never_a_target():
+def test_corrupted_history_reaches_later_frames_only_and_is_never_a_target(monkeypatch: pytest.MonkeyPatch):
     model = tiny_magi()
     batch = batch_of(model)
     draws = drawn(model, model.to_tokens(batch["tokens"]))
@@ -165,7 +165,7 @@ def test_corrupted_history_reaches_later_frames_only_and_is_never_a_target():
     assert torch.equal(plain, same) and torch.equal(plain[:, :3], changed[:, :3])
     assert ((plain - changed)[:, 3:].abs().amax((0, 2, 3)) > 0).all()
     targets = []
-    model.token_loss = lambda z, target, generator: (targets.append(target), (z.sum(), {}))[1]
+    monkeypatch.setattr(model, "token_loss", lambda z, target, generator: (targets.append(target), (z.sum(), {}))[1])
     model.loss(batch, torch.Generator().manual_seed(0))
     batch["history"] = model.to_frames(corrupted)
     model.loss(batch, torch.Generator().manual_seed(0))

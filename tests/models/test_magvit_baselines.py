@@ -15,6 +15,7 @@ from mutoscope.models.magvit.baselines import (
     MagvitARConfig,
     PrefixMagvit,
 )
+from mutoscope.models.magvit.config import PaperSize
 
 AR = MagvitARConfig(2, 16, 2, 24, codebook_size=11, num_classes=3, latent_shape=(2, 2, 3), dropout=0.0)
 MASKED = MagvitConfig(2, 16, 2, 24, codebook_size=11, num_classes=3, latent_shape=(2, 2, 3), dropout=0.0)
@@ -30,7 +31,7 @@ def tokens(batch: int = 2, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size, count", [("B", 87_538_535), ("L", 305_571_943)])
-def test_published_sizes_have_the_published_parameter_counts(size: str, count: int):
+def test_published_sizes_have_the_published_parameter_counts(size: PaperSize, count: int):
     with torch.device("meta"):
         model = MagvitAR(MagvitARConfig.paper(size, num_classes=101))
     assert sum(p.numel() for p in model.parameters()) == count
@@ -130,4 +131,4 @@ def test_impossible_configurations_are_refused():
     with pytest.raises(UserError, match="condition_frames"):
         replace(AR, condition_frames=5)
     with pytest.raises(UserError, match="no MAGVIT size"):
-        MagvitARConfig.paper("XXL")
+        MagvitARConfig.paper("XXL")  # pyright: ignore[reportArgumentType]

@@ -20,7 +20,7 @@ PARTS = [
     for part in ("osp", "kl")
     if any(name.startswith(f"{part}.") for name in tensors(file))
 ]
-TOLERANCE = {"atol": 1e-4, "rtol": 1e-3}
+TOLERANCE: Tolerance = {"atol": 1e-4, "rtol": 1e-3}
 
 
 def tensors_named(prefix: str) -> list[tuple[str, str]]:

@@ -26,8 +26,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[TextEncoder]]:
     """Weak references to all encoders that were loaded; None for those no longer in memory."""
     found = []
 
-    def load(*arguments: object) -> TextEncoder:
-        encoder = load_text_encoder(*arguments)
+    def load(folder: Path, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+        encoder = load_text_encoder(folder, device, dtype)
         found.append(weakref.ref(encoder))
         return encoder
 
@@ -81,6 +81,7 @@ def test_the_network_is_freed_and_its_features_are_kept(tmp_path: Path, monkeypa
 
     def seen(self: PhiTextEncoder, tokens: torch.Tensor) -> torch.Tensor:
         networks.append(weakref.ref(self.network))
+        assert isinstance(self.network, torch.nn.Module)
         assert next(self.network.parameters()).dtype == torch.bfloat16
         return hidden(self, tokens)
 

@@ -18,8 +18,15 @@ def save_tiny_phi(folder: Path, beside: bool = True) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    network = PhiForCausalLM(PhiConfig(vocab_size=len(WORDS), initializer_range=1.0, **sizes))
+    config = PhiConfig(
+        vocab_size=len(WORDS),
+        initializer_range=1.0,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    network = PhiForCausalLM(config)
     network.save_pretrained(folder / "text_encoder")
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

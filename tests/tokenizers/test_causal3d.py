@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
 from mutoscope.hub import ModelIndex, load_tokenizer, save_pretrained
-from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig, CausalConv3d
+from mutoscope.tokenizers.causal3d import Bottleneck, Causal3D, Causal3DConfig, CausalConv3d
 from mutoscope.tokenizers.tiling import TilingConfig, count_tokens, encode_decode
 
 BOTTLENECKS = ("lfq", "fsq", "kl")
 
 
-def config(bottleneck: str = "lfq", **changes) -> Causal3DConfig:
+def config(bottleneck: Bottleneck = "lfq", **changes) -> Causal3DConfig:
     fields = {"num_bits": 5, "levels": (4, 3, 5), "latent_channels": 3, "num_res_blocks": 1, "num_groups": 4}
     fields |= {"temporal_downsample": (True, True)} | changes
     return Causal3DConfig(8, (1, 1, 2), bottleneck=bottleneck, **fields)
 
 
-def small(bottleneck: str = "lfq") -> Causal3D:
+def small(bottleneck: Bottleneck = "lfq") -> Causal3D:
     torch.manual_seed(0)
     return Causal3D(config(bottleneck)).eval()
 
@@ -39,7 +39,7 @@ def test_the_paper_setting_gives_the_paper_grid():
 
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)
 @torch.no_grad()
-def test_shapes_of_clips_and_single_images(bottleneck: str):
+def test_shapes_of_clips_and_single_images(bottleneck: Bottleneck):
     tokenizer = small(bottleneck)
     for frames in (1, 5, 17):
         latents = tokenizer.encode(clip(frames))
@@ -50,7 +50,7 @@ def test_shapes_of_clips_and_single_images(bottleneck: str):
 @settings(max_examples=15, deadline=None)
 @given(parts=st.lists(st.integers(0, 3), min_size=1, max_size=4), bottleneck=st.sampled_from(BOTTLENECKS))
 @torch.no_grad()
-def test_streamed_encoding_and_decoding_equal_the_whole(parts: list[int], bottleneck: str):
+def test_streamed_encoding_and_decoding_equal_the_whole(parts: list[int], bottleneck: Bottleneck):
     tokenizer = small(bottleneck)
     lengths = [1 + 4 * parts[0], *(4 * max(n, 1) for n in parts[1:])]
     video = clip(sum(lengths))
@@ -85,7 +85,7 @@ def test_later_frames_never_change_earlier_ones(frame: int, seed: int):
 
 
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)
-def test_training_lowers_the_loss(bottleneck: str):
+def test_training_lowers_the_loss(bottleneck: Bottleneck):
     torch.manual_seed(0)
     tokenizer = Causal3D(config(bottleneck))
     optimizer, generator, losses = torch.optim.Adam(tokenizer.parameters(), lr=3e-3), torch.Generator(), []
@@ -101,7 +101,7 @@ def test_training_lowers_the_loss(bottleneck: str):
 
 @pytest.mark.parametrize("bottleneck", ["lfq", "fsq"])
 @torch.no_grad()
-def test_long_videos_in_chunks_equal_the_whole(bottleneck: str):
+def test_long_videos_in_chunks_equal_the_whole(bottleneck: Bottleneck):
     tokenizer = small(bottleneck)
     video = np.random.default_rng(0).integers(0, 256, (22, 8, 8, 3), dtype=np.uint8)
     chunked = encode_decode(tokenizer, video, TilingConfig(chunk=5, chunk_overlap=2))

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -25,14 +26,16 @@ def small(**changes) -> Discriminator:
 
 
 @pytest.mark.parametrize("size, resolution, count", PAPER)
-def test_published_sizes_have_the_published_parameter_counts(size: str, resolution: int, count: int):
+def test_published_sizes_have_the_published_parameter_counts(
+    size: Literal["B", "L"], resolution: Literal[64, 128], count: int
+):
     with torch.device("meta"):
         network = Discriminator(DiscriminatorConfig.paper(size, resolution))
     assert sum(p.numel() for p in network.parameters()) == count
 
 
 @pytest.mark.parametrize("size, count", PAPER_2D)
-def test_the_2d_counterparts_have_the_published_parameter_counts(size: str, count: int):
+def test_the_2d_counterparts_have_the_published_parameter_counts(size: Literal["B", "L"], count: int):
     with torch.device("meta"):
         network = Discriminator(replace(DiscriminatorConfig.paper(size), per_frame=True))
     assert sum(p.numel() for p in network.parameters()) == count

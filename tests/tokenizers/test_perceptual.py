@@ -9,6 +9,8 @@ from mutoscope.tokenizers.perceptual import (
     LPIPS,
     VGG16,
     AlexNet,
+    Compare,
+    Flavor,
     PerceptualLoss,
     ResNet,
     ResNetConfig,
@@ -32,7 +34,7 @@ def test_resnet_50_has_the_published_parameter_count():
 
 @pytest.mark.parametrize("compare", ["logits", "features"])
 @pytest.mark.parametrize("flavor", ["torchvision", "released"])
-def test_equal_clips_have_no_distance_and_different_ones_do(compare: str, flavor: str):
+def test_equal_clips_have_no_distance_and_different_ones_do(compare: Compare, flavor: Flavor):
     torch.manual_seed(0)
     loss = PerceptualLoss(ResNet(ResNetConfig((1, 2), 4, 6, flavor)), compare)
     real, fake = clips()
@@ -99,7 +101,7 @@ def test_lpips_follows_its_definition(lpips_files: dict[str, Path], heads: str):
     assert loss(real, real) == 0
 
 
-def maps_of(network: VGG16, *frames: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+def maps_of(network: VGG16 | AlexNet, *frames: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
     """Feature maps before each pooling, of frames that are normalised already."""
     maps: list[tuple[torch.Tensor, ...]] = []
     for layer in network.features:

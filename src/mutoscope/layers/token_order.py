@@ -1,4 +1,4 @@
-"""The order in which several distant tokens of a clip are decoded at once (arXiv 2412.15119)."""
+"""The order in which several distant tokens of a clip are decoded in one step (arXiv 2412.15119)."""
 
 import math
 

@@ -19,8 +19,8 @@ class TextShape(NamedTuple):
 class ModelConfig(ABC):
     """Properties that every model's configuration has, whatever its family.
 
-    A configuration is a frozen dataclass that subclasses this and overrides, by a field or a property, what differs.
-    Code outside the families reads these properties and never asks which family a model belongs to.
+    A configuration is a frozen dataclass that subclasses this and overrides some of these properties, by a field or a
+    property. Code outside the families reads these properties instead of testing for a family.
     """
 
     @property

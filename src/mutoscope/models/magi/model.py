@@ -5,8 +5,8 @@ the sequence twice: complete, as history for later frames, and as a masked copy 
 mask in the attention over time lets each copy see complete earlier frames only (complete teacher forcing, §3.2), as in
 sampling. Masked teacher forcing, the baseline, has the masked frames alone.
 
-There is no official code: `docs/magi.md` lists what the paper states, what follows MAR (arXiv 2406.11838), whose
-diffusion head draws the tokens, and what is our choice.
+There is no official code: `docs/magi.md` lists which parts the paper states, which follow MAR (arXiv 2406.11838), whose
+diffusion head draws the tokens, and which are our choice.
 
 Top to bottom: the model, tokens, conditions, the network's pass, sampling, loss.
 
@@ -71,7 +71,7 @@ class MAGIBatch(TypedDict):
     history_only: NotRequired[Bool[Tensor, "b f"]]
     """Frames that later frames see and that are no target."""
     history: NotRequired[Num[Tensor, "b *c f h w"]]
-    """What later frames see in place of `tokens` (corrupted context; complete teacher forcing only)."""
+    """Corrupted context: later frames see it in place of `tokens` (complete teacher forcing only)."""
 
 
 class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
@@ -287,7 +287,7 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
     ) -> tuple[Float[Tensor, "b p n d"], Bool[Tensor, "b p n"]]:
         """The pass of training (§3.2): outputs for p masked frames, and which of their tokens were hidden.
 
-        `length`: real frames of every clip. `history`: what later frames see in place of `tokens`.
+        `length`: real frames of every clip. `history`: later frames see it in place of `tokens`.
         """
         config, (_, f, n, _) = self.config, tokens.shape
         hidden = draws.order.argsort(-1).argsort(-1) < torch.ceil(draws.mask_ratio * n)[..., None]  # (b, p, n)
@@ -369,7 +369,7 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         dropped, b = draws.drop_condition, len(batch["tokens"])
         interval = batch.get("interval", torch.ones(b, dtype=torch.int64, device=dropped.device))
         label, actions, mask = batch.get("label"), batch.get("actions"), batch.get("caption_mask")
-        if actions is not None:  # row t leads to frame t + 1; nothing leads to frame 0
+        if actions is not None:  # row t leads to frame t + 1; the action before frame 0 is unknown
             actions = F.pad(actions[:, :-1], (0, 0, 1, 0), value=torch.nan)
             actions = actions.masked_fill(dropped[:, None, None] & self.config.drop_actions, torch.nan)
         return FrameConditions(

@@ -155,7 +155,7 @@ class Magvit(VideoModel[MagvitConfig, MagvitBatch]):
     def prefix(
         self, task: str, label: Int[Tensor, " b"] | None, batch_size: int, unconditional: bool = False
     ) -> Int[Tensor, "b p"]:
-        """[task?, class]. The class slot holds "no class" unless the task is class-conditional and a label is given.
+        """[task?, class]. The class slot holds "no class" unless the task is class-conditional and has a label.
 
         `unconditional` selects the prefix of guidance's unconditional pass: no class, and the task token of full
         generation if the model was trained for that task.

@@ -274,7 +274,7 @@ class PAR(VideoModel[PARConfig, PARBatch]):
         return PARState(cache, self.rotations(latent_shape), mask, self.group_mask(length) if static else None)
 
     def _queries(self, batch_size: int) -> list[Float[Tensor, "b m d"]]:
-        """The n - 1 learned queries, or nothing for n = 1."""
+        """The n - 1 learned queries; an empty list for n = 1."""
         if self.query_embedding is None:
             return []
         return [repeat(self.query_embedding.weight, "m d -> b m d", b=batch_size)]
