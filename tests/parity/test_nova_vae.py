@@ -10,7 +10,7 @@ from mutoscope.errors import UserError
 from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL, TileOptions
 from mutoscope.tokenizers.pretrained import load_vae
 from mutoscope.tokenizers.quantizers import diagonal_gaussian
-from parity.cases import assert_close
+from parity.cases import Tolerance, assert_close
 from parity.nova_support import files, index, tensors, weights_folder
 
 FILES = files("v_vae")
