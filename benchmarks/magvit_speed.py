@@ -22,7 +22,7 @@ import torch
 
 from mutoscope.families.captured import CapturedMagvit, CapturedMagvitAR
 from mutoscope.models.magvit import Magvit, MagvitConfig
-from mutoscope.models.magvit_baselines import MagvitAR, MagvitARConfig
+from mutoscope.models.magvit.baselines import MagvitAR, MagvitARConfig
 from mutoscope.sampling.autoregressive import AutoregressiveSampler
 from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig

@@ -112,7 +112,7 @@ def plain_spatial(model: NOVA, context: Tensor, frame: Tensor, known: Tensor) ->
     known = known.repeat(2, 1)
     x = encoder.patch_embedding(patchify(frame, model.config.patch_size)[:, 0])
     hidden = torch.ones(x.shape[:2]).scatter(1, known, 0.0)[..., None]
-    x = x * (1 - hidden) + model.mask_token * hidden + model._grid(model.config.grid)
+    x = x * (1 - hidden) + model.mask_token * hidden + model._grid_features(model.config.grid)
     places = known[..., None].expand(-1, -1, x.shape[2])
     half = len(encoder.blocks) // 2
     y = torch.cat([context, x.gather(1, places)], 1)

@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from mutoscope.families.captured import CapturedPAR
-from mutoscope.models.par import PAR, PARConfig
-from mutoscope.models.par_networks import Block
+from mutoscope.models.par import PAR, Block, PARConfig
 from mutoscope.sampling.base import last_of
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig
 

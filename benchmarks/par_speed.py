@@ -28,8 +28,7 @@ from torch import Tensor
 from mutoscope.layers.int8 import quantize_linears
 from mutoscope.layers.masks import first_positions_mask, num_visible
 from mutoscope.layers.packed import pack_linears
-from mutoscope.models.par import PAR, PARConfig
-from mutoscope.models.par_networks import Block
+from mutoscope.models.par import PAR, Block, PARConfig
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig, PrefillMemo
 
 # Small enough for one core: 12 layers of width 512, 8 heads, 16x16 tokens of 16,384 codes.

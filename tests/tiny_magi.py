@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mutoscope.hub import ModelIndex, save_pretrained
-from mutoscope.models.magi import MAGI, MAGIConfig
-from mutoscope.models.magi_networks import Conditions
+from mutoscope.models.magi import MAGI, FrameConditions, MAGIBatch, MAGIConfig
 from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
 
 SAMPLING = {"num_decoding_steps": 3, "num_diffusion_steps": 4, "sample_range": 3.0}
@@ -41,7 +40,7 @@ def tiny_magi(**changes: Any) -> MAGI:
     return model
 
 
-def batch_of(model: MAGI, count: int = 2, frames: int = 5, seed: int = 0) -> dict[str, Tensor]:
+def batch_of(model: MAGI, count: int = 2, frames: int = 5, seed: int = 0) -> MAGIBatch:
     """A training batch with everything the model reads."""
     generator, config = torch.Generator().manual_seed(seed), model.config
     _, rows, columns = config.latent_shape
@@ -49,7 +48,7 @@ def batch_of(model: MAGI, count: int = 2, frames: int = 5, seed: int = 0) -> dic
         tokens = torch.randn(count, config.latent_channels, frames, rows, columns, generator=generator)
     else:
         tokens = torch.randint(config.codebook_size, (count, frames, *config.grid), generator=generator)
-    batch = {"tokens": tokens, "interval": torch.arange(count) % 25 + 1, "label": torch.arange(count) % 3}
+    batch: MAGIBatch = {"tokens": tokens, "interval": torch.arange(count) % 25 + 1, "label": torch.arange(count) % 3}
     if config.action_size is not None:
         batch["actions"] = torch.randn(count, frames, config.action_size, generator=generator)
     if config.text_size is not None:
@@ -58,17 +57,17 @@ def batch_of(model: MAGI, count: int = 2, frames: int = 5, seed: int = 0) -> dic
     return batch
 
 
-def frame_conditions(conditions: Conditions, frame: int) -> Conditions:
-    """What one frame of a clip is told."""
+def frame_conditions(conditions: FrameConditions, frame: int) -> FrameConditions:
+    """FrameConditions of one frame of the clips."""
     actions = None if conditions.actions is None else conditions.actions[:, frame : frame + 1]
-    return Conditions(conditions.interval, conditions.label, actions, conditions.caption, conditions.caption_mask)
+    return FrameConditions(conditions.interval, conditions.label, actions, conditions.caption, conditions.caption_mask)
 
 
 NAMES = ("circle", "square", "cross")
 
 
 def tiny_vae() -> Causal3D:
-    """Frames of 8×12 to latents of 3×4×6, every frame by itself."""
+    """Frames of 8×12 to latents of 3×4×6, each frame separately."""
     torch.manual_seed(1)
     return Causal3D(
         Causal3DConfig(

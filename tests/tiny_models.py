@@ -70,7 +70,7 @@ PAR_MODEL = PARConfig(
 
 
 def tiny_image_tokenizer() -> VQ2D:
-    """Frames of 8×8 to 4×4 tokens of 16 codes, each frame by itself."""
+    """Frames of 8×8 to 4×4 tokens of 16 codes, each frame separately."""
     torch.manual_seed(0)
     return VQ2D(IMAGE_TOKENIZER).eval()
 

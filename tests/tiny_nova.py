@@ -65,7 +65,7 @@ def condition(model: NOVA, count: int, guided: bool = True) -> FrameCondition:
 
 
 def tiny_autoencoder() -> AutoencoderKL:
-    """Frames of 16×16 to latents of 3×8×8, every frame by itself."""
+    """Frames of 16×16 to latents of 3×8×8, each frame separately."""
     torch.manual_seed(0)
     sizes = AutoencoderKLConfig((8, 8), 1, 3, 4, (2, 2), (2, 2), scaling_factor=1.0)
     return AutoencoderKL(sizes).eval()

@@ -32,9 +32,9 @@ from mutoscope.errors import UserError
 from mutoscope.families import FAMILIES
 from mutoscope.interop import nova
 from mutoscope.json_config import dataclass_from_dict, nearest, read_json
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 from mutoscope.model_index import ModelIndex as ModelIndex
-from mutoscope.models.base import VideoModel
+from mutoscope.models.base import AnyModel, VideoModel
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.pretrained import load_vae
 
@@ -106,7 +106,7 @@ class ModelFolder:
             raise UserError(f"{self.tokenizer_path} holds a {type(tokenizer).__name__}, which is no tokenizer.")
         return tokenizer
 
-    def load_model(self) -> VideoModel:
+    def load_model(self) -> AnyModel:
         """The generating network, float32 on the CPU, in evaluation mode."""
         if self.pipeline is not None:
             return nova.load_pipeline_model(self.path, self.pipeline)
@@ -202,7 +202,7 @@ def load_tokenizer(name_or_folder: str | os.PathLike[str]) -> VideoTokenizer:
     return open_folder(name_or_folder).load_tokenizer()
 
 
-def load_model(name_or_folder: str | os.PathLike[str]) -> VideoModel:
+def load_model(name_or_folder: str | os.PathLike[str]) -> AnyModel:
     """The generating network of a model folder, float32 on the CPU, in evaluation mode."""
     return open_folder(name_or_folder).load_model()
 
@@ -214,7 +214,7 @@ def tokenizer_folder(name_or_folder: str | os.PathLike[str]) -> Path:
 
 def load_component(folder: Path) -> nn.Module:
     """One part: `config.json` and `model.safetensors`. Shapes are compared before memory is spent."""
-    with without_memory():
+    with on_meta_device():
         network = build_component(folder)
     weights = read_weights(folder / WEIGHTS)
     _check_weights(network.state_dict(), weights, folder)

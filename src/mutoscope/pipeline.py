@@ -23,7 +23,7 @@ from mutoscope.families import Call, Request, Steering, family_named
 from mutoscope.families.base import BoundFamily, OnStep, Parts, is_listed
 from mutoscope.layers.int8 import quantize_linears
 from mutoscope.layers.packed import pack_linears
-from mutoscope.models.base import VideoModel
+from mutoscope.models.base import AnyModel
 from mutoscope.sampling.base import SampleEvent, last_of
 from mutoscope.text import TextEncoder, load_text_encoder
 from mutoscope.text.offload import OffloadedTextEncoder
@@ -93,7 +93,7 @@ class VideoPipeline:
     def __init__(
         self,
         tokenizer: VideoTokenizer,
-        model: VideoModel | None,
+        model: AnyModel | None,
         index: hub.ModelIndex,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,

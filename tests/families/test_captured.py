@@ -13,7 +13,7 @@ from mutoscope.errors import UserError
 from mutoscope.families.captured import CapturedMagvit, CapturedMagvitAR, CapturedPAR
 from mutoscope.layers.cuda_graph import CUDAGraphCall
 from mutoscope.models.magvit import Magvit, MagvitConfig
-from mutoscope.models.magvit_baselines import MagvitAR, MagvitARConfig
+from mutoscope.models.magvit.baselines import MagvitAR, MagvitARConfig
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.autoregressive import AutoregressiveSampler, TokenCondition

@@ -1,4 +1,4 @@
-"""Published checkpoints: wrappers, sizes that a file does not say, and files that are not what they seem."""
+"""Published checkpoints: wrappers, sizes that a file lacks, and malicious or foreign files."""
 
 import argparse
 import os
@@ -58,7 +58,7 @@ def saved(path: Path, value: object) -> Path:
 
 
 @pytest.mark.parametrize("changes", [{}, {"num_parallel": 1}, CAPTIONS, {"num_kv_heads": 1}])
-def test_weights_come_back_under_our_names(tmp_path: Path, changes: dict[str, Any]):
+def test_weights_are_read_under_our_names(tmp_path: Path, changes: dict[str, Any]):
     expected = model(**changes)
     path = saved(tmp_path / "x.pt", {"model": official(expected), "steps": 3})
     checkpoint = read_checkpoint(path)
@@ -75,7 +75,7 @@ def test_every_wrapper_is_opened(tmp_path: Path, wrapper: str | None):
     assert set(read_checkpoint(path).weights) == set(weights)
 
 
-def test_averaged_weights_are_taken_when_asked_for(tmp_path: Path):
+def test_averaged_weights_are_read_on_request(tmp_path: Path):
     raw, averaged = official(model()), official(PAR(SMALL))
     path = saved(tmp_path / "x.pt", {"model": raw, "ema": averaged})
     assert torch.equal(read_checkpoint(path, ema=True).weights["norm.weight"], averaged["norm.weight"])
@@ -83,7 +83,7 @@ def test_averaged_weights_are_taken_when_asked_for(tmp_path: Path):
         read_checkpoint(saved(tmp_path / "y.pt", {"model": raw}), ema=True)
 
 
-def test_the_scripts_arguments_say_the_grid(tmp_path: Path):
+def test_the_grid_is_read_from_the_scripts_arguments(tmp_path: Path):
     arguments = argparse.Namespace(image_size=64, downsample_size=16)
     path = saved(tmp_path / "x.pt", {"model": official(model()), "args": arguments})
     assert infer_transformer_config(read_checkpoint(path), num_heads=2).latent_shape == (1, 4, 4)
@@ -96,7 +96,7 @@ def test_tables_and_caches_in_a_file_are_ignored(tmp_path: Path):
     load_transformer(checkpoint, infer_transformer_config(checkpoint, (4, 4), 2))
 
 
-def test_what_a_file_does_not_say_is_asked_for(tmp_path: Path):
+def test_sizes_that_a_file_lacks_are_requested(tmp_path: Path):
     checkpoint = read_checkpoint(saved(tmp_path / "x.pt", official(model())))
     with pytest.raises(UserError, match="--num-heads"):
         infer_transformer_config(checkpoint, (4, 4))
@@ -128,7 +128,7 @@ def test_a_checkpoint_of_another_number_of_parallel_tokens_does_not_load():
 
 
 class Malicious:
-    """Unpickled by the usual means, this makes a file."""
+    """Unpickling this without protection creates a file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -171,7 +171,7 @@ def test_files_without_weights_are_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     "changes", [{}, {"channel_multipliers": (1,)}, {"channel_multipliers": (1, 1, 2, 4)}, {"num_res_blocks": 2}]
 )
-def test_tokenizers_come_back_with_their_sizes(tmp_path: Path, changes: dict[str, Any]):
+def test_sizes_of_tokenizers_are_inferred(tmp_path: Path, changes: dict[str, Any]):
     torch.manual_seed(0)
     expected = VQ2D(replace(VQ, **changes))
     names = tokenizer_names(expected)

@@ -27,7 +27,7 @@ def assert_same(first: torch.nn.Module, second: torch.nn.Module) -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_every_parameter_has_a_place():
+def test_layouts_cover_every_parameter():
     layouts = {
         Magvit(TRANSFORMER): magvit_flax.transformer_layout(TRANSFORMER),
         VQ3D(TOKENIZER): magvit_flax.tokenizer_layout(TOKENIZER),

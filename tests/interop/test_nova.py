@@ -1,4 +1,4 @@
-"""Published NOVA folders: what is read from them, and what is said of those that are incomplete or wrong."""
+"""Published NOVA folders: their parts, and messages about incomplete or wrong ones."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not ...}))
 
 
-def test_a_published_folder_is_a_model_like_any_other(folder: Path):
+def test_a_published_folder_loads_like_our_own(folder: Path):
     index = hub.load_index(folder)
     assert (index.family, index.num_frames, index.height, index.width) == ("nova", 1, 64, 96)
     assert index.sampling == {"num_decoding_steps": 64, "num_diffusion_steps": 25, "guidance_scale": 5.0}
@@ -50,7 +50,7 @@ def test_weights_pickled_without_code_are_read_too(folder: Path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_pickle_that_would_run_something_is_refused(folder: Path, tmp_path: Path):
+def test_a_pickle_that_would_execute_code_is_refused(folder: Path, tmp_path: Path):
     class Trap:
         def __reduce__(self):
             return Path.touch, (tmp_path / "sprung",)
@@ -103,7 +103,7 @@ def test_tensors_that_are_missing_or_unknown_are_named(folder: Path):
         hub.load_model(folder)
 
 
-def test_the_mixer_is_what_the_weights_show(tmp_path: Path):
+def test_the_rank_of_the_mixer_is_read_from_the_weights(tmp_path: Path):
     values = json.loads((PUBLISHED / "pipe_t2i" / "transformer" / "config.json").read_text())
     table = nova.architectures(PUBLISHED / "pipe_t2i")
     for down, rank in (({"mixer.down.weight": torch.zeros(3, 64)}, 3), ({}, -1)):
@@ -116,7 +116,7 @@ def test_the_mixer_is_what_the_weights_show(tmp_path: Path):
     assert silent.mixer_rank is None  # the weights have none, whatever the file says
 
 
-def test_only_the_sampler_of_diffusers_clips():
+def test_only_the_scheduler_of_diffusers_clamps():
     values = {"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear", "steps_offset": 1}
     assert nova.scheduler(values, Path("x")) == DDPM(beta_schedule="scaled_linear", steps_offset=1)
     clipping = nova.scheduler(values, Path("x"), clips=True)

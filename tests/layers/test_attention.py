@@ -27,7 +27,7 @@ def test_a_hidden_key_has_no_influence():
     assert not torch.allclose(attention(q, k, v, None), before)
 
 
-def test_the_mask_cannot_be_forgotten():
+def test_the_mask_is_a_required_argument():
     assert inspect.signature(attention).parameters["mask"].default is inspect.Parameter.empty
     with pytest.raises(TypeError):
         attention(*(torch.zeros(1, 1, 2, 4) for _ in range(3)))  # type: ignore[call-arg]

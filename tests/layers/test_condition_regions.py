@@ -23,11 +23,11 @@ GENERATED_TOKENS = {
 
 @pytest.mark.parametrize("task", TASKS)
 def test_generated_share_is_the_published_one(task: str):
-    given_share = condition_region(task, (4, 16, 16)).float().mean().item()
-    assert 1 - given_share == GENERATED_TOKENS[task]
+    condition_share = condition_region(task, (4, 16, 16)).float().mean().item()
+    assert 1 - condition_share == GENERATED_TOKENS[task]
 
 
-def test_the_strip_moves_left_to_right_rounding_half_to_even():
+def test_the_strip_moves_from_left_to_right_and_rounds_half_to_even():
     assert strip_starts(128, 16) == [0, 4, 9, 13, 17, 21, 26, 30, 34, 38, 43, 47, 51, 55, 60, 64]
     assert strip_starts(64, 16) == [0, 2, 4, 6, 9, 11, 13, 15, 17, 19, 21, 23, 26, 28, 30, 32]
     assert strip_starts(16, 4) == [0, 3, 5, 8]
@@ -54,10 +54,10 @@ def test_an_unknown_task_is_refused_with_the_nearest_name():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_tokens_that_touch_given_pixels_are_the_latent_rule_and_what_it_misses_of_the_dynamic_tasks(task: str):
+def test_touched_tokens_exceed_the_latent_rule_in_dynamic_tasks_alone(task: str):
     latent, pixels = condition_region(task, (4, 16, 16)), condition_region(task, (16, 128, 128))
     touched = touched_tokens(pixels, (4, 16, 16))
     missed = {"outpaint-dynamic": 128, "inpaint-dynamic": 64}
     assert int((touched & ~latent).sum()) == missed.get(task, 0)
-    if task != "frame-interpolation":  # one given frame at each end touches the same two latent frames
+    if task != "frame-interpolation":  # one context frame at each end touches the same two latent frames
         assert not (latent & ~touched).any()

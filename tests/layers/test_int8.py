@@ -33,7 +33,7 @@ def test_more_rows_are_the_product_of_rounded_numbers_exactly():
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 64), (1, 1, 64), (64,)])
-def test_any_shape_and_format_goes_through(shape: tuple[int, ...]):
+def test_any_shape_and_dtype_of_input_is_accepted(shape: tuple[int, ...]):
     layer = Int8Linear(linear(80, 64).weight)
     for dtype in (torch.float32, torch.bfloat16):
         y = layer(torch.ones(shape, dtype=dtype))
@@ -41,7 +41,7 @@ def test_any_shape_and_format_goes_through(shape: tuple[int, ...]):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_parts_of_larger_tensors_are_read_in_place(count: int):
+def test_views_of_larger_tensors_are_read_correctly(count: int):
     exact = linear(64, 64)
     layer = Int8Linear(exact.weight.T)  # a view with its columns first
     x = torch.randn(3, count, 64, generator=torch.Generator().manual_seed(1)).bfloat16()

@@ -3,11 +3,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutoscope.layers.kv_cache import KVCache, PlacedKVCache
+from mutoscope.layers.kv_cache import IndexedKVCache, KVCache
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
-def test_what_was_written_is_read_back_in_order(portions: list[int]):
+def test_written_positions_are_read_back_in_order(portions: list[int]):
     cache = KVCache.reserve((2, 1, 3, sum(portions), 4), torch.device("cpu"))
     written = torch.randn(2, 1, 3, sum(portions), 4, generator=torch.Generator().manual_seed(0))
     for portion in portions:
@@ -19,20 +19,19 @@ def test_what_was_written_is_read_back_in_order(portions: list[int]):
     assert cache.length == sum(portions)
 
 
-def test_a_full_cache_says_so():
+def test_a_full_cache_raises():
     cache = KVCache.reserve((1, 1, 1, 2, 4), torch.device("cpu"))
     with pytest.raises(ValueError, match="2 positions, 3 are needed"):
         cache.append(0, torch.zeros(1, 1, 3, 4), torch.zeros(1, 1, 3, 4))
 
 
-def test_what_is_written_at_places_replaces_what_stood_there():
-    cache = PlacedKVCache.reserve((1, 2, 3, 4, 5), torch.device("cpu"))
-    assert isinstance(cache, PlacedKVCache)
-    cache.places = torch.arange(4).expand(2, -1)
+def test_an_indexed_cache_overwrites_the_chosen_positions():
+    cache = IndexedKVCache.reserve((1, 2, 3, 4, 5), torch.device("cpu"))
+    cache.positions = torch.arange(4).expand(2, -1)
     first, second = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 2, 5)
     k, v = cache.append(0, first, -first)
     assert torch.equal(k, first) and torch.equal(v, -first)
-    cache.places = torch.tensor([[3, 0], [1, 2]])
+    cache.positions = torch.tensor([[3, 0], [1, 2]])
     k, v = cache.append(0, second, -second)
     expected = first.clone()
     expected[0, :, [3, 0]], expected[1, :, [1, 2]] = second[0], second[1]

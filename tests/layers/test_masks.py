@@ -17,7 +17,7 @@ from mutoscope.layers.masks import (
 
 
 @given(queries=st.integers(1, 8), earlier=st.integers(0, 8))
-def test_every_query_sees_itself_and_all_before_it(queries: int, earlier: int):
+def test_every_query_sees_itself_and_all_earlier_positions(queries: int, earlier: int):
     mask = causal_mask(queries, earlier + queries, torch.device("cpu"))
     assert mask.shape == (queries, earlier + queries)
     for query, row in enumerate(mask.tolist()):
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 @given(length=st.integers(1, 40), prefix=st.integers(1, 6), parallel=st.sampled_from([1, 4, 9]), start=st.booleans())
-def test_parallel_groups_see_each_other_and_everything_before(length: int, prefix: int, parallel: int, start: bool):
+def test_parallel_groups_see_each_other_and_all_earlier_positions(length: int, prefix: int, parallel: int, start: bool):
     visible = num_visible(length, prefix, parallel, CPU, start).tolist()
     for position, count in enumerate(visible):
         step = position - (prefix - 1)  # the token predicted here
@@ -40,7 +40,7 @@ def test_parallel_groups_see_each_other_and_everything_before(length: int, prefi
     assert visible == sorted(visible)
 
 
-def test_one_token_at_a_time_is_plain_causality():
+def test_one_token_at_a_time_is_causal():
     visible = num_visible(7, 3, 1, CPU)
     assert torch.equal(first_positions_mask(visible, 7), causal_mask(7, 7, CPU))
 
@@ -74,7 +74,7 @@ def test_a_slot_sees_complete_earlier_frames_and_itself(slots: tuple[int, int, b
 
 
 @given(slots=slots)
-def test_a_masked_frame_sees_what_sampling_shows_it(slots: tuple[int, int, bool]):
+def test_a_masked_frame_sees_the_same_frames_in_training_and_sampling(slots: tuple[int, int, bool]):
     frames, masked = frame_slots(*slots)
     mask = frame_history_mask(frames, masked)
     for row in masked.nonzero().flatten().tolist():
@@ -85,7 +85,7 @@ def test_a_masked_frame_sees_what_sampling_shows_it(slots: tuple[int, int, bool]
 
 
 @given(slots=slots)
-def test_interleaved_slots_are_in_order_of_time_with_copies_behind(slots: tuple[int, int, bool]):
+def test_interleaved_slots_are_in_order_of_time_with_copies_after_their_frames(slots: tuple[int, int, bool]):
     frames, masked = frame_slots(*slots)
     order = interleaved(frames, masked)
     assert sorted(order.tolist()) == list(range(len(frames)))
@@ -93,7 +93,7 @@ def test_interleaved_slots_are_in_order_of_time_with_copies_behind(slots: tuple[
     assert keys == sorted(keys)
 
 
-def test_padded_frames_see_and_are_seen_by_nobody():
+def test_padded_frames_are_hidden_and_see_only_themselves():
     frames, masked = frame_slots(3)
     mask = hide_padded_frames(frame_history_mask(frames, masked), frames, torch.tensor([2, 3]))
     padded = frames == 2

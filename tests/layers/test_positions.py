@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mutoscope.layers.positions import rotary_table, rotate
 
 
-def test_first_pair_of_every_axis_turns_by_the_coordinate_itself():
+def test_the_first_pair_of_every_axis_rotates_by_the_coordinate():
     table = rotary_table(torch.tensor([[2, 3]]), (2, 1))
     angles = [2.0, 2.0 / 100.0, 3.0]  # base 10000 over two pairs: factors 1 and 1/100
     expected = torch.tensor([[math.cos(a), math.sin(a)] for a in angles])
@@ -27,7 +27,7 @@ def test_scores_depend_on_distance_only(shift: int, seed: int):
     torch.testing.assert_close(score(shift), score(0), atol=1e-4, rtol=1e-4)
 
 
-def test_rotation_keeps_lengths_dtype_and_wipes_out_rows_of_zeros():
+def test_rotation_keeps_lengths_and_dtype_and_zeroes_rows_of_zeros():
     x = torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     table = rotary_table(torch.arange(4)[:, None], (4,))
     turned = rotate(x, table)

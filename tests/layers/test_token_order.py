@@ -10,7 +10,7 @@ SIDES = st.integers(1, 3)
 
 
 @given(frames=st.integers(1, 3), side=SIDES, rows=SIDES, columns=SIDES)
-def test_every_step_takes_the_same_place_of_every_region(frames: int, side: int, rows: int, columns: int):
+def test_every_step_takes_the_same_position_in_every_region(frames: int, side: int, rows: int, columns: int):
     shape, n = (frames, side * rows, side * columns), side**2
     order = region_order(shape, n)
     assert sorted(order.tolist()) == list(range(order.numel()))

@@ -1,4 +1,4 @@
-"""MAGI: what training shows a frame is what sampling shows it."""
+"""MAGI: a frame sees the same in training and in sampling."""
 
 from dataclasses import replace
 
@@ -7,8 +7,7 @@ import torch
 
 from mutoscope.errors import UserError
 from mutoscope.layers.masks import causal_frames_mask, frame_history_mask, frame_slots, interleaved
-from mutoscope.models.magi import MAGI, MAGIConfig, TrainingDraws
-from mutoscope.models.magi_networks import Conditions
+from mutoscope.models.magi import MAGI, FrameConditions, MAGIBatch, MAGIConfig, TrainingDraws
 from tiny_magi import batch_of, frame_conditions, tiny_config, tiny_magi
 
 VARIANTS = {
@@ -25,8 +24,8 @@ each_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANT
 def drawn(model: MAGI, tokens: torch.Tensor, seed: int = 1) -> TrainingDraws:
     """Draws without noise and without hidden conditions, as sampling has none."""
     draws = model.draw(tokens, torch.Generator().manual_seed(seed))
-    nothing = torch.zeros_like(draws.drop_condition)
-    return replace(draws, level=torch.zeros_like(draws.level), drop_condition=nothing, drop_history=nothing)
+    never = torch.zeros_like(draws.drop_condition)
+    return replace(draws, level=torch.zeros_like(draws.level), drop_condition=never, drop_history=never)
 
 
 def half_masked(draws: TrainingDraws) -> TrainingDraws:
@@ -34,9 +33,9 @@ def half_masked(draws: TrainingDraws) -> TrainingDraws:
 
 
 @torch.no_grad()
-def trained_outputs(model: MAGI, batch: dict, draws: TrainingDraws) -> tuple[torch.Tensor, torch.Tensor]:
+def trained_outputs(model: MAGI, batch: MAGIBatch, draws: TrainingDraws) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = model.to_tokens(batch["tokens"])
-    return model.outputs(tokens, model.batch_conditions(batch, draws), draws, batch.get("length"))
+    return model(tokens, model.batch_conditions(batch, draws), draws, batch.get("length"))
 
 
 @each_variant
@@ -46,19 +45,20 @@ def test_a_masked_frame_is_computed_in_training_as_in_sampling(changes):
     tokens = model.to_tokens(batch["tokens"])
     draws = drawn(model, tokens)
     z, hidden = trained_outputs(model, batch, draws)
-    conditions, given = model.batch_conditions(batch, draws), model.config.num_given
+    conditions, first = model.batch_conditions(batch, draws), model.config.num_given
     cache = model.reserve(len(tokens), 5)
     with torch.no_grad():
         for frame in range(5):
-            if frame >= given:
-                place = frame - given
-                told = frame_conditions(conditions, frame)
-                found = model.restore(cache, tokens[:, frame], hidden[:, place], told, frame)
-                torch.testing.assert_close(found, z[:, place], atol=1e-5, rtol=1e-5)
+            if frame >= first:
+                copy = frame - first
+                found = model.restore(
+                    cache, tokens[:, frame], hidden[:, copy], frame_conditions(conditions, frame), frame
+                )
+                torch.testing.assert_close(found, z[:, copy], atol=1e-5, rtol=1e-5)
             model.observe(cache, tokens[:, frame : frame + 1], frame_conditions(conditions, frame), frame)
 
 
-def test_frames_read_one_by_one_or_together_leave_the_same_memory():
+def test_frames_read_one_by_one_or_together_fill_the_cache_equally():
     model = tiny_magi()
     batch = batch_of(model)
     tokens = model.to_tokens(batch["tokens"])
@@ -78,7 +78,7 @@ def test_a_changed_frame_reaches_later_frames_only():
     draws = drawn(model, model.to_tokens(batch["tokens"]))
     draws = replace(draws, mask_ratio=torch.ones_like(draws.mask_ratio))  # a copy that shows nothing of its own frame
     before, _ = trained_outputs(model, batch, draws)
-    changed = batch | {"tokens": batch["tokens"].clone()}
+    changed: MAGIBatch = {**batch, "tokens": batch["tokens"].clone()}
     changed["tokens"][:, :, 2] += 1.0
     after, _ = trained_outputs(model, changed, draws)
     assert torch.equal(before[:, :3], after[:, :3])
@@ -98,22 +98,22 @@ def test_a_changed_masked_copy_changes_its_own_outputs_only():
     assert not torch.allclose(before[:, 2], after[:, 2])
 
 
-@pytest.mark.parametrize("given", [0, 1, 3])
-def test_layouts_of_the_sequence_give_equal_outputs(given):
-    """All frames and copies, without the last frame, and every copy behind its frame."""
+@pytest.mark.parametrize("num_given", [0, 1, 3])
+def test_layouts_of_the_sequence_give_equal_outputs(num_given: int):
+    """All frames and copies, without the last frame, and every copy after its frame."""
     model = tiny_magi()
     tokens = model.to_tokens(batch_of(model)["tokens"])
-    conditions = Conditions(torch.ones(2, dtype=torch.int64))
+    conditions = FrameConditions(torch.ones(2, dtype=torch.int64))
     embedded = model.embed_tokens(tokens)
     outputs = []
     for trimmed, shuffled in ((False, False), (True, False), (False, True)):
-        frames, masked = frame_slots(5, given, trimmed)
+        frames, masked = frame_slots(5, num_given, trimmed)
         order = interleaved(frames, masked) if shuffled else torch.arange(len(frames))
         frames, masked = frames[order], masked[order]
         level = torch.zeros(2, len(frames), dtype=torch.int64)
         with torch.no_grad():
-            h = model.slots(embedded[:, frames], conditions, frames, masked, level)
-            outputs.append(model.run(h, frame_history_mask(frames, masked))[:, masked])
+            h = model.embed_slots(embedded[:, frames], conditions, frames, masked, level)
+            outputs.append(model.run_blocks(h, frame_history_mask(frames, masked))[:, masked])
     torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(outputs[0], outputs[2], atol=1e-5, rtol=1e-5)
 
@@ -133,42 +133,43 @@ def test_padded_frames_change_nothing():
 
 
 @pytest.mark.parametrize("changes", [{}, {"num_given": 1}, {"teacher_forcing": "masked"}])
-def test_frames_that_are_history_only_are_not_asked_for(changes, monkeypatch):
-    model, asked = tiny_magi(**changes, token_mask_ratio=1.0), []
+def test_frames_that_are_history_only_are_no_targets(changes, monkeypatch):
+    model, counts = tiny_magi(**changes, token_mask_ratio=1.0), []
     batch = batch_of(model)
     batch["tokens"] = torch.arange(5.0)[None, None, :, None, None].expand_as(batch["tokens"])  # the frame's number
 
     def watched(z, targets, generator):
-        asked.append(targets[:, 0].long().bincount(minlength=5).tolist())
+        counts.append(targets[:, 0].long().bincount(minlength=5).tolist())
         return z.sum(), {}
 
     monkeypatch.setattr(model, "token_loss", watched)
-    seen_only = torch.tensor([[False, True, False, False, False], [False, True, False, True, False]])
-    for told in ({}, {"history_only": seen_only}):
-        model.loss(batch | told, torch.Generator().manual_seed(0))
-    whole, leaping = asked
-    assert whole[1] == 12
-    assert leaping == [whole[0], 0, whole[2], 6, whole[4]]
+    model.loss(batch, torch.Generator().manual_seed(0))
+    batch["history_only"] = torch.tensor([[False, True, False, False, False], [False, True, False, True, False]])
+    model.loss(batch, torch.Generator().manual_seed(0))
+    every, fewer = counts
+    assert every[1] == 12
+    assert fewer == [every[0], 0, every[2], 6, every[4]]
 
 
-def test_flawed_history_is_seen_by_later_frames_only_and_never_asked_for():
+def test_corrupted_history_reaches_later_frames_only_and_is_never_a_target(monkeypatch: pytest.MonkeyPatch):
     model = tiny_magi()
     batch = batch_of(model)
     draws = drawn(model, model.to_tokens(batch["tokens"]))
     conditions, tokens = model.batch_conditions(batch, draws), model.to_tokens(batch["tokens"])
-    flawed = tokens.clone()
-    flawed[:, 2] += 1
+    corrupted = tokens.clone()
+    corrupted[:, 2] += 1
     with torch.no_grad():
-        (plain, _), (told, _), (same, _) = (
-            model.outputs(tokens, conditions, draws, history=history) for history in (None, flawed, tokens)
+        (plain, _), (changed, _), (same, _) = (
+            model(tokens, conditions, draws, history=history) for history in (None, corrupted, tokens)
         )
-    assert torch.equal(plain, same) and torch.equal(plain[:, :3], told[:, :3])
-    assert ((plain - told)[:, 3:].abs().amax((0, 2, 3)) > 0).all()
-    asked = []
-    model.token_loss = lambda z, targets, generator: (asked.append(targets), (z.sum(), {}))[1]
-    for more in ({}, {"history": model.to_frames(flawed)}):
-        model.loss(batch | more, torch.Generator().manual_seed(0))
-    assert torch.equal(*asked)
+    assert torch.equal(plain, same) and torch.equal(plain[:, :3], changed[:, :3])
+    assert ((plain - changed)[:, 3:].abs().amax((0, 2, 3)) > 0).all()
+    targets = []
+    monkeypatch.setattr(model, "token_loss", lambda z, target, generator: (targets.append(target), (z.sum(), {}))[1])
+    model.loss(batch, torch.Generator().manual_seed(0))
+    batch["history"] = model.to_frames(corrupted)
+    model.loss(batch, torch.Generator().manual_seed(0))
+    assert torch.equal(*targets)
 
 
 def test_masked_teacher_forcing_without_masks_is_a_causal_transformer_over_frames():
@@ -182,8 +183,10 @@ def test_masked_teacher_forcing_without_masks_is_a_causal_transformer_over_frame
     conditions = model.batch_conditions(batch, draws)
     frames, masked = torch.arange(5), torch.ones(5, dtype=torch.bool)
     with torch.no_grad():
-        h = model.slots(model.embed_tokens(tokens), conditions, frames, masked, torch.zeros(2, 5, dtype=torch.int64))
-        causal = model.run(h, causal_frames_mask(5, 5, h.device))
+        h = model.embed_slots(
+            model.embed_tokens(tokens), conditions, frames, masked, torch.zeros(2, 5, dtype=torch.int64)
+        )
+        causal = model.run_blocks(h, causal_frames_mask(5, 5, h.device))
     assert torch.equal(z, causal)
 
 
@@ -201,7 +204,7 @@ def test_masked_teacher_forcing_shows_masked_history_in_training():
 
 def test_the_first_interval_takes_the_first_row():
     model = tiny_magi()
-    batch = batch_of(model) | {"interval": torch.ones(2, dtype=torch.int64)}
+    batch: MAGIBatch = {**batch_of(model), "interval": torch.ones(2, dtype=torch.int64)}
     draws = drawn(model, model.to_tokens(batch["tokens"]))
     before, _ = trained_outputs(model, batch, draws)
     with torch.no_grad():
@@ -236,7 +239,7 @@ def test_noise_reaches_history_and_never_the_visible_tokens_of_the_frame_in_prog
     assert not torch.allclose(clean[:, 1], noisy[:, 1])
 
 
-def test_noise_spares_the_first_frame_where_asked_to():
+def test_clean_first_frame_excludes_the_first_frame_from_noise():
     model = tiny_magi(clean_first_frame=True)
     tokens = model.to_tokens(batch_of(model)["tokens"])
     draws = replace(drawn(model, tokens), level=torch.full((2,), 3))
@@ -255,10 +258,10 @@ def test_noisy_history_is_read_in_sampling_as_in_training(clean):
     noisy, conditions = model.add_noise(tokens, draws), model.batch_conditions(batch, draws)
     cache = model.reserve(len(tokens), 5)
     for frame in range(5):
-        told = frame_conditions(conditions, frame)
+        own = frame_conditions(conditions, frame)
         with torch.no_grad():
-            found = model.restore(cache, tokens[:, frame], hidden[:, frame], told, frame)
-            model.observe(cache, noisy[:, frame : frame + 1], told, frame, level=3)
+            found = model.restore(cache, tokens[:, frame], hidden[:, frame], own, frame)
+            model.observe(cache, noisy[:, frame : frame + 1], own, frame, level=3)
         torch.testing.assert_close(found, z[:, frame], atol=1e-5, rtol=1e-5)
 
 
@@ -267,7 +270,8 @@ def test_an_action_reaches_its_own_frame_and_later_ones():
     batch = batch_of(model)
     draws = drawn(model, model.to_tokens(batch["tokens"]))
     before, _ = trained_outputs(model, batch, draws)
-    changed = batch | {"actions": batch["actions"].clone()}
+    assert "actions" in batch
+    changed: MAGIBatch = {**batch, "actions": batch["actions"].clone()}
     changed["actions"][:, 1] += 1.0  # done in frame 1, leads to frame 2
     after, _ = trained_outputs(model, changed, draws)
     assert torch.equal(before[:, :2], after[:, :2])
@@ -280,51 +284,53 @@ def test_hidden_conditions_are_the_same_as_none():
     draws = drawn(model, model.to_tokens(batch["tokens"]))
     dropped = replace(draws, drop_condition=torch.ones_like(draws.drop_condition))
     found, _ = trained_outputs(model, batch, dropped)
-    bare = {name: batch[name] for name in ("tokens", "interval")}
+    assert "interval" in batch
+    bare: MAGIBatch = {"tokens": batch["tokens"], "interval": batch["interval"]}
     torch.testing.assert_close(found, trained_outputs(model, bare, draws)[0])
 
 
-def test_actions_that_are_no_condition_stay():
+def test_actions_are_kept_if_they_are_no_condition():
     model = tiny_magi(text_size=6, drop_actions=False)
     batch = batch_of(model)
     draws = drawn(model, model.to_tokens(batch["tokens"]))
     dropped = replace(draws, drop_condition=torch.ones_like(draws.drop_condition))
     found, _ = trained_outputs(model, batch, dropped)
-    bare = {name: batch[name] for name in ("tokens", "interval", "actions")}
+    assert "interval" in batch and "actions" in batch
+    bare: MAGIBatch = {"tokens": batch["tokens"], "interval": batch["interval"], "actions": batch["actions"]}
     torch.testing.assert_close(found, trained_outputs(model, bare, draws)[0])
 
 
-def test_a_blind_sample_is_that_of_an_empty_history():
+def test_a_blind_sample_equals_one_with_an_empty_history():
     model = tiny_magi(history_dropout=0.5)
     batch = batch_of(model)
     tokens = model.to_tokens(batch["tokens"])
     conditions = model.batch_conditions(batch, drawn(model, tokens))
-    told, hidden = frame_conditions(conditions, 2), torch.ones(2, 6, dtype=torch.bool)
+    own, hidden = frame_conditions(conditions, 2), torch.ones(2, 6, dtype=torch.bool)
     assert conditions.actions is not None
     cache = model.reserve(2, 5)
     with torch.no_grad():
-        alone = model.restore(cache, tokens[:, 2], hidden, told, 2)
+        alone = model.restore(cache, tokens[:, 2], hidden, own, 2)
         model.observe(cache, tokens[:, :2], replace(conditions, actions=conditions.actions[:, :2]), 0)
-        blind = model.restore(cache, tokens[:, 2], hidden, told, 2, torch.tensor([True, False]))
+        blind = model.restore(cache, tokens[:, 2], hidden, own, 2, torch.tensor([True, False]))
     torch.testing.assert_close(blind[0], alone[0], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(blind[1], alone[1])
     draws = drawn(model, tokens)
     dropped, _ = trained_outputs(model, batch, replace(draws, drop_history=torch.tensor([True, False])))
-    changed = batch | {"tokens": batch["tokens"] + torch.randn(1, 1, 5, 1, 1)}
+    changed: MAGIBatch = {**batch, "tokens": batch["tokens"] + torch.randn(1, 1, 5, 1, 1)}
     changed["tokens"][:, :, 4] = batch["tokens"][:, :, 4]
     other, _ = trained_outputs(model, changed, replace(draws, drop_history=torch.tensor([True, False])))
     assert torch.equal(dropped[0, 4], other[0, 4])
     assert not torch.allclose(dropped[1, 4], other[1, 4])
 
 
-def test_mask_ratios_differ_between_frames_and_lie_between_07_and_1():
+def test_mask_ratios_differ_between_frames_and_are_between_07_and_1():
     model = tiny_magi(latent_shape=(5, 20, 20))
     tokens = model.to_tokens(torch.zeros(8, 3, 5, 20, 20))
     draws = model.draw(tokens, torch.Generator().manual_seed(0))
     assert draws.mask_ratio.min() >= 0.7
     assert draws.mask_ratio.max() <= 1.0
     assert draws.mask_ratio.unique().numel() == 40
-    _, hidden = model.outputs(tokens, Conditions(torch.ones(8, dtype=torch.int64)), draws)
+    _, hidden = model(tokens, FrameConditions(torch.ones(8, dtype=torch.int64)), draws)
     assert torch.equal(hidden.sum(-1), torch.ceil(draws.mask_ratio * 100).long())
 
 
@@ -343,7 +349,7 @@ def test_every_parameter_learns(changes, teacher_forcing):
     loss.backward()
     assert parts
     unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    # Masked teacher forcing is the same network, of whose role table only one row is used.
+    # Masked teacher forcing has the same network and uses one row of its role table only.
     assert not unused
 
 

@@ -7,8 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
-from mutoscope.models.magvit import MagvitConfig
-from mutoscope.models.magvit_baselines import GivenPrefix, MagvitAR, MagvitARConfig, PrefixMagvit
+from mutoscope.models.magvit import MagvitBatch, MagvitConfig
+from mutoscope.models.magvit.baselines import (
+    ConditionedPrefixMagvit,
+    MagvitAR,
+    MagvitARBatch,
+    MagvitARConfig,
+    PrefixMagvit,
+)
+from mutoscope.models.magvit.config import PaperSize
 
 AR = MagvitARConfig(2, 16, 2, 24, codebook_size=11, num_classes=3, latent_shape=(2, 2, 3), dropout=0.0)
 MASKED = MagvitConfig(2, 16, 2, 24, codebook_size=11, num_classes=3, latent_shape=(2, 2, 3), dropout=0.0)
@@ -24,7 +31,7 @@ def tokens(batch: int = 2, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size, count", [("B", 87_538_535), ("L", 305_571_943)])
-def test_published_sizes_have_the_published_parameter_counts(size: str, count: int):
+def test_published_sizes_have_the_published_parameter_counts(size: PaperSize, count: int):
     with torch.device("meta"):
         model = MagvitAR(MagvitARConfig.paper(size, num_classes=101))
     assert sum(p.numel() for p in model.parameters()) == count
@@ -67,7 +74,7 @@ def test_a_condition_precedes_the_clip_and_changes_it():
         model.prefix(None, None, 2)
 
 
-def test_labels_choose_the_class_slot_and_strange_ones_are_refused():
+def test_labels_select_the_class_slot_and_unknown_ones_are_refused():
     model = autoregressive()
     assert model.prefix(torch.tensor([2]), None, 1)[0].tolist() == [-1, 13]
     assert model.prefix(None, None, 1)[0].tolist() == [-1, 14]
@@ -75,9 +82,9 @@ def test_labels_choose_the_class_slot_and_strange_ones_are_refused():
         model.prefix(torch.tensor([7]), None, 1)
 
 
-def test_a_few_updates_learn_a_clip_by_heart():
+def test_a_few_updates_memorise_a_clip():
     model = autoregressive().train()
-    batch = {"tokens": tokens(), "label": torch.tensor([0, 1])}
+    batch: MagvitARBatch = {"tokens": tokens(), "label": torch.tensor([0, 1])}
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(80):
         loss, parts = model.loss(batch, torch.Generator())
@@ -92,7 +99,7 @@ def prefix_model() -> PrefixMagvit:
     return PrefixMagvit(MASKED).eval()
 
 
-def test_prefix_conditioning_has_the_length_of_the_paper_and_reads_the_given_frames_only():
+def test_prefix_conditioning_has_the_length_of_the_paper_and_reads_the_context_frames_only():
     with torch.device("meta"):
         paper = PrefixMagvit(MagvitConfig.paper("Ti"))
     assert paper.position_embedding.num_embeddings == 1 + 256 + 1 + 1024
@@ -105,22 +112,23 @@ def test_prefix_conditioning_has_the_length_of_the_paper_and_reads_the_given_fra
         base = model.prefix_logits(hidden, condition, None)
         assert torch.equal(base, model.prefix_logits(hidden, later, None))
         assert not torch.allclose(base, model.prefix_logits(hidden, earlier, None))
-        assert torch.equal(base, GivenPrefix(model, condition).logits(hidden, "class-conditional"))
+        assert torch.equal(base, ConditionedPrefixMagvit(model, condition).logits(hidden, "class-conditional"))
 
 
 def test_the_prefix_loss_trains_every_parameter():
     model = prefix_model().train()
-    loss, parts = model.loss({"tokens": tokens(), "condition_tokens": tokens(seed=1)}, torch.Generator().manual_seed(0))
+    batch: MagvitBatch = {"tokens": tokens(), "condition_tokens": tokens(seed=1), "task": "frame-prediction"}
+    loss, parts = model.loss(batch, torch.Generator().manual_seed(0))
     loss.backward()
     assert all(p.grad is not None for p in model.parameters()) and "accuracy" in parts
     with pytest.raises(UserError, match="one task"):
         PrefixMagvit(replace(MASKED, task_token=True, num_special_tokens=16))
 
 
-def test_configurations_that_make_no_sense_are_explained():
+def test_impossible_configurations_are_refused():
     with pytest.raises(UserError, match="multiple of num_heads"):
         replace(AR, num_heads=3)
     with pytest.raises(UserError, match="condition_frames"):
         replace(AR, condition_frames=5)
     with pytest.raises(UserError, match="no MAGVIT size"):
-        MagvitARConfig.paper("XXL")
+        MagvitARConfig.paper("XXL")  # pyright: ignore[reportArgumentType]

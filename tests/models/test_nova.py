@@ -10,8 +10,8 @@ from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import DDPM
 from mutoscope.layers.patchify import patchify
 from mutoscope.layers.token_masking import gather_rows
-from mutoscope.meta_device import without_memory
-from mutoscope.models.nova import NOVA, Canvas, NOVAConfig
+from mutoscope.meta_device import on_meta_device
+from mutoscope.models.nova import NOVA, Canvas, NOVABatch, NOVAConfig
 from tiny_nova import text_of, tiny_config, tiny_nova
 
 IMAGE = {"latent_shape": (1, 128, 128), "num_time_slots": 1, "mixer_rank": None}
@@ -31,7 +31,7 @@ IMAGE = {"latent_shape": (1, 128, 128), "num_time_slots": 1, "mixer_rank": None}
     ids=["0.3B", "0.6B", "1.4B", "0.6B at 512", "video without mixer", "video", "video with a full matrix"],
 )
 def test_published_sizes_have_the_published_parameter_counts(config: NOVAConfig, count: int):
-    with without_memory():
+    with on_meta_device():
         model = NOVA(config)
     assert sum(p.numel() for p in model.parameters()) == count
     assert model.text is not None and model.text.table.numel() == 1_310_720
@@ -94,7 +94,7 @@ def test_outputs_for_some_tokens_are_those_of_all_and_hidden_tokens_stay_hidden(
 
 
 @torch.no_grad()
-def test_writing_in_two_parts_is_writing_at_once():
+def test_writing_in_two_parts_equals_writing_in_a_single_call():
     model = tiny_nova()
     context, ids, vectors = torch.randn(1, 4, 32), torch.tensor([[5, 2, 9]]), torch.randn(1, 3, 12)
     once, twice = model.canvas(context), model.canvas(context)
@@ -105,7 +105,7 @@ def test_writing_in_two_parts_is_writing_at_once():
 
 
 def frame_in_progress(model: NOVA) -> tuple[Tensor, Tensor, Canvas]:
-    """An order of places per sample, the tokens in that order, and an empty canvas."""
+    """An order of tokens per sample, the tokens in that order, and an empty canvas."""
     generator = torch.Generator().manual_seed(0)
     order = torch.rand(2, 16, generator=generator).argsort(1)
     tokens = gather_rows(patchify(torch.randn(2, 3, 1, 8, 8, generator=generator), 2)[:, 0], order)
@@ -115,7 +115,7 @@ def frame_in_progress(model: NOVA) -> tuple[Tensor, Tensor, Canvas]:
 @pytest.mark.parametrize("positions", ["absolute", "rotary"])
 @pytest.mark.parametrize("norm_position", ["after", "before"])
 @torch.no_grad()
-def test_as_long_as_nothing_is_written_a_part_is_exact(positions, norm_position):
+def test_filling_in_part_is_exact_until_tokens_are_written(positions, norm_position):
     model = tiny_nova(positions=positions, norm_position=norm_position)
     order, tokens, canvas = frame_in_progress(model)
     for known in (0, 5):
@@ -130,8 +130,8 @@ def test_as_long_as_nothing_is_written_a_part_is_exact(positions, norm_position)
 
 @pytest.mark.parametrize("positions", ["absolute", "rotary"])
 @torch.no_grad()
-def test_what_is_written_reaches_the_outputs_of_a_part(positions):
-    """The outputs come closer to the exact ones than those that know nothing since the refresh."""
+def test_written_tokens_reach_the_outputs_of_filling_in_part(positions):
+    """The outputs are closer to the exact ones than outputs that ignore all tokens since the refresh."""
     model = tiny_nova(positions=positions)
     order, tokens, canvas = frame_in_progress(model)
     empty = dataclasses.replace(canvas)
@@ -148,7 +148,7 @@ def test_what_is_written_reaches_the_outputs_of_a_part(positions):
 
 
 @torch.no_grad()
-def test_filled_in_part_a_token_sees_what_was_written_last():
+def test_filling_in_part_sees_the_tokens_written_last():
     model = tiny_nova()
     order, tokens = torch.arange(16)[None], torch.randn(1, 16, 12)
     outputs = []
@@ -162,7 +162,7 @@ def test_filled_in_part_a_token_sees_what_was_written_last():
     assert (outputs[0] - outputs[1]).abs().max() > 1e-2
 
 
-def batch_for(model: NOVA, frames: int = 4) -> dict:
+def batch_for(model: NOVA, frames: int = 4) -> NOVABatch:
     features, present = text_of(model, 2)
     return {"tokens": torch.randn(2, 3, frames, 8, 8), "caption": features, "caption_mask": present}
 
@@ -206,7 +206,11 @@ def test_the_first_frame_weighs_as_much_as_all_others():
 
 def test_captions_are_dropped_at_the_configured_rate():
     model = tiny_nova(condition_dropout=0.5)
-    batch = {"tokens": torch.zeros(400, 1), "caption": torch.ones(400, 5, 6), "caption_mask": torch.ones(400, 5).bool()}
+    batch: NOVABatch = {
+        "tokens": torch.zeros(400, 1),
+        "caption": torch.ones(400, 5, 6),
+        "caption_mask": torch.ones(400, 5).bool(),
+    }
     prefix = model.batch_prefix(batch, torch.Generator().manual_seed(0))
     dropped = (prefix - model.null_prefix(1)).abs().amax(dim=(1, 2)) < 1e-5
     assert 150 < int(dropped.sum()) < 250
@@ -215,7 +219,7 @@ def test_captions_are_dropped_at_the_configured_rate():
 def test_classes_replace_text():
     model = tiny_nova(text_size=None, num_classes=7)
     assert model.text is None
-    batch = {"tokens": torch.randn(2, 3, 4, 8, 8), "label": torch.tensor([0, 6])}
+    batch: NOVABatch = {"tokens": torch.randn(2, 3, 4, 8, 8), "label": torch.tensor([0, 6])}
     loss, _ = model.loss(batch, torch.Generator().manual_seed(0))
     assert torch.isfinite(loss)
     assert not torch.allclose(model.null_prefix(1), model.class_prefix(torch.tensor([6])))

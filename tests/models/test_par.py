@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.layers.token_order import region_order
-from mutoscope.meta_device import without_memory
-from mutoscope.models.par import PAR, PARConfig
+from mutoscope.meta_device import on_meta_device
+from mutoscope.models.par import PAR, PARBatch, PARConfig
 from mutoscope.sampling.parallel_ar import ParallelARSampler, PrefixCondition
 
 SMALL = PARConfig(
@@ -63,7 +63,7 @@ def prefix_of(model: PAR) -> Tensor:
     ],
 )  # fmt: skip
 def test_published_sizes_have_the_published_parameter_counts(size: str, n: int, count: int):
-    with without_memory():
+    with on_meta_device():
         model = PAR(PARConfig.paper(size, num_parallel=n))
     assert sum(p.numel() for p in model.parameters()) == count
 
@@ -72,7 +72,7 @@ def test_published_sizes_have_the_published_parameter_counts(size: str, n: int, 
     "size, count", [("XL", 777_678_080), ("1B", 1_205_954_560), ("3B", 3_110_249_600), ("7B", 6_635_655_168)]
 )
 def test_published_text_models_have_the_published_parameter_counts(size: str, count: int):
-    with without_memory():
+    with on_meta_device():
         model = PAR(PARConfig.paper(size, num_classes=None, caption_size=2048))
     assert sum(p.numel() for p in model.parameters()) == count
 
@@ -115,14 +115,14 @@ def test_cached_and_uncached_logits_agree(variant: str, static: bool):
 @torch.no_grad()
 def test_static_steps_have_two_shapes_only(monkeypatch: pytest.MonkeyPatch):
     model, shapes = small(), set()
-    advance = model.advance
+    advance = model.run_blocks
 
     def watched(x: Tensor, table: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
         assert mask is not None
         shapes.add((x.shape[1], tuple(table.shape), tuple(mask.shape)))
         return advance(x, table, mask, cache)
 
-    monkeypatch.setattr(model, "advance", watched)
+    monkeypatch.setattr(model, "run_blocks", watched)
     sampler = ParallelARSampler()
     for _ in sampler.sample(model, PrefixCondition(prefix_of(model)), torch.Generator().manual_seed(0), static=True):
         pass
@@ -155,7 +155,7 @@ def test_larger_grids_than_trained_on_are_a_longer_table():
 def test_first_loss_is_the_logarithm_of_the_vocabulary_and_learning_lowers_it():
     torch.manual_seed(0)
     model = PAR(SMALL)
-    batch = {"tokens": torch.zeros(4, 2, 4, 4, dtype=torch.int64), "label": torch.zeros(4, dtype=torch.int64)}
+    batch: PARBatch = {"tokens": torch.zeros(4, 2, 4, 4, dtype=torch.int64), "label": torch.zeros(4, dtype=torch.int64)}
     loss, parts = model.loss(batch, torch.Generator().manual_seed(0))
     assert loss.item() == pytest.approx(math.log(11), rel=1e-6)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -169,19 +169,29 @@ def test_first_loss_is_the_logarithm_of_the_vocabulary_and_learning_lowers_it():
 
 def test_labels_are_dropped_as_often_as_configured():
     model = small(condition_dropout=0.25)
-    batch = {"tokens": torch.zeros(4000, 2, 4, 4, dtype=torch.int64), "label": torch.zeros(4000, dtype=torch.int64)}
-    prefix = model._dropped_condition(batch, torch.Generator().manual_seed(0))
+    batch: PARBatch = {
+        "tokens": torch.zeros(4000, 2, 4, 4, dtype=torch.int64),
+        "label": torch.zeros(4000, dtype=torch.int64),
+    }
+    prefix = model.batch_prefix(batch, torch.Generator().manual_seed(0))
     share = (prefix == model.condition.weight[-1]).all(-1).float().mean().item()
     assert abs(share - 0.25) < 0.03
 
 
-def test_samples_marked_invalid_do_not_count():
-    model = small()
-    tokens = torch.randint(11, (2, 2, 4, 4), generator=torch.Generator().manual_seed(0))
-    batch = {"tokens": tokens, "label": torch.tensor([0, 1])}
-    alone, _ = model.loss({name: x[:1] for name, x in batch.items()}, torch.Generator().manual_seed(2))
-    weighted, _ = model.loss(batch | {"valid": torch.tensor([1, 0])}, torch.Generator().manual_seed(2))
+def test_samples_of_weight_zero_do_not_count():
+    model, tokens = small(), sequence(small())
+    logits = model(tokens, prefix_of(model))
+    alone, _ = model.sequence_loss(logits[:1], tokens[:1])
+    weighted, _ = model.sequence_loss(logits, tokens, torch.tensor([1.0, 0.0]))
     torch.testing.assert_close(weighted, alone)
+
+
+def test_a_batch_without_its_condition_is_refused():
+    tokens = torch.zeros(2, 2, 4, 4, dtype=torch.int64)
+    with pytest.raises(UserError, match="needs the label"):
+        small().loss({"tokens": tokens}, torch.Generator())
+    with pytest.raises(UserError, match="needs the caption"):
+        small(**CAPTIONS).loss({"tokens": tokens, "label": torch.zeros(2, dtype=torch.int64)}, torch.Generator())
 
 
 def test_whole_branches_are_dropped_in_training_only():

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ class Case:
         return {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
 
     def subcases(self, marker: str) -> list[str]:
-        """What stands before "/marker" in names, such as the cases of a decoding file."""
+        """Prefixes before "/marker" in names, such as the cases of a decoding file."""
         return sorted({n[: n.index(f"/{marker}")] for n in self.tensors if f"/{marker}" in n})
 
     def sibling(self, name: str) -> "Case":
@@ -84,6 +84,13 @@ def renamed(config: dict[str, Any], names: dict[str, str | None]) -> dict[str, A
     unknown = set(config) - set(names)
     assert not unknown, f"configuration keys {sorted(unknown)} are not understood by this test"
     return {ours: config[theirs] for theirs, ours in names.items() if ours and theirs in config}
+
+
+class Tolerance(TypedDict):
+    """Bounds of `assert_close`."""
+
+    atol: float
+    rtol: float
 
 
 def assert_close(actual: Tensor, expected: Tensor, *, atol: float = 0.0, rtol: float = 0.0, what: str = "") -> None:

@@ -30,7 +30,7 @@ from mutoscope.layers.masks import (
     interleaved,
 )
 from mutoscope.layers.token_masking import truncated_normal
-from mutoscope.models.magi_networks import DiffusionHead
+from mutoscope.models.magi import DiffusionHead
 from mutoscope.sampling.frame_stream import masked_counts
 from mutoscope.sampling.guidance import guide
 from parity.cases import Case, assert_equal, family, for_each

@@ -3,7 +3,7 @@
 import torch
 
 from mutoscope.interop import magvit_flax
-from mutoscope.models.magvit_baselines import MagvitAR, MagvitARConfig
+from mutoscope.models.magvit.baselines import MagvitAR, MagvitARConfig
 from parity.cases import Case, assert_close, family, for_each
 
 CASES = family("magvit")

@@ -12,11 +12,10 @@ from mutoscope.layers.masks import block_causal_mask
 from mutoscope.layers.patchify import patchify, unpatchify
 from mutoscope.layers.positions import rotary_table, rotate
 from mutoscope.layers.token_masking import gather_rows, truncated_normal
-from mutoscope.models.nova import TrainingDraws
-from mutoscope.models.nova_networks import ScalingAndShift, modulate
+from mutoscope.models.nova import ScalingAndShift, TrainingDraws, modulate
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, combine, set_sizes
-from parity.cases import assert_close, assert_equal
+from parity.cases import Tolerance, assert_close, assert_equal
 from parity.nova_cases import (
     NOVACase,
     condition_of,
@@ -30,7 +29,7 @@ from parity.nova_cases import (
     transformer,
 )
 
-NETWORK = {"atol": 2e-5, "rtol": 1e-4}
+NETWORK: Tolerance = {"atol": 2e-5, "rtol": 1e-4}
 
 
 def test_every_file_of_vectors_is_covered_by_a_test_here_or_in_the_vae_tests():
@@ -129,7 +128,8 @@ def test_diffusion_head_with_times_of_rows_and_of_tokens(case: NOVACase):
 
 @for_each_nova("e_schedulers")
 def test_schedulers_in_training_and_sampling(case: NOVACase):
-    t, close = case.tensors, {"atol": 1e-5, "rtol": 1e-5}
+    t = case.tensors
+    close: Tolerance = {"atol": 1e-5, "rtol": 1e-5}
     x, noise = t["x0"], t["noise"]
     ends = ".train_sigma"
     for shift in [float(n.removeprefix("flow.shift").removesuffix(ends)) for n in t if n.endswith(ends)]:

@@ -10,7 +10,7 @@ from mutoscope.errors import UserError
 from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL, TileOptions
 from mutoscope.tokenizers.pretrained import load_vae
 from mutoscope.tokenizers.quantizers import diagonal_gaussian
-from parity.cases import assert_close
+from parity.cases import Tolerance, assert_close
 from parity.nova_support import files, index, tensors, weights_folder
 
 FILES = files("v_vae")
@@ -20,7 +20,7 @@ PARTS = [
     for part in ("osp", "kl")
     if any(name.startswith(f"{part}.") for name in tensors(file))
 ]
-TOLERANCE = {"atol": 1e-4, "rtol": 1e-3}
+TOLERANCE: Tolerance = {"atol": 1e-4, "rtol": 1e-3}
 
 
 def tensors_named(prefix: str) -> list[tuple[str, str]]:

@@ -203,12 +203,13 @@ def test_text_conditional_training_and_generation(case: Case, monkeypatch: pytes
     tokens = stored["raster_ids"].view(-1, *model.latent_shape)
     monkeypatch.setattr(torch, "rand", lambda *_, **__: stored["drop_uniforms"])
     batch = {"tokens": tokens, "caption": stored["caption"], "caption_mask": stored["caption_mask"]}
-    prefix = model._dropped_condition(batch, torch.Generator())
+    prefix = model.batch_prefix(batch, torch.Generator())
     logits = model.logits(stored["sequence_ids"], prefix, prefix_mask=stored["caption_mask"].bool())
     assert_close(logits, stored["logits_train"], atol=2e-4, what="logits")
-    for name, extra in (("loss_all", {}), ("loss_valid", {"valid": stored["valid"]})):
-        loss, _ = model.loss(batch | extra, torch.Generator())
-        assert_close(loss, stored[name].squeeze(), rtol=1e-5, what=name)
+    loss, _ = model.loss(batch, torch.Generator())
+    assert_close(loss, stored["loss_all"].squeeze(), rtol=1e-5, what="loss_all")
+    weighted, _ = model.sequence_loss(logits, stored["sequence_ids"], stored["valid"].float())
+    assert_close(weighted, stored["loss_valid"].squeeze(), rtol=1e-5, what="loss_valid")
 
     model.eval()
     with torch.no_grad():

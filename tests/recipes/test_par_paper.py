@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.recipes import catalog
 from mutoscope.recipes.par_paper import RECIPES as OWN
@@ -29,7 +29,7 @@ def test_every_recipe_is_complete_fits_its_tokenizer_and_survives_its_json(name:
     if not isinstance(recipe, ModelRecipe):
         return
     spec = RECIPES[recipe.tokenizer.removeprefix("runs/")]().tokenizer
-    with without_memory():
+    with on_meta_device():
         tokenizer = TOKENIZERS[type(spec)](spec).spec
     assert isinstance(recipe.model, PARConfig) and tokenizer.vocab_size == recipe.model.codebook_size
     data = recipe.data
@@ -55,7 +55,7 @@ def test_lengths_and_rates_are_the_published_ones():
 
 def test_the_clip_model_has_the_size_its_specification_counts():
     recipe = RECIPES["par-XL-4x-ucf101"]()
-    with without_memory():
+    with on_meta_device():
         model = PAR(recipe.model)
     assert sum(p.numel() for p in model.parameters()) == 899_381_760
     assert prod(model.latent_shape) == 1280 and recipe.model.rope_pairs == (8, 12, 12)

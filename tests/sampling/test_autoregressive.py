@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mutoscope.errors import UserError
-from mutoscope.models.magvit_baselines import MagvitAR, MagvitARConfig
+from mutoscope.models.magvit.baselines import MagvitAR, MagvitARConfig
 from mutoscope.sampling.autoregressive import AutoregressiveSampler, AutoregressiveSamplerConfig, TokenCondition
 
 CONFIG = MagvitARConfig(2, 16, 2, 24, codebook_size=11, num_classes=3, latent_shape=(2, 2, 3), dropout=0.0)

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mutoscope.errors import UserError
-from mutoscope.models.magi import MAGI
-from mutoscope.models.magi_networks import Conditions
+from mutoscope.models.magi import MAGI, FrameConditions
 from mutoscope.sampling.frame_stream import (
     FrameStreamSampler,
     FrameStreamSamplerConfig,
@@ -21,7 +20,7 @@ from mutoscope.sampling.frame_stream import (
 )
 from tiny_magi import SAMPLING, batch_of, tiny_magi
 
-Conditioning = Callable[[int], Conditions]
+Conditioning = Callable[[int], FrameConditions]
 
 
 def conditioned(count: int, passes: int = 1, actions: Tensor | None = None) -> Conditioning:
@@ -29,8 +28,8 @@ def conditioned(count: int, passes: int = 1, actions: Tensor | None = None) -> C
     label = torch.cat([torch.arange(count) % 3, *[torch.full((count,), -1)] * (passes - 1)])
     interval = torch.ones(len(label), dtype=torch.int64)
 
-    def at(frame: int) -> Conditions:
-        return Conditions(interval, label, None if actions is None else actions[:, frame : frame + 1])
+    def at(frame: int) -> FrameConditions:
+        return FrameConditions(interval, label, None if actions is None else actions[:, frame : frame + 1])
 
     return at
 
@@ -168,7 +167,7 @@ def test_a_stream_without_an_end_makes_the_same_frames_in_bounded_memory():
 def test_conditions_of_a_frame_are_read_just_before_it_is_generated():
     model, asked = tiny_magi(), []
 
-    def at(frame: int) -> Conditions:
+    def at(frame: int) -> FrameConditions:
         asked.append(frame)
         return conditioned(2)(frame)
 
@@ -191,17 +190,17 @@ def test_a_change_on_the_way_leaves_what_is_done_and_changes_what_follows():
         )
         return last.proposal
 
-    steady = clip(lambda frame: Conditions(slow, label))
-    changed = clip(lambda frame: Conditions(slow if frame < 3 else fast, label))
+    steady = clip(lambda frame: FrameConditions(slow, label))
+    changed = clip(lambda frame: FrameConditions(slow if frame < 3 else fast, label))
     assert torch.equal(steady[:, :, :3], changed[:, :, :3])
     assert not torch.allclose(steady[:, :, 3:], changed[:, :, 3:])
 
 
 def test_neighbours_told_alike_are_read_together():
     interval, label = torch.ones(2, dtype=torch.int64), torch.tensor([0, 1])
-    frames = [Conditions(interval, label, torch.full((2, 1, 2), float(i))) for i in range(3)]
-    frames.append(Conditions(interval.clone(), label, torch.zeros(2, 1, 2)))
-    groups = Conditions.grouped(frames)
+    frames = [FrameConditions(interval, label, torch.full((2, 1, 2), float(i))) for i in range(3)]
+    frames.append(FrameConditions(interval.clone(), label, torch.zeros(2, 1, 2)))
+    groups = FrameConditions.grouped(frames)
     assert [count for count, _ in groups] == [3, 1]
     joined = groups[0][1].actions
     assert joined is not None
@@ -220,8 +219,8 @@ def test_actions_of_a_moved_window_are_those_of_its_frames():
         )
         return last.proposal
 
-    joined = clip(lambda frame: Conditions(interval, label, actions[:, frame : frame + 1]))
-    apart = clip(lambda frame: Conditions(interval.clone(), label, actions[:, frame : frame + 1]))
+    joined = clip(lambda frame: FrameConditions(interval, label, actions[:, frame : frame + 1]))
+    apart = clip(lambda frame: FrameConditions(interval.clone(), label, actions[:, frame : frame + 1]))
     torch.testing.assert_close(joined, apart, atol=1e-4, rtol=1e-4)
 
 

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from mutoscope.models.magi import MAGI, Conditions
+from mutoscope.models.magi import MAGI, FrameConditions
 from mutoscope.sampling.autoregressive import AutoregressiveSampler
 from mutoscope.sampling.base import SampleEvent, Sampler
 from mutoscope.sampling.frame_ar import FrameARSampler
@@ -40,7 +40,7 @@ def test_an_event_builds_its_tensors_once_and_only_when_they_are_read():
 
 
 def stream(model: MAGI, num_frames: int | None = None):
-    condition = StreamCondition(lambda frame: Conditions(torch.ones(2, dtype=torch.int64)), 2, num_frames)
+    condition = StreamCondition(lambda frame: FrameConditions(torch.ones(2, dtype=torch.int64)), 2, num_frames)
     config = FrameStreamSamplerConfig(**SAMPLING)
     return FrameStreamSampler(config).sample(model, condition, torch.Generator().manual_seed(0))
 

@@ -11,4 +11,4 @@ def test_real_rows_move_to_the_end_and_keep_their_order():
     features = (torch.arange(1.0, 6) * mask)[..., None]
     moved = left_padded(TextFeatures(features, mask))
     assert moved.features[..., 0].tolist() == [[0, 0, 0, 0, 0], [0, 0, 0, 1, 2], [1, 2, 3, 4, 5]]
-    assert torch.equal(moved.mask, mask.flip(1))  # as the official script flips it
+    assert torch.equal(moved.mask, mask.flip(1))  # the official script flips the mask

@@ -1,4 +1,4 @@
-"""What the published rules make of prompts."""
+"""Prompts cleaned by the published rules."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from mutoscope.text.cleaning import MAX_PROMPT, clean_prompt
 
 
 @pytest.mark.parametrize(
-    "given, expected",
+    "prompt, expected",
     [
         ("A Blue   Porsche 356, parked.", "a blue porsche 356, parked."),
         ("  ", ""),
@@ -29,8 +29,8 @@ from mutoscope.text.cleaning import MAX_PROMPT, clean_prompt
         ("cafe\u0301", "caf\u00e9"),
     ],
 )
-def test_prompts_are_cleaned_as_captions_were(given: str, expected: str):
-    assert clean_prompt(given) == expected
+def test_prompts_are_cleaned_like_training_captions(prompt: str, expected: str):
+    assert clean_prompt(prompt) == expected
 
 
 def test_a_very_long_prompt_is_cleaned_and_a_longer_one_refused():

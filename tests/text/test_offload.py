@@ -1,4 +1,4 @@
-"""The encoder that is in memory only while prompts are read."""
+"""The encoder that is in memory only while it encodes."""
 
 import weakref
 from pathlib import Path
@@ -23,11 +23,11 @@ def words(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[TextEncoder]]:
-    """Every encoder that was loaded; what is dropped answers None."""
+    """Weak references to all encoders that were loaded; None for those no longer in memory."""
     found = []
 
-    def load(*arguments: object) -> TextEncoder:
-        encoder = load_text_encoder(*arguments)
+    def load(folder: Path, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+        encoder = load_text_encoder(folder, device, dtype)
         found.append(weakref.ref(encoder))
         return encoder
 
@@ -51,7 +51,7 @@ def test_features_are_those_of_the_encoder_and_only_new_prompts_load_it(words: P
     assert encoder.encode(["blue"], 3).features.shape == (1, 3, encoder.feature_size(words))
 
 
-def test_unknown_words_are_told_without_loading_again(words: Path, loaded: list):
+def test_unknown_words_are_reported_without_loading_again(words: Path, loaded: list):
     encoder = OffloadedTextEncoder(words, CPU, torch.float32)
     for _ in range(2):
         encoder.encode(["a purple circle"], 5)
@@ -60,7 +60,7 @@ def test_unknown_words_are_told_without_loading_again(words: Path, loaded: list)
     assert encoder.unknown("huge") == ["huge"]
 
 
-def test_prompts_not_asked_for_lately_are_forgotten(words: Path, loaded: list, monkeypatch: pytest.MonkeyPatch):
+def test_features_of_the_oldest_prompts_are_dropped(words: Path, loaded: list, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(offload, "MAX_PROMPTS", 2)
     encoder = OffloadedTextEncoder(words, CPU, torch.float32)
     together = encoder.encode(["a", "red", "circle"], 2)
@@ -71,7 +71,7 @@ def test_prompts_not_asked_for_lately_are_forgotten(words: Path, loaded: list, m
     assert len(loaded) == 2
 
 
-def test_a_network_leaves_memory_and_its_features_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_network_is_freed_and_its_features_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("transformers")
     from mutoscope.text.phi import PhiTextEncoder
     from text.test_phi import save_tiny_phi
@@ -81,6 +81,7 @@ def test_a_network_leaves_memory_and_its_features_stay(tmp_path: Path, monkeypat
 
     def seen(self: PhiTextEncoder, tokens: torch.Tensor) -> torch.Tensor:
         networks.append(weakref.ref(self.network))
+        assert isinstance(self.network, torch.nn.Module)
         assert next(self.network.parameters()).dtype == torch.bfloat16
         return hidden(self, tokens)
 
@@ -90,10 +91,12 @@ def test_a_network_leaves_memory_and_its_features_stay(tmp_path: Path, monkeypat
     assert len(networks) == 1 and networks[0]() is None
     assert torch.equal(encoder.encode(["a red circle"], 6).features[0], first.features[0])
     assert len(networks) == 1 and first.mask.sum(1).tolist() == [3, 0]
-    assert torch.equal(encoder.encode(["blue", "a red circle"], 6).features[1], first.features[0])  # in any company
+    assert torch.equal(
+        encoder.encode(["blue", "a red circle"], 6).features[1], first.features[0]
+    )  # whatever the other prompts
 
 
-def test_a_folder_without_an_encoder_is_told_at_the_first_prompt(tmp_path: Path):
+def test_a_folder_without_an_encoder_is_refused_at_the_first_prompt(tmp_path: Path):
     encoder = OffloadedTextEncoder(tmp_path / "nothing", CPU, torch.float32)
     with pytest.raises(UserError, match="no text encoder"):
         encoder.encode(["a"], 3)

@@ -12,25 +12,32 @@ WORDS = ("a", "red", "blue", "circle", "square", "<unk>")
 
 
 def save_tiny_phi(folder: Path, beside: bool = True) -> Path:
-    """A network of two layers, its words in the folder or beside it."""
+    """A network of two layers, with its tokenizer beside the folder or inside it."""
     from transformers import PhiConfig, PhiForCausalLM
 
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    network = PhiForCausalLM(PhiConfig(vocab_size=len(WORDS), initializer_range=1.0, **sizes))
+    config = PhiConfig(
+        vocab_size=len(WORDS),
+        initializer_range=1.0,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    network = PhiForCausalLM(config)
     network.save_pretrained(folder / "text_encoder")
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    place = folder / "tokenizer" if beside else folder / "text_encoder"
-    place.mkdir(exist_ok=True)
-    tokenizer.save(str(place / "tokenizer.json"))
+    target = folder / "tokenizer" if beside else folder / "text_encoder"
+    target.mkdir(exist_ok=True)
+    tokenizer.save(str(target / "tokenizer.json"))
     return folder / "text_encoder"
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_words_have_the_same_features_in_any_company(tmp_path: Path, beside: bool):
+def test_features_of_a_prompt_do_not_depend_on_other_prompts(tmp_path: Path, beside: bool):
     encoder = load_text_encoder(save_tiny_phi(tmp_path, beside), CPU, torch.float32)
     together = encoder.encode(["a red circle", "", "blue"], 6)
     assert together.mask.sum(1).tolist() == [3, 0, 1] and together.features.shape == (3, 6, 16)

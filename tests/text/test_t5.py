@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
-    """A folder that a test may spoil."""
+    """A copy of the folder that a test may damage."""
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
@@ -66,21 +66,21 @@ def test_a_missing_file_is_named(copy: Path, name: str):
         load_text_encoder(copy, CPU, torch.float32)
 
 
-def test_files_that_are_damaged_or_of_another_model_are_told(copy: Path):
+def test_damaged_and_foreign_files_are_refused(copy: Path):
     weights = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(UserError, match="cannot be loaded"):
         load_text_encoder(copy, CPU, torch.float32)
     (copy / "model.safetensors").unlink()
     (copy / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(UserError, match="save the model once more as safetensors"):
+    with pytest.raises(UserError, match="save the model again as safetensors"):
         load_text_encoder(copy, CPU, torch.float32)
     (copy / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="no tokenizer"):
         load_text_encoder(copy, CPU, torch.float32)
 
 
-def test_weights_that_are_missing_in_the_file_are_never_drawn_at_random(copy: Path):
+def test_missing_weights_are_refused_and_never_drawn_at_random(copy: Path):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"num_layers": 3}))
     with pytest.raises(UserError, match=r"encoder.block.2.* is missing"):

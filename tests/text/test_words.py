@@ -24,13 +24,13 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> WordTextEncoder:
 
 
 def words_of(encoder: WordTextEncoder, feature: torch.Tensor) -> list[str | None]:
-    """The word at each offset, as a feature tells it."""
+    """The word that a feature holds at each offset."""
     names = list(encoder.vocabulary)
     slots = feature.view(len(OFFSETS), -1)
     return [names[int(slot.argmax())] if slot.any() else None for slot in slots]
 
 
-def test_a_feature_tells_a_word_and_its_neighbours(encoder: WordTextEncoder):
+def test_a_feature_holds_a_word_and_its_neighbours(encoder: WordTextEncoder):
     text = encoder.encode(["a red circle"], 5)
     assert text.mask.tolist() == [[True, True, True, False, False]]
     assert words_of(encoder, text.features[0, 1]) == ["red", "a", "circle", None, None]
@@ -43,7 +43,7 @@ def test_colours_stay_with_their_shapes(encoder: WordTextEncoder):
     assert not torch.equal(one, other)
 
 
-def test_unknown_words_mean_nothing_and_are_told(encoder: WordTextEncoder):
+def test_unknown_words_are_zeros_and_are_reported(encoder: WordTextEncoder):
     text = encoder.encode(["a purple circle"], 4)
     assert words_of(encoder, text.features[0, 1]) == [None, "a", "circle", None, None]
     assert encoder.unknown("a purple circle, purple") == ["purple"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
 from mutoscope.hub import ModelIndex, save_pretrained
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL, TileOptions
 from mutoscope.tokenizers.autoencoder_kl_network import AutoencoderKLConfig
@@ -31,14 +31,14 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     "config, count", [(AutoencoderKLConfig(), 83_653_863), (AutoencoderKLConfig.opensora(), 239_189_991)]
 )
 def test_published_sizes_have_the_published_parameter_counts(config: AutoencoderKLConfig, count: int):
-    with without_memory():
+    with on_meta_device():
         tokenizer = AutoencoderKL(config)
     assert sum(p.numel() for p in tokenizer.parameters()) == count
     assert tokenizer.spec.latent_shape(33, 480, 768) == (33 if config.up_dims[0] == 2 else 9, 60, 96)
 
 
 @torch.no_grad()
-def test_images_are_coded_one_by_one():
+def test_images_are_encoded_and_decoded_separately():
     tokenizer = small(IMAGE)
     video = noise(2, 3, 3, 8, 4)
     latents = tokenizer.encode(video)
@@ -135,7 +135,7 @@ def test_weights_in_half_precision_change_little_and_give_float32(config: Autoen
 
 
 @torch.no_grad()
-def test_any_length_and_size_goes_through_the_tiled_round_trip():
+def test_the_tiled_round_trip_accepts_any_length_and_size():
     video = np.random.default_rng(0).integers(0, 256, (22, 10, 13, 3), dtype=np.uint8)
     tokenizer = small()
     assert encode_decode(tokenizer, video, TilingConfig(chunk=8, chunk_overlap=2)).shape == video.shape
@@ -162,7 +162,7 @@ def test_a_saved_folder_reconstructs_alike(config: AutoencoderKLConfig, tmp_path
     assert np.array_equal(pipeline.reconstruct(video).frames, encode_decode(tokenizer, video))
 
 
-def test_sizes_that_make_no_network_are_refused():
+def test_impossible_sizes_are_refused():
     with pytest.raises(UserError, match="multiples of 2"):
         small(IMAGE).encode(noise(1, 3, 1, 7, 8))
     for changes, message in [

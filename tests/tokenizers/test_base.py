@@ -1,4 +1,4 @@
-"""The shape law of tokenizers, and pixels to uint8 and back."""
+"""Shapes of tokens, and pixels to uint8 and back."""
 
 import pytest
 import torch

@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
 from mutoscope.hub import ModelIndex, load_tokenizer, save_pretrained
-from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig, CausalConv3d
+from mutoscope.tokenizers.causal3d import Bottleneck, Causal3D, Causal3DConfig, CausalConv3d
 from mutoscope.tokenizers.tiling import TilingConfig, count_tokens, encode_decode
 
 BOTTLENECKS = ("lfq", "fsq", "kl")
 
 
-def config(bottleneck: str = "lfq", **changes) -> Causal3DConfig:
+def config(bottleneck: Bottleneck = "lfq", **changes) -> Causal3DConfig:
     fields = {"num_bits": 5, "levels": (4, 3, 5), "latent_channels": 3, "num_res_blocks": 1, "num_groups": 4}
     fields |= {"temporal_downsample": (True, True)} | changes
     return Causal3DConfig(8, (1, 1, 2), bottleneck=bottleneck, **fields)
 
 
-def small(bottleneck: str = "lfq") -> Causal3D:
+def small(bottleneck: Bottleneck = "lfq") -> Causal3D:
     torch.manual_seed(0)
     return Causal3D(config(bottleneck)).eval()
 
@@ -39,7 +39,7 @@ def test_the_paper_setting_gives_the_paper_grid():
 
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)
 @torch.no_grad()
-def test_shapes_of_clips_and_single_images(bottleneck: str):
+def test_shapes_of_clips_and_single_images(bottleneck: Bottleneck):
     tokenizer = small(bottleneck)
     for frames in (1, 5, 17):
         latents = tokenizer.encode(clip(frames))
@@ -50,7 +50,7 @@ def test_shapes_of_clips_and_single_images(bottleneck: str):
 @settings(max_examples=15, deadline=None)
 @given(parts=st.lists(st.integers(0, 3), min_size=1, max_size=4), bottleneck=st.sampled_from(BOTTLENECKS))
 @torch.no_grad()
-def test_streamed_encoding_and_decoding_equal_the_whole(parts: list[int], bottleneck: str):
+def test_streamed_encoding_and_decoding_equal_the_whole(parts: list[int], bottleneck: Bottleneck):
     tokenizer = small(bottleneck)
     lengths = [1 + 4 * parts[0], *(4 * max(n, 1) for n in parts[1:])]
     video = clip(sum(lengths))
@@ -68,7 +68,7 @@ def test_streamed_encoding_and_decoding_equal_the_whole(parts: list[int], bottle
 @settings(max_examples=10, deadline=None)
 @given(frame=st.integers(0, 12), seed=st.integers(0, 9))
 @torch.no_grad()
-def test_the_future_cannot_leak(frame: int, seed: int):
+def test_later_frames_never_change_earlier_ones(frame: int, seed: int):
     tokenizer = small("kl")
     video = clip(13, seed)
     changed = video.clone()
@@ -85,7 +85,7 @@ def test_the_future_cannot_leak(frame: int, seed: int):
 
 
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)
-def test_training_lowers_the_loss(bottleneck: str):
+def test_training_lowers_the_loss(bottleneck: Bottleneck):
     torch.manual_seed(0)
     tokenizer = Causal3D(config(bottleneck))
     optimizer, generator, losses = torch.optim.Adam(tokenizer.parameters(), lr=3e-3), torch.Generator(), []
@@ -101,7 +101,7 @@ def test_training_lowers_the_loss(bottleneck: str):
 
 @pytest.mark.parametrize("bottleneck", ["lfq", "fsq"])
 @torch.no_grad()
-def test_long_videos_in_chunks_equal_the_whole(bottleneck: str):
+def test_long_videos_in_chunks_equal_the_whole(bottleneck: Bottleneck):
     tokenizer = small(bottleneck)
     video = np.random.default_rng(0).integers(0, 256, (22, 8, 8, 3), dtype=np.uint8)
     chunked = encode_decode(tokenizer, video, TilingConfig(chunk=5, chunk_overlap=2))
@@ -145,7 +145,7 @@ def images(**changes) -> Causal3D:
 @settings(max_examples=10, deadline=None)
 @given(frames=st.integers(1, 5), rows=st.integers(1, 2))
 @torch.no_grad()
-def test_without_time_every_frame_is_coded_by_itself(frames: int, rows: int):
+def test_without_time_each_frame_is_encoded_and_decoded_separately(frames: int, rows: int):
     tokenizer = images()
     assert tokenizer.spec.per_frame and not tokenizer.spec.causal_in_time
     video = clip(frames, side=8)[..., : 4 * rows, :]
@@ -170,7 +170,7 @@ def test_a_convolution_of_images_equals_one_of_volumes():
 
 @pytest.mark.parametrize("per_frame", [False, True])
 @torch.no_grad()
-def test_latents_are_normalised_by_statistics_that_decoding_undoes(per_frame: bool):
+def test_decoding_inverts_the_normalisation_of_latents(per_frame: bool):
     tokenizer = images() if per_frame else small("kl")
     videos = [clip(9, seed) for seed in range(4)]
     raw, decoded = tokenizer.encode(videos[0]), tokenizer.decode(tokenizer.encode(videos[0]))
@@ -209,5 +209,5 @@ def test_absolute_and_squared_errors_are_those_of_the_reconstruction():
 
 
 def test_time_cannot_be_halved_without_time():
-    with pytest.raises(UserError, match="per_frame leaves time alone"):
+    with pytest.raises(UserError, match="per_frame never halves time"):
         config("kl", per_frame=True)

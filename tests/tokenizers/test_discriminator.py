@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -25,14 +26,16 @@ def small(**changes) -> Discriminator:
 
 
 @pytest.mark.parametrize("size, resolution, count", PAPER)
-def test_published_sizes_have_the_published_parameter_counts(size: str, resolution: int, count: int):
+def test_published_sizes_have_the_published_parameter_counts(
+    size: Literal["B", "L"], resolution: Literal[64, 128], count: int
+):
     with torch.device("meta"):
         network = Discriminator(DiscriminatorConfig.paper(size, resolution))
     assert sum(p.numel() for p in network.parameters()) == count
 
 
 @pytest.mark.parametrize("size, count", PAPER_2D)
-def test_the_2d_counterparts_have_the_published_parameter_counts(size: str, count: int):
+def test_the_2d_counterparts_have_the_published_parameter_counts(size: Literal["B", "L"], count: int):
     with torch.device("meta"):
         network = Discriminator(replace(DiscriminatorConfig.paper(size), per_frame=True))
     assert sum(p.numel() for p in network.parameters()) == count
@@ -45,7 +48,7 @@ def test_any_clip_shape_gives_one_logit_per_clip_or_frame(t: int, h: int, w: int
     assert network(torch.zeros(2, 3, t, h, w)).shape == (2 * t if per_frame else 2, 1)
 
 
-def test_judging_frames_alone_ignores_their_neighbours():
+def test_a_per_frame_discriminator_ignores_neighbouring_frames():
     network, video = small(per_frame=True), torch.rand(1, 3, 5, 8, 6)
     changed = video.clone()
     changed[:, :, 3] += 0.5
@@ -53,7 +56,7 @@ def test_judging_frames_alone_ignores_their_neighbours():
     assert difference[3] > 1e-4 and difference[[0, 1, 2, 4]].max() == 0
 
 
-def test_another_clip_shape_than_it_was_built_for_is_explained():
+def test_another_clip_shape_is_refused():
     with pytest.raises(UserError, match=r"\(5, 8, 6\).*\(5, 8, 8\)"):
         small()(torch.zeros(1, 3, 5, 8, 8))
     with pytest.raises(UserError, match="at least one stage"):

@@ -1,11 +1,12 @@
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig
-from mutoscope.tokenizers.inflation import inflate
+from mutoscope.tokenizers.inflation import Inflation, inflate
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 
 CONFIG = VQ3DConfig(4, (1, 2), 1, (False,), 4, 8, num_groups=2)
@@ -16,7 +17,7 @@ def networks(**changes) -> tuple[VQ3D, VQ3D]:
     return VQ3D(replace(CONFIG, per_frame=True)), VQ3D(replace(CONFIG, **changes))
 
 
-def test_a_centrally_inflated_encoder_starts_by_treating_frames_alone():
+def test_a_centrally_inflated_encoder_first_treats_frames_separately():
     flat, deep = networks(padding="zero")
     inflate(flat, deep, "central")
     frame = torch.rand(1, 3, 1, 8, 8) * 2 - 1
@@ -30,7 +31,7 @@ def test_a_centrally_inflated_encoder_starts_by_treating_frames_alone():
 
 
 @pytest.mark.parametrize("method", ["central", "average"])
-def test_inflated_and_2d_networks_agree_on_a_still_clip(method: str):
+def test_inflated_and_2d_networks_agree_on_a_still_clip(method: Inflation):
     """Reflection keeps a still clip still, so both ways of inflating leave the result of every layer unchanged."""
     flat, deep = networks()
     inflate(flat, deep, method)
@@ -56,16 +57,17 @@ def test_networks_that_are_no_counterparts_are_refused():
     with pytest.raises(UserError, match="does not fit"):
         inflate(flat, VQ3D(replace(CONFIG, embedding_dim=8)))
     with pytest.raises(UserError, match="central or average"):
-        inflate(flat, VQ3D(CONFIG), "sideways")
+        inflate(flat, VQ3D(CONFIG), "sideways")  # pyright: ignore[reportArgumentType]
 
 
-def test_the_2d_tokenizer_sees_every_frame_alone_and_has_its_published_size():
+def test_the_2d_tokenizer_treats_frames_separately_and_has_its_published_size():
     flat, _ = networks()
     clip = torch.rand(2, 3, 4, 8, 8) * 2 - 1
     together, alone = flat.encode(clip), torch.cat([flat.encode(clip[:, :, [i]]) for i in range(4)], dim=1)
     assert flat.spec.temporal_stride == 1 and torch.equal(together, alone)
     assert flat.forward_train(clip).reconstruction.shape == clip.shape
-    for size, count in (("B", 13_809_667), ("L", 53_104_387)):
+    sizes: tuple[tuple[Literal["B", "L"], int], ...] = (("B", 13_809_667), ("L", 53_104_387))
+    for size, count in sizes:
         with torch.device("meta"):
             network = VQ3D(VQ3DConfig.paper(size, per_frame=True))
         assert sum(p.numel() for p in network.parameters()) == count

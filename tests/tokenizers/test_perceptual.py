@@ -9,6 +9,8 @@ from mutoscope.tokenizers.perceptual import (
     LPIPS,
     VGG16,
     AlexNet,
+    Compare,
+    Flavor,
     PerceptualLoss,
     ResNet,
     ResNetConfig,
@@ -32,7 +34,7 @@ def test_resnet_50_has_the_published_parameter_count():
 
 @pytest.mark.parametrize("compare", ["logits", "features"])
 @pytest.mark.parametrize("flavor", ["torchvision", "released"])
-def test_equal_clips_have_no_distance_and_different_ones_do(compare: str, flavor: str):
+def test_equal_clips_have_no_distance_and_different_ones_do(compare: Compare, flavor: Flavor):
     torch.manual_seed(0)
     loss = PerceptualLoss(ResNet(ResNetConfig((1, 2), 4, 6, flavor)), compare)
     real, fake = clips()
@@ -60,7 +62,7 @@ def test_weights_come_from_a_local_file_in_public_naming(tmp_path, suffix: str):
     assert torch.equal(loaded(*clips()), PerceptualLoss(network)(*clips()))
 
 
-def test_a_vgg_file_is_recognised_and_its_classifier_left_out(tmp_path):
+def test_a_vgg_file_is_recognised_and_its_classifier_ignored(tmp_path):
     network = VGG16()
     torch.save(network.state_dict() | {"classifier.0.weight": torch.zeros(2, 2)}, tmp_path / "vgg.pth")
     assert isinstance(load_perceptual(tmp_path / "vgg.pth").network, VGG16)
@@ -99,7 +101,7 @@ def test_lpips_follows_its_definition(lpips_files: dict[str, Path], heads: str):
     assert loss(real, real) == 0
 
 
-def maps_of(network: VGG16, *frames: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+def maps_of(network: VGG16 | AlexNet, *frames: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
     """Feature maps before each pooling, of frames that are normalised already."""
     maps: list[tuple[torch.Tensor, ...]] = []
     for layer in network.features:
@@ -140,7 +142,7 @@ def test_gradients_of_lpips_are_finite_even_where_features_vanish(lpips_files: d
     assert not loss.training and all(p.grad is None for p in loss.parameters())
 
 
-def test_lpips_files_that_do_not_fit_are_explained(lpips_files: dict[str, Path], tmp_path):
+def test_lpips_files_that_do_not_fit_are_refused(lpips_files: dict[str, Path], tmp_path):
     torch.save(ResNet(TINY).state_dict(), tmp_path / "resnet.pth")
     with pytest.raises(UserError, match="belong to a VGG-16 or AlexNet"):
         load_perceptual(tmp_path / "resnet.pth", heads=lpips_files["vgg.pth"])
@@ -153,7 +155,7 @@ def test_lpips_files_that_do_not_fit_are_explained(lpips_files: dict[str, Path],
         load_perceptual(lpips_files["vgg16.pth"], heads=tmp_path / "text.pth")
 
 
-def test_files_that_are_no_such_network_are_explained(tmp_path):
+def test_files_of_other_networks_are_refused(tmp_path):
     with pytest.raises(UserError, match="no file"):
         load_perceptual(tmp_path / "missing.pth")
     (tmp_path / "broken.pth").write_bytes(b"nonsense")

@@ -65,7 +65,7 @@ def test_the_video_class_has_its_own_defaults():
     assert vae_config({"_class_name": "AutoencoderKL"}) == AutoencoderKLConfig()
 
 
-def test_attention_weights_under_their_old_names_are_understood(tmp_path):
+def test_attention_weights_under_their_old_names_are_loaded(tmp_path):
     network = save_published(tmp_path)
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     weights = {}
@@ -88,10 +88,10 @@ def test_attention_weights_under_their_old_names_are_understood(tmp_path):
         ({"blok_out_channels": [1]}, "unknown key 'blok_out_channels'"),
         ({"down_block_types": ["AttnDownBlock2D"] * 2}, "unknown block type"),
         ({"norm_num_groups": 3}, "num_groups 3"),
-        ({"layers_per_block": 2}, "config.json asks for"),
+        ({"layers_per_block": 2}, "config.json requires"),
     ],
 )
-def test_a_folder_that_is_not_understood_is_refused_by_name(tmp_path, changes, message):
+def test_unknown_keys_and_values_of_a_folder_are_named(tmp_path, changes, message):
     save_published(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED | changes))
     with pytest.raises(UserError, match=message):
@@ -184,7 +184,7 @@ def save_diffusers(folder: Path, name: str):
 @pytest.mark.slow  # importing diffusers takes seconds
 @pytest.mark.parametrize("name", SMALL)
 @torch.no_grad()
-def test_autoencoders_of_diffusers_take_any_number_of_frames_of_any_size(tmp_path, name: str):
+def test_autoencoders_of_diffusers_accept_any_number_of_frames_of_any_size(tmp_path, name: str):
     network = save_diffusers(tmp_path, name)
     tokenizer = load_vae(tmp_path)
     strides = SMALL[name][1]
@@ -208,7 +208,7 @@ def test_autoencoders_of_diffusers_take_any_number_of_frames_of_any_size(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["AutoencoderKLWan", "AutoencoderKLLTXVideo"])
-def test_autoencoders_of_diffusers_live_in_our_folders_too(tmp_path, name: str):
+def test_autoencoders_of_diffusers_are_saved_in_our_folders_too(tmp_path, name: str):
     save_diffusers(tmp_path / "published", name)
     tokenizer = load_vae(tmp_path / "published")
     index = ModelIndex(family="tokenizer", model=None, num_frames=9, height=16, width=16)
@@ -221,7 +221,7 @@ def test_autoencoders_of_diffusers_live_in_our_folders_too(tmp_path, name: str):
     assert VideoPipeline.from_pretrained(tmp_path / "ours").reconstruct(frames).frames.shape == frames.shape
 
 
-def test_without_diffusers_its_autoencoders_say_what_to_install(monkeypatch):
+def test_without_diffusers_the_message_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(UserError, match=r"pip install 'mutoscope\[vae\]'"):
         DiffusersVAE(DiffusersVAEConfig("AutoencoderKLWan"))

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.tokenizers.quantizers import (
+    EntropyKind,
     FiniteScalarQuantizer,
     GaussianBottleneck,
     LookupFreeQuantizer,
@@ -44,7 +45,7 @@ def test_codes_are_their_own_nearest(tokens: list[int]):
     assert torch.equal(q.tokens(q.lookup(grid)), grid)
 
 
-def test_the_first_of_equal_codes_wins():
+def test_ties_select_the_first_of_equal_codes():
     q = quantizer()
     with torch.no_grad():
         q.codebook[5] = q.codebook[2]
@@ -55,7 +56,7 @@ def test_gradients_pass_straight_through():
     q, x = quantizer(entropy_cost=0.0, commitment_cost=0.0), latents(1, 3, 1, 2, 2).requires_grad_()
     quantized, _, _ = q(x)
     (quantized * 3.0).sum().backward()
-    assert torch.allclose(x.grad, torch.full_like(x, 3.0))
+    assert x.grad is not None and torch.allclose(x.grad, torch.full_like(x, 3.0))
     assert q.codebook.grad is None or q.codebook.grad.abs().sum() == 0
 
 
@@ -70,7 +71,7 @@ def test_commitment_moves_latents_and_codebook_loss_moves_codes():
 
 
 @pytest.mark.parametrize("kind", ["softmax", "argmax"])
-def test_sure_and_varied_positions_have_the_lowest_entropy_loss(kind: str):
+def test_confident_and_varied_codes_have_the_lowest_entropy_loss(kind: EntropyKind):
     sure_and_varied = entropy_loss(100 * torch.eye(8), 1.0, kind)
     sure_and_equal = entropy_loss(100 * torch.eye(8)[:1].expand(8, 8), 1.0, kind)
     assert math.isclose(sure_and_varied.item(), -math.log(8), abs_tol=1e-3)
@@ -84,7 +85,7 @@ def test_initial_codes_are_uniform_by_the_number_of_rows():
 
 
 @given(bits=st.integers(1, 12), seed=st.integers(0, 99))
-def test_lookup_free_codes_are_signs_and_every_code_finds_itself(bits: int, seed: int):
+def test_lookup_free_codes_are_signs_and_every_code_is_its_own_nearest(bits: int, seed: int):
     network = LookupFreeQuantizer(bits)
     x = torch.randn(2, bits, 1, 2, 3, generator=torch.Generator().manual_seed(seed))
     codes, tokens, _ = network(x)
@@ -93,7 +94,7 @@ def test_lookup_free_codes_are_signs_and_every_code_finds_itself(bits: int, seed
     assert torch.equal(network.encode(network.lookup(tokens)), tokens)
 
 
-def test_lookup_free_entropy_equals_that_of_all_codes_written_out():
+def test_lookup_free_entropy_equals_the_entropy_over_all_codes():
     bits = 4
     network = LookupFreeQuantizer(bits, entropy_temperature=0.5)
     x = torch.randn(2, bits, 1, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -104,13 +105,13 @@ def test_lookup_free_entropy_equals_that_of_all_codes_written_out():
 
 
 @given(levels=st.lists(st.integers(2, 9), min_size=1, max_size=4).map(tuple))
-def test_every_finite_scalar_code_finds_itself(levels: tuple[int, ...]):
+def test_every_finite_scalar_code_is_its_own_nearest(levels: tuple[int, ...]):
     network = FiniteScalarQuantizer(levels)
     tokens = torch.arange(math.prod(levels)).view(1, 1, 1, -1)
     codes = network.lookup(tokens)
     assert codes.abs().max() <= 1
     half = torch.tensor([level // 2 for level in levels]).view(-1, 1, 1, 1)
-    assert torch.equal(network._numbers(codes * half), tokens)
+    assert torch.equal(network._ids(codes * half), tokens)
 
 
 @given(levels=st.lists(st.integers(2, 9), min_size=1, max_size=4).map(tuple))

@@ -23,7 +23,7 @@ SMALL = TilingConfig(tile=16, tile_overlap=4, chunk=8, chunk_overlap=2)
 
 
 class Lossless(VideoTokenizer):
-    """Space and time to channels and back: loses nothing and refuses sizes its strides do not divide."""
+    """Space and time to channels and back: lossless, and refuses sizes its strides do not divide."""
 
     def __init__(self, temporal_stride: int = 4, spatial_stride: int = 4, causal: bool = False) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def test_windows_cover_an_axis_with_weights_that_sum_to_one(size: int, window: i
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
-def test_neighbouring_tiles_share_at_least_the_overlap_asked_for() -> None:
+def test_neighbouring_tiles_share_at_least_the_requested_overlap() -> None:
     axis = plan_axis(1080, 256, 16, 4)
     shared = [a + axis.length - b for a, b in zip(axis.starts, axis.starts[1:], strict=False)]
     assert min(shared) >= 16
@@ -92,14 +92,14 @@ def test_tiles_are_no_larger_than_their_number_needs() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(frames=st.integers(1, 30), height=st.integers(1, 40), width=st.integers(1, 40), causal=st.booleans())
-def test_an_exact_tokenizer_gives_the_input_back_at_any_size_and_length(
+def test_an_exact_tokenizer_reproduces_its_input_at_any_size_and_length(
     frames: int, height: int, width: int, causal: bool
 ) -> None:
     video = noise(frames, height, width, 3)
     np.testing.assert_array_equal(encode_decode(Lossless(causal=causal), video, SMALL), video)
 
 
-def test_originals_come_back_beside_their_reconstructions() -> None:
+def test_originals_are_returned_beside_their_reconstructions() -> None:
     video = noise(19, 9, 7, 3)
     blocks = list(encode_decode_stream(Lossless(), video, 9, 7, SMALL))
     np.testing.assert_array_equal(np.concatenate([before for before, _ in blocks]), video)
@@ -171,13 +171,13 @@ def test_windows_encoded_are_counted_with_their_overlap() -> None:
     assert count.num_tokens_encoded == 3 * 2 * (2 * 4 * 4)
 
 
-@pytest.mark.parametrize("frames, filled", [(5, 8), (9, 12), (3, 8)])
-def test_a_video_shorter_than_a_chunk_is_filled_up_to_the_strides_only(frames: int, filled: int) -> None:
+@pytest.mark.parametrize("frames, padded", [(5, 8), (9, 12), (3, 8)])
+def test_a_video_shorter_than_a_chunk_is_padded_to_the_strides_only(frames: int, padded: int) -> None:
     tokenizer = Lossless()
     assert len(encode_decode(tokenizer, noise(frames, 8, 8, 3), TilingConfig(chunk=64))) == frames
-    assert tokenizer.largest == 3 * filled * 8 * 8
+    assert tokenizer.largest == 3 * padded * 8 * 8
     count = count_tokens(tokenizer.spec, frames, 8, 8, TilingConfig(chunk=64))
-    assert count.num_tokens_encoded == filled // 4 * 2 * 2
+    assert count.num_tokens_encoded == padded // 4 * 2 * 2
 
 
 @given(height=st.integers(1, 12), width=st.integers(1, 12), window=st.integers(4, 10), overlap=st.integers(0, 2))
@@ -201,7 +201,7 @@ def test_windows_of_a_network_that_sees_single_cells_equal_the_whole(
     torch.testing.assert_close(in_windows(decode, latents, plan, encoding=False), decode(latents))
 
 
-def test_a_tokenizer_whose_first_frame_stands_alone_gets_chunks_that_overlap() -> None:
+def test_a_tokenizer_with_its_first_frame_alone_gets_overlapping_chunks() -> None:
     spec = TokenizerSpec(4, 4, vocab_size=256, first_frame_alone=True)
     assert spec.latent_shape(17, 8, 8) == (5, 2, 2) and not spec.decodes_in_order
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
 
 SMALL = VQ2DConfig(8, (1, 2, 2), 1, 16, 4, 11, num_groups=8)
@@ -17,7 +17,7 @@ def small() -> VQ2D:
 
 @pytest.mark.parametrize("stride, count", [(16, 71_883_403), (8, 70_109_835)])
 def test_published_sizes_have_the_published_parameter_counts(stride, count: int):
-    with without_memory():
+    with on_meta_device():
         tokenizer = VQ2D(VQ2DConfig.paper(stride))
     assert sum(p.numel() for p in tokenizer.parameters()) == count
     assert tokenizer.spec.spatial_stride == stride
@@ -30,7 +30,7 @@ def test_published_sizes_have_the_published_parameter_counts(stride, count: int)
 @settings(max_examples=8, deadline=None)
 @given(frames=st.integers(1, 3), rows=st.integers(1, 3), columns=st.integers(1, 3))
 @torch.no_grad()
-def test_every_frame_is_encoded_and_decoded_alone(frames: int, rows: int, columns: int):
+def test_each_frame_is_encoded_and_decoded_separately(frames: int, rows: int, columns: int):
     tokenizer = small()
     video = torch.rand(2, 3, frames, 4 * rows, 4 * columns, generator=torch.Generator().manual_seed(0)) * 2 - 1
     tokens = tokenizer.encode(video)

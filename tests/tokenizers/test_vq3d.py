@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def count(module: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize(("size", "resolution"), PAPER_PARAMETERS)
-def test_parameter_counts_of_the_paper(size: str, resolution: int):
+def test_parameter_counts_of_the_paper(size: Literal["B", "L"], resolution: Literal[64, 128]):
     with torch.device("meta"):
         tokenizer = VQ3D(VQ3DConfig.paper(size, resolution))
     encoder, decoder = PAPER_PARAMETERS[size, resolution]
@@ -48,7 +49,7 @@ def test_parameter_counts_of_the_paper(size: str, resolution: int):
 
 
 @pytest.mark.parametrize("resolution", [64, 128])
-def test_paper_clips_become_1024_tokens(resolution: int):
+def test_paper_clips_become_1024_tokens(resolution: Literal[64, 128]):
     with torch.device("meta"):
         spec = VQ3D(VQ3DConfig.paper("B", resolution)).spec
     assert spec.latent_shape(16, resolution, resolution) == (4, 16, 16)
@@ -66,6 +67,7 @@ def test_decoding_restores_the_size(t: int, h: int, w: int, padding: str):
 
 def test_reflection_mirrors_without_repeating_the_border():
     conv = small(padding="reflect").encoder[0]
+    assert isinstance(conv, torch.nn.Conv3d)
     x = video(1, 3, 4, 4, 4)
     padded = x[:, :, [1, 0, 1, 2, 3, 2]][:, :, :, [1, 0, 1, 2, 3, 2]][..., [1, 0, 1, 2, 3, 2]]
     expected = torch.nn.functional.conv3d(padded, conv.weight)
@@ -90,7 +92,7 @@ def test_the_loss_reaches_every_parameter():
     output = tokenizer.forward_train(video(2, 3, 4, 8, 8))
     output.loss.backward()
     assert set(output.losses) == {"reconstruction", "commitment", "codebook", "entropy"}
-    assert torch.isclose(output.loss, sum(output.losses.values()))
+    assert torch.isclose(output.loss, torch.stack(list(output.losses.values())).sum())
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tokenizer.parameters())
 
 
@@ -114,7 +116,7 @@ def test_uint8_round_trip_is_exact():
     assert tokenizer.from_uint8(frames).amin() == -1 and tokenizer.from_uint8(frames).amax() == 1
 
 
-def test_wrong_sizes_and_configurations_are_explained():
+def test_wrong_sizes_and_configurations_are_refused():
     with pytest.raises(UserError, match="multiples of 2"):
         small().encode(video(1, 3, 3, 8, 8))
     with pytest.raises(UserError, match="one flag per stage"):
@@ -122,11 +124,11 @@ def test_wrong_sizes_and_configurations_are_explained():
     with pytest.raises(UserError, match="multiple of num_groups"):
         VQ3DConfig(filters=10)
     with pytest.raises(UserError, match="B or L"):
-        VQ3DConfig.paper("XL")
+        VQ3DConfig.paper("XL")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("size", [(2, 8, 8), (4, 2, 8), (4, 8, 2)])
-def test_reflection_without_a_neighbour_is_explained_and_other_paddings_need_none(size: tuple[int, int, int]):
+def test_reflection_without_a_neighbour_is_refused_and_other_paddings_need_none(size: tuple[int, int, int]):
     video, tokens = torch.zeros(1, 3, *size), torch.zeros(1, *(n // 2 for n in size), dtype=torch.int64)
     for call, given_tensor in ((small().encode, video), (small().decode, tokens)):
         with pytest.raises(UserError, match="at least 4 frames of 4×4, found {} frames of {}×{}".format(*size)):

@@ -31,13 +31,13 @@ def bundled_row(name: str) -> common.Report:
     """One bundled model; sizes counted from its configuration."""
     from mutoscope import hub
     from mutoscope.families import family_named
-    from mutoscope.meta_device import without_memory
+    from mutoscope.meta_device import on_meta_device
     from mutoscope.models.base import VideoModel
     from mutoscope.tokenizers.base import VideoTokenizer
 
     folder = hub.open_folder(name)
     index = folder.index
-    with without_memory():
+    with on_meta_device():
         tokenizer = hub.build_component(folder.tokenizer_path)
         model = None if index.model is None else hub.build_component(folder.model_path)
     assert isinstance(tokenizer, VideoTokenizer)
@@ -53,17 +53,17 @@ def bundled_row(name: str) -> common.Report:
 
 def paper_tokenizers() -> Iterator[common.Report]:
     """3D-VQ of MAGVIT in its four published sizes, and LlamaGen's VQ-16 on images of 384 pixels."""
-    from mutoscope.meta_device import without_memory
+    from mutoscope.meta_device import on_meta_device
     from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
     from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 
     for size in ("B", "L"):
         for side in (128, 64):
-            with without_memory():
+            with on_meta_device():
                 tokenizer = VQ3D(VQ3DConfig.paper(size, side))
             shape = tokenizer.spec.latent_shape(16, side, side)
             yield _row(f"3d-vq-{size}-{side}", "tokenizer", tokenizer, (16, side, side), shape, None, RECONSTRUCTION)
-    with without_memory():
+    with on_meta_device():
         image_tokenizer = VQ2D(VQ2DConfig())
     yield _row("vq-16", "tokenizer", image_tokenizer, (1, 384, 384), (1, 24, 24), None, RECONSTRUCTION)
 
@@ -71,11 +71,11 @@ def paper_tokenizers() -> Iterator[common.Report]:
 def paper_models() -> Iterator[common.Report]:
     """The published sizes of all families."""
     from mutoscope.families import FAMILIES
-    from mutoscope.meta_device import without_memory
+    from mutoscope.meta_device import on_meta_device
 
     for family in FAMILIES.values():
         for paper in family.papers():
-            with without_memory():
+            with on_meta_device():
                 network = family.network(paper.config)
             shape = _token_grid(paper.config)
             yield _row(paper.name, family.name, network, paper.clip, shape, paper.num_steps, paper.tasks)

@@ -88,11 +88,11 @@ def count_parameters(recipe: Any) -> int:
     """Parameters of the network a recipe trains, without allocating it."""
     from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
     from mutoscope.families import family_of
-    from mutoscope.meta_device import without_memory
+    from mutoscope.meta_device import on_meta_device
     from mutoscope.runs.train import TOKENIZERS
     from mutoscope.training.config import ModelRecipe, TokenizerRecipe
 
-    with without_memory():
+    with on_meta_device():
         if isinstance(recipe, TokenizerRecipe):
             network: Any = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer)
         elif isinstance(recipe, ModelRecipe):

@@ -21,7 +21,7 @@ from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict, nearest
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.model_index import ModelIndex
-from mutoscope.models.base import ModelConfig, VideoModel
+from mutoscope.models.base import AnyModel, ModelConfig
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.text import TextEncoder
 from mutoscope.text.base import TextFeatures
@@ -72,7 +72,7 @@ class Call:
 
 CallType = TypeVar("CallType", bound=Call)
 ConfigType = TypeVar("ConfigType", bound=ModelConfig)
-ModelType = TypeVar("ModelType", bound=VideoModel)
+ModelType = TypeVar("ModelType", bound=AnyModel)
 
 
 # ------------------------------------------------------------------------------------------------------------- requests
@@ -351,7 +351,7 @@ class AnyFamily(ABC):
     paper: str
     """arXiv number."""
     config: type[ModelConfig]
-    network: type[VideoModel]
+    network: type[AnyModel]
     call: type[Call]
     """Options of one call."""
     sampler: type[object]
@@ -390,7 +390,7 @@ class AnyFamily(ABC):
         """How a training batch becomes the input of the loss."""
 
     @abstractmethod
-    def bind(self, parts: Parts[VideoModel]) -> "BoundFamily":
+    def bind(self, parts: Parts[AnyModel]) -> "BoundFamily":
         """The family with the loaded parts of one of its models. Raises UserError unless they fit each other."""
 
 
@@ -414,7 +414,7 @@ class Family(AnyFamily, Generic[CallType, ConfigType, ModelType]):
     def batch_step(self, config: ModelConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
         return self.prepare_batch(cast(ConfigType, config), task_weights)
 
-    def bind(self, parts: Parts[VideoModel]) -> "BoundFamily":
+    def bind(self, parts: Parts[AnyModel]) -> "BoundFamily":
         return BoundFamily(self, cast(Parts[ModelType], parts))
 
 

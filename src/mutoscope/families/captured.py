@@ -15,7 +15,7 @@ from torch import Tensor
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.layers.kv_cache import KVCache, StaticKVCache
 from mutoscope.models.magvit import Magvit
-from mutoscope.models.magvit_baselines import MagvitAR
+from mutoscope.models.magvit.baselines import MagvitAR
 from mutoscope.models.par import PAR, PARState
 
 Step = Callable[..., Tensor]

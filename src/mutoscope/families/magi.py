@@ -32,7 +32,7 @@ from mutoscope.families.base import (
 )
 from mutoscope.families.frames import context_clips, latent_frames
 from mutoscope.json_config import nearest
-from mutoscope.models.magi import MAGI, MAX_INTERVAL, PAPER_SIZES, Conditions, MAGIConfig
+from mutoscope.models.magi import MAGI, MAX_INTERVAL, PAPER_SIZES, FrameConditions, MAGIConfig
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_stream import (
     FrameStreamSampler,
@@ -242,7 +242,7 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
             context = context.expand(count, *context.shape[1:]) if len(context) == 1 else context[samples]
             context = context.to(self.model.mask_token.dtype) if context.is_floating_point() else context
         condition = StreamCondition(steering.at, count, request.num_latent_frames, context)
-        return FrameStreamSampler[Conditions](request.sampler).sample(self.model, condition, random)
+        return FrameStreamSampler[FrameConditions](request.sampler).sample(self.model, condition, random)
 
 
 class MAGISteering(Steering):
@@ -271,9 +271,9 @@ class MAGISteering(Steering):
         self._caption = None if text is None else self._for_all(text.features, 0)
         self._caption_mask = None if text is None else self._for_all(text.mask, False)
 
-    def at(self, frame: int) -> Conditions:
+    def at(self, frame: int) -> FrameConditions:
         """Conditions of a 0-based latent frame for the rows of all passes."""
-        return Conditions(self._interval, self._label, self._action(frame), self._caption, self._caption_mask)
+        return FrameConditions(self._interval, self._label, self._action(frame), self._caption, self._caption_mask)
 
     def _action(self, frame: int) -> Float[Tensor, "passes_b 1 a"] | None:
         """The action done in the frame before."""

@@ -1,7 +1,7 @@
 """Published LlamaGen and PAR checkpoints (transformers and the VQ-16 tokenizer) to our networks.
 
-A checkpoint is a `.pt` or `.pth` file in one of several wrappers, read without executing anything in it. What a file
-does not say, its grid and its number of heads, is inferred from published sizes or asked for.
+A checkpoint is a `.pt` or `.pth` file in one of several wrappers, read without executing anything in it. A file lacks
+its grid and its number of heads: these are inferred from published sizes, or arguments of the caller.
 """
 
 import argparse
@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 from mutoscope.models.par import PAPER_SIZES, PAR, PARConfig
 from mutoscope.tokenizers.vq2d import VQ2D, Attention, Down, Norm, ResBlock, Up, VQ2DConfig
 
@@ -26,18 +26,18 @@ WRAPPERS = ("model", "module", "state_dict")  # DDP training, DeepSpeed, Lightni
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors of a file, and the training script's arguments where it kept them."""
+    """Tensors of a file, and the training script's arguments, if the file has them."""
 
     path: Path
     weights: dict[str, Tensor]
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
 
 
 def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
-    """Open a published file; `ema` asks for the averaged weights of a training checkpoint.
+    """Opens a published file; `ema` selects the averaged weights of a training checkpoint.
 
-    Only tensors, plain containers and one `argparse.Namespace` are let in. Raises UserError for anything else, for a
-    damaged file, and for a wrapper that is not known.
+    Only tensors, plain containers and `argparse.Namespace` are accepted. Raises UserError for anything else, for a
+    damaged file, and for an unknown wrapper.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,11 +54,11 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
     return Checkpoint(path, _unwrap(stored, path, ema), arguments)
 
 
-def _unwrap(stored: Mapping[str, Any], path: Path, ema: bool) -> dict[str, Tensor]:
+def _unwrap(stored: Mapping[str, object], path: Path, ema: bool) -> dict[str, Tensor]:
     if ema and not isinstance(stored.get("ema"), Mapping):
-        raise UserError(f"{path} keeps no averaged weights. Convert it without --ema.")
+        raise UserError(f"{path} has no averaged weights. Convert it without --ema.")
     names = ("ema",) if ema else WRAPPERS
-    inner = next((stored[name] for name in names if isinstance(stored.get(name), Mapping)), stored)
+    inner = next((value for name in names if isinstance(value := stored.get(name), Mapping)), stored)
     weights = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
     if not weights:
         raise UserError(f"{path} holds no weights: found {', '.join(map(str, list(stored)[:5])) or 'nothing'}.")
@@ -87,7 +87,7 @@ OUTSIDE = {
     "norm.weight": "norm.weight",
     "output.weight": "output.weight",
 }
-# A table that is computed, and what a generation leaves behind in the official model.
+# A computed table, and caches that generation leaves in the official model.
 IGNORED = re.compile(r"^freqs_cis$|\.kv_cache\.|^causal_mask$|^mask$")
 
 
@@ -100,7 +100,7 @@ def our_name(name: str) -> str | None:
 
 
 def transformer_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The tensors under our names. Raises UserError naming the first that is not known."""
+    """The tensors under our names. Raises UserError with the name of the first unknown one."""
     weights: dict[str, Tensor] = {}
     for name, value in checkpoint.weights.items():
         if IGNORED.search(name):
@@ -121,9 +121,10 @@ def infer_transformer_config(
     rope_base: float = 10_000.0,
     norm_eps: float = 1e-5,
 ) -> PARConfig:
-    """Sizes from the tensors' shapes; heads from published widths and the grid from the script's arguments, or given.
+    """Sizes from the tensors' shapes; heads from published widths and the grid from the script's arguments.
 
-    `grid`: rows and columns of tokens. Raises UserError where something has to be said and was not.
+    `grid`: rows and columns of tokens. Raises UserError if the grid or the number of heads is unknown and not an
+    argument.
     """
     weights = transformer_weights(checkpoint)
     codebook_size, hidden = weights["token_embedding.weight"].shape
@@ -132,8 +133,8 @@ def infer_transformer_config(
     heads = num_heads or known.get((num_layers, hidden))
     if heads is None:
         raise UserError(
-            f"{checkpoint.path} has {num_layers} layers of width {hidden}, which is no published size, and a file does "
-            "not say how many heads it has: name --num-heads."
+            f"{checkpoint.path} has {num_layers} layers of width {hidden}, which is no published size, and the file "
+            "lacks the number of heads: set --num-heads."
         )
     if hidden % heads:
         raise UserError(f"{checkpoint.path} has width {hidden}, which is no multiple of {heads} heads.")
@@ -155,7 +156,15 @@ def infer_transformer_config(
     )
 
 
-def _condition_sizes(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+class ConditionSizes(TypedDict, total=False):
+    """Fields of `PARConfig` that describe the condition."""
+
+    num_classes: int | None
+    caption_size: int
+    caption_length: int
+
+
+def _condition_sizes(path: Path, weights: Mapping[str, Tensor]) -> ConditionSizes:
     if "condition.weight" in weights:
         return {"num_classes": len(weights["condition.weight"]) - 1}
     if "condition.unconditional" not in weights:
@@ -171,14 +180,14 @@ def _grid(checkpoint: Checkpoint, grid: tuple[int, int] | None) -> tuple[int, in
     if isinstance(size, int) and isinstance(stride, int) and stride > 0 and size % stride == 0:
         return size // stride, size // stride
     raise UserError(
-        f"{checkpoint.path} does not say its grid of tokens: name --grid ROWS COLUMNS (24 24 for images of 384 pixels "
-        "at stride 16, 16 16 for 256)."
+        f"{checkpoint.path} lacks its grid of tokens: set --grid ROWS COLUMNS (24 24 for images of 384 pixels at "
+        "stride 16, 16 16 for 256)."
     )
 
 
 def load_transformer(checkpoint: Checkpoint, config: PARConfig) -> PAR:
-    """The network in evaluation mode. Raises UserError naming the first tensor that does not fit."""
-    with without_memory():
+    """The network in evaluation mode. Raises UserError with the name of the first tensor that does not fit."""
+    with on_meta_device():
         model = PAR(config)
     return _load(model, transformer_weights(checkpoint), checkpoint.path)
 
@@ -209,11 +218,11 @@ def infer_tokenizer_config(checkpoint: Checkpoint) -> VQ2DConfig:
         codebook_size, embedding_dim = weights["quantize.embedding.weight"].shape
         latent_channels = weights["encoder.conv_out.weight"].shape[0]
         blocks = [re.match(r"encoder\.conv_blocks\.(\d+)\.res\.(\d+)\.conv2\.weight", name) for name in weights]
-        places = [(int(found[1]), int(found[2])) for found in blocks if found]
-        last = max(block for _, block in places)
+        positions = [(int(found[1]), int(found[2])) for found in blocks if found]  # (stage, block)
+        last = max(block for _, block in positions)
         stages = [
             weights[f"encoder.conv_blocks.{stage}.res.{last}.conv2.weight"].shape[0]
-            for stage in range(1 + max(stage for stage, _ in places))
+            for stage in range(1 + max(stage for stage, _ in positions))
         ]
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} is no LlamaGen tokenizer: {error} is missing.") from None
@@ -229,7 +238,7 @@ def infer_tokenizer_config(checkpoint: Checkpoint) -> VQ2DConfig:
 
 
 def tokenizer_names(tokenizer: VQ2D) -> dict[str, str]:
-    """Official name of every tensor of ours."""
+    """Official name of each of our tensors."""
     names = {"quantizer.codebook": "quantize.embedding.weight"}
     names |= _half_names(tokenizer.encoder, "encoder", list(range(len(tokenizer.config.widths))))
     names |= _half_names(tokenizer.decoder, "decoder", list(range(len(tokenizer.config.widths))))
@@ -237,13 +246,13 @@ def tokenizer_names(tokenizer: VQ2D) -> dict[str, str]:
 
 
 def _half_names(half: nn.Sequential, side: str, stages: list[int]) -> dict[str, str]:
-    """Walks the layers in order: both networks build theirs in the same order, which is all that has to be known."""
+    """Official names of one half. Both networks create their layers in the same order, so the order suffices."""
     layers = dict(half.named_children())
     plain = [key for key, layer in layers.items() if isinstance(layer, nn.Conv2d)]  # 3 of them, in order
-    inward, outward = (plain[:1], plain[1:]) if side == "encoder" else (plain[:2], plain[2:])
+    first, last = (plain[:1], plain[1:]) if side == "encoder" else (plain[:2], plain[2:])
     outer = ["conv_in", "conv_out", "quant_conv"] if side == "encoder" else ["post_quant_conv", "conv_in", "conv_out"]
     theirs = {key: name if "quant" in name else f"{side}.{name}" for key, name in zip(plain, outer, strict=True)}
-    body = [key for key in layers if int(inward[-1]) < int(key) < int(outward[0])]
+    body = [key for key in layers if int(first[-1]) < int(key) < int(last[0])]
     norm_out = next(key for key in body if isinstance(layers[key], Norm))
     theirs[norm_out] = f"{side}.norm_out"
     body = [key for key in body if int(key) < int(norm_out)]
@@ -268,13 +277,13 @@ def _half_names(half: nn.Sequential, side: str, stages: list[int]) -> dict[str, 
 
 
 def load_tokenizer(checkpoint: Checkpoint, config: VQ2DConfig) -> VQ2D:
-    """The tokenizer in evaluation mode. Raises UserError naming the first tensor that does not fit."""
-    with without_memory():
+    """The tokenizer in evaluation mode. Raises UserError with the name of the first tensor that does not fit."""
+    with on_meta_device():
         tokenizer = VQ2D(config)
     ours = {theirs: name for name, theirs in tokenizer_names(tokenizer).items()}
     weights: dict[str, Tensor] = {}
     for name, value in checkpoint.weights.items():
-        if name == "quantize.codebook_used":  # a meter
+        if name == "quantize.codebook_used":  # usage statistics
             continue
         if name not in ours:
             raise UserError(f"{checkpoint.path}: tensor {name!r} is not part of LlamaGen's tokenizer.")

@@ -1,17 +1,17 @@
-"""Parameters of the official MAGVIT code (JAX/Flax names and layouts) to our modules, and back.
+"""Converts parameters of the official MAGVIT code (JAX/Flax names and layouts) to our modules, and back.
 
-No official weights were ever published; this is for people who trained with that code, and it is how our networks are
-checked against it. A checkpoint is a flat table of arrays whose names are joined by "/" (`read_flat`). Flax numbers the
-modules of one kind in the order of their creation inside their parent.
+No official weights were published. The conversion serves weights trained with that code, and tests of our networks
+against it. A checkpoint is a flat table of arrays whose names are joined by "/" (`read_flat`). Flax numbers the modules
+of one kind in the order of their creation inside their parent.
 
-A layout is a list of `Entry`: one of our parameters, the Flax parameters it is made of, and how. Layouts:
-Flax dense kernels are (in, out), convolutions (kt, kh, kw, in, out), query, key and value (hidden, heads, head_dim),
-the attention output (heads, head_dim, hidden).
+A layout is a list of `Entry`: one of our parameters, its Flax parameters, and the conversion. Shapes in Flax: dense
+kernels (in, out), convolutions (kt, kh, kw, in, out), query, key and value (hidden, heads, head_dim), attention output
+(heads, head_dim, hidden).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
+from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.magvit import Magvit, MagvitConfig
-from mutoscope.models.magvit_baselines import MagvitARConfig
+from mutoscope.models.magvit.baselines import MagvitARConfig
 from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig
 from mutoscope.tokenizers.vq3d import VQ3D, Conv3d, Padding, ResBlock, Up, VQ3DConfig
 
@@ -30,13 +31,15 @@ Kind = Literal["copy", "first", "dense", "conv", "qkv", "qkv_bias", "attention_o
 
 @dataclass(frozen=True)
 class Entry:
+    """One of our parameters, the names of its Flax parameters, and the conversion between them."""
+
     ours: str
     theirs: tuple[str, ...]
     kind: Kind = "copy"
 
 
 def read_flat(path: str | Path) -> dict[str, Tensor]:
-    """Read a `.safetensors` or `.npz` file of named arrays as float32; a leading "params/" is dropped from names."""
+    """Reads a `.safetensors` or `.npz` file of named arrays as float32; a leading "params/" is dropped from names."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no file {str(path)!r}.")
@@ -55,14 +58,17 @@ def read_flat(path: str | Path) -> dict[str, Tensor]:
 
 
 def norm_entries(ours: str, theirs: str) -> list[Entry]:
+    """Scale and bias of a norm."""
     return [Entry(f"{ours}.weight", (f"{theirs}/scale",)), Entry(f"{ours}.bias", (f"{theirs}/bias",))]
 
 
 def dense_entries(ours: str, theirs: str) -> list[Entry]:
+    """Kernel and bias of a dense layer."""
     return [Entry(f"{ours}.weight", (f"{theirs}/kernel",), "dense"), Entry(f"{ours}.bias", (f"{theirs}/bias",))]
 
 
 def block_entries(index: int) -> list[Entry]:
+    """One block of the transformer."""
     ours, theirs = f"blocks.{index}", f"BertLayer_{index}"
     attention = f"{theirs}/BertAttention_0/self_attention"
     projections = [f"{attention}/{name}" for name in ("query", "key", "value")]
@@ -79,6 +85,7 @@ def block_entries(index: int) -> list[Entry]:
 
 
 def transformer_layout(config: MagvitConfig) -> list[Entry]:
+    """All parameters of `Magvit`."""
     return [
         Entry("token_embedding.weight", ("BertEmbed_0/word_embeddings/embedding",)),
         Entry("position_embedding.weight", ("BertEmbed_0/position_embeddings/embedding",)),
@@ -91,6 +98,7 @@ def transformer_layout(config: MagvitConfig) -> list[Entry]:
 
 
 def causal_block_entries(index: int) -> list[Entry]:
+    """One block of the autoregressive baseline."""
     ours, theirs = f"blocks.{index}", f"VTNLayer_{index}"
     projections = tuple(f"{theirs}/SelfAttention_0/{name}/kernel" for name in ("query", "key", "value"))
     return [
@@ -104,6 +112,7 @@ def causal_block_entries(index: int) -> list[Entry]:
 
 
 def autoregressive_layout(config: MagvitARConfig) -> list[Entry]:
+    """All parameters of `MagvitAR`."""
     return [
         Entry("token_embedding.weight", ("Embed_0/embedding",)),
         Entry("position_embedding.weight", ("PositionEmbeddings_0/embed_pos",), "first"),
@@ -114,11 +123,13 @@ def autoregressive_layout(config: MagvitARConfig) -> list[Entry]:
 
 
 def conv_entries(ours: str, theirs: str, conv: nn.Conv3d) -> list[Entry]:
+    """Kernel of a convolution, and its bias if it has one."""
     entries = [Entry(f"{ours}.weight", (f"{theirs}/kernel",), "conv")]
     return entries if conv.bias is None else [*entries, Entry(f"{ours}.bias", (f"{theirs}/bias",))]
 
 
 def res_block_entries(ours: str, theirs: str, block: ResBlock) -> list[Entry]:
+    """One residual block of the tokenizer."""
     entries = [
         *norm_entries(f"{ours}.norm1", f"{theirs}/GroupNorm_0"),
         *conv_entries(f"{ours}.conv1", f"{theirs}/Conv_0", block.conv1),
@@ -131,7 +142,7 @@ def res_block_entries(ours: str, theirs: str, block: ResBlock) -> list[Entry]:
 
 
 def autoencoder_half_entries(name: Literal["encoder", "decoder"], layers: nn.Sequential) -> list[Entry]:
-    """Encoder and decoder are flat sequences in creation order, so counting modules per kind gives Flax's numbers."""
+    """Encoder or decoder: a flat sequence in creation order, so that counting modules per kind gives Flax's numbers."""
     entries: list[Entry] = []
     counts = {"Conv": 0, "ResBlock": 0, "GroupNorm": 0}
 
@@ -153,6 +164,7 @@ def autoencoder_half_entries(name: Literal["encoder", "decoder"], layers: nn.Seq
 
 
 def tokenizer_layout(config: VQ3DConfig) -> list[Entry]:
+    """All parameters of `VQ3D`."""
     with torch.device("meta"):  # only the structure is needed
         tokenizer = VQ3D(config)
     return [
@@ -163,6 +175,7 @@ def tokenizer_layout(config: VQ3DConfig) -> list[Entry]:
 
 
 def discriminator_layout(config: DiscriminatorConfig) -> list[Entry]:
+    """All parameters of `Discriminator`."""
     with torch.device("meta"):  # only the structure is needed
         network = Discriminator(config)
     entries = conv_entries("conv_in", "Conv_0", network.conv_in)
@@ -210,7 +223,7 @@ def _to_theirs(kind: Kind, ours: Tensor, num_heads: int) -> list[Tensor]:
 
 
 def from_flax(flax: dict[str, Tensor], layout: list[Entry]) -> dict[str, Tensor]:
-    """State dict of our module. UserError if a parameter is missing or none of ours."""
+    """State dict of our module. Raises UserError for a missing or unknown parameter."""
     names = {name for entry in layout for name in entry.theirs}
     for problem, difference in (("lacks", names - flax.keys()), ("has the unknown", flax.keys() - names)):
         if difference:
@@ -219,7 +232,7 @@ def from_flax(flax: dict[str, Tensor], layout: list[Entry]) -> dict[str, Tensor]
 
 
 def to_flax(ours: dict[str, Tensor], layout: list[Entry], num_heads: int = 1) -> dict[str, Tensor]:
-    """Our parameters (or gradients) under Flax's names and in its layouts; entries missing in `ours` are left out."""
+    """Our parameters (or gradients) under Flax's names and in its layouts; entries missing in `ours` are omitted."""
     flax: dict[str, Tensor] = {}
     for entry in layout:
         if entry.ours in ours:
@@ -242,9 +255,13 @@ def _count(flax: dict[str, Tensor], prefix: str) -> int:
 
 
 def infer_transformer_config(
-    flax: dict[str, Tensor], latent_shape: tuple[int, int, int], codebook_size: int, num_classes: int, **overrides: Any
+    flax: dict[str, Tensor],
+    latent_shape: tuple[int, int, int],
+    codebook_size: int,
+    num_classes: int,
+    tasks: tuple[str, ...] = TASKS,
 ) -> MagvitConfig:
-    """Sizes from array shapes; how the vocabulary and the sequence are divided must be said."""
+    """Sizes from array shapes; the parts of the vocabulary and of the sequence must be arguments."""
     vocab, hidden = _need(flax, "BertEmbed_0/word_embeddings/embedding").shape
     positions = _need(flax, "BertEmbed_0/position_embeddings/embedding").shape[0]
     prefix = positions - latent_shape[0] * latent_shape[1] * latent_shape[2]
@@ -264,7 +281,7 @@ def infer_transformer_config(
         num_special_tokens=special,
         latent_shape=latent_shape,
         task_token=prefix == 2,
-        **overrides,
+        tasks=tasks,
     )
 
 
@@ -272,10 +289,13 @@ def infer_tokenizer_config(
     flax: dict[str, Tensor],
     temporal_downsample: tuple[bool, ...] | None = None,
     padding: Padding = "zero",
-    **overrides: Any,
+    num_groups: int = 32,
 ) -> VQ3DConfig:
-    """Sizes from array shapes. Where time is halved, and the padding (zero in the released configurations), leave no
-    trace in the parameters; by default all transitions but the third halve time, as in the published sizes."""
+    """Sizes from array shapes. The halving of time, the padding and the groups of norms are not visible in them.
+
+    By default, all transitions but the third halve time, as in the published sizes, and padding is zero, as in the
+    released configurations.
+    """
     codes, dim = _need(flax, "quantizer/codebook").shape
     filters = _need(flax, "encoder/Conv_0/kernel").shape[-1]
     stages = _count(flax, "decoder/Conv_") - 1  # one per up-sampling, plus the first and the last
@@ -288,13 +308,13 @@ def infer_tokenizer_config(
         temporal_downsample=temporal_downsample or tuple(i < 2 for i in range(stages - 1)),
         embedding_dim=dim,
         codebook_size=codes,
+        num_groups=num_groups,
         padding=padding,
-        **overrides,
     )
 
 
 def infer_discriminator_config(flax: dict[str, Tensor], clip_shape: tuple[int, int, int]) -> DiscriminatorConfig:
-    """Sizes from array shapes; the shape of the clips (frames, rows, columns) must be said."""
+    """Sizes from array shapes; `clip_shape` is (frames, rows, columns)."""
     filters = _need(flax, "Conv_0/kernel").shape[-1]
     widths = [_need(flax, f"ResBlock_{i}/Conv_2/kernel").shape[-1] for i in range(_count(flax, "ResBlock_"))]
     return DiscriminatorConfig(filters, tuple(width // filters for width in widths), clip_shape)
@@ -325,7 +345,7 @@ def _load(module: nn.Module, state: dict[str, Tensor]) -> None:
     for name, parameter in module.state_dict().items():
         if state[name].shape != parameter.shape:
             raise UserError(
-                f"Parameter {name!r} has shape {tuple(state[name].shape)}, the configuration asks for "
+                f"Parameter {name!r} has shape {tuple(state[name].shape)}, the configuration requires "
                 f"{tuple(parameter.shape)}."
             )
     module.load_state_dict(state)

@@ -1,13 +1,13 @@
 """Published NOVA folders (diffusers layout) to our parts: transformer, scheduler, text encoder and tokenizer.
 
-Nothing in a folder is executed: the module and class names of `model_index.json` are looked up here, never imported.
+No code in a folder is executed: the class names of `model_index.json` are looked up in tables here, never imported.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
 from einops import rearrange
 from torch import Tensor
@@ -15,11 +15,11 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.json_config import read_json
 from mutoscope.layers.diffusion import DDPM, Diffusion, FlowMatching
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.tokenizers.pretrained import load_weights, read_published_weights
 
-# name -> (layers, width, heads): the heads follow no rule
+# name -> (layers, width, heads); no rule gives the heads
 VIT: dict[str, tuple[int, int, int]] = {
     f"vit_d{depth}w{width}": (depth, width, heads)
     for depth in (16, 32)
@@ -33,8 +33,8 @@ MLP: dict[str, tuple[int, int]] = {
 }
 NUM_CLASSES = 1000
 PIPELINE_CLASS, ARCHITECTURES = "NOVAPipeline", "arch_table.json"
-NUM_LATENT_FRAMES = 9  # 33 frames, which the published video model is shown with
-# part of a pipeline -> classes it may have, whatever module they are said to be in
+NUM_LATENT_FRAMES = 9  # 33 frames, the length of the published video model's samples
+# part of a pipeline -> its possible classes; the module that a file names is ignored
 COMPONENTS = {
     "transformer": ("NOVATransformer3DModel",),
     "scheduler": ("FlowMatchEulerDiscreteScheduler", "DDPMScheduler"),
@@ -107,19 +107,34 @@ def our_name(name: str) -> str | None:
 
 
 def transformer_weights(stored: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
-    """Published tensors under our names. Raises UserError naming one that is not known."""
+    """Published tensors under our names. Raises UserError with the name of an unknown one."""
     weights = {}
     for name, value in stored.items():
         if (ours := our_name(name)) is None:
             raise UserError(f"{where}: tensor {name!r} is not part of NOVA.")
-        if value.ndim == 4:  # a convolution of stride equal to its size is a linear map of token vectors
+        if value.ndim == 4:  # a convolution with stride = kernel size is a linear map of token vectors
             value = rearrange(value, "d c p q -> d (p q c)")
         weights[ours] = value
     return weights
 
 
+class TransformerSettings(TypedDict):
+    """Keys of a published `transformer/config.json` that we read."""
+
+    arch: tuple[str, str, str]
+    """Names of the sizes of temporal encoder, spatial encoder and diffusion head."""
+    video_base_size: tuple[int, int, int]
+    image_dim: int
+    image_size: int | tuple[int, int]
+    image_stride: NotRequired[int]
+    text_token_dim: NotRequired[int | None]
+    text_token_len: NotRequired[int]
+    video_mixer_rank: NotRequired[int | None]
+    rotary_pos_embed: NotRequired[bool]
+
+
 def transformer_config(
-    values: Mapping[str, Any],
+    values: TransformerSettings,
     weights: Mapping[str, Tensor],
     where: Path,
     diffusion: Diffusion,
@@ -128,8 +143,8 @@ def transformer_config(
 ) -> NOVAConfig:
     """Our configuration of a published `transformer/config.json`.
 
-    The mixer's rank is read from the weights where the file does not say it. Raises UserError for names of sizes that
-    are not known and for keys that are missing.
+    The mixer's rank is read from the weights, since some files lack it. Raises UserError for unknown names of sizes and
+    for missing keys.
     """
     try:
         temporal, spatial, head = values["arch"]
@@ -139,7 +154,7 @@ def transformer_config(
         spatial_layers, _, spatial_heads = vit[spatial]
         head_layers, head_size = mlp[head]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error} is missing or of a size that is not known here.") from None
+        raise UserError(f"{where}: {error} is missing or an unknown size.") from None
     coarse = 2 * (15 // stride + 1)
     text_size = values.get("text_token_dim") or None
     return NOVAConfig(
@@ -163,8 +178,8 @@ def transformer_config(
     )
 
 
-def _mixer_rank(values: Mapping[str, Any], weights: Mapping[str, Tensor]) -> int | None:
-    """As the weights show it: some published configurations leave it out."""
+def _mixer_rank(values: TransformerSettings, weights: Mapping[str, Tensor]) -> int | None:
+    """Rank of the mixer's weights: some published configurations lack it."""
     if "mixer.output.weight" not in weights:
         rank = values.get("video_mixer_rank")
         return None if rank is None or weights else (rank if rank > 0 else -1)
@@ -175,24 +190,28 @@ def _num_classes(weights: Mapping[str, Tensor]) -> int:
     return len(weights["classes.weight"]) - 1 if "classes.weight" in weights else NUM_CLASSES
 
 
-def scheduler(values: Mapping[str, Any], where: Path, clips: bool = False) -> Diffusion:
-    """Flow matching or DDPM as a published `scheduler_config.json` says.
+def scheduler(values: Mapping[str, object], where: Path, clips: bool = False) -> Diffusion:
+    """Flow matching or DDPM of a published `scheduler_config.json`.
 
-    `clips`: the sampling class is diffusers' DDPM, which bounds the predicted sample; NOVA's own never does.
+    `clips`: the sampling class is diffusers' DDPM, which clamps the predicted sample; NOVA's own never does. Raises
+    UserError for another scheduler.
     """
     name = values.get("_class_name")
     if name == "FlowMatchEulerDiscreteScheduler":
-        return FlowMatching(float(values.get("shift", 1.0)))
+        shift = values.get("shift", 1.0)
+        if not isinstance(shift, int | float):
+            raise UserError(f"{where}: shift must be a number, found {shift!r}.")
+        return FlowMatching(float(shift))
     if name == "DDPMScheduler":
         known = {f.name for f in fields(DDPM)}
         chosen = {key: value for key, value in values.items() if key in known}
-        return DDPM(**chosen | {"clip_sample": clips and bool(values.get("clip_sample", True))})
-    raise UserError(f"{where}: scheduler {name!r} is not known; NOVA uses flow matching (Euler) or DDPM.")
+        return replace(DDPM(), **chosen | {"clip_sample": clips and bool(values.get("clip_sample", True))})
+    raise UserError(f"{where}: unknown scheduler {name!r}; NOVA uses flow matching (Euler) or DDPM.")
 
 
 def build_transformer(config: NOVAConfig, weights: Mapping[str, Tensor], where: Path) -> NOVA:
-    """The network with published weights. Raises UserError naming the first tensor that does not fit."""
-    with without_memory():
+    """The network with published weights. Raises UserError with the name of the first tensor that does not fit."""
+    with on_meta_device():
         model = NOVA(config)
     load_weights(model, weights, where)
     return model.eval()
@@ -207,20 +226,35 @@ def load_transformer(
     """The transformer of a published folder, float32 on the CPU."""
     weights = transformer_weights(read_published_weights(folder), folder)
     path = folder / "config.json"
-    return build_transformer(transformer_config(read_json(path), weights, path, diffusion, vit, mlp), weights, folder)
+    values = cast(TransformerSettings, read_json(path))
+    return build_transformer(transformer_config(values, weights, path, diffusion, vit, mlp), weights, folder)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Whole pipelines
 
 
-def is_pipeline(index: Mapping[str, Any]) -> bool:
-    """Whether a `model_index.json` is that of a published NOVA."""
+class PipelineIndex(TypedDict):
+    """Fields of our `model_index.json` for a published folder."""
+
+    family: str
+    num_frames: int
+    height: int
+    width: int
+    fps: int
+    tokenizer: str
+    model: str
+    text_encoder: str
+    sampling: dict[str, object]
+
+
+def is_pipeline(index: Mapping[str, object]) -> bool:
+    """Whether a `model_index.json` belongs to a published NOVA."""
     return index.get("_class_name") == PIPELINE_CLASS
 
 
-def check_pipeline(folder: Path, index: Mapping[str, Any]) -> None:
-    """Raises UserError for parts that are missing and for classes that are not known."""
+def check_pipeline(folder: Path, index: Mapping[str, object]) -> None:
+    """Raises UserError for missing parts and for unknown classes."""
     for part, known in COMPONENTS.items():
         named = index.get(part)
         if not isinstance(named, list) or len(named) != 2 or named[1] not in known:
@@ -231,8 +265,8 @@ def check_pipeline(folder: Path, index: Mapping[str, Any]) -> None:
             raise UserError(f"{folder} has no folder {part!r}: the download is incomplete.")
 
 
-def describe_pipeline(folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of our `model_index.json` for a published folder: 9 latent frames, or one for models of images."""
+def describe_pipeline(folder: Path, index: Mapping[str, object]) -> PipelineIndex:
+    """Fields of our `model_index.json` for a published folder: 9 latent frames, or 1 for image models."""
     check_pipeline(folder, index)
     config, vae = read_json(folder / "transformer" / "config.json"), read_json(folder / "vae" / "config.json")
     try:
@@ -254,19 +288,19 @@ def describe_pipeline(folder: Path, index: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def load_pipeline_model(folder: Path, index: Mapping[str, Any]) -> NOVA:
-    """The transformer with its scheduler."""
+def load_pipeline_model(folder: Path, index: Mapping[str, object]) -> NOVA:
+    """The transformer with its scheduler. Raises UserError for missing parts and for unknown classes."""
     check_pipeline(folder, index)
-    module, _ = index["scheduler"]
-    path = folder / "scheduler" / "scheduler_config.json"
-    diffusion = scheduler(read_json(path), path, clips=module == "diffusers")
+    named, path = index["scheduler"], folder / "scheduler" / "scheduler_config.json"
+    clips = isinstance(named, list) and named[0] == "diffusers"
+    diffusion = scheduler(read_json(path), path, clips)
     return load_transformer(folder / "transformer", diffusion, *architectures(folder))
 
 
 def architectures(folder: Path) -> tuple[dict[str, tuple[int, int, int]], dict[str, tuple[int, int]]]:
-    """Sizes behind names: the published ones, and those of an `arch_table.json` in the folder or above it.
+    """Sizes by name: the published ones, and those of an `arch_table.json` in the folder or its parent.
 
-    The table says {name: {"depth", "embed_dim", "num_heads"}}, without heads for diffusion heads.
+    The table is {name: {"depth", "embed_dim", "num_heads"}}, without "num_heads" for diffusion heads.
     """
     vit, mlp = dict(VIT), dict(MLP)
     for path in (folder.parent / ARCHITECTURES, folder / ARCHITECTURES):

@@ -1,4 +1,4 @@
-"""The one attention call every model makes."""
+"""The attention call of every model."""
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,9 @@ def attention(
 ) -> Float[Tensor, "b heads n d"]:
     """softmax(q k^T / sqrt(d)) v.
 
-    `mask` is True where a query may look at a key. It has no default: leaving it out by accident would mean
-    attention in both directions, so a model that wants that says None. `dropout_p` drops attention weights (global
-    generator) and is meant for training only.
+    `mask` is True where a query may attend to a key. It has no default, since a forgotten mask would silently mean
+    attention in both directions; a model that wants this passes None. `dropout_p`: share of attention weights dropped
+    in training, in [0, 1), from the global generator.
     """
     if q.dtype == torch.bfloat16 and q.requires_grad and q.device.type == "cpu":
         # The CPU's backward pass of short sequences takes about six times as long in bfloat16 as in float32.

@@ -1,10 +1,8 @@
-"""Which part of a clip each of the ten tasks is given (arXiv 2212.05199 §3.3, appendix Tab. 12).
+"""The condition region of each of MAGVIT's ten tasks (arXiv 2212.05199 §3.3, appendix Tab. 12).
 
-One geometric rule per task serves both grids: applied to pixels it says which pixels are given, applied to the latent
-grid it says which token positions belong to the condition.
+One geometric rule per task serves two grids. On the pixel grid it selects the pixels of the condition, on the latent
+grid the token positions.
 """
-
-import difflib
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mutoscope.errors import UserError
+from mutoscope.json_config import nearest
 
 TASKS = (
     "frame-prediction",
@@ -28,13 +27,12 @@ TASKS = (
 
 
 def check_task(task: str, known: tuple[str, ...] = TASKS) -> str:
-    """Return `task`, or raise a UserError that names the nearest known task."""
+    """Returns `task`, or raises a UserError that names the nearest known task."""
     if task in known:
         return task
     if task in TASKS:
         raise UserError(f"This model was not trained for the task {task!r}; it can do {', '.join(known)}.")
-    nearest = difflib.get_close_matches(str(task), known, n=1, cutoff=0.0)
-    raise UserError(f"There is no task {task!r}; did you mean {nearest[0]!r}? Tasks: {', '.join(known)}.")
+    raise UserError(f"There is no task {task!r}; {nearest(str(task), known)} Tasks: {', '.join(known)}.")
 
 
 def strip_starts(width: int, num_frames: int) -> list[int]:
@@ -45,40 +43,40 @@ def strip_starts(width: int, num_frames: int) -> list[int]:
 def condition_region(
     task: str, shape: tuple[int, int, int], first_frames: int = 1, last_frames: int = 1
 ) -> Bool[Tensor, "t h w"]:
-    """True where a grid of `shape` (frames, rows, columns), pixels or latents, is given to the model.
+    """True at the condition of a task, on a grid of `shape` (frames, rows, columns) of pixels or of latents.
 
-    `first_frames` counts for the tasks that are given the start of the clip, `last_frames` for interpolation. Dynamic
-    tasks follow the released rule on the latent grid (a strip of half the latent width), which leaves out some tokens
-    whose pixels are partly given. Raises UserError for an unknown task.
+    `first_frames`: context frames at the start of the clip, for the tasks that have any; `last_frames`: at its end,
+    for interpolation. On the latent grid, dynamic tasks follow the released rule (a strip of half the latent width),
+    which excludes some tokens whose pixels are partly in the condition. Raises UserError for an unknown task.
     """
     check_task(task)
     frames, height, width = shape
-    given = torch.zeros(shape, dtype=torch.bool)
+    region = torch.zeros(shape, dtype=torch.bool)
     rows, columns = slice(height // 4, 3 * height // 4), slice(width // 4, 3 * width // 4)
     if task in ("frame-prediction", "class-conditional-frame-prediction"):
-        given[:first_frames] = True
+        region[:first_frames] = True
     elif task == "frame-interpolation":
-        given[:first_frames] = True
-        given[frames - last_frames :] = True
+        region[:first_frames] = True
+        region[frames - last_frames :] = True
     elif task in ("outpaint-central", "inpaint-central"):
-        given[:, rows, columns] = True
+        region[:, rows, columns] = True
     elif task == "outpaint-vertical":
-        given[:, :, columns] = True
+        region[:, :, columns] = True
     elif task == "outpaint-horizontal":
-        given[:, rows] = True
+        region[:, rows] = True
     elif task in ("outpaint-dynamic", "inpaint-dynamic"):
         strip_rows = slice(None) if task == "outpaint-dynamic" else rows
         for frame, left in enumerate(strip_starts(width, frames)):
-            given[frame, strip_rows, left : left + width // 2] = True
-    # Inpainting is given everything outside the rectangle that the matching outpainting is given.
-    return ~given if task.startswith("inpaint") else given
+            region[frame, strip_rows, left : left + width // 2] = True
+    # The condition of inpainting is everything outside the condition of the outpainting task of the same name.
+    return ~region if task.startswith("inpaint") else region
 
 
-def touched_tokens(given: Bool[Tensor, "t h w"], latent_shape: tuple[int, int, int]) -> Bool[Tensor, "lt lh lw"]:
-    """True where the supervoxel of a token holds at least one given pixel.
+def touched_tokens(pixels: Bool[Tensor, "t h w"], latent_shape: tuple[int, int, int]) -> Bool[Tensor, "lt lh lw"]:
+    """True at the tokens whose supervoxel contains at least one True pixel.
 
-    This is how the paper defines the condition region; the released code applies `condition_region` to the latent grid
-    instead, which leaves out 128 of 1024 tokens for dynamic outpainting and 64 for dynamic inpainting.
+    This is the paper's definition of the condition region; the released code applies `condition_region` to the latent
+    grid instead, which excludes 128 of 1024 tokens of dynamic outpainting and 64 of dynamic inpainting.
     """
-    voxel = tuple(size // cells for size, cells in zip(given.shape, latent_shape, strict=True))
-    return F.max_pool3d(given[None, None].float(), voxel, voxel)[0, 0].bool()
+    voxel = tuple(size // cells for size, cells in zip(pixels.shape, latent_shape, strict=True))
+    return F.max_pool3d(pixels[None, None].float(), voxel, voxel)[0, 0].bool()

@@ -1,42 +1,45 @@
-"""Small steps on a GPU, recorded once and replayed: Python no longer stands between their kernels."""
+"""Small decoding steps on a GPU, recorded as CUDA graphs, so that replaying them costs no Python between kernels."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-WARM_UPS = 3
+WARM_UPS = 3  # runs before the recording; PyTorch's notes on CUDA graphs advise a few
+
+Step = Callable[..., Tensor]
+"""A decoding step: tensors in, one tensor out."""
 
 
 class Record(Protocol):
-    """How a step is recorded; a test may supply something that needs no GPU."""
+    """A way to record a step; tests supply one that needs no GPU."""
 
-    def __call__(self, function: Callable[..., Any], *examples: Tensor) -> Callable[..., Any]:
-        """`function` for arguments of the shapes of `examples`."""
+    def __call__(self, function: Step, *examples: Tensor) -> Step:
+        """Returns `function` for arguments of the shapes of `examples`."""
         ...
 
 
 class CUDAGraphCall:
     """A function of tensors as a CUDA graph, for arguments of one shape.
 
-    What the function reads beside its arguments, such as weights and caches, must stay where it is. What it returns is
-    overwritten by the next call. Building one runs the function a few times; it must not wait for the GPU.
+    All tensors that the function reads beside its arguments, such as weights and caches, must keep their memory. The
+    next call overwrites the result. Building one runs the function a few times; it must not wait for the GPU.
     """
 
-    def __init__(self, function: Callable[..., Any], *examples: Tensor) -> None:
+    def __init__(self, function: Step, *examples: Tensor) -> None:
         self.arguments = [example.clone() for example in examples]
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # kernels are chosen and memory is reserved before the recording
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries choose kernels and allocate memory, which must precede recording
             for _ in range(WARM_UPS):
                 function(*self.arguments)
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.result = function(*self.arguments)
 
-    def __call__(self, *values: Tensor) -> Any:
+    def __call__(self, *values: Tensor) -> Tensor:
         for argument, value in zip(self.arguments, values, strict=True):
             argument.copy_(value)
         self.graph.replay()

@@ -1,7 +1,7 @@
-"""Noise for training and the way back from noise: flow matching and DDPM, on tensors of any shape.
+"""Diffusion on tensors of any shape: flow matching and DDPM, for training and sampling.
 
-Both are frozen dataclasses that answer the same questions: which training steps to draw, what a noisy sample at a step
-is, which number the network reads of it and what it must predict; and, for sampling, a `Plan` of steps.
+Both are frozen dataclasses with the same methods: draw training steps, add noise, the time that the network reads, its
+target; and, for sampling, a `Plan` of steps.
 """
 
 import math
@@ -17,14 +17,18 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 
-NUM_TRAIN_STEPS = 1000
+NUM_TRAIN_STEPS = 1000  # of DDPM (arXiv 2006.11239) and of all published models here
+SMALLEST_VARIANCE = 1e-20  # diffusers' floor, which keeps the square root and the logarithm finite
+SIGMOID_SCHEDULE_RANGE = -6, 6  # of the arguments of diffusers' "sigmoid" schedule
+COSINE_OFFSET = 0.008  # keeps the first β of the cosine schedule from vanishing (arXiv 2102.09672, §3.2)
 
 
 @dataclass(frozen=True)
 class Plan(ABC):
-    """The steps from noise to a sample. `times[k]` is what the network reads before step k."""
+    """The steps from noise to a sample."""
 
     times: Float[Tensor, " steps"]
+    """Diffusion time that the network reads in each step."""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -37,7 +41,7 @@ class Plan(ABC):
     def step(
         self, k: int, x: Float[Tensor, "*s"], output: Float[Tensor, "*s"], noise: Float[Tensor, "*s"] | None = None
     ) -> Float[Tensor, "*s"]:
-        """The sample after step k, given the network's output for `x`."""
+        """The sample after step k. `output`: the network's output for `x`; `noise`: fresh noise, if step k adds any."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -75,7 +79,7 @@ class FlowMatching:
         return shifted(q / NUM_TRAIN_STEPS, self.shift)
 
     def draw_steps(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "*s"]:
-        """Training steps int(1000 sigmoid(n)) of a standard normal n."""
+        """Training steps int(1000 sigmoid(n)) of a standard normal n: most in the middle (arXiv 2403.03206 §3.1)."""
         normal = torch.randn(shape, generator=generator, device=generator.device)
         return (normal.sigmoid() * NUM_TRAIN_STEPS).long()
 
@@ -86,7 +90,7 @@ class FlowMatching:
         return sigma * noise + (1 - sigma) * x
 
     def times(self, steps: Int[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """What the network reads at training steps."""
+        """Diffusion times that the network reads at training steps."""
         return self.sigmas.to(steps.device)[steps] * NUM_TRAIN_STEPS
 
     def target(
@@ -97,8 +101,8 @@ class FlowMatching:
     def plan(self, num_steps: int, shift: float | None = None) -> EulerPlan:
         """σ falls from 1 in even steps, is shifted, and ends at 0.
 
-        As in the published pipelines, the smallest σ of the even steps is one that `self.shift` has already moved, and
-        another `shift` may be asked for at sampling.
+        `shift`: another one than in training, None for the same. As in the published pipelines, the smallest σ of the
+        even steps is one that `self.shift` has already moved.
         """
         last = float(self.sigmas[-1]) * NUM_TRAIN_STEPS
         even = np.linspace(NUM_TRAIN_STEPS, last, num_steps) / NUM_TRAIN_STEPS
@@ -174,7 +178,7 @@ class DDPM:
         if self.beta_schedule == "scaled_linear":
             return torch.linspace(start**0.5, end**0.5, n) ** 2
         if self.beta_schedule == "sigmoid":
-            return torch.linspace(-6, 6, n).sigmoid() * (end - start) + start
+            return torch.linspace(*SIGMOID_SCHEDULE_RANGE, n).sigmoid() * (end - start) + start
         return cosine_betas(n).float()
 
     def draw_steps(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "*s"]:
@@ -188,7 +192,7 @@ class DDPM:
         return alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * noise
 
     def times(self, steps: Int[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """What the network reads at training steps: their numbers."""
+        """Diffusion times that the network reads at training steps: their indices."""
         return steps.float()
 
     def target(
@@ -204,7 +208,7 @@ class DDPM:
     def plan(self, num_steps: int, shift: float | None = None) -> AncestralPlan:
         """`num_steps` of the training steps, from high to low noise."""
         if shift is not None:
-            raise UserError("flow_shift belongs to flow matching; this model was trained with DDPM. Leave it out.")
+            raise UserError("flow_shift belongs to flow matching; this model was trained with DDPM. Omit flow_shift.")
         stride = NUM_TRAIN_STEPS // num_steps
         if self.timestep_spacing == "linspace":
             times = np.linspace(0, NUM_TRAIN_STEPS - 1, num_steps).round()[::-1]
@@ -221,7 +225,7 @@ class DDPM:
     def predicted_sample(
         self, x: Float[Tensor, "*s"], output: Float[Tensor, "*s"], alpha_bar: float
     ) -> Float[Tensor, "*s"]:
-        """x_0 as the network's output implies it."""
+        """x_0 that the network's output implies."""
         if self.prediction_type == "epsilon":
             sample = (x - math.sqrt(1 - alpha_bar) * output) / math.sqrt(alpha_bar)
         elif self.prediction_type == "sample":
@@ -232,25 +236,25 @@ class DDPM:
         return sample.clamp(-bound, bound) if self.clip_sample else sample
 
     def variance(self, now: float, before: float) -> float:
-        """Of the noise added on the way from ᾱ = `now` to `before`."""
+        """Variance of the noise added between ᾱ = `now` and `before`."""
         beta = 1 - now / before
         if self.variance_type == "fixed_large":
             return beta
-        return max(1e-20, (1 - before) / (1 - now) * beta)
+        return max(SMALLEST_VARIANCE, (1 - before) / (1 - now) * beta)
 
 
 Diffusion = FlowMatching | DDPM
 
 
 def cosine_betas(count: int, max_beta: float = 0.999) -> Float[Tensor, " count"]:
-    """β of ᾱ(u) = cos²((u + 0.008) / 1.008 · π/2) (arXiv 2102.09672), in float64."""
+    """β, at most `max_beta`, of ᾱ(u) = cos²((u + 0.008) / 1.008 · π/2) (arXiv 2102.09672), in float64."""
     u = torch.arange(count + 1, dtype=torch.float64) / count
-    alpha_bar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+    alpha_bar = torch.cos((u + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
 
 
 def zero_snr(betas: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """The same schedule with nothing but noise at its end (arXiv 2305.08891, algorithm 1)."""
+    """Rescales a schedule so that its last step is pure noise (arXiv 2305.08891, algorithm 1)."""
     root = torch.cumprod(1 - betas, dim=0).sqrt()
     first, last = root[0].clone(), root[-1].clone()
     alpha_bar = ((root - last) * (first / (first - last))) ** 2

@@ -1,7 +1,9 @@
 """DDPM with learned variances (arXiv 2102.09672), as MAR's diffusion head trains and samples it (arXiv 2406.11838).
 
-The network's output has twice the channels of a sample: the predicted noise, and where between its two bounds the
-logarithm of the variance lies. Tables are float64 and become float32 where they meet a tensor.
+The network's output has twice the channels of a sample: the predicted noise, and the position of the log-variance
+between its two bounds. Tables are float64 and become float32 where they meet a tensor.
+
+Shapes: *s any number of tokens, c channels of a token, n steps of a chain.
 """
 
 import math
@@ -19,13 +21,19 @@ from mutoscope.layers.diffusion import NUM_TRAIN_STEPS, Plan, cosine_betas
 
 Table = Float[np.ndarray, " n"]
 
+LINEAR_BETAS = 1e-4, 0.02  # first and last β of the linear schedule for 1,000 steps (arXiv 2006.11239)
+HALF_BIN = 1 / 255  # half the distance of neighbouring 8-bit values in [-1, 1]
+OPEN_BIN = 0.999  # beyond ±0.999 the outermost bins reach to infinity (arXiv 2006.11239, eq. 13; official code)
+SMALLEST_PROBABILITY = 1e-12  # keeps the logarithm finite (official code)
+
 
 @dataclass(frozen=True)
 class DiffusionTables:
-    """Everything that follows from the β of a chain; `timesteps` are the numbers of its steps in the training chain."""
+    """Constants of a chain of noise, all derived from its β."""
 
     betas: Table
     timesteps: Int[np.ndarray, " n"]
+    """Index of each step in the training chain; the network reads it."""
 
     @cached_property
     def alphas_cumprod(self) -> Table:
@@ -41,12 +49,12 @@ class DiffusionTables:
 
     @cached_property
     def posterior_variance(self) -> Table:
-        """Of x_{t−1} given x_t and x_0."""
+        """Variance of x_{t−1} given x_t and x_0."""
         return self.betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
 
     @cached_property
     def posterior_log_variance(self) -> Table:
-        """Its logarithm; the first variance is 0 and takes the value of the second."""
+        """Logarithm of `posterior_variance`; the first variance, 0, is replaced by the second (official code)."""
         return np.log(np.append(self.posterior_variance[1:2], self.posterior_variance[1:]))
 
     @cached_property
@@ -57,36 +65,51 @@ class DiffusionTables:
         return of_sample, (1 - before) * np.sqrt(1 - self.betas) / (1 - now)
 
     def at(self, table: Table, steps: Int[Tensor, "*s"]) -> Float[Tensor, "*s 1"]:
-        """Entries of a table, as float32, to stand before the channels."""
+        """Entries of a table, as float32, with a last axis that broadcasts over channels."""
         return torch.from_numpy(table).to(steps.device)[steps].float()[..., None]
 
 
 @dataclass(frozen=True)
 class LearnedVariance:
-    """x_t = √ᾱ x + √(1 − ᾱ) ε with T = 1000; the network reads t."""
+    """x_t = √ᾱ x + √(1 − ᾱ) ε for t in 0 … `num_train_steps` − 1; the network reads t.
+
+    Raises UserError for fewer than 2 steps, and for a linear schedule with fewer than 21, whose β would reach 1.
+    """
 
     schedule: Literal["cosine", "linear"] = "cosine"
+    num_train_steps: int = NUM_TRAIN_STEPS
+
+    def __post_init__(self) -> None:
+        least = 2 if self.schedule == "cosine" else 21
+        if self.num_train_steps < least:
+            raise UserError(
+                f"A {self.schedule} schedule needs at least {least} training steps, found {self.num_train_steps}."
+            )
 
     @cached_property
     def tables(self) -> DiffusionTables:
-        """Of the training chain."""
-        count = NUM_TRAIN_STEPS
-        betas = cosine_betas(count).numpy() if self.schedule == "cosine" else np.linspace(1e-4, 0.02, count)
-        return DiffusionTables(betas, np.arange(count))
+        """Constants of the training chain."""
+        count = self.num_train_steps
+        if self.schedule == "cosine":
+            return DiffusionTables(cosine_betas(count).numpy(), np.arange(count))
+        # Scaled so that the whole chain adds as much noise as 1,000 steps do (official code).
+        first, last = (NUM_TRAIN_STEPS / count * beta for beta in LINEAR_BETAS)
+        return DiffusionTables(np.linspace(first, last, count), np.arange(count))
 
     def respaced(self, spacing: int | str) -> DiffusionTables:
         """A shorter chain through some steps of the training chain (see `space_timesteps`) with the same ᾱ there."""
-        steps = space_timesteps(NUM_TRAIN_STEPS, spacing)
+        steps = space_timesteps(self.num_train_steps, spacing)
         kept = self.tables.alphas_cumprod[steps]
         return DiffusionTables(1 - kept / np.append(1.0, kept[:-1]), steps)
 
     def draw_steps(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "*s"]:
         """Training steps, all equally likely."""
-        return torch.randint(NUM_TRAIN_STEPS, shape, generator=generator, device=generator.device)
+        return torch.randint(self.num_train_steps, shape, generator=generator, device=generator.device)
 
     def add_noise(
         self, x: Float[Tensor, "*s c"], noise: Float[Tensor, "*s c"], steps: Int[Tensor, "*s"]
     ) -> Float[Tensor, "*s c"]:
+        """x_t at the training steps `steps`."""
         kept, added = np.sqrt(self.tables.alphas_cumprod), np.sqrt(1 - self.tables.alphas_cumprod)
         return self.tables.at(kept, steps) * x + self.tables.at(added, steps) * noise
 
@@ -98,8 +121,8 @@ class LearnedVariance:
         steps: Int[Tensor, "*s"],
     ) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"]]:
         """Squared error of the noise, and the variational bound in bits, which trains the variance alone."""
-        predicted, fraction = output.float().chunk(2, dim=-1)
-        error = (predicted - noise).square().mean(-1)
+        predicted, fraction = output.float().chunk(2, dim=-1)  # (*s, c) each
+        error = (predicted - noise).square().mean(-1)  # (*s)
         x_t = self.add_noise(x, noise, steps)
         return error, self._bound(predicted.detach(), fraction, x, x_t, steps)
 
@@ -126,7 +149,11 @@ class LearnedVariance:
     def plan(
         self, spacing: int | str, sample_range: float | None = None, eta: float | None = None
     ) -> "LearnedVariancePlan":
-        """Steps from noise to a sample; `sample_range` bounds the implied x_0 to ± that, `eta` chooses DDIM."""
+        """Steps from noise to a sample.
+
+        `spacing`: see `space_timesteps`. `sample_range` clamps the implied x_0 to ±`sample_range`. `eta` selects DDIM:
+        0 adds no noise, 1 as much as DDPM.
+        """
         tables = self.respaced(spacing)
         times = torch.from_numpy(tables.timesteps[::-1].copy()).float()
         return LearnedVariancePlan(times, tables, sample_range, eta)
@@ -147,7 +174,7 @@ class LearnedVariancePlan(Plan):
         self, k: int, x: Float[Tensor, "*s c"], output: Float[Tensor, "*s two_c"], noise: Tensor | None = None
     ) -> Float[Tensor, "*s c"]:
         predicted, fraction = output.float().chunk(2, dim=-1)
-        steps = torch.full(x.shape[:-1], len(self.times) - 1 - k, device=x.device)
+        steps = torch.full(x.shape[:-1], len(self.times) - 1 - k, device=x.device)  # (*s)
         sample = implied_sample(self.tables, x, predicted, steps)
         if self.sample_range is not None:
             sample = sample.clamp(-self.sample_range, self.sample_range)
@@ -162,13 +189,14 @@ class LearnedVariancePlan(Plan):
     def _ddim(
         self, x: Float[Tensor, "*s c"], sample: Float[Tensor, "*s c"], steps: Int[Tensor, "*s"], noise: Tensor | None
     ) -> Float[Tensor, "*s c"]:
-        """The noise is the one that the (bounded) sample implies."""
+        """One DDIM step, with the noise that the (clamped) sample implies."""
         now = self.tables.at(self.tables.alphas_cumprod, steps)
         before = self.tables.at(self.tables.alphas_cumprod_prev, steps)
         implied = (x - now.sqrt() * sample) / (1 - now).sqrt()
         assert self.eta is not None
         sigma = self.eta * ((1 - before) / (1 - now)).sqrt() * (1 - now / before).sqrt()
-        mean = before.sqrt() * sample + (1 - before - sigma**2).sqrt() * implied
+        # Never negative but for rounding, which would turn steps with eta 1 into NaN.
+        mean = before.sqrt() * sample + (1 - before - sigma**2).clamp(min=0).sqrt() * implied
         return mean if noise is None or bool(steps.flatten()[0] == 0) else mean + sigma * noise
 
 
@@ -183,7 +211,7 @@ def implied_sample(
 def learned_log_variance(
     tables: DiffusionTables, fraction: Float[Tensor, "*s c"], steps: Int[Tensor, "*s"]
 ) -> Float[Tensor, "*s c"]:
-    """Between log of the posterior variance (fraction −1) and log β (fraction 1)."""
+    """Log-variance between that of the posterior (`fraction` −1) and log β (`fraction` 1), arXiv 2102.09672 eq. 15."""
     weight = (fraction + 1) / 2
     lowest = tables.at(tables.posterior_log_variance, steps)
     return weight * tables.at(np.log(tables.betas), steps) + (1 - weight) * lowest
@@ -192,24 +220,25 @@ def learned_log_variance(
 def discretized_log_likelihood(
     x: Float[Tensor, "*s"], mean: Float[Tensor, "*s"], log_scale: Float[Tensor, "*s"]
 ) -> Float[Tensor, "*s"]:
-    """Log probability of the bin of half-width 1/255 around x under a Gaussian; the outermost bins are open."""
+    """Log-probability of the 8-bit bin around x under a Gaussian; the outermost bins are open."""
     inverse = torch.exp(-log_scale)
-    above, below = approximate_cdf((x - mean + 1 / 255) * inverse), approximate_cdf((x - mean - 1 / 255) * inverse)
-    probability = torch.where(x < -0.999, above, torch.where(x > 0.999, 1 - below, above - below))
-    return probability.clamp(min=1e-12).log()
+    above, below = approximate_cdf((x - mean + HALF_BIN) * inverse), approximate_cdf((x - mean - HALF_BIN) * inverse)
+    probability = torch.where(x < -OPEN_BIN, above, torch.where(x > OPEN_BIN, 1 - below, above - below))
+    return probability.clamp(min=SMALLEST_PROBABILITY).log()
 
 
 def approximate_cdf(u: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """Of the standard normal, by tanh."""
+    """Distribution function of the standard normal, in the tanh form of GELU (arXiv 1606.08415)."""
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
 
 
 def space_timesteps(count: int, spacing: int | str) -> Int[np.ndarray, " kept"]:
-    """Steps of a chain of `count` that a shorter one keeps.
+    """Indices of the steps of a chain of `count` that a shorter chain keeps, in rising order.
 
-    A number n: n steps, evenly spread from the first to the last one and rounded (half to even). "a,b,c": `count` is
-    split into as many sections, the larger first, each with its own number. "ddimN": every stride-th step, with the
-    stride that gives N.
+    A number n: n steps at even distances from the first to the last one, rounded half to even. "a,b,c": `count` is
+    split into three sections, the larger first, with a, b and c steps; likewise for other numbers of sections.
+    "ddimN": every stride-th step, with the stride that gives N. Raises UserError for any other spacing, and for more
+    steps than `count`.
     """
     text = str(spacing)
     if text.startswith("ddim") and text[4:].isdecimal() and int(text[4:]) > 0:
@@ -222,17 +251,17 @@ def space_timesteps(count: int, spacing: int | str) -> Int[np.ndarray, " kept"]:
     first = 0
     for i, part in enumerate(sections):
         length = size + (i < extra)
-        kept += [first + step for step in _spread(length, int(part))]
+        kept += [first + step for step in _even_steps(length, int(part))]
         first += length
     return np.unique(np.array(kept, dtype=np.int64))
 
 
-def _spread(length: int, wanted: int) -> list[int]:
+def _even_steps(length: int, wanted: int) -> list[int]:
     if not 1 <= wanted <= length:
-        raise UserError(f"{wanted} diffusion steps do not fit into {length}: ask for 1 to {length}.")
+        raise UserError(f"{wanted} diffusion steps do not fit into {length}: choose 1 to {length}.")
     stride = 1.0 if wanted == 1 else (length - 1) / (wanted - 1)
     position, steps = 0.0, []
-    for _ in range(wanted):  # added up, not multiplied: the published code's rounding depends on it
+    for _ in range(wanted):  # a running sum, not a product: the rounding of the official code depends on it
         steps.append(round(position))
         position += stride
     return steps

@@ -1,4 +1,4 @@
-"""Linear layers with 8-bit weights, for sampling on the CPU: a quarter of the memory to read, and faster products."""
+"""Linear layers with 8-bit weights, for sampling on the CPU: a quarter of the weights' memory, and faster products."""
 
 import torch
 from jaxtyping import BFloat16, Float, Int8
@@ -6,16 +6,18 @@ from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 
-MAX_WEIGHT_ONLY_ROWS = 4  # above, torch's product with 16-bit inputs is slower than the one with 8-bit inputs
-ALIGNMENT = 64  # torch's product with 16-bit inputs reads past the end of a matrix of other widths
-SMALLEST = 64  # rows and columns of a matrix worth storing in 8 bits
+MAX_WEIGHT_ONLY_ROWS = 4  # with more, torch's product of 8-bit inputs is faster than that of 16-bit inputs (measured)
+ALIGNMENT = 64  # torch's product of 16-bit inputs reads past the end of a matrix of other widths
+SMALLEST = 64  # rows and columns from which 8 bits save noticeable time
+MAX_INT8 = 127  # symmetric around 0, so -128 stays unused
+SMALLEST_SCALE = 1e-12  # keeps the scale of a row of zeros positive
 
 
 class Int8Linear(nn.Module):
     """y = x Wᵀ + b with W in 8-bit integers and one scale per output channel, symmetric around 0.
 
-    Up to four rows of x are read in bfloat16 and only the weights are rounded; more are rounded to 8 bits too, with one
-    scale per row. So the result depends a little on how many rows come together. Only for sampling: no gradient passes.
+    Up to four rows of x are read in bfloat16 and only the weights are rounded; more rows are rounded to 8 bits too,
+    with one scale per row. So the result depends slightly on the number of rows. Gradients do not pass.
     """
 
     weight: Int8[Tensor, "o c"]
@@ -25,9 +27,9 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Float[Tensor, "o c"], bias: Float[Tensor, " o"] | None = None) -> None:
         super().__init__()
         weight = weight.detach().float().contiguous()
-        # The format that torch's product wants: rounded before the weights, the scale adds no error of its own.
-        scale = (weight.abs().amax(dim=1).clamp(min=1e-12) / 127).bfloat16()  # (o,)
-        self.register_buffer("weight", (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8))
+        # torch's product needs a bfloat16 scale. Rounding it before dividing by it adds no error of its own.
+        scale = (weight.abs().amax(dim=1).clamp(min=SMALLEST_SCALE) / MAX_INT8).bfloat16()  # (o,)
+        self.register_buffer("weight", (weight / scale[:, None]).round().clamp(-MAX_INT8, MAX_INT8).to(torch.int8))
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
@@ -43,15 +45,14 @@ class Int8Linear(nn.Module):
 
     def _both_rounded(self, x: Float[Tensor, "n c"]) -> Float[Tensor, "n o"]:
         x = x.float()
-        step = x.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127  # (n, 1)
+        step = x.abs().amax(dim=1, keepdim=True).clamp(min=SMALLEST_SCALE) / MAX_INT8  # (n, 1)
         return torch._int_mm((x / step).round().to(torch.int8), self.weight.T).float() * step * self.scale
 
 
 def quantize_linears(network: nn.Module) -> None:
     """Replaces every linear layer of at least 64×64 by its 8-bit form, in place.
 
-    Raises UserError unless the network is on the CPU, the only place where torch has these products for any number of
-    rows.
+    Raises UserError unless the network is on the CPU, the only device with these products for any number of rows.
     """
     for module in list(network.modules()):
         for name, child in module.named_children():

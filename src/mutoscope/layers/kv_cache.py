@@ -1,6 +1,10 @@
-"""Keys and values of the positions decoded so far, passed to a model as an argument."""
+"""Keys and values of the positions decoded so far, passed to a model as an argument.
+
+Shapes: b samples, n new positions, m positions in all, d the size of a head.
+"""
 
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +13,7 @@ from torch import Tensor
 
 @dataclass
 class KVCache:
-    """Memory for `max_length` positions in every layer, reserved once; `length` of them are filled."""
+    """Keys and values of up to `max_length` positions in every layer, allocated once; `length` of them are filled."""
 
     keys: Float[Tensor, "layers b heads max_length d"]
     values: Float[Tensor, "layers b heads max_length d"]
@@ -18,16 +22,16 @@ class KVCache:
     @classmethod
     def reserve(
         cls, shape: tuple[int, int, int, int, int], device: torch.device, dtype: torch.dtype = torch.float32
-    ) -> "KVCache":
-        """`shape`: layers, batch, heads, longest sequence, size of a head."""
+    ) -> Self:
+        """Allocates the cache; `shape` is (layers, batch, heads, longest sequence, size of a head)."""
         return cls(torch.empty(shape, device=device, dtype=dtype), torch.empty(shape, device=device, dtype=dtype))
 
     def append(
         self, layer: int, k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"]
     ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
-        """Writes the new positions of one layer behind the filled ones; returns all of them, old and new.
+        """Appends the new positions of one layer after the filled ones; returns all of them, old and new.
 
-        `length` moves on with `advance`, once all layers are written.
+        `length` changes only with `advance`, once all layers are written. Raises ValueError if the cache is full.
         """
         end = self.length + k.shape[2]
         if end > self.keys.shape[3]:
@@ -37,24 +41,25 @@ class KVCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def advance(self, num_positions: int) -> None:
+        """Counts positions as filled that every layer has appended."""
         self.length += num_positions
 
     def first(self, batch_size: int) -> "KVCache":
-        """The memory of the first samples alone, shared with this cache."""
+        """The cache of the first samples alone; it shares memory with this one."""
         return KVCache(self.keys[:, :batch_size], self.values[:, :batch_size], self.length)
 
 
 @dataclass
-class PlacedKVCache(KVCache):
-    """Keys and values by place: what is appended replaces what stood at `places`, which may differ between samples."""
+class IndexedKVCache(KVCache):
+    """A cache whose steps overwrite the positions `positions`, which may differ between samples."""
 
-    places: Int[Tensor, "b n"] = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
+    positions: Int[Tensor, "b n"] = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
 
     def append(
         self, layer: int, k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"]
     ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
-        """Writes one layer at `places`; returns all places."""
-        index = self.places[:, None, :, None].expand_as(k)
+        """Overwrites `positions` in one layer; returns all positions."""
+        index = self.positions[:, None, :, None].expand_as(k)  # (b, heads, n, d)
         self.keys[layer].scatter_(2, index, k)
         self.values[layer].scatter_(2, index, v)
         return self.keys[layer], self.values[layer]
@@ -62,36 +67,36 @@ class PlacedKVCache(KVCache):
 
 @dataclass
 class StaticKVCache(KVCache):
-    """The same with shapes that never change: attention reads all of the memory, under a mask.
+    """A cache whose shapes never change: attention reads all `max_length` positions, under a mask.
 
-    Where a step of n positions writes is told by a tensor, `places[n]`, always the same one, so that a compiler or a
-    CUDA graph can take a step as it is.
+    `positions[n]` says where a step of n positions writes: always the same tensor, filled anew by `aim`, so that
+    CUDA graphs can replay the step.
     """
 
-    places: dict[int, Tensor] = field(default_factory=dict)
+    positions: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def reserve(
         cls, shape: tuple[int, int, int, int, int], device: torch.device, dtype: torch.dtype = torch.float32
-    ) -> "StaticKVCache":
-        """Filled with zeros: what is masked still takes part in the products."""
+    ) -> Self:
+        """Allocates zeros: masked positions still take part in the products, and NaN would pass through the mask."""
         return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
 
     def aim(self, num_positions: int) -> None:
-        """Points `places[num_positions]` at the next positions."""
+        """Points `positions[num_positions]` at the next positions."""
         device = self.keys.device
-        if num_positions not in self.places:
-            self.places[num_positions] = torch.empty(num_positions, dtype=torch.int64, device=device)
-        torch.arange(self.length, self.length + num_positions, device=device, out=self.places[num_positions])
+        if num_positions not in self.positions:
+            self.positions[num_positions] = torch.empty(num_positions, dtype=torch.int64, device=device)
+        torch.arange(self.length, self.length + num_positions, device=device, out=self.positions[num_positions])
 
     def append(
         self, layer: int, k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"]
     ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
-        """Writes the positions that the cache is aimed at; returns all of the memory."""
-        rows = self.places[k.shape[2]]
+        """Writes the positions that the cache is aimed at; returns all `max_length` positions."""
+        rows = self.positions[k.shape[2]]  # (n,)
         self.keys[layer].index_copy_(2, rows, k)
         self.values[layer].index_copy_(2, rows, v)
         return self.keys[layer], self.values[layer]
 
     def first(self, batch_size: int) -> "StaticKVCache":
-        return StaticKVCache(self.keys[:, :batch_size], self.values[:, :batch_size], self.length, self.places)
+        return StaticKVCache(self.keys[:, :batch_size], self.values[:, :batch_size], self.length, self.positions)

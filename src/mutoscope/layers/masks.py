@@ -1,4 +1,7 @@
-"""Who may look at whom: boolean attention masks, True where a query may look at a key."""
+"""Boolean attention masks: rows (queries) attend to True columns (keys).
+
+Shapes: b clips, n queries, m keys.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +10,7 @@ from torch import Tensor
 
 
 def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Bool[Tensor, "n m"]:
-    """Every query sees itself and what came before. The queries are the last `num_queries` of the keys' positions."""
+    """Every query sees itself and all earlier positions. Queries are the last `num_queries` of the keys' positions."""
     position = torch.arange(num_keys - num_queries, num_keys, device=device)  # (n,)
     return torch.arange(num_keys, device=device) <= position[:, None]
 
@@ -15,44 +18,48 @@ def causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Bool[T
 def num_visible(
     length: int, prefix_length: int, num_parallel: int, device: torch.device, sequential_start: bool = True
 ) -> Int[Tensor, " n"]:
-    """How many positions each query of a parallel autoregressive sequence sees, always the first ones.
+    """Number of first positions that each query of a parallel autoregressive sequence sees.
 
-    Groups of `num_parallel` positions, counted from the last position of the prefix, see each other and everything
-    before (arXiv 2412.15119). With a sequential start the first group, and the prefix always, is causal instead.
-    With `num_parallel` 1 this is plain causality.
+    Groups of `num_parallel` positions, counted from the last position of the prefix, see each other and all earlier
+    positions (arXiv 2412.15119). The prefix is causal, and with a sequential start so is the first group. With
+    `num_parallel` 1 the whole sequence is causal.
     """
-    step = torch.arange(length, device=device) - (prefix_length - 1)  # number of the token that is predicted
+    step = torch.arange(length, device=device) - (prefix_length - 1)  # (n,), index of the predicted token
     grouped = num_parallel * (step.div(num_parallel, rounding_mode="floor") + 1)
     causal = step < (num_parallel if sequential_start else 0)
     return torch.where(causal, step + 1, grouped) + prefix_length - 1
 
 
 def first_positions_mask(visible: Int[Tensor, " n"], num_keys: int) -> Bool[Tensor, "n m"]:
-    """Each query sees its number of first keys."""
+    """Query i sees the first `visible[i]` keys."""
     return torch.arange(num_keys, device=visible.device) < visible[:, None]
 
 
 def hide_padding(
     mask: Bool[Tensor, "n m"], prefix_mask: Bool[Tensor, "b p"], rows: Int[Tensor, " n"]
 ) -> Bool[Tensor, "b 1 n m"]:
-    """Takes the padded columns of the prefix out of the mask; each query's own position, in `rows`, stays visible."""
+    """Hides the padded columns of the prefix; each query's own position, `rows`, stays visible.
+
+    A query without any visible key would turn its softmax into NaN.
+    """
     columns = F.pad(prefix_mask.bool(), (0, mask.shape[1] - prefix_mask.shape[1]), value=True)  # (b, m)
     itself = torch.arange(mask.shape[1], device=mask.device) == rows[:, None]  # (n, m)
     return (mask & columns[:, None, None]) | itself
 
 
 def block_causal_mask(blocks: Int[Tensor, " n"]) -> Bool[Tensor, "n n"]:
-    """Every position sees its own block and those with lower numbers."""
+    """Every position sees its own block and the blocks with lower numbers."""
     return blocks <= blocks[:, None]
 
 
 def frame_history_mask(
     frames: Int[Tensor, " n"], masked: Bool[Tensor, " n"], window: int | None = None
 ) -> Bool[Tensor, "n n"]:
-    """Complete teacher forcing (arXiv 2501.12389): slots of frames, some of them masked copies.
+    """Mask of complete teacher forcing (arXiv 2501.12389 §3.2) over slots of frames, in any order.
 
-    Every slot sees the complete earlier frames. A complete frame sees itself too; a masked copy sees itself and never
-    its own frame. With a `window` only frames less than that far back are seen. Any order of slots will do.
+    `frames`: 0-based frame of every slot, `masked`: which slots are masked copies. Every slot sees itself and the
+    complete earlier frames; a masked copy never sees its own complete frame. `window`: a slot sees no frame that is
+    `window` or more frames back.
     """
     complete, itself = ~masked, torch.eye(len(frames), dtype=torch.bool, device=frames.device)
     mask = (complete & (frames < frames[:, None])) | itself
@@ -60,9 +67,9 @@ def frame_history_mask(
 
 
 def frame_slots(num_frames: int, num_given: int = 0, trimmed: bool = False) -> tuple[Tensor, Tensor]:
-    """Frame (0-based) and whether masked of every slot in training: all frames, then masked copies of those not given.
+    """Slots of training, as (0-based frame, whether a masked copy): all frames, then copies of all but context frames.
 
-    `trimmed` leaves out the last complete frame, which nobody reads.
+    `num_given`: context frames at the start. `trimmed` drops the last complete frame, which no slot reads.
     """
     observed = num_frames - trimmed
     frames = torch.cat([torch.arange(observed), torch.arange(num_given, num_frames)])
@@ -70,14 +77,17 @@ def frame_slots(num_frames: int, num_given: int = 0, trimmed: bool = False) -> t
 
 
 def interleaved(frames: Int[Tensor, " n"], masked: Bool[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """The order in which every masked copy follows its frame: a permutation of the slots."""
+    """Permutation of the slots that puts every masked copy directly after its frame."""
     return (2 * frames + masked).argsort(stable=True)
 
 
 def causal_frames_mask(
     num_queries: int, num_keys: int, device: torch.device, window: int | None = None
 ) -> Bool[Tensor, "n m"]:
-    """Frames, the last `num_queries` of `num_keys`, see themselves and earlier ones less than `window` back."""
+    """Causal mask over frames; a frame sees no frame that is `window` or more frames back.
+
+    The queries are the last `num_queries` of `num_keys` frames.
+    """
     mask = causal_mask(num_queries, num_keys, device)
     if window is None:
         return mask
@@ -88,7 +98,7 @@ def causal_frames_mask(
 def hide_padded_frames(
     mask: Bool[Tensor, "n n"], frames: Int[Tensor, " n"], lengths: Int[Tensor, " b"]
 ) -> Bool[Tensor, "b n n"]:
-    """Clips of different lengths: padded frames are seen by nobody, and see only themselves."""
+    """Hides the padding of clips of different `lengths`: no slot sees padded frames, which see only themselves."""
     real = frames < lengths[:, None]  # (b, n)
     itself = torch.eye(len(frames), dtype=torch.bool, device=mask.device)
     return (mask & real[:, None] & real[:, :, None]) | itself

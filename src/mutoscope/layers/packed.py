@@ -1,7 +1,7 @@
-"""Linear layers whose weights are kept in the order the CPU's product reads them, for decoding in small steps.
+"""Linear layers with weights pre-packed for the CPU's matrix product, for decoding in small steps.
 
 A product of few rows spends more time on rearranging the weights than on multiplying. Decoding repeats products of one
-size, so the rearranging is done once.
+size, so the weights are rearranged once and kept.
 """
 
 import torch
@@ -9,25 +9,24 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-SMALLEST_ROWS = 4  # with fewer, the product is one pass over the weights whatever their order
-NUM_FORMS = 2  # decoding one by one, then group by group
-SMALLEST = 64  # rows and columns of a matrix worth keeping more than once
-MAX_BYTES = 2**29  # of a network's matrices, beyond which memory is dearer than time
+SMALLEST_ROWS = 4  # with fewer rows, the product is one pass over the weights whatever their order
+MAX_FORMS = 2  # one for decoding token by token, one for decoding group by group
+SMALLEST = 64  # rows and columns from which packing saves noticeable time
+MAX_BYTES = 2**29  # of a network's matrices; beyond it, a second and third copy cost too much memory
 
 
 class PackedLinear(nn.Linear):
-    """nn.Linear, with the same parameters; without gradients, products of a number of rows that comes again are faster.
+    """`nn.Linear` with the same parameters; without gradients, products whose row count repeats run faster.
 
-    Forms for two numbers of rows are kept, so the weights take up to three times their memory. Weights that changed
-    are rearranged anew. Results differ from those of nn.Linear by rounding, always in the same way: no product depends
-    on what was multiplied before.
+    Packed weights are kept for two row counts, so the weights take up to three times their memory. Changed weights are
+    packed again. Results differ from those of `nn.Linear` by rounding, and never depend on earlier products.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         """Shares the parameters of `linear`."""
-        with torch.device("meta"):
+        with torch.device("meta"):  # allocates and draws nothing
             super().__init__(linear.in_features, linear.out_features, linear.bias is not None)
-        self.weight, self.bias, self.forms = linear.weight, linear.bias, _Forms()
+        self.weight, self.bias, self.packed = linear.weight, linear.bias, _PackedWeights()
 
     def forward(self, input: Float[Tensor, "*b c"]) -> Float[Tensor, "*b o"]:
         weight, rows = self.weight, input.numel() // self.in_features
@@ -35,37 +34,37 @@ class PackedLinear(nn.Linear):
         if plain:
             return F.linear(input, weight, self.bias)
         x = input.reshape(rows, self.in_features)
-        y = torch.ops.mkl._mkl_linear(x, self.forms.of(weight, rows), weight, self.bias, rows)
+        y = torch.ops.mkl._mkl_linear(x, self.packed.of(weight, rows), weight, self.bias, rows)  # (rows, o)
         return y.view(*input.shape[:-1], self.out_features)
 
 
-class _Forms:
-    """One weight as products with several numbers of rows read it."""
+class _PackedWeights:
+    """One weight, packed for the products of several row counts."""
 
     def __init__(self) -> None:
-        self.kept: dict[int, Tensor] = {}
-        self._made_of = 0, 0
+        self.by_rows: dict[int, Tensor] = {}
+        self._source = 0, 0  # version and address of the weight that was packed
 
     def of(self, weight: Tensor, rows: int) -> Tensor:
-        # Tensors made in inference mode count no changes.
-        state = 0 if weight.is_inference() else weight._version, weight.data_ptr()
-        if state != self._made_of:
-            self._made_of, self.kept = state, {}
-        if rows not in self.kept:
-            for oldest in list(self.kept)[: 1 - NUM_FORMS]:
-                del self.kept[oldest]
-            self.kept[rows] = torch.ops.mkl._mkl_reorder_linear_weight(weight.detach(), rows)
-        return self.kept[rows]
+        # Tensors created in inference mode count no changes.
+        source = 0 if weight.is_inference() else weight._version, weight.data_ptr()
+        if source != self._source:
+            self._source, self.by_rows = source, {}
+        if rows not in self.by_rows:
+            for oldest in list(self.by_rows)[: 1 - MAX_FORMS]:
+                del self.by_rows[oldest]
+            self.by_rows[rows] = torch.ops.mkl._mkl_reorder_linear_weight(weight.detach(), rows)
+        return self.by_rows[rows]
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "_Forms":
-        return _Forms()  # a copied layer has weights of its own
+    def __deepcopy__(self, memo: dict[int, object]) -> "_PackedWeights":
+        return _PackedWeights()  # a copied layer has weights of its own
 
 
 def pack_linears(network: nn.Module) -> None:
     """Replaces linear layers of at least 64×64 by `PackedLinear` with the same parameters, in place.
 
-    Leaves a network as it is unless it is worth it: float32 on a CPU whose torch has these products, and at most
-    512 MiB of matrices.
+    Does nothing unless the network is float32 on a CPU whose torch has these products, with at most 512 MiB of
+    matrices.
     """
     found = [
         (parent, name, child)

@@ -12,6 +12,6 @@ def patchify(latents: Float[Tensor, "b c t h w"], patch_size: int) -> Float[Tens
 
 
 def unpatchify(tokens: Float[Tensor, "b t n d"], grid: tuple[int, int], patch_size: int) -> Float[Tensor, "b c t h w"]:
-    """The inverse for a grid of (rows, columns) of tokens."""
+    """The inverse of `patchify`, for a grid of (rows, columns) of tokens."""
     p = patch_size
     return rearrange(tokens, "b t (h w) (p q c) -> b c t (h p) (w q)", h=grid[0], w=grid[1], p=p, q=p)

@@ -1,4 +1,4 @@
-"""Which tokens are hidden: arithmetic that masked training and masked decoding must do identically."""
+"""Choice of masked tokens: arithmetic that masked training and masked decoding must share exactly."""
 
 import math
 
@@ -7,9 +7,10 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 MASK_TOKEN = -1
-"""Stands for [MASK] in every token grid. Negative ids count rows of the vocabulary from its end."""
+"""Id of [MASK] in every token grid. Negative ids count rows of the vocabulary from its end."""
 
-SMALLEST_RATIO = 1e-6
+SMALLEST_RATIO = 1e-6  # released code of MAGVIT
+RATIO_MEAN, RATIO_STD = 1.0, 0.25  # of MAR's normal, before it is cut (arXiv 2406.11838 §3.4)
 
 
 def cosine_mask_ratio(progress: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
@@ -29,7 +30,7 @@ def num_masked_tokens(ratio: Float[Tensor, "*s"], num_tokens: int | Int[Tensor, 
 
 
 def select_lowest(scores: Float[Tensor, "b n"], count: Int[Tensor, " b"]) -> Bool[Tensor, "b n"]:
-    """True for the `count[i]` smallest scores of row i; ties with the last of them are selected too; count 0: none."""
+    """True at the `count[i]` smallest scores of row i, and at ties with the largest of them; count 0: none."""
     ordered = scores.sort(dim=-1).values  # (b, n)
     last = (count - 1).clamp(0, scores.shape[-1] - 1)  # (b,)
     threshold = ordered.gather(-1, last[:, None])  # (b, 1)
@@ -37,15 +38,15 @@ def select_lowest(scores: Float[Tensor, "b n"], count: Int[Tensor, " b"]) -> Boo
 
 
 def truncated_normal(uniform: Float[Tensor, "*s"], smallest: float = 0.7) -> Float[Tensor, "*s"]:
-    """Share of hidden tokens in masked autoregressive training (arXiv 2406.11838 §3.4): mean 0.867.
+    """Share of masked tokens in masked autoregressive training (arXiv 2406.11838 §3.4): mean 0.867.
 
-    The quantile at `uniform` in [0, 1] of a normal of mean 1 and deviation 0.25, cut to [`smallest`, 1].
+    The quantile at `uniform` in [0, 1] of a normal with mean 1 and standard deviation 0.25, cut to [`smallest`, 1].
     """
-    lowest = torch.special.ndtr(torch.tensor((smallest - 1) / 0.25, dtype=torch.float64))
-    quantile = torch.special.ndtri(lowest + uniform.double() * (0.5 - lowest))
-    return 1 + 0.25 * quantile
+    lowest = torch.special.ndtr(torch.tensor((smallest - RATIO_MEAN) / RATIO_STD, dtype=torch.float64))
+    quantile = torch.special.ndtri(lowest + uniform.double() * (0.5 - lowest))  # 0.5: the mean is the upper end
+    return RATIO_MEAN + RATIO_STD * quantile
 
 
 def gather_rows(x: Num[Tensor, "b n d"], rows: Int[Tensor, "b r"]) -> Num[Tensor, "b r d"]:
-    """Chosen rows of every sample."""
+    """Rows `rows` of every sample."""
     return x.gather(1, rows[..., None].expand(-1, -1, x.shape[2]))

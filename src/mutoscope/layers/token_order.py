@@ -1,4 +1,4 @@
-"""The order in which several distant tokens of a clip are decoded at once (arXiv 2412.15119)."""
+"""The order in which several distant tokens of a clip are decoded in one step (arXiv 2412.15119)."""
 
 import math
 
@@ -10,7 +10,7 @@ from mutoscope.errors import UserError
 
 
 def regions_per_side(latent_shape: tuple[int, int, int], num_parallel: int) -> int:
-    """M for M² = `num_parallel` regions. Raises UserError unless that is a square whose root divides both sides."""
+    """M for M² = `num_parallel` regions. Raises UserError unless M is whole and divides height and width."""
     side = math.isqrt(max(num_parallel, 0))
     _, height, width = latent_shape
     if num_parallel < 1 or side**2 != num_parallel:
@@ -26,9 +26,9 @@ def regions_per_side(latent_shape: tuple[int, int, int], num_parallel: int) -> i
 def region_order(latent_shape: tuple[int, int, int], num_parallel: int) -> Int[Tensor, " n"]:
     """Raster index (time, row, column) of every token in decoding order.
 
-    Each frame is cut into M×M regions; the order runs over frames, then over the places inside a region, then over the
-    regions, all in raster order. Neighbours in this order are distant in the frame. With `num_parallel` 1 it is raster
-    order.
+    Each frame is divided into M×M regions; the order runs over frames, then over the positions inside a region, then
+    over the regions, all in raster order. Neighbours in this order are distant in the frame. With `num_parallel` 1 it
+    is raster order.
     """
     side = regions_per_side(latent_shape, num_parallel)
     frames, height, width = latent_shape
@@ -38,5 +38,5 @@ def region_order(latent_shape: tuple[int, int, int], num_parallel: int) -> Int[T
 
 
 def inverse_order(order: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Place in the order of every raster index."""
+    """Index in decoding order of every raster index."""
     return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

@@ -1,1 +1,1 @@
-"""One file per paper, each readable alone from configuration to loss."""
+"""One folder per paper, each readable on its own: `config.py`, then `network.py`, then `model.py` with the loss."""

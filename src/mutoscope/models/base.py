@@ -1,7 +1,7 @@
-"""The contract of every model: what its configuration tells, and its training loss."""
+"""The contract of every model: the properties of its configuration, and its training loss."""
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, Never, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,10 @@ class TextShape(NamedTuple):
 
 
 class ModelConfig(ABC):
-    """What the rest of the code may ask of the configuration of any model.
+    """Properties that every model's configuration has, whatever its family.
 
-    A configuration is a frozen dataclass that subclasses this and overrides, by a field or a property, what differs.
-    Nobody else asks which family a model belongs to.
+    A configuration is a frozen dataclass that subclasses this and overrides some of these properties, by a field or a
+    property. Code outside the families reads these properties instead of testing for a family.
     """
 
     @property
@@ -40,7 +40,7 @@ class ModelConfig(ABC):
 
     @property
     def latent_channels(self) -> int | None:
-        """Channels of the latents of a continuous model; of no meaning if the tokens are discrete."""
+        """Channels of the latents of a continuous model; None, and without effect, if the tokens are discrete."""
         return None
 
     @property
@@ -50,7 +50,7 @@ class ModelConfig(ABC):
 
     @property
     def text(self) -> TextShape | None:
-        """Text features that the model reads for each caption; None for a model without text."""
+        """Shape of the text features that the model reads for each caption; None for a model without text."""
         return None
 
     @property
@@ -60,7 +60,7 @@ class ModelConfig(ABC):
 
     @property
     def context_frames(self) -> int:
-        """Pixel frames that tasks which start from frames show during training."""
+        """Pixel frames that tasks with context frames receive during training."""
         return 1
 
     @property
@@ -75,7 +75,7 @@ class ModelConfig(ABC):
 
     @property
     def reads_condition_videos(self) -> bool:
-        """Whether every task trains on the tokens of its own condition video (arXiv 2212.05199 §3.2)."""
+        """Whether training reads the tokens of a condition video, one per task (arXiv 2212.05199 §3.2)."""
         return False
 
     def needs_label(self, task: str) -> bool:
@@ -94,14 +94,21 @@ class ModelConfig(ABC):
         return self.latent_shape if channels is None else (channels, *self.latent_shape)
 
 
-class VideoModel(nn.Module, ABC):
-    """A network with its training loss. It never samples; samplers live in `mutoscope.sampling`."""
+Config_co = TypeVar("Config_co", bound=ModelConfig, covariant=True)
+Batch_contra = TypeVar("Batch_contra", contravariant=True)
 
-    config: Any
+
+class VideoModel(nn.Module, ABC, Generic[Config_co, Batch_contra]):
+    """A network with its training loss. It never samples; samplers are in `mutoscope.sampling`.
+
+    Generic in its configuration and in its training batch, a TypedDict that each model declares beside its loss.
+    """
+
+    config: Config_co
     """Frozen dataclass that is enough to build the model again."""
 
     @abstractmethod
-    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch_contra, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar to minimise, and named detached parts for the log.
 
         Random draws of the objective come from `generator`; dropout alone uses the global generator. The scalar is a
@@ -110,4 +117,9 @@ class VideoModel(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return next(self.parameters()).device
+
+
+AnyModel = VideoModel[ModelConfig, Never]
+"""A model of any family, as code that never trains it sees it."""

@@ -21,8 +21,7 @@ from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.evaluation.metrics.frechet import frechet_distance_between
 from mutoscope.evaluation.networks.shapes_detector import shapes_agree
 from mutoscope.evaluation.protocols.protocol import Judge, real_clips
-from mutoscope.models.magi import MAGI, MAGIConfig
-from mutoscope.models.magi_networks import Conditions
+from mutoscope.models.magi import MAGI, FrameConditions, MAGIConfig
 from mutoscope.runs.clips import clip_source, describe_data, shapes_world
 from mutoscope.runs.tokenize import tokenize
 from mutoscope.sampling.base import last_of
@@ -239,7 +238,7 @@ class Laboratory(claims.Laboratory):
         """Clips of `frames` latent frames that begin with the given ones."""
         generator, clips = torch.Generator().manual_seed(seed), []
         for part in context.split(128):
-            told = Conditions(torch.ones(len(part), dtype=torch.int64, device=self.device))
+            told = FrameConditions(torch.ones(len(part), dtype=torch.int64, device=self.device))
             given = self.tokenizer.encode(self.video(part))
             sampler = FrameStreamSampler(sampling)
             events = sampler.sample(model, lambda frame, told=told: told, len(part), frames, generator, given)
@@ -290,7 +289,7 @@ def seconds_by_length(model: MAGI, lengths: tuple[int, ...], repeats: int = 1) -
 
 
 def _seconds(model: MAGI, config: FrameStreamSamplerConfig, length: int) -> float:
-    told = Conditions(torch.ones(1, dtype=torch.int64))
+    told = FrameConditions(torch.ones(1, dtype=torch.int64))
     begin = time.perf_counter()
     for _event in FrameStreamSampler(config).sample(
         model, lambda frame: told, 1, length, torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ from torch import Tensor
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.base import VideoModel
 from mutoscope.models.magvit import Magvit, MagvitConfig
-from mutoscope.models.magvit_baselines import GivenPrefix, MagvitAR, MagvitARConfig, PrefixMagvit
+from mutoscope.models.magvit.baselines import ConditionedPrefixMagvit, MagvitAR, MagvitARConfig, PrefixMagvit
 from mutoscope.runs.train import TaskMix
 from mutoscope.sampling.autoregressive import AutoregressiveSampler
 from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
@@ -153,7 +153,7 @@ def sample(
         return AutoregressiveSampler().sample(model, None, given, generator)
     sampler = MaskedSampler(MaskedSamplerConfig(num_decoding_steps=steps, keep_given=variant.keep_given))
     if variant.kind == "prefix":
-        bound = GivenPrefix(model, given)
+        bound = ConditionedPrefixMagvit(model, given)
         return sampler.sample(bound, "class-conditional", generator=generator, batch_size=len(given))
     mask = model.config.condition_mask(task)
     return sampler.sample(model, task, None, given, generator, condition_mask=mask)

@@ -1,4 +1,4 @@
-"""Text encoders: prompts to the features that text-conditional models read."""
+"""Text encoders: features of prompts for text-conditional models."""
 
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +10,7 @@ from mutoscope.json_config import nearest, read_json
 from mutoscope.text.base import TextEncoder as TextEncoder
 from mutoscope.text.base import TextFeatures as TextFeatures
 
-# kind, as the encoder's config.json names it -> (module, class)
+# kind in the encoder's config.json -> (module, class)
 KINDS = {
     "t5": ("mutoscope.text.t5", "T5TextEncoder"),
     "phi": ("mutoscope.text.phi", "PhiTextEncoder"),
@@ -19,9 +19,9 @@ KINDS = {
 
 
 def encoder_kind(folder: Path) -> type[TextEncoder]:
-    """The class that reads a text encoder's folder: `kind` in its config.json, or the `model_type` of transformers.
+    """Class of the text encoder in a folder, by `kind` in its config.json, or by transformers' `model_type`.
 
-    Raises UserError for a folder that is not there and for a kind that is not known.
+    Raises UserError for a missing folder and for an unknown kind.
     """
     if not folder.is_dir():
         raise UserError(f"There is no text encoder in {str(folder)!r}: name a folder with its config.json.")
@@ -34,5 +34,5 @@ def encoder_kind(folder: Path) -> type[TextEncoder]:
 
 
 def load_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> TextEncoder:
-    """The encoder of a folder, ready to encode. Raises UserError for whatever is missing or damaged."""
+    """The encoder of a folder, ready to encode. Raises UserError for missing or damaged files."""
     return encoder_kind(folder)(folder, device, dtype)

@@ -11,17 +11,18 @@ from torch import Tensor
 
 
 class TextFeatures(NamedTuple):
-    """One row per token of each prompt. mask: which rows are real; the others are zeros."""
+    """Features of prompts, one row per token."""
 
     features: Float[Tensor, "b p c"]
+    """Zeros on rows without a token."""
     mask: Bool[Tensor, "b p"]
+    """True on rows of real tokens."""
 
 
 class TextEncoder(ABC):
-    """Prompts to features, on one device and in one number format. A second kind is one more entry of `text.KINDS`.
+    """Encodes prompts to features on one device and in one dtype. `text.KINDS` lists all kinds.
 
-    What a family does to its prompts (cleaning) and features (left padding, tables in place of padding) is the
-    family's own and happens outside.
+    The families clean prompts and rearrange features (left padding, tables in place of padding) themselves.
     """
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
@@ -30,19 +31,19 @@ class TextEncoder(ABC):
     @staticmethod
     @abstractmethod
     def feature_size(folder: Path) -> int:
-        """Channels of the features, read without loading the network."""
+        """Channels of the features, from the folder's configuration alone."""
 
     @abstractmethod
     def encode(self, prompts: Sequence[str], length: int) -> TextFeatures:
-        """Features of the first `length` tokens of each prompt, real rows first."""
+        """Features of the first `length` tokens of each prompt; rows of real tokens come first."""
 
     def unknown(self, prompt: str) -> list[str]:
-        """The words of a prompt that mean nothing to this encoder."""
+        """Words of a prompt that are not in the encoder's vocabulary."""
         return []
 
 
 def left_padded(text: TextFeatures) -> TextFeatures:
-    """The same features with the real rows last, as LlamaGen's captions have them (arXiv 2406.06525, §2.2)."""
+    """The same features with the rows of real tokens last, as in LlamaGen's captions (arXiv 2406.06525, §2.2)."""
     count, length = text.mask.shape
     shift = length - text.mask.sum(1)  # (b,)
     source = (torch.arange(length, device=text.mask.device) - shift[:, None]) % length  # (b, p)

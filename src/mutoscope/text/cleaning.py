@@ -1,10 +1,10 @@
-"""The prompt cleaning that LlamaGen's captions went through: DeepFloyd IF's rules for text from the web, by PixArt.
+"""Prompt cleaning as for LlamaGen's training captions: DeepFloyd IF's rules for text from the web, by PixArt.
 
-A model trained on cleaned captions should read cleaned prompts. The rules lower-case everything and take out
-addresses, markup, brackets, file names, numbers of articles and CJK ideographs.
+A model trained on cleaned captions should read cleaned prompts. The rules lower-case the text and remove addresses,
+markup, brackets, file names, article numbers and CJK ideographs.
 
-One thing is different: the published chain repairs wrongly decoded text with ftfy; here it is only brought to Unicode's
-composed form (NFC). Prompts that were typed are the same either way.
+One step differs: the published chain repairs wrongly decoded text with ftfy; this one only converts it to Unicode's
+composed form (NFC). For typed prompts the results are equal.
 """
 
 import html
@@ -22,7 +22,7 @@ _FILE = "(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)"
 _DASHES = r"\-\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0"
 _DASHES += r"\ufe31\ufe32\ufe58\ufe63\uff0d"
 
-# (pattern, replacement), applied in this order at three places of the chain
+# (pattern, replacement), applied in this order in three steps of the chain
 BEFORE_MARKUP = [
     ("<person>", "person"),
     (rf"\b((?:https?:(?:\/{{1,3}}|[a-zA-Z0-9%])|{_DOMAIN}))", ""),
@@ -48,7 +48,7 @@ BEFORE_ENTITIES = [
     (r"[#®•©™&@·º½¾¿¡§~)(\]\[}{|\\/*]+", " "),
     (r"\s+\.\s+", " "),
 ]
-JOINED_WORDS = re.compile(r"[-_]")  # this-is-my-cat: replaced where there are more than three
+JOINED_WORDS = re.compile(r"[-_]")  # this-is-my-cat: replaced if there are more than three
 AFTER_ENTITIES = [
     (r"\b[a-zA-Z]{1,3}\d{3,15}\b", ""),  # article numbers of several forms
     (r"\b[a-zA-Z]+\d+[a-zA-Z]+\b", ""),
@@ -71,7 +71,7 @@ AFTER_ENTITIES = [
 
 
 def clean_prompt(text: str) -> str:
-    """The prompt as LlamaGen's text encoder reads it: the rules, applied twice.
+    """The prompt as LlamaGen's text encoder reads it. The official code applies the rules twice, so this does too.
 
     Raises UserError for a prompt of more than `MAX_PROMPT` characters.
     """
@@ -96,7 +96,7 @@ def _replaced(text: str, rules: list[tuple[str, str]]) -> str:
 
 
 class _Text(HTMLParser):
-    """Collects what a page shows: neither tags nor comments, scripts and styles."""
+    """Collects the visible text of a page, without tags, comments, scripts and styles."""
 
     HIDDEN = ("script", "style", "template")
 

@@ -1,9 +1,11 @@
-"""Tokenizers and networks of text encoders from local folders in the layout of Hugging Face, nothing executed."""
+"""Loads tokenizers and networks of text encoders from local folders in Hugging Face's layout; executes none of it."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol, Self
 
 import torch
+from torch import Tensor
 
 from mutoscope.errors import UserError
 
@@ -12,8 +14,61 @@ TOKENIZER = "tokenizer.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # whole, or in shards
 
 
-def load_tokenizer(path: Path, otherwise: str = "") -> Any:
-    """A `tokenizers.Tokenizer`. `otherwise` ends the message about a missing file."""
+class Encoding(Protocol):
+    """One prompt, tokenized."""
+
+    @property
+    def ids(self) -> list[int]: ...
+
+    @property
+    def attention_mask(self) -> list[int]: ...
+
+
+class PromptTokenizer(Protocol):
+    """The parts of a `tokenizers.Tokenizer` that the encoders call."""
+
+    def encode(self, sequence: str) -> Encoding: ...
+
+    def encode_batch(self, input: list[str]) -> Sequence[Encoding]: ...
+
+    def enable_truncation(self, max_length: int) -> None: ...
+
+    def enable_padding(self, *, pad_id: int) -> None: ...
+
+    def no_padding(self) -> None: ...
+
+    def get_vocab_size(self) -> int: ...
+
+
+class NetworkConfig(Protocol):
+    """The settings that the encoders read."""
+
+    vocab_size: int
+    hidden_size: int
+
+
+class NetworkOutput(Protocol):
+    """Result of a network of transformers."""
+
+    last_hidden_state: Tensor
+
+
+class TextNetwork(Protocol):
+    """The parts of a network of transformers that the encoders call."""
+
+    @property
+    def config(self) -> NetworkConfig: ...
+
+    def to(self, device: torch.device) -> Self: ...
+
+    def __call__(self, *, input_ids: Tensor, attention_mask: Tensor | None = None) -> NetworkOutput: ...
+
+
+def load_tokenizer(path: Path, otherwise: str = "") -> PromptTokenizer:
+    """A `tokenizers.Tokenizer` from a tokenizer.json. `otherwise` ends the message about a missing file.
+
+    Raises UserError for a missing or damaged file and without transformers.
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -26,10 +81,13 @@ def load_tokenizer(path: Path, otherwise: str = "") -> Any:
         raise UserError(f"{path} is no tokenizer: {error}.") from None
 
 
-def load_network(folder: Path, class_name: str, dtype: torch.dtype) -> Any:
-    """A network of transformers with the weights of a folder, all of which must be there."""
+def load_network(folder: Path, class_name: str, dtype: torch.dtype) -> TextNetwork:
+    """A network of transformers with the weights of a folder, in evaluation mode.
+
+    Raises UserError for missing or damaged weights and without transformers.
+    """
     if not any((folder / name).is_file() for name in WEIGHTS):
-        found = " (a .bin file is not read: save the model once more as safetensors)" if [*folder.glob("*.bin")] else ""
+        found = " (.bin files are not read: save the model again as safetensors)" if [*folder.glob("*.bin")] else ""
         raise UserError(f"{folder / WEIGHTS[0]} is missing: the text encoder needs its weights{found}.")
     try:
         import transformers
@@ -42,6 +100,6 @@ def load_network(folder: Path, class_name: str, dtype: torch.dtype) -> Any:
     except Exception as error:  # a damaged or incomplete folder fails in many ways
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"The text encoder in {folder} cannot be loaded: {reason}") from None
-    if missing := sorted(problems["missing_keys"]):  # transformers would fill them with random numbers
+    if missing := sorted(problems["missing_keys"]):  # transformers would draw them at random
         raise UserError(f"{folder}: the text encoder's tensor {missing[0]!r} is missing.")
     return network.eval()

@@ -1,4 +1,4 @@
-"""A text encoder that takes no memory while nothing is read: encoders can be several times as large as the model."""
+"""A text encoder that is in memory only while it encodes: encoders can be several times as large as the model."""
 
 import gc
 from collections import OrderedDict
@@ -13,27 +13,27 @@ from torch import Tensor
 from mutoscope.text import encoder_kind, load_text_encoder
 from mutoscope.text.base import TextEncoder, TextFeatures
 
-MAX_PROMPTS = 256  # of Phi-2 about 100 kB for a prompt of 20 words in half precision
+MAX_PROMPTS = 256  # a prompt of 20 words takes about 100 kB for Phi-2 in half precision
 
 
 @dataclass(frozen=True)
-class _Read:
-    """What is kept of a prompt: the features of its own rows, on the CPU, and its unknown words."""
+class _EncodedPrompt:
+    """Features of a prompt's real tokens, on the CPU, and its unknown words."""
 
     features: Float[Tensor, "n c"]
     unknown: list[str]
 
 
 class OffloadedTextEncoder(TextEncoder):
-    """Loads the encoder of a folder when a new prompt comes and drops it from memory when that is read.
+    """Loads the encoder of a folder for every call with new prompts, and frees its memory afterwards.
 
-    Prompts are read one by one, so that one has the same features in any company; those of the last `MAX_PROMPTS`
-    prompts are kept, and reading them again loads nothing.
+    Prompts are encoded one by one, so that the features of a prompt never depend on the others. Features of the last
+    `MAX_PROMPTS` prompts are kept, and encoding these again loads nothing.
     """
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(folder, device, dtype)
-        self._reads: OrderedDict[tuple[str, int], _Read] = OrderedDict()
+        self._encoded: OrderedDict[tuple[str, int], _EncodedPrompt] = OrderedDict()
         self._unknown: dict[str, list[str]] = {}
 
     @staticmethod
@@ -41,10 +41,10 @@ class OffloadedTextEncoder(TextEncoder):
         return encoder_kind(folder).feature_size(folder)
 
     def encode(self, prompts: Sequence[str], length: int) -> TextFeatures:
-        """Raises UserError for whatever is missing or damaged in the folder, as far as it has to be read."""
+        """Raises UserError for missing or damaged files, once a new prompt needs them."""
         distinct = dict.fromkeys(prompts)
-        found = {prompt: self._reads[prompt, length] for prompt in distinct if (prompt, length) in self._reads}
-        found |= self._read([prompt for prompt in distinct if prompt not in found], length)
+        found = {prompt: self._encoded[prompt, length] for prompt in distinct if (prompt, length) in self._encoded}
+        found |= self._encode_new([prompt for prompt in distinct if prompt not in found], length)
         self._remember(found, length)
         counts = torch.tensor([len(found[prompt].features) for prompt in prompts])
         size = next(iter(found.values())).features.shape[1]
@@ -55,29 +55,29 @@ class OffloadedTextEncoder(TextEncoder):
         return TextFeatures(features.to(self.device), mask.to(self.device))
 
     def unknown(self, prompt: str) -> list[str]:
-        """Known without loading anything for the prompts that were encoded last."""
+        """Loads nothing for the prompts of the last `encode`."""
         if prompt not in self._unknown:
             self._unknown[prompt] = load_text_encoder(self.folder, self.device, self.dtype).unknown(prompt)
         return self._unknown[prompt]
 
-    def _read(self, prompts: list[str], length: int) -> dict[str, _Read]:
+    def _encode_new(self, prompts: list[str], length: int) -> dict[str, _EncodedPrompt]:
         if not prompts:
             return {}
-        encoder, reads = load_text_encoder(self.folder, self.device, self.dtype), {}
+        encoder, encoded = load_text_encoder(self.folder, self.device, self.dtype), {}
         for prompt in prompts:
             features, mask = encoder.encode([prompt], length)
-            # A copy: a view would keep the rows of padding alive.
-            reads[prompt] = _Read(features[0, : int(mask.sum())].cpu().clone(), encoder.unknown(prompt))
+            # A copy: a view would keep the rows of padding in memory.
+            encoded[prompt] = _EncodedPrompt(features[0, : int(mask.sum())].cpu().clone(), encoder.unknown(prompt))
         del encoder
-        gc.collect()  # networks of transformers refer to themselves
+        gc.collect()  # networks of transformers contain reference cycles
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return reads
+        return encoded
 
-    def _remember(self, found: dict[str, _Read], length: int) -> None:
-        self._unknown = {prompt: read.unknown for prompt, read in found.items()}
-        for prompt, read in found.items():
-            self._reads[prompt, length] = read
-            self._reads.move_to_end((prompt, length))
-        while len(self._reads) > MAX_PROMPTS:
-            self._reads.popitem(last=False)
+    def _remember(self, found: dict[str, _EncodedPrompt], length: int) -> None:
+        self._unknown = {prompt: encoded.unknown for prompt, encoded in found.items()}
+        for prompt, encoded in found.items():
+            self._encoded[prompt, length] = encoded
+            self._encoded.move_to_end((prompt, length))
+        while len(self._encoded) > MAX_PROMPTS:
+            self._encoded.popitem(last=False)

@@ -1,9 +1,10 @@
-"""Phi as NOVA's text encoder (arXiv 2412.14169 §4.1), from a published folder in the layout of Hugging Face."""
+"""Phi as NOVA's text encoder (arXiv 2412.14169 §4.1), from a published folder in Hugging Face's layout."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mutoscope.errors import UserError
@@ -13,17 +14,17 @@ from mutoscope.text.loading import TOKENIZER, load_network, load_tokenizer
 
 
 class PhiTextEncoder(TextEncoder):
-    """Hidden states of the last layer (2560 channels for Phi-2), behind its final norm.
+    """Hidden states of the last layer (2560 channels for Phi-2), after its final norm.
 
-    Attention is causal, so what pads a prompt on the right never changes its words, and only words are encoded. The
-    tokenizer lies in the folder or, as published, in `tokenizer` beside it. The output layer for words is not loaded.
+    Attention is causal, so padding on the right never changes the features of a prompt, and only its own tokens are
+    encoded. The tokenizer is in the folder or, as published, in `tokenizer` beside it. The output layer is not loaded.
     """
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         """Raises UserError for a missing or damaged file and for a machine without transformers."""
         super().__init__(folder, device, dtype)
-        beside = folder.parent / "tokenizer" / TOKENIZER
-        self.tokenizer = load_tokenizer(beside if beside.is_file() else folder / TOKENIZER)
+        published = folder.parent / "tokenizer" / TOKENIZER
+        self.tokenizer = load_tokenizer(published if published.is_file() else folder / TOKENIZER)
         self.network = load_network(folder, "PhiModel", dtype).to(device)
         if self.tokenizer.get_vocab_size() > self.network.config.vocab_size:
             raise UserError(f"The tokenizer of {folder} has more tokens than its network: they do not belong together.")
@@ -47,5 +48,5 @@ class PhiTextEncoder(TextEncoder):
             features[:, :longest] = self._hidden(tokens)
         return TextFeatures(features * mask[..., None], mask)
 
-    def _hidden(self, tokens: Tensor) -> Tensor:
+    def _hidden(self, tokens: Int[Tensor, "b p"]) -> Float[Tensor, "b p c"]:
         return self.network(input_ids=tokens).last_hidden_state.to(self.dtype)

@@ -1,8 +1,7 @@
-"""The encoder half of T5, such as flan-t5-xl, from a local folder in the layout of Hugging Face."""
+"""The encoder of T5, such as flan-t5-xl, from a local folder in Hugging Face's layout."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.json_config import read_json
 from mutoscope.text.base import TextEncoder, TextFeatures
-from mutoscope.text.loading import TOKENIZER, load_network, load_tokenizer
+from mutoscope.text.loading import TOKENIZER, PromptTokenizer, load_network, load_tokenizer
 
 CONFIG = "config.json"
 
@@ -18,8 +17,8 @@ CONFIG = "config.json"
 class T5TextEncoder(TextEncoder):
     """Hidden states of the last layer (2048 channels for flan-t5-xl); every prompt ends with the token </s>.
 
-    The folder holds config.json, tokenizer.json and the weights as safetensors, whole or in shards, of the encoder
-    alone or of the whole T5. Nothing is downloaded and no code in the folder is run.
+    The folder contains config.json, tokenizer.json and the weights as safetensors, whole or in shards, of the encoder
+    alone or of the whole T5. Nothing is downloaded and no code in the folder is executed.
     """
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
@@ -39,7 +38,7 @@ class T5TextEncoder(TextEncoder):
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], length: int) -> TextFeatures:
         self.tokenizer.enable_truncation(length)
-        # As long as the longest prompt: rows of padding are never looked at, so shorter batches change nothing.
+        # Padded to the longest prompt only: attention masks padding, so its length changes no feature.
         self.tokenizer.enable_padding(pad_id=0)
         encoded = self.tokenizer.encode_batch(list(prompts))
         tokens, mask = (torch.tensor([getattr(e, name) for e in encoded]) for name in ("ids", "attention_mask"))
@@ -52,11 +51,9 @@ class T5TextEncoder(TextEncoder):
         )
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def _load_tokenizer(folder: Path) -> PromptTokenizer:
     path = folder / TOKENIZER
-    tokenizer = load_tokenizer(
-        path, "; where only spiece.model is published, save the tokenizer once more with transformers"
-    )
+    tokenizer = load_tokenizer(path, "; if only spiece.model is published, save the tokenizer again with transformers")
     if not tokenizer.encode("").ids:
         raise UserError(f"{path} does not end its texts with </s>: it is not the tokenizer of a T5.")
     return tokenizer

@@ -1,10 +1,9 @@
-"""Captions as words: an encoder without weights and without anything to download."""
+"""A text encoder of whole words, without weights or downloads."""
 
 import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,10 +16,10 @@ MAX_WORDS = 2_000  # more than any model reads
 
 
 class WordTextEncoder(TextEncoder):
-    """A word and its two neighbours on each side, each as a vector with a one at its place in the vocabulary.
+    """One-hot vectors of a word and of its two neighbours on each side, concatenated.
 
-    A linear map of such a feature, which every text-conditional model begins with, is a sum of learned word vectors;
-    the neighbours tell which adjective belongs to which noun without positions. Words outside the vocabulary are zeros.
+    Every text-conditional model begins with a linear map, which of these features is a sum of learned word vectors. The
+    neighbours connect adjectives with their nouns without positions. Words outside the vocabulary are zeros.
     """
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
@@ -39,20 +38,20 @@ class WordTextEncoder(TextEncoder):
         for row, prompt in enumerate(prompts):
             words = split_words(prompt)
             known = [self.vocabulary.get(word) for word in words]
-            for place in range(min(len(words), length)):
-                mask[row, place] = True
+            for position in range(min(len(words), length)):
+                mask[row, position] = True
                 for slot, offset in enumerate(OFFSETS):
-                    near = place + offset
+                    near = position + offset
                     if 0 <= near < len(known) and (word := known[near]) is not None:
-                        features[row, place, slot * size + word] = 1.0
+                        features[row, position, slot * size + word] = 1.0
         return TextFeatures(features.to(self.device, self.dtype), mask.to(self.device))
 
     def unknown(self, prompt: str) -> list[str]:
-        """The words of a prompt that mean nothing to this encoder."""
+        """Words of a prompt that are not in the vocabulary."""
         return [word for word in dict.fromkeys(split_words(prompt)) if word not in self.vocabulary]
 
 
-OFFSETS = (0, -1, 1, -2, 2)
+OFFSETS = (0, -1, 1, -2, 2)  # a word, then its neighbours from near to far
 
 
 def split_words(text: str) -> list[str]:
@@ -60,8 +59,8 @@ def split_words(text: str) -> list[str]:
     return [found[0] for found in itertools.islice(re.finditer(r"[a-z0-9]+", text.lower()), MAX_WORDS)]
 
 
-def word_config(captions: Sequence[str]) -> dict[str, Any]:
-    """What `config.json` of an encoder for these captions holds."""
+def word_config(captions: Sequence[str]) -> dict[str, str | list[str]]:
+    """Content of `config.json` for an encoder of these captions."""
     return {"kind": "words", "vocabulary": sorted({word for caption in captions for word in split_words(caption)})}
 
 

@@ -1,8 +1,8 @@
-"""The published KL autoencoders that NOVA's models speak: of images (Stable Diffusion) and of video (Open-Sora Plan).
+"""The published KL autoencoders of NOVA's models: for images (Stable Diffusion) and for video (Open-Sora Plan).
 
-Normalised latents, z = (mean − shift)·scale, are what `encode` gives and `decode` takes.
+`encode` returns normalised latents, z = (mean − shift)·scale; `decode` reads them.
 
-    2-D     (b, 3, t, 8h, 8w)      ──► (b, 4, t, h, w)      every frame by itself
+    2-D     (b, 3, t, 8h, 8w)      ──► (b, 4, t, h, w)      each frame separately
     3-D     (b, 3, 1+4k, 8h, 8w)   ──► (b, 4, 1+k, h, w)    in tiles of 17 frames, 5 latents, that share one
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.autoencoder_kl_network import AutoencoderKLConfig, Decoder, Encoder, as_clips, as_frames, conv
-from mutoscope.tokenizers.base import StreamState, TokenizerSpec, VideoTokenizer
+from mutoscope.tokenizers.base import PIXEL_SCALE, StreamState, TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.quantizers import draw_gaussian
 from mutoscope.tokenizers.tiling import in_windows, plan_windows
 
@@ -27,15 +27,14 @@ Partial = Literal["refuse", "drop", "keep"]
 
 @dataclass(frozen=True)
 class TileOptions:
-    """How much is computed at once, and what becomes of frames that do not fill a tile. Not part of the weights.
+    """Sizes of the parts that are computed together, and the treatment of incomplete tiles. Not part of the weights.
 
-    at_once: tiles in one pass of the network, over time and batch; 1 needs the least memory. Every tile is normalised
-      by itself, so the result is the same.
-    partial: of clips longer than one tile. "refuse" raises UserError; "drop" leaves out what does not fill a tile, as
-      the released code does without a word; "keep" makes the last tile shorter.
-    spatial: rows and columns of pixels of a window; None computes whole frames. Windows overlap by
-      `spatial_overlap` pixels and are blended, which changes the result a little, since norms and attention then see
-      one window.
+    `at_once`: tiles in one pass of the network, over time and batch; 1 needs the least memory. Each tile is normalised
+    separately, so the result is the same.
+    `partial`, for clips longer than one tile: "refuse" raises UserError for frames that do not fill a tile; "drop"
+    omits them, as the released code does silently; "keep" shortens the last tile.
+    `spatial`: rows and columns of pixels of a window; None computes whole frames. Windows overlap by `spatial_overlap`
+    pixels and are blended, which changes the result slightly, since norms and attention then see one window.
     """
 
     at_once: int = 1
@@ -53,12 +52,12 @@ class TileOptions:
 class AutoencoderKL(VideoTokenizer):
     """Encoder, Gaussian latents and decoder; pixels in [-1, 1]. `tiles` may be replaced at any time.
 
-    Its weights may be in half precision, which halves its memory: what comes in is converted to their format, what goes
-    out is float32.
+    Weights may be in half precision, which halves their memory: inputs are converted to their dtype, outputs are
+    float32.
 
-    The 3-D network takes clips of 1 + 4k frames: up to 17 at once, longer ones in tiles that share a frame, hence of
-    17 + 16k frames unless `tiles.partial` says otherwise. Later frames of a tile reach earlier ones through its norms,
-    so a stream advances tile by tile.
+    The 3-D network takes clips of 1 + 4k frames: up to 17 in a single pass, longer ones in tiles that share a frame,
+    hence of 17 + 16k frames unless `tiles.partial` allows others. Later frames of a tile influence earlier ones through
+    its norms, so a stream advances tile by tile.
     """
 
     def __init__(self, config: AutoencoderKLConfig, tiles: TileOptions | None = None) -> None:
@@ -82,7 +81,7 @@ class AutoencoderKL(VideoTokenizer):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the weights."""
+        """Dtype of the weights."""
         return next(self.parameters()).dtype
 
     @property
@@ -91,7 +90,7 @@ class AutoencoderKL(VideoTokenizer):
         return 1 + (self.config.tile_frames - 1) // self.config.temporal_stride
 
     def moments(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d2 lt lh lw"]:
-        """Mean and log variance of the latents, before normalisation.
+        """Mean and log-variance of the latents, before normalisation.
 
         Raises UserError for sizes that the strides do not divide and, unless `tiles.partial` allows them, for numbers
         of frames that do not fill the tiles.
@@ -101,7 +100,7 @@ class AutoencoderKL(VideoTokenizer):
     def encode(
         self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "b d lt lh lw"]:
-        """Normalised latents: their mean, or a draw from their distribution if a generator is given."""
+        """Normalised latents: their mean, or, with a generator, a draw from their distribution."""
         return self._normalized(draw_gaussian(self.moments(video), generator))
 
     def draw_latents(
@@ -116,7 +115,7 @@ class AutoencoderKL(VideoTokenizer):
     def encode_part(self, video: Float[Tensor, "b 3 t h w"], state: StreamState) -> Float[Tensor, "b d lt lh lw"]:
         """Latents of the next frames of a stream: a first part of 1 + 4k frames, then multiples of 4.
 
-        Parts that end where tiles do give what `encode` makes of the whole.
+        If every part ends at the end of a tile, all parts together equal `encode` of the whole.
         """
         past, state.past[self.encoder] = state.past.get(self.encoder), video[:, :, -1:]
         if past is None or not self.config.is_3d:
@@ -125,19 +124,19 @@ class AutoencoderKL(VideoTokenizer):
         return self._normalized(draw_gaussian(moments))[:, :, 1:]
 
     def decode_part(self, latents: Float[Tensor, "b d lt lh lw"], state: StreamState) -> Float[Tensor, "b 3 t h w"]:
-        """Pixels of the next latents of a stream; parts that end where tiles do give what `decode` makes of all."""
+        """Pixels of the next latents of a stream, equal to `decode` of the whole if every part ends with a tile."""
         past, state.past[self.decoder] = state.past.get(self.decoder), latents[:, :, -1:]
         if past is None or not self.config.is_3d:
             return self._decode(latents, "keep")
         return self._decode(torch.cat([past, latents], dim=2), "keep")[:, :, 1:]
 
     def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Tile by tile as latents arrive. Raises UserError at the end for what `decode` would refuse."""
+        """Pixels tile by tile. Raises UserError at the end for a number of latents that `decode` would refuse."""
         if not self.config.is_3d:
             yield from super().stream_decode(latents)
             return
         state, count = StreamState(), 0
-        waiting: list[Tensor] = []  # latent frames (b, d, 1, lh, lw) of the tile that is not full yet
+        waiting: list[Tensor] = []  # latent frames (b, d, 1, lh, lw) of the incomplete tile
         for part in latents:
             for frame in part.split(1, dim=2):
                 waiting, count = [*waiting, frame], count + 1
@@ -150,7 +149,7 @@ class AutoencoderKL(VideoTokenizer):
 
     def to_uint8(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
         """[-1, 1] to 0…255 as the official pipeline does: 127.5 x + 127.5, clipped, truncated."""
-        scaled = (127.5 * video.float() + 127.5).clamp(0, 255).to(torch.uint8)
+        scaled = (PIXEL_SCALE * video.float() + PIXEL_SCALE).clamp(0, 255).to(torch.uint8)
         return rearrange(scaled, "b c t h w -> b t h w c")
 
     # ------------------------------------------------------------------------------------------------------- tiles
@@ -185,17 +184,17 @@ class AutoencoderKL(VideoTokenizer):
         return as_clips(pixels, len(latents)).float()
 
     def _parts(self, count: int, size: int, stride: int, noun: str, partial: Partial) -> list[slice]:
-        """What one pass of the network sees: single frames in 2-D, in 3-D up to `size` that share one with the next."""
+        """Frames of each pass of the network: one in 2-D; in 3-D up to `size`, which share one."""
         if not self.config.is_3d:
             return [slice(i, i + 1) for i in range(count)]
         step = stride if count <= size else size - 1
-        left = (count - 1) % (stride if partial == "keep" else step)  # what fills no tile
+        left = (count - 1) % (stride if partial == "keep" else step)  # frames that fill no tile
         if left and partial != "drop":
-            law = f"1 + k·{stride} {noun} up to {size}" if stride > 1 else f"up to {size} {noun}"
+            allowed = f"1 + k·{stride} {noun} up to {size}" if stride > 1 else f"up to {size} {noun}"
             raise UserError(
-                f"The video autoencoder takes {law} and {size} + k·{size - 1} beyond, found {count}. Use "
-                f"{count - left} or {count - left + (stride if partial == 'keep' else step)}, or say what becomes of "
-                "the rest with TileOptions(partial=...)."
+                f"The video autoencoder takes {allowed} and {size} + k·{size - 1} beyond, found {count}. Use "
+                f"{count - left} or {count - left + (stride if partial == 'keep' else step)}, or choose what happens "
+                "to the rest with TileOptions(partial=...)."
             )
         if count <= size:
             return [slice(0, count)]
@@ -205,7 +204,7 @@ class AutoencoderKL(VideoTokenizer):
     def _in_tiles(
         self, x: Float[Tensor, "b c t h w"], parts: list[slice], network: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "b c2 t2 h2 w2"]:
-        """`network` of every part of every clip, joined; of what two parts share, the earlier one's output is kept."""
+        """`network` of every part of every clip, joined; of a frame in two parts, the earlier part's output is kept."""
         shared = 1 if self.config.is_3d else 0
         tiles = [clip[:, :, part] for clip in x.split(1) for part in parts]
         done: list[Tensor] = []

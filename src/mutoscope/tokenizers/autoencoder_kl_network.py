@@ -1,10 +1,9 @@
-"""The network of the published KL autoencoders, of images (Stable Diffusion) and of video (Open-Sora Plan).
+"""Network of the published KL autoencoders, for images (Stable Diffusion) and for video (Open-Sora Plan).
 
 One network covers both (arXiv 2112.10752; arXiv 2412.00131), since the second inflates the first: every block works
-either on single frames ("2") or on time as well ("3"). Modules carry the names of the released weights, so that these
-load as they are.
+either on single frames ("2") or on clips ("3"). Modules have the names of the released weights, which load unchanged.
 
-Read downward: configuration, layers, encoder, decoder. The tokenizer is in `autoencoder_kl.py`.
+Top to bottom: configuration, layers, encoder, decoder. The tokenizer is in `autoencoder_kl.py`.
 """
 
 from collections.abc import Iterator
@@ -23,9 +22,9 @@ from mutoscope.errors import UserError
 class AutoencoderKLConfig:
     """Sizes of the network; defaults are the image autoencoder of Stable Diffusion: 83,653,863 parameters.
 
-    `down_dims`, `up_dims`: 2 or 3 for every stage, from the pixels and from the latents. A stage that is followed by a
-    3-D one halves time where it halves both sides. `scaling_factor` and `shift_factor` normalise latents, as above.
-    `tile_frames`: frames that the 3-D network sees at once, 1 + k·stride.
+    `down_dims`, `up_dims`: 2 or 3 for every stage, from the pixels and from the latents. A stage before a 3-D one
+    halves time too. `scaling_factor` and `shift_factor` normalise latents: (mean − shift)·scale.
+    `tile_frames`: frames in one pass of the 3-D network, 1 + k·stride.
     """
 
     block_channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -36,7 +35,7 @@ class AutoencoderKLConfig:
     up_dims: tuple[int, ...] = (2, 2, 2, 2)
     quant_conv: bool = True
     post_quant_conv: bool = True
-    scaling_factor: float = 0.18215
+    scaling_factor: float = 0.18215  # Stable Diffusion's: latents of unit standard deviation (arXiv 2112.10752)
     shift_factor: float = 0.0
     tile_frames: int = 17
 
@@ -82,12 +81,15 @@ class AutoencoderKLConfig:
         return self.up_dims[0] == 3
 
 
+NORM_EPS = 1e-6  # of the released weights; PyTorch's default is 1e-5
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Layers. 2-D ones take frames (n, c, h, w), 3-D ones clips (b, c, t, h, w).
 
 
 class CausalConv3d(nn.Conv3d):
-    """Frame t sees frames up to t; before the first frame there are copies of it. Zero padding in space."""
+    """Frame t sees frames up to t; copies of the first frame pad time, zeros pad space."""
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c2 t2 h2 w2"]:
         past = x[:, :, :1].expand(-1, -1, self.kernel_size[0] - 1, -1, -1)
@@ -95,13 +97,15 @@ class CausalConv3d(nn.Conv3d):
 
 
 def conv(dims: int, channels_in: int, channels_out: int, size: int = 3) -> nn.Conv2d | CausalConv3d:
+    """Convolution of stride 1 that keeps the size, over frames (`dims` 2) or clips (3)."""
     if dims == 2:
         return nn.Conv2d(channels_in, channels_out, size, padding=size // 2)
     return CausalConv3d(channels_in, channels_out, size, padding=(0, size // 2, size // 2))
 
 
 def norm(channels: int, config: AutoencoderKLConfig) -> nn.GroupNorm:
-    return nn.GroupNorm(config.num_groups, channels, eps=1e-6)
+    """Group normalisation with the epsilon of the released weights."""
+    return nn.GroupNorm(config.num_groups, channels, eps=NORM_EPS)
 
 
 class ResBlock(nn.Module):
@@ -131,14 +135,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "b c *grid"]:
         y = as_frames(self.group_norm(x))  # (n, c, h, w)
-        rows = rearrange(y, "n c h w -> n 1 (h w) c")
+        rows = rearrange(y, "n c h w -> n 1 (h w) c")  # one head
         a = self.to_out(F.scaled_dot_product_attention(self.to_q(rows), self.to_k(rows), self.to_v(rows)))
         a = rearrange(a, "n 1 (h w) c -> n c h w", h=y.shape[2])
         return x + (a if x.ndim == 4 else as_clips(a, len(x)))
 
 
 class Downsample(nn.Module):
-    """Half the size in space, padded at the right and bottom, and in 3-D half the frames: the first one alone."""
+    """Halves space, padded at the right and bottom, and in 3-D time, with the first frame alone."""
 
     def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
@@ -150,7 +154,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size in space. With `time` twice the frames but for the first one, all interpolated linearly."""
+    """Doubles space. With `time`, doubles all frames but the first one, and interpolates linearly."""
 
     def __init__(self, dims: int, channels: int, time: bool) -> None:
         super().__init__()
@@ -190,7 +194,7 @@ class MiddleBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Residual blocks of one width, then the step to the next stage, if there is one."""
+    """Residual blocks of one width, then the step to the next stage, if any."""
 
     def __init__(self, blocks: list[ResBlock], downsample: nn.Module | None = None, upsample: nn.Module | None = None):
         super().__init__()
@@ -201,17 +205,18 @@ class Stage(nn.Module):
             self.upsamplers = nn.ModuleList([upsample])
 
     def layers(self) -> Iterator[nn.Module]:
+        """Blocks and steps in order."""
         for part in self.children():
             yield from part.children()
 
 
 def as_frames(x: Float[Tensor, "b c *grid"]) -> Float[Tensor, "n c h w"]:
-    """A clip as a batch of frames; frames stay as they are."""
+    """Clips folded into a batch of frames; frames are returned unchanged."""
     return x if x.ndim == 4 else rearrange(x, "b c t h w -> (b t) c h w")
 
 
 def as_clips(x: Float[Tensor, "n c *grid"], batch: int) -> Float[Tensor, "b c t h w"]:
-    """Frames as a batch of clips; clips stay as they are."""
+    """Frames unfolded into `batch` clips; clips are returned unchanged."""
     return x if x.ndim == 5 else rearrange(x, "(b t) c h w -> b c t h w", b=batch)
 
 
@@ -240,7 +245,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for stage in self.down_blocks:
             for layer in stage.layers():
-                # The first 3-D layer is where frames become clips again.
+                # From the first 3-D layer on, features are clips.
                 x = as_clips(x, len(video)) if _is_3d(layer) else x
                 x = layer(x)
         return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))

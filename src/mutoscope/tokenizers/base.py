@@ -1,4 +1,4 @@
-"""What every tokenizer promises: pixels in, tokens or latents out, and back."""
+"""The contract of every tokenizer: pixels to tokens or latents, and back."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -8,14 +8,16 @@ from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+PIXEL_SCALE = 127.5  # half of 255: 0…255 is mapped linearly to [-1, 1]
+
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """The shape law of a tokenizer.
+    """Strides, vocabulary and causality of a tokenizer.
 
     Exactly one of `vocab_size` (discrete tokens) and `latent_channels` (continuous latents) is set.
-    `causal_in_time`: the first frame is encoded alone and later frames never change earlier latents. `per_frame`: every
-    frame is encoded and decoded by itself. `first_frame_alone`: clips have 1 + k·stride frames, as with a causal
+    `causal_in_time`: the first frame is encoded alone and later frames never change earlier latents. `per_frame`: each
+    frame is encoded and decoded separately. `first_frame_alone`: clips have 1 + k·stride frames, as with a causal
     tokenizer, though earlier latents may depend on later frames.
     """
 
@@ -29,12 +31,12 @@ class TokenizerSpec:
 
     @property
     def num_alone(self) -> int:
-        """Frames that are encoded by themselves before the groups of `temporal_stride` begin: 1 or 0."""
+        """Frames that are encoded alone before the groups of `temporal_stride` frames: 1 or 0."""
         return 1 if self.causal_in_time or self.first_frame_alone else 0
 
     @property
     def decodes_in_order(self) -> bool:
-        """Whether a latent frame can be decoded before those after it are known."""
+        """Whether a latent frame can be decoded before the later ones are known."""
         return self.causal_in_time or self.per_frame
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
@@ -46,13 +48,13 @@ class TokenizerSpec:
         return latent_frames, -(-height // self.spatial_stride), -(-width // self.spatial_stride)
 
     def num_frames(self, latent_frames: int) -> int:
-        """Frames that so many latent frames decode to."""
+        """Frames that `latent_frames` latent frames decode to."""
         return self.num_alone + (latent_frames - self.num_alone) * self.temporal_stride
 
 
 @dataclass(frozen=True)
 class TokenizerOutput:
-    """A training pass: reconstruction in [-1, 1], tokens or latents, and the weighted terms whose sum is `loss`."""
+    """Result of a training pass: reconstruction in [-1, 1], tokens or latents, and the weighted terms of `loss`."""
 
     reconstruction: Float[Tensor, "b 3 t h w"]
     tokens: Tensor
@@ -66,30 +68,31 @@ class TokenizerOutput:
 
 @dataclass
 class StreamState:
-    """What the layers of a causal tokenizer remember of earlier frames, by layer."""
+    """State of a causal tokenizer in a stream: features of earlier frames, by layer."""
 
     past: dict[nn.Module, Tensor] = field(default_factory=dict)
 
 
 class VideoTokenizer(nn.Module):
-    """Base of all tokenizers. Sub-classes define `spec`, `encode` and `decode`."""
+    """Base of all tokenizers. Subclasses define `spec`, `encode` and `decode`."""
 
     @property
     def spec(self) -> TokenizerSpec:
+        """Strides, vocabulary and causality."""
         raise AttributeError(f"{type(self).__name__} does not define its spec.")
 
     def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]:
-        """Pixels in [-1, 1], sizes divisible by the strides, to tokens (or latents)."""
+        """Tokens (or latents) of pixels in [-1, 1]. Raises UserError for sizes that the strides do not divide."""
         raise AttributeError(f"{type(self).__name__} does not define encode.")
 
     def draw_latents(
         self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator
     ) -> Float[Tensor, "b d lt lh lw"]:
-        """Latents to start a generation from: drawn from their distribution where the published pipelines do so."""
+        """Latents of context frames: drawn from their distribution if the published pipeline does so, else `encode`."""
         return self.encode(video)
 
     def decode(self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
-        """Tokens (or latents) to pixels, nominally in [-1, 1] but not clipped."""
+        """Pixels of tokens (or latents), nominally in [-1, 1] but not clipped."""
         raise AttributeError(f"{type(self).__name__} does not define decode.")
 
     def encode_part(self, video: Float[Tensor, "b 3 t h w"], state: StreamState) -> Tensor:
@@ -101,10 +104,10 @@ class VideoTokenizer(nn.Module):
         raise AttributeError(f"{type(self).__name__} does not decode in parts.")
 
     def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pixels (b, 3, t, h, w) of latent frames (b, n, lh, lw) or (b, d, n, lh, lw), as these arrive in turn.
+        """Pixels (b, 3, t, h, w) of latent frames (b, n, lh, lw) or (b, d, n, lh, lw), one part after another.
 
-        Together they equal what `decode` makes of the whole. Sub-classes that remember earlier frames override this.
-        Raises AttributeError for a tokenizer that looks ahead.
+        All parts together equal `decode` of the whole. Subclasses with a state override this. Raises AttributeError
+        for a tokenizer whose decoder needs later frames.
         """
         if not self.spec.per_frame:
             raise AttributeError(f"{type(self).__name__} does not decode frame by frame.")
@@ -112,21 +115,21 @@ class VideoTokenizer(nn.Module):
             yield self.decode(part)
 
     def set_latent_statistics(self, videos: Iterable[Float[Tensor, "b 3 t h w"]]) -> None:
-        """Normalises continuous latents by what these clips give, where training left that open."""
+        """Normalises continuous latents by their statistics over these clips, after training."""
         raise AttributeError(f"{type(self).__name__} does not normalise its latents by statistics.")
 
     def from_uint8(self, frames: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
         """0…255 to [-1, 1]: black is -1."""
-        return rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1.0
+        return rearrange(frames, "b t h w c -> b c t h w").float() / PIXEL_SCALE - 1.0
 
     def to_uint8(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
         """[-1, 1] to 0…255: clip, then round to nearest. A tokenizer whose paper truncates overrides this."""
-        scaled = ((video.float() + 1.0) * 127.5).clamp(0.0, 255.0).round()
+        scaled = ((video.float() + 1.0) * PIXEL_SCALE).clamp(0.0, 255.0).round()
         return rearrange(scaled.to(torch.uint8), "b c t h w -> b t h w c")
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """Puts the channels of every convolution kernel last in memory, in place: a quarter faster on CPU and GPU."""
+    """Stores every convolution kernel with channels last, in place: a quarter faster on CPU and GPU."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in network.parameters():
         if parameter.ndim in formats:

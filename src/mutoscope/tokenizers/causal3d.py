@@ -1,11 +1,11 @@
 """A causal video autoencoder: the first frame alone, later frames in groups that see no future.
 
-After MAGVIT-v2 (arXiv 2310.05737 §3.2), whose tokenizer was never released; the layout here is our own. Causal
-convolutions in time and norms over single frames make streaming in either direction equal to the whole clip. Three
-bottlenecks: LFQ and FSQ give tokens, KL gives continuous latents. The same network without time is an autoencoder of
-single frames.
+After MAGVIT-v2 (arXiv 2310.05737 §3.2), whose tokenizer was never released; the layout here is our own. Since
+convolutions are causal in time and norms run over single frames, encoding and decoding in parts equals the whole clip.
+Three bottlenecks: LFQ and FSQ give tokens, KL gives continuous latents. The same network without time is an
+autoencoder of single frames.
 
-Read downward: configuration, layers, encoder, decoder, tokenizer.
+Top to bottom: configuration, layers, encoder, decoder, tokenizer.
 """
 
 import itertools
@@ -29,15 +29,17 @@ from mutoscope.tokenizers.quantizers import (
 )
 
 Bottleneck = Literal["lfq", "fsq", "kl"]
+NORM_EPS = 1e-6  # as in MAGVIT's and VQGAN's tokenizers
 
 
 @dataclass(frozen=True)
 class Causal3DConfig:
     """Sizes of the network. Defaults: 17 frames of 128×128 to 5×16×16 tokens of 65,536 codes.
 
-    Every stage after the first halves both sides, and time too where `temporal_downsample` says so. `num_bits` is for
-    LFQ (2^bits codes), `levels` for FSQ (their product), `latent_channels` for KL. `per_frame` leaves out time: kernels
-    of size 1 there, every frame by itself. `reconstruction`: mean absolute (l1) or squared (l2) error in [-1, 1].
+    Every stage after the first halves height and width, and time too where `temporal_downsample` is True. `num_bits` is
+    for LFQ (2^bits codes), `levels` for FSQ (their product), `latent_channels` for KL. `per_frame`: kernels of size 1
+    in time, so that each frame is encoded separately. `reconstruction`: mean absolute (l1) or squared (l2) error in
+    [-1, 1].
     """
 
     filters: int = 128
@@ -66,7 +68,7 @@ class Causal3DConfig:
                 f"found {len(self.temporal_downsample)}."
             )
         if self.per_frame and any(self.temporal_downsample):
-            raise UserError(f"per_frame leaves time alone: temporal_downsample must be all false, found {self}.")
+            raise UserError(f"per_frame never halves time: temporal_downsample must be all false, found {self}.")
         if any(width % self.num_groups for width in self.widths):
             raise UserError(f"Every stage width must be a multiple of num_groups {self.num_groups}: {self.widths}.")
         if not 1 <= self.num_bits <= 16 or min(self.levels) < 2 or log2(prod(self.levels)) > 16:
@@ -89,11 +91,11 @@ class Causal3DConfig:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Layers. Each takes the stream's state, or None for a whole clip.
+# Layers. Each takes the state of a stream, or None for a whole clip.
 
 
 class CausalConv3d(nn.Conv3d):
-    """Frame t sees frames up to t; before the first frame there are copies of it. Zero padding in space."""
+    """Frame t sees frames up to t; copies of the first frame pad time, zeros pad space."""
 
     def __init__(
         self,
@@ -113,24 +115,24 @@ class CausalConv3d(nn.Conv3d):
         past = state.past.get(self) if state else None
         if past is None:
             past = x[:, :, :1].expand(-1, -1, self.num_past, -1, -1)
-        x = torch.cat([past, x], dim=2)
+        x = torch.cat([past, x], dim=2)  # (b, c, past + t, h, w)
         if state is not None:
-            # The next output begins `stride` frames after the last one's first frame.
+            # The next output starts `stride` frames after the first frame of the last one.
             state.past[self] = x[:, :, x.shape[2] - (self.num_past + 1 - self.stride[0]) :]
         return super().forward(x)
 
     def _frame_by_frame(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c2 t h2 w2"]:
-        """The same as one convolution of images, which is faster than one of volumes."""
+        """The same result by a convolution of images, which is faster than one of volumes."""
         frames = rearrange(x, "b c t h w -> (b t) c h w")
         y = F.conv2d(frames, self.weight[:, :, 0], self.bias, self.stride[1:], self.padding[1:])
         return rearrange(y, "(b t) c h w -> b c t h w", b=len(x))
 
 
 class FrameNorm(nn.GroupNorm):
-    """Group normalisation of every frame by itself, followed by swish."""
+    """Group normalisation of each frame, followed by swish."""
 
     def __init__(self, channels: int, config: Causal3DConfig) -> None:
-        super().__init__(config.num_groups, channels, eps=1e-6)
+        super().__init__(config.num_groups, channels, eps=NORM_EPS)
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
         y = super().forward(rearrange(x, "b c t h w -> (b t) c h w"))
@@ -157,14 +159,14 @@ class ResBlock(nn.Module):
 
 
 class Down(CausalConv3d):
-    """Half the size in space and, if asked, in time: frames 0, 2, 4 … see the frame before them."""
+    """Halves space and, with `temporal`, time: frames 0, 2, 4 … see the frame before them."""
 
     def __init__(self, channels: int, temporal: bool, config: Causal3DConfig) -> None:
         super().__init__(channels, channels, config.kernel, stride=(2 if temporal else 1, 2, 2))
 
 
 class Up(nn.Module):
-    """Twice the size in space and, if asked, in time: channels become pixels. The very first frame stays single."""
+    """Doubles space and, with `temporal`, time: channels become pixels. The first frame of a clip stays single."""
 
     def __init__(self, channels: int, temporal: bool, config: Causal3DConfig) -> None:
         super().__init__()
@@ -173,13 +175,13 @@ class Up(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c t h w"], state: StreamState | None) -> Float[Tensor, "b c t2 h2 w2"]:
         begins = state is None or self.conv not in state.past
-        y = self.conv(x, state)
+        y = self.conv(x, state)  # (b, c*f*4, t, h, w)
         y = rearrange(y, "b (c f p q) t h w -> b c (t f) (h p) (w q)", f=self.factor, p=2, q=2)
         return y[:, :, self.factor - 1 :] if begins else y
 
 
 class Stack(nn.Module):
-    """Layers in a row, the state handed to each."""
+    """A sequence of layers that share the state of a stream."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
@@ -198,7 +200,7 @@ def res_blocks(channels_in: int, channels_out: int, count: int, config: Causal3D
 
 
 def encoder(config: Causal3DConfig, channels_out: int) -> Stack:
-    """Pixels to what the bottleneck reads."""
+    """Network from pixels to the input of the bottleneck."""
     layers: list[nn.Module] = [CausalConv3d(3, config.filters, config.kernel)]
     channels = config.filters
     for i, width in enumerate(config.widths):
@@ -211,7 +213,7 @@ def encoder(config: Causal3DConfig, channels_out: int) -> Stack:
 
 
 def decoder(config: Causal3DConfig) -> Stack:
-    """Codes or latents to pixels: the encoder mirrored."""
+    """Network from codes or latents to pixels: the encoder mirrored."""
     channels = config.widths[-1]
     layers: list[nn.Module] = [CausalConv3d(config.embedding_dim, channels, config.kernel)]
     layers += res_blocks(channels, channels, config.num_res_blocks, config)
@@ -262,7 +264,7 @@ class Causal3D(VideoTokenizer):
     def encode_to_latents(
         self, video: Float[Tensor, "b 3 t h w"], state: StreamState | None = None
     ) -> Float[Tensor, "b d lt lh lw"]:
-        """What the bottleneck reads. Raises UserError for sizes that the strides do not divide."""
+        """Input of the bottleneck. Raises UserError for sizes that the strides do not divide."""
         stride, side = self.spec.temporal_stride, self.spec.spatial_stride
         t, h, w = video.shape[-3:]
         alone = 0 if state is not None and self.encoder.layers[0] in state.past else 1
@@ -288,7 +290,7 @@ class Causal3D(VideoTokenizer):
         return self.decoder(self.bottleneck.lookup(latents), state)
 
     def stream_encode(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Tokens or latents of a clip's parts as these arrive; together they equal `encode` of the whole."""
+        """Tokens or latents of a clip, one part after another; all parts together equal `encode` of the whole."""
         state = StreamState()
         for part in parts:
             yield self.encode_part(part, state)
@@ -311,7 +313,7 @@ class Causal3D(VideoTokenizer):
         return TokenizerOutput(reconstruction, tokens, {"reconstruction": distance(reconstruction, video), **losses})
 
     def set_latent_statistics(self, videos: Iterable[Float[Tensor, "b 3 t h w"]]) -> None:
-        """Has `encode` give every channel of the latents mean 0 and variance 1 over these clips, and `decode` undo it.
+        """Normalises every channel of the latents to mean 0 and variance 1 over these clips; `decode` inverts it.
 
         Raises UserError for a tokenizer of discrete tokens.
         """

@@ -1,6 +1,6 @@
 """Discriminators and the adversarial losses of stage 1.
 
-MAGVIT's is a small residual network in three dimensions after StyleGAN, without norms, blur or equalised learning rates
+MAGVIT's is a small 3D residual network after StyleGAN, without norms, blur or equalised learning rates
 (arXiv 2212.05199, §3.1 and appendix A.2). LlamaGen's is the PatchGAN of VQGAN (arXiv 1611.07004, 2012.09841).
 """
 
@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from mutoscope.errors import UserError
 
 GanLoss = Literal["non-saturating", "hinge"]
-SLOPE = 0.2  # of the leaky ReLU
+SLOPE = 0.2  # of the leaky ReLU, in both papers
+PATCH_STD = 0.02  # of PatchGAN's initial weights, and of its norms' scales around 1 (released code)
 
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
     """Sizes of the network; `clip_shape` (frames, rows, columns) fixes the width of its first dense layer.
 
-    Defaults are MAGVIT-B at 128×128: 15,339,457 parameters. `per_frame` judges single frames with 2D convolutions, the
-    counterpart of the 2D-VQ; frames are then folded into the batch.
+    Defaults are MAGVIT-B at 128×128: 15,339,457 parameters. `per_frame` classifies single frames with 2D convolutions,
+    the counterpart of the 2D-VQ; frames are then folded into the batch.
     """
 
     filters: int = 64
@@ -51,20 +52,20 @@ class DiscriminatorConfig:
 
     @property
     def final_shape(self) -> tuple[int, int, int]:
-        """The grid that is left: every stage halves each axis, rounding up."""
+        """Shape of the last feature map: every stage halves each axis, rounding up."""
         factor = 2 ** len(self.channel_multipliers)
         t, h, w = (math.ceil(size / factor) for size in self.clip_shape)
         return (1 if self.per_frame else t), h, w
 
 
 def _conv(channels_in: int, channels_out: int, size: int, per_frame: bool, bias: bool = True) -> nn.Conv3d:
-    kernel = (1 if per_frame else size, size, size)
-    padding = tuple(k // 2 for k in kernel)
-    return nn.Conv3d(channels_in, channels_out, kernel, padding=padding, bias=bias)
+    frames = 1 if per_frame else size
+    padding = (frames // 2, size // 2, size // 2)
+    return nn.Conv3d(channels_in, channels_out, (frames, size, size), padding=padding, bias=bias)
 
 
 def _pool(x: Float[Tensor, "b c t h w"], per_frame: bool) -> Float[Tensor, "b c t2 h2 w2"]:
-    """Average over 2×2×2 cells; the last window of an odd axis averages only over cells that exist."""
+    """Average over 2×2×2 cells; the last window of an odd axis averages over real cells only."""
     window = [min(2, size) for size in x.shape[-3:]]
     window[0] = 1 if per_frame else window[0]
     return F.avg_pool3d(x, window, ceil_mode=True, count_include_pad=False)
@@ -102,6 +103,7 @@ class Discriminator(nn.Module):
         self.initialize_weights()
 
     def initialize_weights(self) -> None:
+        """Released code: Xavier-uniform kernels and matrices, zero biases."""
         for module in self.modules():
             if isinstance(module, (nn.Conv3d, nn.Linear)):
                 nn.init.xavier_uniform_(module.weight)
@@ -116,9 +118,10 @@ class Discriminator(nn.Module):
             )
         if self.config.per_frame:
             video = video.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (b·t, 3, 1, h, w)
-        x = F.leaky_relu(self.conv_in(video), SLOPE)
+        x = F.leaky_relu(self.conv_in(video), SLOPE)  # (n, c, t, h, w)
         x = F.leaky_relu(self.conv_out(self.blocks(x)), SLOPE)  # (n, c, t', h', w')
-        x = x.permute(0, 2, 3, 4, 1).flatten(1)  # channels last, as the published dense layer reads them
+        # Channels last, as the published dense layer reads them.
+        x = x.permute(0, 2, 3, 4, 1).flatten(1)  # (n, t'*h'*w'*c)
         return self.logit(F.leaky_relu(self.dense(x), SLOPE))
 
 
@@ -149,11 +152,14 @@ class PatchDiscriminator(nn.Sequential):
         self.initialize_weights()
 
     def initialize_weights(self) -> None:
+        """PatchGAN's released code; biases of convolutions keep PyTorch's default."""
         for module in self.modules():
+            # Kernels: N(0, 0.02²).
             if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=PATCH_STD)
+            # Norms: scales N(1, 0.02²), biases 0.
             elif isinstance(module, nn.BatchNorm2d):
-                nn.init.normal_(module.weight, mean=1.0, std=0.02)
+                nn.init.normal_(module.weight, mean=1.0, std=PATCH_STD)
                 nn.init.zeros_(module.bias)
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "n 1 rows columns"]:

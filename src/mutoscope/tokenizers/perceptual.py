@@ -1,4 +1,4 @@
-"""Perceptual losses of stage 1, computed frame by frame with ImageNet networks whose weights the user has at hand.
+"""Perceptual losses of stage 1, computed frame by frame by ImageNet networks with weights from local files.
 
 MAGVIT compares the 1000 logits of a ResNet-50 (arXiv 2212.05199, §3.1); LlamaGen compares VGG-16 features as LPIPS
 does (arXiv 1801.03924), with learned weights per channel. Nothing is downloaded: `load_perceptual` reads local files,
@@ -22,15 +22,17 @@ from mutoscope.errors import UserError
 Compare = Literal["logits", "features"]
 Flavor = Literal["torchvision", "released"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIDE = 224
+SIDE = 224  # pixels of ImageNet crops
+LENGTH_EPS = 1e-10  # LPIPS: keeps the scaling to unit length finite where all features are 0
 
 
 @dataclass(frozen=True)
 class ResNetConfig:
     """A ResNet of bottleneck blocks; defaults are ResNet-50.
 
-    flavor: "torchvision" is the network public weights belong to: ReLU before the max-pool, symmetric padding, inputs
-    normalised by ImageNet's mean and deviation. "released" is the network in MAGVIT's code: none of the three.
+    `flavor`: "torchvision" is the network of public weights, with a ReLU before the max-pool, symmetric padding and
+    inputs normalised by ImageNet's mean and standard deviation. "released" is the network in MAGVIT's code, without
+    these three.
     """
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)
@@ -40,7 +42,7 @@ class ResNetConfig:
 
 
 def pad_same(x: Float[Tensor, "n c h w"], kernel: int, stride: int, value: float = 0.0) -> Float[Tensor, "n c h2 w2"]:
-    """Padding after which an axis of n cells gives ceil(n / stride); an odd cell goes to the end."""
+    """Pads so that an axis of n cells yields ceil(n / stride), with odd cells at the end (TensorFlow's "same")."""
     pads: list[int] = []
     for size in (x.shape[-1], x.shape[-2]):
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -49,7 +51,7 @@ def pad_same(x: Float[Tensor, "n c h w"], kernel: int, stride: int, value: float
 
 
 class Conv(nn.Conv2d):
-    """A convolution without bias, padded as its flavor says."""
+    """A convolution without bias, padded according to its flavor."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, flavor: Flavor) -> None:
         symmetric = kernel // 2 if flavor == "torchvision" else 0
@@ -99,6 +101,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels, config.num_outputs)
 
     def features(self, frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c h2 w2"]:
+        """Last feature map of frames in [0, 1]."""
         if self.config.flavor == "torchvision":
             x = F.relu(self.bn1(self.conv1(normalize(frames))))
             x = F.max_pool2d(x, 3, 2, padding=1)
@@ -141,7 +144,7 @@ class VGG16(nn.Module):
 
 
 class AlexNet(nn.Module):
-    """Frames in [0, 1] to the five feature maps behind each convolution; parameter names as in torchvision."""
+    """Frames in [0, 1] to the five feature maps after each convolution; parameter names as in torchvision."""
 
     MAP_WIDTHS = (64, 192, 384, 256, 256)
 
@@ -164,17 +167,17 @@ class AlexNet(nn.Module):
 
 
 def normalize(frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """From [0, 1] to ImageNet's zero mean and unit deviation per channel."""
+    """From [0, 1] to zero mean and unit standard deviation per channel over ImageNet."""
     mean, std = (frames.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (frames - mean) / std
 
 
 class PerceptualLoss(nn.Module):
-    """Distance of two clips in [0, 1] as a frozen image network sees their frames.
+    """Distance of two clips in [0, 1] in the features of a frozen image network.
 
     ResNet: mean squared difference of the logits (or of the last feature map), frames resized to 224×224 as published.
-    VGG-16 and AlexNet: mean squared difference of the five feature maps, each cell scaled to unit length, frames as
-    they are.
+    VGG-16 and AlexNet: mean squared difference of the five feature maps, each cell scaled to unit length, frames at
+    their own size.
     """
 
     def __init__(self, network: ResNet | VGG16 | AlexNet, compare: Compare = "logits") -> None:
@@ -191,7 +194,7 @@ class PerceptualLoss(nn.Module):
         return F.mse_loss(network(_resize(real)), network(_resize(fake)))
 
     def train(self, mode: bool = True) -> "PerceptualLoss":
-        """Stays in evaluation mode: the batch statistics are those of ImageNet."""
+        """Keeps evaluation mode: the batch statistics are those of ImageNet."""
         return super().train(False)
 
 
@@ -201,9 +204,9 @@ class LPIPS(nn.Module):
     arXiv 1801.03924, Eq. 1; the weights are those of version 0.1.
 
     In each cell of the five feature maps, features are scaled to unit length and their squared differences weighted per
-    channel and summed; the result is the mean over cells, the sum over maps and the mean over frames. Evaluation mode
-    always: the dropout before the weights was for learning them. (LlamaGen's script turns it on again by an outer
-    call of train(), which adds noise to the loss and leaves its mean as it is.)
+    channel and summed; the result is the mean over cells, the sum over maps and the mean over frames. It is always in
+    evaluation mode, since the dropout before the weights was for learning them. (An outer call of train() turns it on
+    again in LlamaGen's script, which adds noise to the loss and keeps its mean.)
     """
 
     def __init__(self, network: VGG16 | AlexNet) -> None:
@@ -213,7 +216,7 @@ class LPIPS(nn.Module):
         self.eval().requires_grad_(False)
 
     def per_layer(self, real: Float[Tensor, "n 3 h w"], fake: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 5"]:
-        """What each of the five maps adds to the distance of each pair of frames in [0, 1]."""
+        """Contribution of each of the five maps to the distance of each pair of frames in [0, 1]."""
         triples = zip(self.heads, self.network(real), self.network(fake), strict=True)
         means = [((_unit_length(a) - _unit_length(b)).square().mean((2, 3)) * w).sum(1) for w, a, b in triples]
         return torch.stack(means, dim=1)
@@ -223,13 +226,13 @@ class LPIPS(nn.Module):
         return self.per_layer(real, fake).sum(1).mean()
 
     def train(self, mode: bool = True) -> "LPIPS":
-        """Stays in evaluation mode."""
+        """Keeps evaluation mode."""
         return super().train(False)
 
 
 def _unit_length(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """LPIPS adds its epsilon to the length itself; `vector_norm` has a gradient at 0, where a square root has none."""
-    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
+    """LPIPS adds its epsilon to the length; `vector_norm` has a gradient at 0, where a square root has none."""
+    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + LENGTH_EPS)
 
 
 def _resize(frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 224 224"]:
@@ -237,7 +240,7 @@ def _resize(frames: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 224 224"]:
 
 
 def _unit(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    return x / (x.square().sum(1, keepdim=True) + 1e-10).sqrt()
+    return x / (x.square().sum(1, keepdim=True) + LENGTH_EPS).sqrt()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -247,10 +250,11 @@ def _unit(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
 def load_perceptual(
     path: str | Path, compare: Compare = "logits", heads: str | Path | None = None
 ) -> PerceptualLoss | LPIPS:
-    """torchvision's ResNet-50 (or another bottleneck ResNet), VGG-16 or AlexNet from `.pth`, `.pt` or `.safetensors`.
+    """Loss with torchvision's ResNet-50 (or another bottleneck ResNet), VGG-16 or AlexNet from a local file.
 
-    With `heads`, LPIPS' linear weights for VGG-16 or AlexNet (its `vgg.pth`, `alex.pth`), the distance is LPIPS.
-    Raises UserError for a missing file, one that is neither network, or weights that do not fit.
+    `path`: a `.pth`, `.pt` or `.safetensors` file. `heads`: LPIPS' linear weights for VGG-16 or AlexNet (its `vgg.pth`,
+    `alex.pth`); with them, the distance is LPIPS. Raises UserError for a missing file, another network, or weights that
+    do not fit.
     """
     weights = _read(Path(path))
     if "features.0.weight" in weights:
@@ -280,7 +284,7 @@ def load_perceptual(
 
 
 def _load_heads(loss: LPIPS, path: Path) -> LPIPS:
-    """LPIPS' names: lin0.model.1.weight (1, 64, 1, 1) and so on; what else a file holds is left alone."""
+    """Reads LPIPS' weights: lin0.model.1.weight (1, 64, 1, 1) and so on; all other tensors are ignored."""
     found = {
         int(match[1]): value
         for name, value in _read(path).items()

@@ -1,4 +1,7 @@
-"""Vector quantization: continuous latents to the nearest row of a learned codebook."""
+"""Bottlenecks of tokenizers: vector, lookup-free and finite scalar quantization, and Gaussian latents.
+
+Shapes: b clips, d channels of a latent, n = b*t*h*w positions, k codes.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,13 +14,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 EntropyKind = Literal["softmax", "argmax"]
+LOG_EPS = 1e-5  # released code of MAGVIT: keeps the logarithm of an unused code finite
+MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30, 20  # diffusers' bounds of latent diffusion's posterior
+SMALLEST_STD = 1e-3  # of latents, so that a constant channel is not blown up
+LEVEL_MARGIN = 1e-3  # released code of FSQ: lets tanh reach the outermost levels
 
 
 @dataclass(frozen=True)
 class VectorQuantizerConfig:
     """Codebook size and the weights of its three losses (arXiv 2212.05199, appendix B.1).
 
-    normalized: latents and codes are scaled to unit length wherever they are used (arXiv 2110.04627).
+    `normalized`: latents and codes are scaled to unit length wherever they are used (arXiv 2110.04627).
     """
 
     codebook_size: int = 1024
@@ -31,7 +38,7 @@ class VectorQuantizerConfig:
 
 
 def squared_distances(x: Float[Tensor, "n d"], codes: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:
-    """|x|² − 2 x·e + |e|² in float32: a lower precision flips indices."""
+    """|x|² − 2 x·e + |e|² in float32; a lower precision changes the nearest code."""
     x, codes = x.float(), codes.float()
     return x.square().sum(1, keepdim=True) - 2.0 * x @ codes.T + codes.square().sum(1)
 
@@ -41,16 +48,16 @@ def entropy_loss(
 ) -> Float[Tensor, ""]:
     """Mean entropy of each position's code distribution minus the entropy of their average.
 
-    Low when every position is sure of its code and all codes are used. "argmax" takes hard assignments
-    with straight-through gradients. The average runs over the positions given, that is one micro-batch.
+    Low if every position has a clear nearest code and all codes are used. "argmax" takes hard assignments with
+    straight-through gradients. The average runs over the n positions of one micro-batch.
     """
     scaled = affinities / temperature
-    probabilities = scaled.softmax(-1)
+    probabilities = scaled.softmax(-1)  # (n, k)
     if kind == "argmax":
         hard = F.one_hot(scaled.argmax(-1), scaled.shape[-1]).to(probabilities.dtype)
         probabilities = probabilities + (hard - probabilities).detach()
-    average = probabilities.mean(0)
-    entropy_of_average = -(average * (average + 1e-5).log()).sum()
+    average = probabilities.mean(0)  # (k,)
+    entropy_of_average = -(average * (average + LOG_EPS).log()).sum()
     average_of_entropy = -(probabilities * scaled.log_softmax(-1)).sum(-1).mean()
     return average_of_entropy - entropy_of_average
 
@@ -61,15 +68,15 @@ class VectorQuantizer(nn.Module):
     def __init__(self, config: VectorQuantizerConfig) -> None:
         super().__init__()
         self.config = config
-        # Uniform in ±sqrt(3 / K): variance scaling that reads the number of rows as fan-in. Of a normalized codebook
-        # only the directions count.
+        # Uniform in ±sqrt(3 / K): variance scaling that takes the number of rows as fan-in (released code). A
+        # normalized codebook keeps the directions only.
         bound = (3.0 / config.codebook_size) ** 0.5
         codes = torch.empty(config.codebook_size, config.embedding_dim).uniform_(-bound, bound)
         self.codebook = nn.Parameter(F.normalize(codes, dim=-1) if config.normalized else codes)
 
     @property
     def codes(self) -> Float[Tensor, "k d"]:
-        """The codebook as it is used."""
+        """The codebook, scaled to unit length if `normalized`."""
         return self._scaled(self.codebook)
 
     def _scaled(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -78,7 +85,7 @@ class VectorQuantizer(nn.Module):
     def tokens(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
         """Index of the nearest code at every position; the first one on ties."""
         b, _, t, h, w = latents.shape
-        flat = self._scaled(rearrange(latents, "b d t h w -> (b t h w) d").float())
+        flat = self._scaled(rearrange(latents, "b d t h w -> (b t h w) d").float())  # (n, d)
         return squared_distances(flat, self.codes).argmin(1).view(b, t, h, w)
 
     def lookup(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
@@ -107,9 +114,9 @@ class VectorQuantizer(nn.Module):
 class LookupFreeQuantizer(nn.Module):
     """Every channel becomes its sign: 2^bits codes without a table (arXiv 2310.05737 §3.1).
 
-    A code's number is Σ 2^i over its positive channels. The entropy term treats bits as independent given the latent,
-    which makes its first part exact; the entropy of the average code is taken over groups of at most `group_bits` bits
-    and summed, since a table of all 2^16 codes per position does not fit.
+    The id of a code is Σ 2^i over its positive channels. The entropy term treats bits as independent given the latent,
+    which makes its first part exact. The entropy of the average code is a sum over groups of at most `group_bits` bits,
+    since a table of all 2^16 codes per position does not fit into memory.
     """
 
     def __init__(
@@ -125,7 +132,7 @@ class LookupFreeQuantizer(nn.Module):
         self.commitment_cost, self.entropy_cost, self.temperature = commitment_cost, entropy_cost, entropy_temperature
 
     def encode(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
-        """The code of every position."""
+        """Id of the code at every position."""
         powers = 2 ** torch.arange(self.num_bits, device=latents.device)
         return ((latents > 0) * powers.view(-1, 1, 1, 1)).sum(1)
 
@@ -148,7 +155,7 @@ class LookupFreeQuantizer(nn.Module):
 
     def entropy(self, latents: Float[Tensor, "b d t h w"]) -> Float[Tensor, ""]:
         """Mean entropy of a position's code minus the entropy of the average code, as `entropy_loss` of all codes."""
-        # softmax over -|z - c|²/τ of the corners of a cube: bit i is positive with probability sigmoid(4 z_i / τ).
+        # A softmax over -|z - c|²/τ of the corners c of a cube: bit i is positive with probability sigmoid(4 z_i / τ).
         logits = rearrange(latents, "b d t h w -> (b t h w) d") * (4 / self.temperature)
         positive, negative = F.logsigmoid(logits), F.logsigmoid(-logits)  # (n, d)
         of_position = -(positive.exp() * positive + negative.exp() * negative).sum(-1).mean()
@@ -158,12 +165,12 @@ class LookupFreeQuantizer(nn.Module):
             for i in range(p.shape[1]):
                 joint = torch.cat([joint + q[:, i : i + 1], joint + p[:, i : i + 1]], dim=1)  # (n, 2^(i+1))
             average = joint.exp().mean(0)
-            of_average = of_average - (average * (average + 1e-5).log()).sum()
+            of_average = of_average - (average * (average + LOG_EPS).log()).sum()
         return of_position - of_average
 
 
 class FiniteScalarQuantizer(nn.Module):
-    """Every channel is squashed into its range and rounded to one of `levels[i]` values (arXiv 2309.15505)."""
+    """Channel i is squashed into its range and rounded to one of `levels[i]` values (arXiv 2309.15505)."""
 
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
@@ -175,18 +182,18 @@ class FiniteScalarQuantizer(nn.Module):
     def _bounded(self, latents: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
         """Squashed so that rounding reaches every level; an even number of levels is shifted by half a step."""
         level = self._level(latents)
-        half = (level - 1) * (1 + 1e-3) / 2
+        half = (level - 1) * (1 + LEVEL_MARGIN) / 2
         offset = (level % 2 == 0) * 0.5
         return (latents.float() + (offset / half).atanh()).tanh() * half - offset
 
     def encode(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
-        """The code of every position: its levels as the digits of a number, the first channel's the lowest."""
-        return self._numbers(self._bounded(latents).round())
+        """Id of the code at every position: its levels are the digits, the first channel's the lowest."""
+        return self._ids(self._bounded(latents).round())
 
-    def _numbers(self, rounded: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
+    def _ids(self, rounded: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
         level = self._level(rounded)
-        place = F.pad(level.cumprod(0)[:-1], (0, 0, 0, 0, 0, 0, 1, 0), value=1.0)
-        return ((rounded + level.div(2, rounding_mode="floor")) * place).sum(1).round().long()
+        weight = F.pad(level.cumprod(0)[:-1], (0, 0, 0, 0, 0, 0, 1, 0), value=1.0)  # of every digit
+        return ((rounded + level.div(2, rounding_mode="floor")) * weight).sum(1).round().long()
 
     def lookup(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
         """Levels scaled to [-1, 1]."""
@@ -199,17 +206,17 @@ class FiniteScalarQuantizer(nn.Module):
     def forward(
         self, latents: Float[Tensor, "b d t h w"], generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "b d t h w"], Int[Tensor, "b t h w"], dict[str, Tensor]]:
-        """Straight-through codes and tokens; it needs no losses of its own."""
+        """Straight-through codes, tokens, and no losses."""
         bounded = self._bounded(latents)
         rounded = bounded + (bounded.round() - bounded).detach()
         codes = rounded / self._level(latents).div(2, rounding_mode="floor")
-        return codes, self._numbers(rounded.detach()), {}
+        return codes, self._ids(rounded.detach()), {}
 
 
 def diagonal_gaussian(moments: Float[Tensor, "b d2 *grid"]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, (b, d, *grid) each; the log variance is kept within [-30, 20]."""
+    """Mean and standard deviation, (b, d, *grid) each; the log-variance is clamped to [-30, 20]."""
     mean, log_variance = moments.chunk(2, dim=1)
-    return mean, (0.5 * log_variance.clamp(-30, 20)).exp()
+    return mean, (0.5 * log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)).exp()
 
 
 def draw_gaussian(
@@ -223,9 +230,9 @@ def draw_gaussian(
 
 
 class GaussianBottleneck(nn.Module):
-    """Continuous latents drawn from N(mean, exp(log variance)), pulled towards N(0, 1) (arXiv 1312.6114).
+    """Continuous latents drawn from N(mean, exp(log-variance)), pulled towards N(0, 1) (arXiv 1312.6114).
 
-    Once training is over, `normalize` has `encode` give (mean − shift)·scale, channel by channel.
+    After training, `normalize` sets shift and scale; `encode` then returns (mean − shift)·scale for each channel.
     """
 
     latent_shift: Tensor
@@ -238,21 +245,21 @@ class GaussianBottleneck(nn.Module):
         self.register_buffer("latent_scale", torch.ones(channels))
 
     def encode(self, latents: Float[Tensor, "b d2 t h w"]) -> Float[Tensor, "b d t h w"]:
-        """The mean, normalised."""
+        """Normalised mean."""
         mean, _ = diagonal_gaussian(latents)
         return (mean - self.latent_shift.view(-1, 1, 1, 1)) * self.latent_scale.view(-1, 1, 1, 1)
 
     def lookup(self, tokens: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
-        """What the decoder reads."""
+        """Input of the decoder: latents with the normalisation inverted."""
         return tokens / self.latent_scale.view(-1, 1, 1, 1) + self.latent_shift.view(-1, 1, 1, 1)
 
     def normalize(self, moments: Iterable[Float[Tensor, "b d2 t h w"]]) -> None:
-        """Sets shift and scale to the mean and one over the standard deviation (at least 0.001) of these means."""
+        """Sets shift to the mean of the latents' means, scale to one over their standard deviation (at least 0.001)."""
         means = torch.cat(
             [rearrange(diagonal_gaussian(part)[0], "b d t h w -> d (b t h w)") for part in moments], dim=1
         )
         self.latent_shift.copy_(means.double().mean(dim=1))
-        self.latent_scale.copy_(1 / means.double().std(dim=1).clamp(min=1e-3))
+        self.latent_scale.copy_(1 / means.double().std(dim=1).clamp(min=SMALLEST_STD))
 
     def forward(
         self, latents: Float[Tensor, "b d2 t h w"], generator: torch.Generator | None = None

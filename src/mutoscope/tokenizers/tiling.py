@@ -1,17 +1,16 @@
 """A tokenizer round trip for videos of any size and length in bounded memory.
 
-Time is cut into chunks and each chunk into tiles, all overlapping. Every window is encoded and decoded alone
-and the results are blended with weights that fall linearly across the overlap and sum to one at every pixel,
-so that neighbouring windows meet without a seam. Only one chunk of frames is held at a time.
+Time is divided into chunks and each chunk into tiles, all overlapping. Each window is encoded and decoded separately.
+The results are blended with weights that fall linearly across the overlap and sum to one at every pixel, so that no
+seams are visible. One chunk of frames is in memory at a time.
 
     frames ──► chunk of 16 ──► tiles of 256×256 ──► encode, decode ──► blend in space ──► blend in time ──► frames
                  4 shared         16 pixels shared
 
-A causal tokenizer needs no overlap in time: it remembers what came before, so its chunks equal the whole video.
+A causal tokenizer needs no overlap in time: its state holds earlier frames, so its chunks equal the whole video.
 
-Windows of an axis all have the same size: the last tile is moved back to end at the edge, and the last chunk is
-filled up by repeating the last frame. Sizes that the strides do not divide are filled up by repeating the edge and
-cropped.
+All windows of an axis have the same size: the last tile is moved back to end at the edge, and the last chunk is padded
+by repeating the last frame. Sizes that the strides do not divide are padded by repeating the edge, then cropped.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,16 +24,15 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import StreamState, TokenizerSpec, VideoTokenizer
 
-# Fewer latent cells than this along an axis leave a reflecting convolution nothing to reflect.
-MIN_LATENT_CELLS = 2
+MIN_LATENT_CELLS = 2  # along an axis: reflection padding copies the inner neighbour of a border cell
 
 
 @dataclass(frozen=True)
 class TilingConfig:
     """Windows of the round trip, in pixels and frames; rounded up to the strides of the tokenizer.
 
-    Memory grows with `tile`² · `chunk` (network) and height · width · `chunk` (blending). Larger windows waste
-    less on overlap and have fewer seams; the defaults keep a small network under 4 GB at 1080p.
+    Memory grows with `tile`² · `chunk` (network) and height · width · `chunk` (blending). Larger windows spend less
+    time on overlap and have fewer seams; the defaults keep a small network under 4 GB at 1080p.
     """
 
     tile: int = 256
@@ -53,20 +51,21 @@ class TilingConfig:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis cut into windows of equal length. `weights[i]` belongs to `starts[i]`; their sum is 1 everywhere."""
+    """One axis divided into windows of equal length. `weights[i]` belongs to `starts[i]`; they sum to 1 everywhere."""
 
-    size: int  # after filling up
+    size: int  # after padding
     length: int
     starts: tuple[int, ...]
     weights: tuple[Float32[np.ndarray, " length"], ...]
 
 
 def round_up(size: int, stride: int) -> int:
+    """The smallest multiple of `stride` that is at least `size`."""
     return -(-size // stride) * stride
 
 
 def plan_axis(size: int, window: int, overlap: int, stride: int) -> Axis:
-    """Cut `size` pixels into windows that start at multiples of `stride` and share at least `overlap`.
+    """Divides `size` pixels into windows that start at multiples of `stride` and share at least `overlap`.
 
     A size below one window becomes one window of the size rounded up to the stride (at least two latent cells).
     """
@@ -74,7 +73,7 @@ def plan_axis(size: int, window: int, overlap: int, stride: int) -> Axis:
     smallest = MIN_LATENT_CELLS * stride
     largest = min(max(round_up(window, stride), smallest), padded)
     count = 1 if largest == padded else -(-(padded - overlap) // (largest - overlap))
-    # As many windows as the largest length needs, but no longer than they must be: 336 pixels for 320, not 512.
+    # As many windows as the largest length needs, but no longer than necessary: 336 pixels for 320, not 512.
     length = min(
         largest, max(round_up(-(-(padded + (count - 1) * overlap) // count), stride), MIN_LATENT_CELLS * stride)
     )
@@ -89,7 +88,7 @@ def plan_axis(size: int, window: int, overlap: int, stride: int) -> Axis:
 
 
 def _ramp(length: int, starts: tuple[int, ...], i: int) -> Float64[np.ndarray, " length"]:
-    """Rises linearly across what is shared with the window before, falls across what is shared with the next."""
+    """Weights of window i: rising linearly across the overlap with the last one, falling with the next."""
     ramp = np.ones(length)
     for shared, window in (
         (starts[i - 1] + length - starts[i] if i > 0 else 0, ramp),
@@ -110,7 +109,7 @@ class WindowPlan:
 
 
 def plan_windows(height: int, width: int, window: int | None, overlap: int, stride: int) -> WindowPlan | None:
-    """Windows of at most `window` pixels for frames of this size, whose sides the stride divides; None: not needed."""
+    """Windows of at most `window` pixels for frames of this size, which `stride` divides; None if one suffices."""
     if window is None or max(height, width) <= window:
         return None
     whole = [Axis(size, size, (0,), (np.ones(size, np.float32),)) for size in (height, width)]
@@ -122,27 +121,27 @@ def plan_windows(height: int, width: int, window: int | None, overlap: int, stri
 def in_windows(
     network: Callable[[Tensor], Tensor], x: Float[Tensor, "n c t h w"], plan: WindowPlan | None, encoding: bool
 ) -> Float[Tensor, "n c2 t2 h2 w2"]:
-    """`network` of every window, blended; it takes pixels and gives latents if `encoding`, else the reverse."""
+    """Blended results of `network` for all windows. It maps pixels to latents if `encoding`, else latents to pixels."""
     if plan is None:
         return network(x)
     before, after = (1, plan.stride) if encoding else (plan.stride, 1)  # pixels along the side of a cell
     blended: Tensor | None = None
     for top, row_weights in zip(plan.rows.starts, plan.rows.weights, strict=True):
         for left, column_weights in zip(plan.columns.starts, plan.columns.weights, strict=True):
-            place = [slice(top, top + plan.rows.length), slice(left, left + plan.columns.length)]
-            part = network(x[..., *(slice(s.start // before, s.stop // before) for s in place)])
+            window = [slice(top, top + plan.rows.length), slice(left, left + plan.columns.length)]
+            part = network(x[..., *(slice(s.start // before, s.stop // before) for s in window)])
             if blended is None:
                 sizes = (plan.rows.size // after, plan.columns.size // after)
                 blended = part.new_zeros(*part.shape[:-2], *sizes)
             weights = np.outer(*(w.reshape(-1, after).mean(1) for w in (row_weights, column_weights)))
-            target = blended[..., *(slice(s.start // after, s.stop // after) for s in place)]
+            target = blended[..., *(slice(s.start // after, s.stop // after) for s in window)]
             target += part * torch.from_numpy(weights).to(part)
     assert blended is not None
     return blended
 
 
 def chunk_length(spec: TokenizerSpec, chunk: int) -> int:
-    """Frames per chunk: `chunk` rounded up to what the tokenizer takes (a causal one keeps its first frame alone)."""
+    """Frames per chunk: `chunk` rounded up to a length the tokenizer accepts (its first frame alone, if causal)."""
     alone, stride = spec.num_alone, spec.temporal_stride
     return alone + max(round_up(max(chunk - alone, 1), stride), MIN_LATENT_CELLS * stride)
 
@@ -158,15 +157,15 @@ def encode_decode_chunk(
     device: torch.device,
     states: States | None = None,
 ) -> Float32[Tensor, "3 t h w"]:
-    """One chunk through the tokenizer, tile by tile; values in [-1, 1], cropped to the size given.
+    """One chunk through the tokenizer, tile by tile; values in [-1, 1], cropped to the size of `frames`.
 
-    `states` holds what a causal tokenizer remembers of the chunks before, for every tile.
+    `states`: a causal tokenizer's states after the last chunk, by tile; None for other tokenizers.
     """
     t, height, width, _ = frames.shape
     blended = torch.zeros(3, t, rows.size, columns.size)
     for top, row_weights in zip(rows.starts, rows.weights, strict=True):
         for left, column_weights in zip(columns.starts, columns.weights, strict=True):
-            # Clamped indices repeat the last row and column beyond the edge.
+            # Clamped indices pad by repeating the last row and column.
             y = torch.arange(top, top + rows.length).clamp(max=height - 1)
             x = torch.arange(left, left + columns.length).clamp(max=width - 1)
             tile = frames[:, y][:, :, x][None].to(device)  # (1, t, tile, tile, 3)
@@ -193,8 +192,8 @@ def encode_decode_stream(
 ) -> Iterator[tuple[UInt8[np.ndarray, "n h w 3"], UInt8[np.ndarray, "n h w 3"]]]:
     """Round trip of a stream of frames, all of one size; yields blocks of (original, reconstruction).
 
-    The blocks follow each other without gap or overlap and have as many frames in all as came in.
-    At most one chunk of frames is read ahead.
+    The blocks follow each other without gap or overlap and have as many frames in all as the stream. At most one chunk
+    of frames is read ahead. Raises UserError if the frame size changes.
     """
     config = config or TilingConfig()
     spec = tokenizer.spec
@@ -205,35 +204,37 @@ def encode_decode_stream(
     states: States | None = {} if spec.causal_in_time else None
     source = iter(frames)
     held: list[np.ndarray] = []  # the frames of the current chunk
-    tail: Tensor | None = None  # the shared frames as the chunk before saw them
+    tail: Tensor | None = None  # reconstruction of the shared frames by the last chunk
     more = True
     while more:
-        more = _fill(held, source, length + 1, height, width)  # one frame further tells whether this chunk is the last
+        more = _fill(held, source, length + 1, height, width)  # one frame more shows whether this chunk is the last
         if not held:
             return
         chunk = held[:length]
-        # A later chunk is filled up to the usual length, a video shorter than one chunk only to the strides.
+        # A later chunk is padded to the usual length, a video shorter than one chunk only to the strides.
         if states:
-            wanted = round_up(len(chunk), spec.temporal_stride)
+            padded = round_up(len(chunk), spec.temporal_stride)
         else:
-            wanted = length if tail is not None else min(length, chunk_length(spec, len(chunk)))
-        filled = np.stack(chunk + [chunk[-1]] * (wanted - len(chunk)))  # (wanted, h, w, 3)
-        result = encode_decode_chunk(tokenizer, torch.from_numpy(filled), rows, columns, torch.device(device), states)
+            padded = length if tail is not None else min(length, chunk_length(spec, len(chunk)))
+        video = np.stack(chunk + [chunk[-1]] * (padded - len(chunk)))  # (padded, h, w, 3)
+        result = encode_decode_chunk(tokenizer, torch.from_numpy(video), rows, columns, torch.device(device), states)
         if tail is not None:
             fade = ((torch.arange(overlap) + 0.5) / overlap)[:, None, None]  # (overlap, 1, 1)
             result[:, :overlap] = tail * (1 - fade) + result[:, :overlap] * fade
         done = length - overlap if more else len(chunk)
         tail = result[:, done:].clone() if more and overlap else None
-        # A few frames at a time, since every step of the conversion is a copy in float32.
+        # Two frames at a time, since every step of the conversion is a copy in float32.
         after = [tokenizer.to_uint8(part[None])[0].numpy() for part in result[:, :done].split(2, dim=1)]
         yield np.stack(chunk[:done]), np.concatenate(after)
         held = held[done:]
         if states is not None:
-            length = max(round_up(config.chunk, spec.temporal_stride), spec.temporal_stride)  # no first frame any more
+            length = max(
+                round_up(config.chunk, spec.temporal_stride), spec.temporal_stride
+            )  # only the first chunk has a frame alone
 
 
 def _fill(held: list[np.ndarray], source: Iterator[np.ndarray], count: int, height: int, width: int) -> bool:
-    """Read until `held` has `count` frames; False if the stream ended before."""
+    """Reads until `held` has `count` frames; False if the stream ended before."""
     while len(held) < count:
         frame = next(source, None)
         if frame is None:
@@ -251,7 +252,7 @@ def encode_decode(
     config: TilingConfig | None = None,
     device: torch.device | str = "cpu",
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Round trip of a whole clip in memory: same frame count and size."""
+    """Round trip of a whole clip in memory, with the same frame count and size."""
     _, height, width, _ = video.shape
     blocks = [after for _, after in encode_decode_stream(tokenizer, video, height, width, config, device)]
     return np.concatenate(blocks)
@@ -261,9 +262,9 @@ def encode_decode(
 class TokenCount:
     """Size of the tokens of a video.
 
-    `latent_shape` (latent frames, rows, columns) is the grid of the video filled up to the strides, `num_tokens`
-    its product, `compression_ratio` the 24 bits of every pixel over log2(vocabulary) bits for every token (32 bits
-    per channel for continuous latents). `num_tokens_encoded` counts what the overlapping windows produced in all.
+    `latent_shape`: latent frames, rows and columns of the video padded to the strides; `num_tokens`: their product.
+    `compression_ratio`: 24 bits per pixel over log2(vocabulary) bits per token (32 bits per channel for continuous
+    latents). `num_tokens_encoded`: tokens of all overlapping windows together.
     """
 
     latent_shape: tuple[int, int, int]

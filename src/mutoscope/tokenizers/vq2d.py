@@ -1,6 +1,6 @@
-"""LlamaGen's image tokenizer, VQ-16 and VQ-8 (arXiv 2406.06525), used on video frame by frame.
+"""LlamaGen's image tokenizer, VQ-16 and VQ-8 (arXiv 2406.06525), applied to video frame by frame.
 
-Read downward: configuration, building blocks, encoder, decoder, tokenizer.
+Top to bottom: configuration, building blocks, encoder, decoder, tokenizer.
 """
 
 import itertools
@@ -17,12 +17,16 @@ from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import TokenizerOutput, TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.quantizers import VectorQuantizer, VectorQuantizerConfig
 
+NORM_EPS = 1e-6  # of the released weights; PyTorch's default is 1e-5
+PIXEL_SCALE, PIXEL_SHIFT = 127.5, 128.0  # official scripts: [-1, 1] to 0…255, then truncated
+
 
 @dataclass(frozen=True)
 class VQ2DConfig:
     """Sizes of the network; defaults are VQ-16: 71,883,403 parameters.
 
-    Every stage after the first halves both sides. The coarsest stage and the middle attend over all positions.
+    Every stage after the first halves height and width. The coarsest stage and the middle have attention over all
+    positions.
     """
 
     filters: int = 128
@@ -60,7 +64,7 @@ class Norm(nn.GroupNorm):
     """Group normalisation with the epsilon of the released weights."""
 
     def __init__(self, channels: int, config: VQ2DConfig) -> None:
-        super().__init__(config.num_groups, channels, eps=1e-6)
+        super().__init__(config.num_groups, channels, eps=NORM_EPS)
 
 
 def conv(channels_in: int, channels_out: int, size: int = 3) -> nn.Conv2d:
@@ -95,12 +99,12 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         y = self.norm(x)
         q, k, v = (rearrange(part(y), "n c h w -> n 1 (h w) c") for part in (self.q, self.k, self.v))
-        a = F.scaled_dot_product_attention(q, k, v)
+        a = F.scaled_dot_product_attention(q, k, v)  # (n, 1, h*w, c)
         return x + self.output(rearrange(a, "n 1 (h w) c -> n c h w", h=x.shape[2]))
 
 
 class Down(nn.Module):
-    """Stride 2 after one zero row below and one zero column on the right."""
+    """Stride 2 after padding by one zero row below and one zero column on the right (released code)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -111,7 +115,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Nearest-neighbour repetition by 2 followed by a convolution."""
+    """Nearest-neighbour upsampling by 2, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -130,11 +134,12 @@ def stage(channels_in: int, channels_out: int, count: int, attend: bool, config:
 
 
 def middle(channels: int, config: VQ2DConfig) -> list[nn.Module]:
+    """Residual block, attention, residual block on the coarsest grid."""
     return [ResBlock(channels, channels, config), Attention(channels, config), ResBlock(channels, channels, config)]
 
 
 class Encoder(nn.Sequential):
-    """Pixels to features; the last convolution projects onto the codebook's space."""
+    """Pixels to latents; the last convolution projects to the codebook's channels."""
 
     def __init__(self, config: VQ2DConfig) -> None:
         widths = config.widths
@@ -165,7 +170,7 @@ class Decoder(nn.Sequential):
 
 
 class VQ2D(VideoTokenizer):
-    """Convolutional encoder, quantizer with a codebook of unit vectors, decoder; every frame by itself."""
+    """Convolutional encoder, quantizer with a codebook of unit vectors, decoder; each frame separately."""
 
     def __init__(self, config: VQ2DConfig) -> None:
         super().__init__()
@@ -192,7 +197,7 @@ class VQ2D(VideoTokenizer):
         )
 
     def encode_to_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d t lh lw"]:
-        """Pixels in [-1, 1] to latents before quantization. Sizes must be multiples of the stride."""
+        """Latents before quantization, of pixels in [-1, 1]. Raises UserError for sizes the stride does not divide."""
         stride = self.spec.spatial_stride
         if video.shape[-2] % stride or video.shape[-1] % stride:
             h, w = video.shape[-2:]
@@ -201,7 +206,7 @@ class VQ2D(VideoTokenizer):
 
     @staticmethod
     def _per_frame(half: nn.Module, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c2 t h2 w2"]:
-        y = half(rearrange(x, "b c t h w -> (b t) c h w"))
+        y = half(rearrange(x, "b c t h w -> (b t) c h w"))  # (b*t, c2, h2, w2)
         return rearrange(y, "(b t) c h w -> b c t h w", b=len(x))
 
     def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b t lh lw"]:
@@ -220,5 +225,5 @@ class VQ2D(VideoTokenizer):
 
     def to_uint8(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
         """[-1, 1] to 0…255 as the official scripts do: 127.5 x + 128, clipped, truncated."""
-        scaled = (127.5 * video.float() + 128.0).clamp(0, 255).to(torch.uint8)
+        scaled = (PIXEL_SCALE * video.float() + PIXEL_SHIFT).clamp(0, 255).to(torch.uint8)
         return rearrange(scaled, "b c t h w -> b t h w c")

@@ -1,7 +1,7 @@
 """MAGVIT's 3D-VQ tokenizer (arXiv 2212.05199, §3.1 and appendix A.1).
 
-Read downward: configuration, building blocks, encoder, decoder, tokenizer.
-Inside, pixels are in [0, 1] as in the paper; the boundary is [-1, 1] like everywhere in this package.
+Top to bottom: configuration, building blocks, encoder, decoder, tokenizer.
+The networks compute in [0, 1] as in the paper; arguments and results are in [-1, 1] as everywhere in this package.
 """
 
 import itertools
@@ -20,6 +20,8 @@ from mutoscope.tokenizers.base import TokenizerOutput, TokenizerSpec, VideoToken
 from mutoscope.tokenizers.quantizers import EntropyKind, VectorQuantizer, VectorQuantizerConfig
 
 Padding = Literal["reflect", "zero", "replicate"]
+NORM_EPS = 1e-6  # released code; PyTorch's default is 1e-5
+TRUNCATED_STD = 0.87962566103423978  # standard deviation of a standard normal cut at two sigma
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class VQ3DConfig:
 
     `temporal_downsample` has one flag per transition between stages: True halves time as well as space.
     `padding`: the paper pads by reflection; the released configurations pad with zeros.
-    `per_frame`: the 2D-VQ, the same network with 2D convolutions that sees every frame alone.
+    `per_frame`: the 2D-VQ, the same network with 2D convolutions, applied to each frame separately.
     """
 
     filters: int = 64
@@ -84,14 +86,15 @@ class VQ3DConfig:
 
 
 class Conv3d(nn.Conv3d):
-    """Stride 1 and unchanged size; the padding mode holds for time as well as space. Per frame: one cell in time."""
+    """Stride 1 and unchanged size; the padding mode applies to time and space. `per_frame`: one cell in time."""
 
     def __init__(self, channels_in: int, channels_out: int, size: int, config: VQ3DConfig, bias: bool) -> None:
-        kernel = (1 if config.per_frame else size, size, size)
-        margins = tuple(k // 2 for k in kernel)
+        frames = 1 if config.per_frame else size
+        margins = (frames // 2, size // 2, size // 2)
         zero = config.padding == "zero" or size == 1
-        super().__init__(channels_in, channels_out, kernel, padding=margins if zero else 0, bias=bias)
-        # F.pad counts the axes from the last one backwards, two numbers each.
+        padding = margins if zero else (0, 0, 0)
+        super().__init__(channels_in, channels_out, (frames, size, size), padding=padding, bias=bias)
+        # F.pad counts axes from the last one, with two numbers for each.
         self.outside = None if zero else tuple(margin for margin in reversed(margins) for _ in range(2))
         self.mode = config.padding
 
@@ -102,7 +105,8 @@ class Conv3d(nn.Conv3d):
 
 
 def group_norm(channels: int, config: VQ3DConfig) -> nn.GroupNorm:
-    return nn.GroupNorm(config.num_groups, channels, eps=1e-6)
+    """Group normalisation with the epsilon of the released code."""
+    return nn.GroupNorm(config.num_groups, channels, eps=NORM_EPS)
 
 
 class ResBlock(nn.Module):
@@ -124,7 +128,7 @@ class ResBlock(nn.Module):
 
 
 class Down(nn.Module):
-    """Average pooling by 2 in space and, if asked, in time; odd ends average over real cells only."""
+    """Average pooling by 2 in space and, with `temporal`, in time; odd ends average over real cells only."""
 
     def __init__(self, temporal: bool) -> None:
         super().__init__()
@@ -135,7 +139,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Nearest-neighbour repetition by 2 followed by a convolution."""
+    """Nearest-neighbour upsampling by 2, then a convolution."""
 
     def __init__(self, channels: int, temporal: bool, config: VQ3DConfig) -> None:
         super().__init__()
@@ -170,7 +174,7 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """Latents to pixels: the encoder mirrored, up-sampling by repetition and convolution."""
+    """Latents to pixels: the encoder mirrored, with upsampling in place of pooling."""
 
     def __init__(self, config: VQ3DConfig) -> None:
         widths = config.widths
@@ -190,8 +194,8 @@ class Decoder(nn.Sequential):
 class VQ3D(VideoTokenizer):
     """3D convolutional encoder, vector quantizer, decoder.
 
-    GroupNorm statistics run over all of time and space of the clip it is given, so a long video encoded
-    in chunks differs slightly from the same video encoded at once (see docs/tokenizers.md for how much).
+    GroupNorm statistics run over all of time and space of a clip. So a long video encoded in chunks differs slightly
+    from the same video encoded in a single pass (docs/tokenizers.md says by how much).
     """
 
     def __init__(self, config: VQ3DConfig) -> None:
@@ -213,11 +217,12 @@ class VQ3D(VideoTokenizer):
         self.initialize_weights()
 
     def initialize_weights(self) -> None:
+        """Flax's default, as in the released code. Norms start as the identity; the quantizer draws its codebook."""
         for module in self.modules():
+            # Kernels: LeCun normal, cut at two standard deviations, of variance 1 / fan_in after the cut. Biases: 0.
             if isinstance(module, nn.Conv3d):
-                # LeCun normal: truncated at two standard deviations, variance 1 / fan_in after truncation.
                 fan_in = module.in_channels * math.prod(module.kernel_size)
-                std = fan_in**-0.5 / 0.87962566103423978
+                std = fan_in**-0.5 / TRUNCATED_STD
                 nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -233,7 +238,7 @@ class VQ3D(VideoTokenizer):
         )
 
     def encode_to_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d lt lh lw"]:
-        """Pixels in [-1, 1] to latents before quantization. Sizes must be multiples of the strides."""
+        """Latents before quantization, of pixels in [-1, 1]. Raises UserError for sizes the strides do not divide."""
         stride_t, stride_s = self.spec.temporal_stride, self.spec.spatial_stride
         t, h, w = video.shape[-3:]
         if t % stride_t or h % stride_s or w % stride_s:
@@ -245,14 +250,14 @@ class VQ3D(VideoTokenizer):
         return self._run(self.encoder, (video + 1.0) / 2.0)
 
     def _run(self, half: nn.Module, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c2 t2 h2 w2"]:
-        """Encoder or decoder. Folding frames into the batch also gives every frame its own norm statistics."""
+        """Encoder or decoder. `per_frame` folds frames into the batch, which also separates their norm statistics."""
         if not self.config.per_frame:
             return half(x)
-        y = half(rearrange(x, "b c t h w -> (b t) c 1 h w"))
+        y = half(rearrange(x, "b c t h w -> (b t) c 1 h w"))  # (b*t, c2, 1, h2, w2)
         return rearrange(y, "(b t) c 1 h w -> b c t h w", b=len(x))
 
     def _check_reflection(self, *latent_shape: int) -> None:
-        """A border of one cell mirrors its inner neighbour, so the coarsest level needs two cells on every axis."""
+        """Reflection copies the inner neighbour of a border cell, so the coarsest grid needs two cells on each axis."""
         mirrored = latent_shape[1:] if self.config.per_frame else latent_shape
         if self.config.padding == "reflect" and min(mirrored) < 2:
             strides = self.spec.temporal_stride, self.spec.spatial_stride, self.spec.spatial_stride

@@ -5,11 +5,11 @@ import torch
 
 from mutoscope.errors import UserError
 from mutoscope.evaluation.networks.inception import InceptionV3, average, load_inception
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 
 
 def test_the_network_has_the_published_size():
-    with without_memory():
+    with on_meta_device():
         network = InceptionV3()
     trunk = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("fc."))
     assert trunk == 21_785_568 and network.fc.weight.shape == (1008, 2048)

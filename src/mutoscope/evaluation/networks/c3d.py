@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mutoscope.errors import UserError
 from mutoscope.evaluation.networks.resize import bilinear
 from mutoscope.evaluation.networks.weights import fit_weights, read_weights
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 
 NUM_FRAMES, SIDE = 16, 112
 WHAT = "C3D with UCF-101 classes"
@@ -96,7 +96,7 @@ def load_c3d(path: Path | str, sha256: str | None = None) -> tuple[C3D, str]:
         raise UserError(
             f"{path} lacks the mean cube that is subtracted from clips: store it as `mean`, (16, 112, 112, 3), B G R."
         )
-    with without_memory():
+    with on_meta_device():
         network = C3D()
     try:
         weights["mean"] = weights["mean"].float().broadcast_to(network.mean.shape).clone()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mutoscope.evaluation.networks.resize import bilinear
 from mutoscope.evaluation.networks.weights import fit_weights, read_weights
-from mutoscope.meta_device import without_memory
+from mutoscope.meta_device import on_meta_device
 
 SIDE = 299
 WHAT = "Inception-v3 of 2015-12-05 with 1008 classes"
@@ -179,7 +179,7 @@ def load_inception(path: Path | str, sha256: str | None = None) -> tuple[Incepti
     Raises UserError for torchvision's own weights (1000 classes), another architecture or, with `sha256`, another file.
     """
     weights, found = read_weights(path, WHAT, sha256)
-    with without_memory():
+    with on_meta_device():
         network = InceptionV3()
     fit_weights(network, weights, path, WHAT)
     return network, found

@@ -1,9 +1,7 @@
-"""The networks PAR is made of: LlamaGen's block, its norm, its attention, and the projection of captions.
+"""PAR's networks, from LlamaGen (arXiv 2406.06525): block, norm, attention, and the projection of captions.
 
-Shapes: b clips (b2: several copies of them, for guidance), n positions, m positions seen, d the width.
+Shapes: b clips (b2: several copies of them, for guidance), n positions, m positions attended to, d the width.
 """
-
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,39 +11,13 @@ from torch import Tensor, nn
 from mutoscope.layers.attention import attention
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.positions import rotate
-
-
-class Sizes(Protocol):
-    """What the networks need of the configuration."""
-
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def num_heads(self) -> int: ...
-    @property
-    def kv_heads(self) -> int: ...
-    @property
-    def head_size(self) -> int: ...
-    @property
-    def mlp_size(self) -> int: ...
-    @property
-    def norm_eps(self) -> float: ...
-    @property
-    def attention_dropout(self) -> float: ...
-    @property
-    def residual_dropout(self) -> float: ...
-    @property
-    def mlp_dropout(self) -> float: ...
-    @property
-    def caption_size(self) -> int | None: ...
-    @property
-    def caption_length(self) -> int: ...
+from mutoscope.models.par.config import PARConfig
 
 
 class RMSNorm(nn.Module):
     """x / rms(x) in float32, cast back, then scaled: in half precision the order of these two matters."""
 
-    def __init__(self, config: Sizes) -> None:
+    def __init__(self, config: PARConfig) -> None:
         super().__init__()
         self.eps = config.norm_eps
         self.weight = nn.Parameter(torch.ones(config.hidden_size))
@@ -56,7 +28,9 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, config: Sizes) -> None:
+    """Attention with rotary positions and, with fewer key-value heads than heads, grouped queries; no biases."""
+
+    def __init__(self, config: PARConfig) -> None:
         super().__init__()
         self.config = config
         width = (config.num_heads + 2 * config.kv_heads) * config.head_size
@@ -75,21 +49,21 @@ class Attention(nn.Module):
         heads, kv_heads = self.config.num_heads, self.config.kv_heads
         qkv = self.qkv(x).unflatten(-1, (-1, self.config.head_size)).transpose(1, 2)  # (b, heads + 2 kv_heads, n, d)
         qk, v = qkv.split([heads + kv_heads, kv_heads], dim=1)
-        q, k = rotate(qk, table).split([heads, kv_heads], dim=1)
+        q, k = rotate(qk, table).split([heads, kv_heads], dim=1)  # one call rotates queries and keys
         if cache is not None:
             copies = cache.keys.shape[1] // len(x)
             q, k, v = (y if copies == 1 else y.repeat(copies, 1, 1, 1) for y in (q, k, v))
             k, v = cache.append(layer, k, v)  # (b2, kv_heads, m, d)
         if kv_heads < heads:
-            k, v = (y.repeat_interleave(heads // kv_heads, dim=1) for y in (k, v))
-        a = attention(q, k, v, mask, self.config.attention_dropout if self.training else 0.0)
+            k, v = (y.repeat_interleave(heads // kv_heads, dim=1) for y in (k, v))  # (b2, heads, m, d)
+        a = attention(q, k, v, mask, self.config.attention_dropout if self.training else 0.0)  # (b2, heads, n, d)
         return self.output(a.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
     """Norm before each sub-layer; SwiGLU feed-forward; no biases."""
 
-    def __init__(self, config: Sizes, drop_path: float) -> None:
+    def __init__(self, config: PARConfig, drop_path: float) -> None:
         super().__init__()
         d, hidden = config.hidden_size, config.mlp_size
         self.attention_norm, self.mlp_norm = RMSNorm(config), RMSNorm(config)
@@ -106,14 +80,14 @@ class Block(nn.Module):
         layer: int,
         cache: KVCache | None = None,
     ) -> Float[Tensor, "b2 n d"]:
-        a = self._kept(self.attention(self.attention_norm(x), table, mask, layer, cache), self.residual_dropout)
-        x = (x if len(x) == len(a) else x.repeat(len(a) // len(x), 1, 1)) + a
+        a = self._drop(self.attention(self.attention_norm(x), table, mask, layer, cache), self.residual_dropout)
+        x = (x if len(x) == len(a) else x.repeat(len(a) // len(x), 1, 1)) + a  # (b2, n, d)
         y = self.mlp_norm(x)
-        return x + self._kept(self.mlp_out(F.silu(self.mlp_gate(y)) * self.mlp_in(y)), self.mlp_dropout)
+        return x + self._drop(self.mlp_out(F.silu(self.mlp_gate(y)) * self.mlp_in(y)), self.mlp_dropout)
 
-    def _kept(self, y: Float[Tensor, "b n d"], dropout: float) -> Float[Tensor, "b n d"]:
-        """In training: dropout, and stochastic depth, which drops the whole branch of some samples; the others are
-        scaled up."""
+    def _drop(self, y: Float[Tensor, "b n d"], dropout: float) -> Float[Tensor, "b n d"]:
+        """In training: dropout, then stochastic depth, which drops the whole branch of some samples and scales up the
+        others."""
         if not self.training:
             return y
         y = F.dropout(y, dropout)
@@ -121,11 +95,11 @@ class Block(nn.Module):
 
 
 class CaptionEmbedding(nn.Module):
-    """Text features to prefix rows, and the stored features that stand for no caption."""
+    """Projects text features to prefix rows, and stores the features of "no caption"."""
 
     unconditional: Float[Tensor, "caption c"]
 
-    def __init__(self, config: Sizes) -> None:
+    def __init__(self, config: PARConfig) -> None:
         super().__init__()
         assert config.caption_size is not None
         self.fc1 = nn.Linear(config.caption_size, config.hidden_size, bias=False)

@@ -1,36 +1,21 @@
-"""The networks MAGI is made of: MAR's diffusion head (arXiv 2406.11838) and blocks factorised into space and time.
+"""MAGI's networks: MAR's diffusion head (arXiv 2406.11838), and transformer blocks factorised into space and time.
 
 Shapes: b clips, f frame slots, s positions of a frame, d the width, c the length of a token vector.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Protocol
-
-import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 from mutoscope.layers.attention import attention
-from mutoscope.layers.embeddings import timestep_features
+from mutoscope.layers.embeddings import INITIAL_STD, timestep_features
 from mutoscope.layers.kv_cache import KVCache
+from mutoscope.models.magi.conditions import Words
+from mutoscope.models.magi.config import MAGIConfig
 
-EPS = 1e-6
-
-
-class Sizes(Protocol):
-    """What a block needs of the configuration."""
-
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def num_heads(self) -> int: ...
-    @property
-    def dropout(self) -> float: ...
-    @property
-    def text_size(self) -> int | None: ...
+EPS = 1e-6  # of all layer norms, as in MAR
+FEATURES = 256  # cosine and sine features of a diffusion time, as in MAR
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -38,7 +23,7 @@ class Sizes(Protocol):
 
 
 class HeadBlock(nn.Module):
-    """u ← u + gate · MLP(norm(u) · (1 + scale) + shift), the three from the condition."""
+    """u ← u + gate · MLP(norm(u) · (1 + scale) + shift); scale, shift and gate depend on the condition."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -52,36 +37,45 @@ class HeadBlock(nn.Module):
 
 
 class DiffusionHead(nn.Module):
-    """MAR's network: predicts the noise of a token, and its variance, from the transformer's output for that token."""
+    """MAR's network: predicts the noise of a token and its variance, conditioned on the transformer's output for it."""
 
     def __init__(self, token_size: int, condition_size: int, size: int, num_layers: int) -> None:
         super().__init__()
-        self.time_embedding = nn.Sequential(nn.Linear(256, size), nn.SiLU(), nn.Linear(size, size))
+        self.time_embedding = nn.Sequential(nn.Linear(FEATURES, size), nn.SiLU(), nn.Linear(size, size))
         self.condition_embedding = nn.Linear(condition_size, size)
         self.token_embedding = nn.Linear(token_size, size)
         self.blocks = nn.ModuleList(HeadBlock(size) for _ in range(num_layers))
         self.norm = nn.LayerNorm(size, eps=EPS, elementwise_affine=False)
         self.modulation, self.output = nn.Linear(size, 2 * size), nn.Linear(size, 2 * token_size)
-        initialise(self)
+        self.initialize_weights()
+
+    def initialize_weights(self) -> None:
+        """MAR's rules, so that the head starts by predicting zero noise."""
+        # All matrices: Xavier uniform; biases: 0.
+        init_xavier(self)
+        # Time embedding: N(0, 0.02²).
+        for layer in self.time_embedding.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=INITIAL_STD)
+        # Modulations and output: 0, so that every block starts as the identity.
         for name, parameter in self.named_parameters():
-            if name.startswith("time_embedding") and parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02)
             if name.endswith(("modulation.weight", "output.weight")):
                 nn.init.zeros_(parameter)
 
     def condition(self, z: Float[Tensor, "*s d"]) -> Float[Tensor, "*s w"]:
-        """What depends on the transformer's output alone: the same at every step of diffusion."""
+        """Part that depends on the transformer's output alone: computed once for all diffusion steps."""
         return self.condition_embedding(z)
 
     def time(self, times: Num[Tensor, "*t"]) -> Float[Tensor, "*t w"]:
-        """What depends on the diffusion time alone: the same for every token."""
+        """Part that depends on the diffusion time alone: computed once for all tokens."""
         return self.time_embedding(timestep_features(times).to(self.output.weight.dtype))
 
     def forward(
         self, x: Float[Tensor, "*s c"], condition: Float[Tensor, "*s w"], time: Float[Tensor, "*t w"]
     ) -> Float[Tensor, "*s two_c"]:
-        y = F.silu(condition + time)
-        u = self.token_embedding(x)
+        """Predicted noise, then the position of the log-variance between its bounds (see `LearnedVariance`)."""
+        y = F.silu(condition + time)  # (*s, w)
+        u = self.token_embedding(x)  # (*s, w)
         for block in self.blocks:
             u = block(u, y)
         shift, scale = self.modulation(y).chunk(2, dim=-1)
@@ -93,9 +87,9 @@ def projector(size_in: int, size_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size_in, size_out), nn.SiLU(), nn.Linear(size_out, size_out))
 
 
-def initialise(module: nn.Module) -> None:
-    """Xavier-uniform matrices and zero biases, as in MAR."""
-    for layer in module.modules():
+def init_xavier(network: nn.Module) -> None:
+    """Xavier-uniform matrices and zero biases in all linear layers, as in MAR."""
+    for layer in network.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -106,7 +100,9 @@ def initialise(module: nn.Module) -> None:
 
 
 class Attention(nn.Module):
-    def __init__(self, config: Sizes) -> None:
+    """Multi-head attention along one axis, space or time."""
+
+    def __init__(self, config: MAGIConfig) -> None:
         super().__init__()
         d = config.hidden_size
         self.heads, self.dropout = config.num_heads, config.dropout
@@ -119,7 +115,7 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Float[Tensor, "b l d"]:
-        """Over what is given and what is cached; a cache keeps the new keys and values behind its old ones."""
+        """Attention over the positions of `x` and those in the cache; the cache appends the new keys and values."""
         q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
         if cache is not None:
             k, v = cache.append(layer, k, v)
@@ -128,9 +124,9 @@ class Attention(nn.Module):
 
 
 class TextAttention(nn.Module):
-    """Attention of all positions to the words of a caption; adds nothing at first."""
+    """Attention of all positions to the words of a caption; its output starts at zero."""
 
-    def __init__(self, config: Sizes) -> None:
+    def __init__(self, config: MAGIConfig) -> None:
         super().__init__()
         d = config.hidden_size
         self.heads = config.num_heads
@@ -141,65 +137,14 @@ class TextAttention(nn.Module):
     ) -> Float[Tensor, "b l d"]:
         q = rearrange(self.q(x), "b l (h d) -> b h l d", h=self.heads)
         k, v = rearrange(self.kv(words), "b w (two h d) -> two b h w d", two=2, h=self.heads)
-        mask = present[:, None, None].expand(-1, 1, x.shape[1], -1)
+        mask = present[:, None, None].expand(-1, 1, x.shape[1], -1)  # (b, 1, l, w)
         return self.output(rearrange(attention(q, k, v, mask), "b h l d -> b l (h d)"))
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What some frames of each clip are told. None, a label of −1, NaN in actions, no present word: nothing.
-
-    `interval`: source frames from one frame to the next, 1…25. `actions` lead to each frame. `caption`: text features.
-    """
-
-    interval: Int[Tensor, " b"]
-    label: Int[Tensor, " b"] | None = None
-    actions: Float[Tensor, "b f a"] | None = None
-    caption: Float[Tensor, "b w t"] | None = None
-    caption_mask: Bool[Tensor, "b w"] | None = None
-
-    @classmethod
-    def grouped(cls, frames: Sequence["Conditions"]) -> list[tuple[int, "Conditions"]]:
-        """Neighbouring frames that are told the same but for their actions, joined: (number of frames, conditions)."""
-        groups: list[list[Conditions]] = []
-        for frame in frames:
-            if groups and groups[-1][-1].told_as(frame):
-                groups[-1].append(frame)
-            else:
-                groups.append([frame])
-        return [(len(group), group[0].followed_by(group[1:])) for group in groups]
-
-    def first(self, count: int) -> "Conditions":
-        """The same for the first clips alone."""
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value[:count] for name, value in told.items() if value is not None})
-
-    def told_as(self, other: "Conditions") -> bool:
-        """Whether both are told the very same, actions aside."""
-        names = ("interval", "label", "caption", "caption_mask")
-        same = all(getattr(self, name) is getattr(other, name) for name in names)
-        return same and (self.actions is None) == (other.actions is None)
-
-    def followed_by(self, others: Sequence["Conditions"]) -> "Conditions":
-        if self.actions is None:
-            return self
-        return replace(
-            self, actions=torch.cat([self.actions, *(o.actions for o in others if o.actions is not None)], 1)
-        )
-
-
-@dataclass(frozen=True)
-class Words:
-    """A caption as the blocks read it. At least one position is present: the null word."""
-
-    vectors: Float[Tensor, "b w d"]
-    present: Bool[Tensor, "b w"]
-
-
 class Block(nn.Module):
-    """Attention within each frame, attention along time at each place, attention to words, MLP; norms come first."""
+    """Attention within each frame, along time at each position, and to words, then the MLP; norms come first (§3.1)."""
 
-    def __init__(self, config: Sizes) -> None:
+    def __init__(self, config: MAGIConfig) -> None:
         super().__init__()
         d = config.hidden_size
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(d, eps=EPS) for _ in range(3))
@@ -217,12 +162,13 @@ class Block(nn.Module):
         layer: int = 0,
     ) -> Float[Tensor, "b f s d"]:
         b, f, s = h.shape[:3]
-        h = h + self.space(self.norm1(h).flatten(0, 1)).unflatten(0, (b, f))
+        h = h + self.space(self.norm1(h).flatten(0, 1)).unflatten(0, (b, f))  # attention over s in (b*f, s, d)
         along = rearrange(self.norm2(h), "b f s d -> (b s) f d")
-        mask = mask if mask.ndim == 2 else mask.repeat_interleave(s, 0)[:, None]
+        mask = mask if mask.ndim == 2 else mask.repeat_interleave(s, 0)[:, None]  # (b*s, 1, f, g)
         h = h + rearrange(self.time(along, mask, cache, layer), "(b s) f d -> b f s d", s=s)
         if self.text is not None and self.text_norm is not None:
             assert words is not None
             h = h + self.text(self.text_norm(h).flatten(1, 2), words.vectors, words.present).unflatten(1, (f, s))
+        # The exact GELU, as in MAR.
         inner = self.mlp_out(F.gelu(self.mlp_in(self.norm3(h))))
         return h + F.dropout(inner, self.dropout, self.training)

@@ -1,4 +1,4 @@
-"""What MAGVIT is compared with under the same tokenizer (arXiv 2212.05199, §4.3, Tab. 5 and 6).
+"""Baselines that MAGVIT is compared with under the same tokenizer (arXiv 2212.05199, §4.3, Tab. 5 and 6).
 
 `MagvitAR`: an autoregressive transformer over the same tokens, one at a time.
 `PrefixMagvit`: masked decoding with the condition as a prefix of the sequence instead of inside it.
@@ -7,8 +7,8 @@ Latent masking as in MaskGIT needs no network of its own: `MagvitConfig(conditio
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +22,21 @@ from mutoscope.layers.kv_cache import KVCache, StaticKVCache
 from mutoscope.layers.masks import causal_mask
 from mutoscope.layers.token_masking import cosine_mask_ratio
 from mutoscope.models.base import ModelConfig, VideoModel
-from mutoscope.models.magvit import PAPER_SIZES, Magvit, MagvitConfig, mask_tokens
+from mutoscope.models.magvit.config import MagvitConfig, PaperSize, paper_size
+from mutoscope.models.magvit.model import WEIGHT_CUT, WEIGHT_STD, Magvit, MagvitBatch, mask_tokens
 
 BEGIN, SEPARATOR = -1, -2  # rows counted from the end of the vocabulary
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The autoregressive transformer
 
 
 @dataclass(frozen=True)
 class MagvitARConfig(ModelConfig):
     """Sizes as in MAGVIT. Vocabulary rows: codes, class labels, "no class", then `num_special_tokens`.
 
-    condition_frames: latent frames of the condition video that precede the clip, followed by a separator.
+    `condition_frames`: latent frames of the condition video that precede the clip, followed by a separator.
     With one special token the separator shares its row with "no class", as in the official vocabulary.
     """
 
@@ -45,7 +50,7 @@ class MagvitARConfig(ModelConfig):
     latent_shape: tuple[int, int, int] = (4, 16, 16)  # frames, rows, columns
     condition_frames: int = 0
     dropout: float = 0.1
-    layer_norm_eps: float = 1e-6
+    layer_norm_eps: float = 1e-6  # the released code's; BERT's 1e-12 is for MAGVIT alone
     label_smoothing: float = 1e-4
 
     def __post_init__(self) -> None:
@@ -56,11 +61,10 @@ class MagvitARConfig(ModelConfig):
             raise UserError(f"condition_frames {self.condition_frames} is not among 0 ... {self.latent_shape[0]}.")
 
     @classmethod
-    def paper(cls, size: Literal["Ti", "S", "B", "L", "H"], **overrides: Any) -> "MagvitARConfig":
-        if size not in PAPER_SIZES:
-            raise UserError(f"There is no MAGVIT size {size!r}; sizes: {', '.join(PAPER_SIZES)}.")
-        layers, hidden, mlp, heads = PAPER_SIZES[size]
-        return cls(layers, hidden, heads, mlp, **overrides)
+    def paper(cls, size: PaperSize, **overrides: object) -> "MagvitARConfig":
+        """The published size of MAGVIT."""
+        layers, hidden, mlp, heads = paper_size(size)
+        return replace(cls(layers, hidden, heads, mlp), **overrides)
 
     @property
     def num_tokens(self) -> int:
@@ -107,10 +111,21 @@ class CausalBlock(nn.Module):
         return x + self.dropout(self.mlp_out(self.dropout(h)))
 
 
-class MagvitAR(VideoModel):
+class MagvitARBatch(TypedDict):
+    """Training batch of `MagvitAR`."""
+
+    tokens: Int[Tensor, "b t h w"]
+    """Codes of the clips, in [0, codebook_size)."""
+    label: NotRequired[Int[Tensor, " b"]]
+    """Class of every clip, in [0, num_classes]; num_classes means "no class"."""
+    condition_tokens: NotRequired[Int[Tensor, "b t h w"]]
+    """Tokens of the condition video; required if the configuration has `condition_frames`."""
+
+
+class MagvitAR(VideoModel[MagvitARConfig, MagvitARBatch]):
     """Decoder-only transformer: [begin, class, condition..., separator?, tokens in (time, row, column) order].
 
-    Plainly causal in training as in sampling. (The official training mask also hides code 0 and the begin token from
+    Causal in training as in sampling. (The official training mask also hides code 0 and the begin token from
     attention, which its cached decoding does not: the two disagree there.)
     """
 
@@ -126,11 +141,14 @@ class MagvitAR(VideoModel):
         self.initialize_weights()
 
     def initialize_weights(self) -> None:
+        """The released configuration of the baseline."""
         for module in self.modules():
+            # Matrices: Xavier uniform; biases: 0.
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        # Embeddings: N(0, 1/d).
         for embedding in (self.token_embedding, self.position_embedding):
             nn.init.normal_(embedding.weight, std=self.config.hidden_size**-0.5)
 
@@ -157,12 +175,12 @@ class MagvitAR(VideoModel):
         if config.condition_frames:
             if condition_tokens is None:
                 raise UserError("This model needs the tokens of a condition video (a context).")
-            given = condition_tokens[:, : config.condition_frames].to(self.device).flatten(1)
-            parts += [given, torch.full_like(classes, SEPARATOR)]
+            context = condition_tokens[:, : config.condition_frames].to(self.device).flatten(1)  # (b, frames*h*w)
+            parts += [context, torch.full_like(classes, SEPARATOR)]
         return torch.cat(parts, dim=1)
 
     def forward(self, ids: Int[Tensor, "b n"], cache: KVCache | None = None) -> Float[Tensor, "b n vocab"]:
-        """Logits of the token after each position; with a cache, `ids` continue what it holds."""
+        """Logits of the token after each position. With a cache, `ids` follow the positions that it holds."""
         if isinstance(cache, StaticKVCache):
             cache.aim(ids.shape[1])
         logits = self.step(ids, cache)
@@ -171,11 +189,11 @@ class MagvitAR(VideoModel):
         return logits
 
     def step(self, ids: Int[Tensor, "b n"], cache: KVCache | None) -> Float[Tensor, "b n vocab"]:
-        """`forward` without moving the cache on; a static one was aimed before."""
+        """`forward` without advancing the cache; the caller has aimed a static cache at these positions."""
         start, n = (cache.length if cache else 0), ids.shape[1]
         if isinstance(cache, StaticKVCache):
-            rows = cache.places[n]
-            positions = self.position_embedding.weight[rows]
+            rows = cache.positions[n]
+            positions = self.position_embedding.weight[rows]  # (n, d)
             mask = torch.arange(cache.keys.shape[3], device=ids.device) <= rows[:, None]
         else:
             positions = self.position_embedding.weight[start : start + n]
@@ -190,13 +208,13 @@ class MagvitAR(VideoModel):
         """Logits over the codes for the token after the last one."""
         return self(ids, cache)[:, -1, : self.config.codebook_size]
 
-    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross entropy of every next token, class and condition included. Keys as for `Magvit.loss`."""
+    def loss(self, batch: MagvitARBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy of every next token, class and condition included."""
         tokens = batch["tokens"].to(self.device).flatten(1)  # (b, n)
         prefix = self.prefix(batch.get("label"), batch.get("condition_tokens"), len(tokens))
-        sequence = torch.cat([prefix, tokens], dim=1)
+        sequence = torch.cat([prefix, tokens], dim=1)  # (b, p + n)
         targets = torch.where(sequence < 0, sequence + self.config.vocab_size, sequence)[:, 1:]
-        logits = self(sequence[:, :-1]).flatten(0, 1).float()
+        logits = self(sequence[:, :-1]).flatten(0, 1).float()  # (b*(p + n - 1), vocab)
         loss = F.cross_entropy(logits, targets.flatten(), label_smoothing=self.config.label_smoothing)
         with torch.no_grad():
             last = logits.view(*targets.shape, -1)[:, -tokens.shape[1] :]  # (b, n, vocab)
@@ -209,44 +227,50 @@ class MagvitAR(VideoModel):
 
 
 class PrefixMagvit(Magvit):
-    """Masked modelling of [class, tokens of the given latent frames, separator, tokens of the clip].
+    """Masked modelling of [class, tokens of the context frames, separator, tokens of the clip].
 
-    The clip's own tokens are masked without regard to the condition. Longer sequences are its price: 1024 tokens and
-    one given latent frame make 1282 positions.
+    Masking of the clip's own tokens ignores the condition. The sequence is longer: 1024 tokens and one latent context
+    frame take 1282 positions.
     """
 
     def __init__(self, config: MagvitConfig, condition_frames: int = 1) -> None:
         if config.task_token or condition_frames < 1:
-            raise UserError("Prefix conditioning is for one task without a task token, with at least one given frame.")
+            raise UserError(
+                "Prefix conditioning is for one task without a task token, with at least one context frame."
+            )
         super().__init__(config)
         self.condition_frames = condition_frames
         _, h, w = config.latent_shape
         num_positions = self.position_embedding.num_embeddings + condition_frames * h * w + 1
         self.position_embedding = nn.Embedding(num_positions, config.hidden_size)
-        nn.init.trunc_normal_(self.position_embedding.weight, std=0.02, a=-0.04, b=0.04)
+        nn.init.trunc_normal_(self.position_embedding.weight, std=WEIGHT_STD, a=-WEIGHT_CUT, b=WEIGHT_CUT)
 
     def prefix_logits(
         self, tokens: Int[Tensor, "b t h w"], condition_tokens: Int[Tensor, "b t h w"], label: Tensor | None
     ) -> Float[Tensor, "b t h w k"]:
         """Logits over the codes for every position of the clip. `tokens` holds codes, or MASK_TOKEN where hidden."""
-        given = condition_tokens[:, : self.condition_frames].to(self.device).flatten(1)
-        classes = self.prefix("class-conditional", label, len(tokens))
-        ids = torch.cat([classes, given, torch.full_like(classes, SEPARATOR), tokens.flatten(1)], dim=1)
-        x = self.hidden(ids)[:, -self.config.num_tokens :]
+        context = condition_tokens[:, : self.condition_frames].to(self.device).flatten(1)  # (b, c)
+        classes = self.prefix("class-conditional", label, len(tokens))  # (b, 1)
+        ids = torch.cat([classes, context, torch.full_like(classes, SEPARATOR), tokens.flatten(1)], dim=1)
+        x = self.hidden(ids)[:, -self.config.num_tokens :]  # (b, n, d)
         return self.head(x, self.token_embedding.weight, slice(self.config.codebook_size)).view(*tokens.shape, -1)
 
-    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        tokens = batch["tokens"].to(self.device)
-        progress = torch.rand((), generator=generator, device=generator.device).to(self.device)  # one for the batch
+    def loss(self, batch: MagvitBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """`Magvit.loss` without refinement; raises UserError without condition tokens."""
+        tokens, condition_tokens = batch["tokens"].to(self.device), batch.get("condition_tokens")
+        if condition_tokens is None:
+            raise UserError(f"Prefix conditioning needs condition_tokens in the batch; found keys {sorted(batch)}.")
+        # One mask ratio for the whole batch, as in `Magvit.loss`.
+        progress = torch.rand((), generator=generator, device=generator.device).to(self.device)
         scores = torch.rand(tokens.shape, generator=generator, device=generator.device).to(self.device)
         masked = mask_tokens(tokens, scores, cosine_mask_ratio(progress))
-        logits = self.prefix_logits(masked.inputs, batch["condition_tokens"], batch.get("label"))
+        logits = self.prefix_logits(masked.inputs, condition_tokens, batch.get("label"))
         return self.loss_from(logits, tokens, masked)
 
 
 @dataclass(frozen=True)
-class GivenPrefix:
-    """A `PrefixMagvit` and the condition it completes, in the form that the masked sampler asks of a network."""
+class ConditionedPrefixMagvit:
+    """A `PrefixMagvit` with the condition of its clips, as a network that `MaskedSampler` can decode."""
 
     model: PrefixMagvit
     condition_tokens: Int[Tensor, "b t h w"]

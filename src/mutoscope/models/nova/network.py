@@ -1,6 +1,6 @@
-"""NOVA's small networks (arXiv 2412.14169): transformer, scaling and shift, diffusion head, embeddings.
+"""NOVA's networks (arXiv 2412.14169): transformer, scaling and shift, diffusion head, embeddings.
 
-Every one is told its sizes in numbers; `models/nova.py` puts them together.
+`NOVA` in `model.py` combines them.
 
 Shapes: b clips, n tokens (m coarse ones per frame), d the width, e that of the head, p the length of a token vector.
 """
@@ -14,30 +14,22 @@ from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
 from mutoscope.layers.attention import attention
-from mutoscope.layers.embeddings import sin_cos, timestep_features
+from mutoscope.layers.embeddings import init_normal, sin_cos, timestep_features
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.positions import rotary_table, rotate
 from mutoscope.layers.token_masking import gather_rows
+from mutoscope.models.nova.config import NUM_TEXT_ROWS, rope_pairs
 
-NUM_TEXT_ROWS = 512  # rows of the table that stands where a caption has no words
-
-
-def rope_pairs(head_size: int) -> tuple[int, int, int]:
-    """Channel pairs of a head turned by time, row and column: an eighth of the channels by time.
-
-    (0, 0, 0) where the channels cannot be shared out.
-    """
-    time = head_size // 8
-    if time % 2 or (head_size - time) % 4:
-        return 0, 0, 0
-    return time // 2, (head_size - time) // 4, (head_size - time) // 4
-
+FEATURES = 256  # sine and cosine features of a number before its projector (official code)
+MODULATION_EPS = 1e-6  # of the layer norms without weights (official code); all others have PyTorch's 1e-5
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Transformer
 
 
 class Attention(nn.Module):
+    """Multi-head attention, with rotary positions where a table is passed."""
+
     def __init__(self, hidden_size: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -53,10 +45,10 @@ class Attention(nn.Module):
         layer: int,
         rows: Int[Tensor, "b r"] | None,
     ) -> Float[Tensor, "b r d"]:
-        """Attention of all positions, or of `rows` alone, over what is given and what is cached."""
+        """Attention of all positions, or of `rows` alone, over the positions of `x` and those in the cache."""
         if rows is None:
             q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
-        else:
+        else:  # the last block needs queries for few rows: project those alone
             query, key_value = self.qkv.weight.split([len(self.qkv.weight) // 3, 2 * len(self.qkv.weight) // 3])
             q_bias, kv_bias = self.qkv.bias.split([len(query), len(key_value)])
             q = rearrange(F.linear(gather_rows(x, rows), query, q_bias), "b n (h d) -> b h n d", h=self.heads)
@@ -65,12 +57,12 @@ class Attention(nn.Module):
             q_table = table if rows is None else gather_table(table, rows)
             q, k = rotate(q, q_table), rotate(k, table)
         if cache is not None:
-            k, v = cache.append(layer, k, v)
+            k, v = cache.append(layer, k, v)  # (b, heads, m, d)
         return self.output(rearrange(attention(q, k, v, mask), "b heads n d -> b n (heads d)"))
 
 
 class Block(nn.Module):
-    """Attention and MLP; each has its layer norm behind it and before the sum, or before it (`norm_position`)."""
+    """Attention and MLP, each with its layer norm after it and before the sum, or before it (`norm_position`)."""
 
     def __init__(self, hidden_size: int, heads: int, norm_position: Literal["after", "before"]) -> None:
         super().__init__()
@@ -89,12 +81,12 @@ class Block(nn.Module):
         layer: int = 0,
         rows: Int[Tensor, "b r"] | None = None,
     ) -> Float[Tensor, "b r d"]:
-        kept = x if rows is None else gather_rows(x, rows)
+        h = x if rows is None else gather_rows(x, rows)  # (b, r, d)
         if self.norm_after:
-            kept = kept + self.norm1(self.attention(x, mask, table, cache, layer, rows))
-            return kept + self.norm2(self.mlp_out(F.gelu(self.mlp_in(kept))))
-        kept = kept + self.attention(self.norm1(x), mask, table, cache, layer, rows)
-        return kept + self.mlp_out(F.gelu(self.mlp_in(self.norm2(kept))))
+            h = h + self.norm1(self.attention(x, mask, table, cache, layer, rows))
+            return h + self.norm2(self.mlp_out(F.gelu(self.mlp_in(h))))
+        h = h + self.attention(self.norm1(x), mask, table, cache, layer, rows)
+        return h + self.mlp_out(F.gelu(self.mlp_in(self.norm2(h))))
 
 
 class Encoder(nn.Module):
@@ -115,20 +107,20 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(hidden_size, heads, norm_position) for _ in range(layers))
         self.norm = nn.LayerNorm(hidden_size)
 
-    def table(self, places: Int[Tensor, "n 3"]) -> Float[Tensor, "n pairs 2"] | None:
-        """Rotations of places (slot, row, column); None with absolute positions."""
-        return None if self.pairs is None else rotary_table(places, self.pairs)
+    def table(self, coordinates: Int[Tensor, "n 3"]) -> Float[Tensor, "n pairs 2"] | None:
+        """Rotations for coordinates (slot, row, column); None with absolute positions."""
+        return None if self.pairs is None else rotary_table(coordinates, self.pairs)
 
 
 def gather_table(table: Float[Tensor, "*b1 n pairs 2"], rows: Int[Tensor, "b r"]) -> Float[Tensor, "b 1 r pairs 2"]:
-    """The rotations of chosen rows of every sample, for all heads; those of `table` may be chosen ones already."""
+    """Rotations of the rows `rows` of every sample, for all heads. `table` may be the result of an earlier call."""
     if table.ndim == 3:
         return table[rows][:, None]
     return table[:, 0][torch.arange(len(rows), device=rows.device)[:, None], rows][:, None]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What stands around it
+# Mixer, diffusion head and embeddings
 
 
 def projector(size_in: int, size_out: int) -> nn.Sequential:
@@ -152,7 +144,7 @@ class ScalingAndShift(nn.Module):
 
 
 class HeadBlock(nn.Module):
-    """h ← h + gate · norm(MLP(norm(h) · (1 + scale) + shift)), the three from the condition."""
+    """h ← h + gate · norm(MLP(norm(h) · (1 + scale) + shift)); scale, shift and gate depend on the condition."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -166,31 +158,31 @@ class HeadBlock(nn.Module):
 
 
 class DiffusionHead(nn.Module):
-    """Predicts what diffusion asks for of every token by itself, from the noisy token, the time and the condition."""
+    """Predicts the diffusion target of each token separately, from the noisy token, the time and the condition."""
 
     def __init__(self, token_size: int, hidden_size: int, head_size: int, layers: int) -> None:
         super().__init__()
         e, p = head_size, token_size
-        self.time_projector, self.condition_projector = projector(256, e), projector(hidden_size, e)
+        self.time_projector, self.condition_projector = projector(FEATURES, e), projector(hidden_size, e)
         self.patch_embedding = nn.Linear(p, e)
         self.blocks = nn.ModuleList(HeadBlock(e) for _ in range(layers))
         self.modulation, self.output = nn.Linear(e, 2 * e), nn.Linear(e, p)
 
     def condition(self, z: Float[Tensor, "b n d"]) -> Float[Tensor, "b n e"]:
-        """What depends on the spatial encoder's output alone: the same at every step of diffusion."""
+        """Part that depends on the spatial encoder's output alone: computed once for all diffusion steps."""
         return self.condition_projector(z)
 
     def time(self, times: Num[Tensor, "*s"]) -> Float[Tensor, "*s e"]:
-        """What depends on the diffusion time alone: the same for every token."""
+        """Part that depends on the diffusion time alone: computed once for all tokens."""
         return self.time_projector(timestep_features(times).to(self.patch_embedding.weight.dtype))
 
     def forward(
         self, x: Float[Tensor, "b n p"], condition: Float[Tensor, "b2 n e"], time: Float[Tensor, "*s e"]
     ) -> Float[Tensor, "b2 n p"]:
-        """Several copies of the batch in `condition` (guidance) read the same noisy tokens."""
-        u = F.silu(condition + time)
-        h = self.patch_embedding(x)
-        h = h if len(h) == len(u) else h.repeat(len(u) // len(h), 1, 1)
+        """Prediction for every token. `condition` may hold b2 = several copies of the batch, for guidance."""
+        u = F.silu(condition + time)  # (b2, n, e)
+        h = self.patch_embedding(x)  # (b, n, e)
+        h = h if len(h) == len(u) else h.repeat(len(u) // len(h), 1, 1)  # (b2, n, e)
         for block in self.blocks:
             h = block(h, u)
         scale, shift = self.modulation(u).chunk(2, dim=-1)
@@ -200,11 +192,12 @@ class DiffusionHead(nn.Module):
 def modulate(
     h: Float[Tensor, "b n e"], scale: Float[Tensor, "b n e"], shift: Float[Tensor, "b n e"]
 ) -> Float[Tensor, "b n e"]:
-    return F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + scale) + shift
+    """Layer norm without weights of its own, scaled and shifted by the condition."""
+    return F.layer_norm(h, h.shape[-1:], eps=MODULATION_EPS) * (1 + scale) + shift
 
 
 class TextEmbedding(nn.Module):
-    """Features of a caption's words to prefix tokens; rows of a table stand where there are no words."""
+    """Projects the features of a caption's words to prefix tokens; rows of a table replace missing words."""
 
     table: Float[Tensor, "rows c"]
 
@@ -213,10 +206,11 @@ class TextEmbedding(nn.Module):
         self.length = length
         self.projection = nn.Linear(text_size, hidden_size)
         self.norm = nn.LayerNorm(hidden_size)
-        self.register_buffer("table", 0.02 * torch.randn(NUM_TEXT_ROWS, text_size))
+        # A buffer: the published table is never trained.
+        self.register_buffer("table", init_normal(NUM_TEXT_ROWS, text_size))
 
     def forward(self, features: Float[Tensor, "b l c"], present: Bool[Tensor, "b l"]) -> Float[Tensor, "b length d"]:
-        """`present` tells real words; a caption of none is the null text."""
+        """`present` is True on rows of real words; a caption without any is the null text."""
         missing = self.length - features.shape[1]
         features, present = F.pad(features, (0, 0, 0, missing)), F.pad(present, (0, missing))
         rows = torch.where(present[..., None], features.to(self.table.dtype), self.table[: self.length])
@@ -224,12 +218,13 @@ class TextEmbedding(nn.Module):
 
 
 class Embedded(nn.Module):
-    """sin/cos features of a number through a projector: flow, frames per second, slots of time."""
+    """Embedding of a number (optical flow, frames per second, time slot): sine features, then a projector."""
 
     def __init__(self, size: int, norm: bool = False) -> None:
         super().__init__()
-        self.projector = projector(256, size)
+        self.projector = projector(FEATURES, size)
         self.norm = nn.LayerNorm(size) if norm else nn.Identity()
 
     def forward(self, values: Num[Tensor, "*s"]) -> Float[Tensor, "*s d"]:
-        return self.norm(self.projector(sin_cos(values, 256).to(self.projector[0].weight.dtype)))
+        features = sin_cos(values, FEATURES).to(next(self.projector.parameters()).dtype)  # (*s, FEATURES)
+        return self.norm(self.projector(features))

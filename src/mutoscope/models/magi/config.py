@@ -1,0 +1,141 @@
+"""Configuration of MAGI (arXiv 2501.12389): sizes, conditions, teacher forcing and noise."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from mutoscope.errors import UserError
+from mutoscope.layers.gaussian_diffusion import LearnedVariance
+from mutoscope.models.base import ModelConfig, TextShape
+
+MAX_INTERVAL = 25  # source frames from one frame to the next, at most (arXiv 2501.12389, dynamic intervals)
+
+# MAR's sizes (arXiv 2406.11838, §5), two small ones added: width, layers, heads, layers and width of the diffusion head
+PAPER_SIZES = {
+    "tiny": (64, 2, 4, 2, 64),
+    "small": (128, 4, 4, 3, 128),
+    "B": (768, 12, 12, 6, 1024),
+    "L": (1024, 16, 16, 8, 1280),
+    "H": (1280, 20, 16, 12, 1536),
+}
+
+
+@dataclass(frozen=True)
+class MAGIConfig(ModelConfig):
+    """Defaults: the size B on the latents of 16 frames of 256×256 through Stable Diffusion's autoencoder.
+
+    `teacher_forcing`: "complete", or "masked", the baseline. `codebook_parts`: for discrete tokens, the sizes of the
+    digits of an id, lowest first: (1024,), or (512, 512) for large vocabularies.
+    Conditions: `num_classes` classes, `text_length` rows of `text_size` text features, actions of `action_size`
+    numbers per frame.
+
+    `noise_levels` and `noise_step`: training adds noise of standard deviation `noise_step` · l to the history, with l
+    drawn from 0 to `noise_levels` (dynamic noise injection); 0 levels: no noise. `noise_mode`: the level as a position
+    of its own ("token"), or mixed into every channel. `clean_first_frame`: the first frame gets no noise, as an anchor
+    against drift. `window`: number of frames in attention over time, None for all. `num_given`: context frames at the
+    start of the clip without a masked copy. `condition_dropout` and `history_dropout`: shares of clips, in [0, 1],
+    whose conditions or whose history are hidden for guidance. `drop_actions`: actions count as a condition here; if
+    not, clips with known actions teach nothing about clips without. `token_mask_ratio`: smallest share of masked
+    tokens. `dropout`: of attention weights, attention outputs and the MLP. `loss_repeat`: independent noise draws per
+    masked token and step.
+    """
+
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    head_layers: int = 6
+    head_size: int = 1024
+    latent_channels: int = 4
+    latent_shape: tuple[int, int, int] = (16, 32, 32)
+    patch_size: int = 2
+    codebook_parts: tuple[int, ...] | None = None
+    num_classes: int | None = None
+    text_size: int | None = None
+    text_length: int = 64
+    action_size: int | None = None
+    teacher_forcing: Literal["complete", "masked"] = "complete"
+    window: int | None = None
+    num_given: int = 0
+    noise_levels: int = 5
+    noise_step: float = 0.14  # 0.7 at level 5: the largest noise of GameNGen (arXiv 2408.14837)
+    noise_mode: Literal["token", "channel"] = "token"
+    clean_first_frame: bool = False
+    token_mask_ratio: float = 0.7
+    condition_dropout: float = 0.1
+    drop_actions: bool = True
+    history_dropout: float = 0.0
+    dropout: float = 0.1
+    loss_repeat: int = 4
+    diffusion: LearnedVariance = field(default_factory=LearnedVariance)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "latent_shape", tuple(self.latent_shape))  # JSON has no tuples
+        if self.codebook_parts is not None:
+            object.__setattr__(self, "codebook_parts", tuple(self.codebook_parts))
+        self._check_sizes()
+        if self.window is not None and self.window < 1:
+            raise UserError(f"window must be at least 1 frame, found {self.window}.")
+        if not 0 <= self.token_mask_ratio <= 1 or self.noise_levels < 0:
+            raise UserError("token_mask_ratio must lie in [0, 1] and noise_levels must not be negative.")
+
+    def _check_sizes(self) -> None:
+        frames, rows, columns = self.latent_shape
+        if self.hidden_size % self.num_heads or self.hidden_size % 4:
+            raise UserError(f"A width of {self.hidden_size} does not split into {self.num_heads} heads and 4 parts.")
+        if rows % self.patch_size or columns % self.patch_size:
+            raise UserError(f"Rows and columns of {self.latent_shape} must be multiples of patch_size.")
+        if not 0 <= self.num_given < frames:
+            raise UserError(f"num_given must lie between 0 and {frames - 1}, found {self.num_given}.")
+
+    @classmethod
+    def paper(cls, size: str, **overrides: object) -> "MAGIConfig":
+        """A size of MAR's, by default on 16 frames of 256×256 through Stable Diffusion's autoencoder."""
+        if size not in PAPER_SIZES:
+            raise UserError(f"There is no MAGI size {size!r}; sizes: {', '.join(PAPER_SIZES)}.")
+        width, layers, heads, head_layers, head_size = PAPER_SIZES[size]
+        sized = cls(hidden_size=width, num_layers=layers, num_heads=heads, head_layers=head_layers, head_size=head_size)
+        return replace(sized, **overrides)
+
+    @property
+    def token_grid(self) -> tuple[int, int]:
+        return self.grid
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens of a frame."""
+        return self.latent_shape[1] // self.patch_size, self.latent_shape[2] // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a frame."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def token_size(self) -> int:
+        """Length of a token vector."""
+        return self.patch_size**2 * self.latent_channels
+
+    @property
+    def is_discrete(self) -> bool:
+        return self.codebook_parts is not None
+
+    @property
+    def codebook_size(self) -> int | None:
+        return math.prod(self.codebook_parts) if self.codebook_parts else None
+
+    @property
+    def text(self) -> TextShape | None:
+        return None if self.text_size is None else TextShape(self.text_length, self.text_size)
+
+    @property
+    def clip_fields(self) -> tuple[str, ...]:
+        actions = ("actions",) if self.action_size is not None else ()
+        return ("label", *actions, "interval", "history_only", "history")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Conditions that samples can start from: frames always, the others if the model reads them."""
+        read = {"class": self.num_classes, "text": self.text_size, "action": self.action_size}
+        named = tuple(f"{name}-conditional" for name, size in read.items() if size is not None)
+        both = ("class-conditional-frame-prediction",) if self.num_classes is not None else ()
+        return ("unconditional", "frame-prediction", *named, *both)
