@@ -375,3 +375,20 @@ def test_sizes_are_about_those_of_mar(sizes, transformer, head):
 def test_sizes_that_do_not_fit_are_refused(changes):
     with pytest.raises(UserError):
         tiny_config(**changes)
+
+
+def test_initial_weights_follow_mar():
+    torch.manual_seed(0)
+    model = MAGI(tiny_config(text_size=6, hidden_size=128, num_heads=4, head_size=96))
+    drawn_small = {"interval_embedding", "noise_embedding", "class_embedding", "role_embedding", "head_position"}
+    for name, parameter in model.named_parameters():
+        kind = name.removesuffix(".weight")
+        if "modulation.weight" in name or name in ("head.output.weight",) or name.endswith("text.output.weight"):
+            assert not parameter.any(), name  # blocks of the head and captions change nothing at first
+        elif kind in drawn_small or (name.startswith("head.time_embedding") and parameter.ndim == 2):
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.15), name
+        elif parameter.ndim == 2:  # Xavier uniform
+            bound = (6 / sum(parameter.shape)) ** 0.5
+            assert parameter.abs().max() <= bound and parameter.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+        elif name.endswith("bias"):
+            assert not parameter.any(), name

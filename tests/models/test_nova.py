@@ -239,3 +239,13 @@ def test_classes_replace_text():
 def test_impossible_sizes_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         tiny_config(**changes)
+
+
+def test_learned_tokens_and_tables_start_small():
+    torch.manual_seed(0)
+    model = NOVA(tiny_config(hidden_size=256, text_size=64))
+    labelled = NOVA(tiny_config(hidden_size=256, text_size=None, num_classes=7))
+    assert model.text is not None and labelled.classes is not None
+    for value in (model.begin_of_video, model.mask_token, model.text.table, labelled.classes.weight):
+        assert value.std().item() == pytest.approx(0.02, rel=0.2)
+    assert any(parameter.any() for name, parameter in model.named_parameters() if "modulation" in name)

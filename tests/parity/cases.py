@@ -1,4 +1,4 @@
-"""Numeric vectors made with official implementations: one .safetensors and one .json of the same name per case file.
+"""Numeric vectors from official implementations: one .safetensors and one .json of the same name per case file.
 
 The folder, the names, the sizes and the constants may all be others than those of the copy in this repository, so a
 test asks for files by a pattern and reads everything else from the JSON.

@@ -1,4 +1,4 @@
-"""Weights given by a closed formula: every tensor follows from an integer seed and its shape."""
+"""Weights by a closed formula: every tensor follows from an integer seed and its shape."""
 
 import hashlib
 import math

@@ -73,7 +73,7 @@ class RecordedNoise:
 
 
 class Recorder:
-    """Passes calls on to a model and keeps what the model was shown."""
+    """Forwards calls to a model and records its inputs."""
 
     def __init__(self, model):
         self.model, self.inputs, self.unconditional_inputs = model, [], []
@@ -149,7 +149,7 @@ def numbers(pattern: str, text: str, default: tuple[float, ...]) -> tuple[float,
 
 
 def optimiser_of(case: Case, model: Magvit):
-    """Constants stand in the explanations of the file."""
+    """Constants from the explanations in the file."""
     beta1, beta2, eps = numbers(r"AdamW\(([\d.]+), ([\d.]+), eps ([\d.e-]+)\)", case.info["what"], (0.9, 0.96, 1e-8))
     (decay,) = numbers(r"weight decay ([\d.]+)", case.info["what"], (0.045,))
     pattern = r"base ([\d.e-]+), warm-up (\d+), cycle (\d+)"

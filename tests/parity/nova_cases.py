@@ -1,4 +1,4 @@
-"""What the NOVA parity tests share: cases by pattern, transformers of the tiny pipelines, recorded conditions."""
+"""Shared by the NOVA parity tests: cases by pattern, transformers of the tiny pipelines, recorded conditions."""
 
 import fnmatch
 import json
@@ -34,7 +34,7 @@ class NOVACase:
         return {name: value.long() if value.dtype == torch.int32 else value for name, value in stored.items()}
 
     def model(self, diffusion: Diffusion | None = None) -> NOVA:
-        """The transformer that the case was made with."""
+        """The transformer of the case."""
         return transformer(self.info.get("weights") or self.info["transformer"], diffusion or FlowMatching())
 
 
@@ -62,7 +62,7 @@ def for_each_nova(*patterns: str) -> pytest.MarkDecorator:
 
 
 def architectures() -> tuple[dict[str, tuple[int, int, int]], dict[str, tuple[int, int]]]:
-    """Sizes behind the small names: of transformers, and of diffusion heads."""
+    """Sizes by name, of transformers and of diffusion heads."""
     table = index()["arch_table"]
     vit = {n: (v["depth"], v["embed_dim"], v["num_heads"]) for n, v in table.items() if "num_heads" in v}
     return vit, {n: (v["depth"], v["embed_dim"]) for n, v in table.items() if "num_heads" not in v}

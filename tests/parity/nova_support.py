@@ -1,4 +1,4 @@
-"""What the NOVA parity tests share: the folder's index, its tensors and its published-layout folders.
+"""Shared by the NOVA parity tests: the folder's index, its tensors and its published-layout folders.
 
 One `index.json` describes all files of the folder, so this family is not walked by file names as the others are.
 """

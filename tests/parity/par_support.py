@@ -1,4 +1,4 @@
-"""What the PAR parity tests share: configurations, weights by formula, recorded draws."""
+"""Shared by the PAR parity tests: configurations, weights by formula, recorded draws."""
 
 import math
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ def config_of(values: Mapping[str, Any], grid: int) -> PARConfig:
 
 
 def model_of(case: Case, weights: dict[str, Tensor] | None = None) -> PAR:
-    """The model of a transformer case, with the weights stored beside it unless others are given."""
+    """The model of a transformer case, with the weights stored beside it, or with `weights`."""
     grid = case.info.get("grid") or math.isqrt(case.info["config"]["block_size"])
     stored = weights or case.sibling(f"{case.name}_weights").tensors
     return load_transformer(Checkpoint(Path(case.name), stored, {}), config_of(case.info["config"], grid))
@@ -90,7 +90,7 @@ def exponential_race(variates: Tensor) -> Any:
 def generate(
     model: PAR, condition: PrefixCondition, config: ParallelARSamplerConfig, draw: Any = None
 ) -> tuple[Tensor, Tensor]:
-    """Raster ids (b, n) and the guided logits (b, n, k) in decoding order; greedy unless `draw` is given."""
+    """Raster ids (b, n) and the guided logits (b, n, k) in decoding order; greedy without `draw`."""
     seen: list[Tensor] = []
     choose = draw or (lambda logits, places: logits.argmax(-1))
 

@@ -179,7 +179,7 @@ def uniform_window_ssim(case: Case, convention: str, data_range: float) -> torch
 
 
 def reflected_ssim(case: Case) -> torch.Tensor:
-    """torchmetrics' default: borders are reflected and their places counted."""
+    """torchmetrics' default: borders are reflected and count as pixels."""
     window = gaussian_window()
     pad = (len(window) // 2,) * 4
     x, y = (channels(case.tensors[side], "rgb").flatten(0, -4) for side in ("real", "fake"))

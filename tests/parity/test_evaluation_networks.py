@@ -1,4 +1,4 @@
-"""I3D, C3D and the resizing before them against the published networks, with weights given by a formula."""
+"""I3D, C3D and the resizing before them against the published networks, with weights by a formula."""
 
 import functools
 import re

@@ -41,7 +41,7 @@ COVERED = ("*ctf_masks*", "*diffusion_constants*", "*mlp_head*", "*diffloss_trai
 REFERENCE_MATERIAL = ("*mar_forward*", "*mar_sample_tokens*", "*genie*")
 
 
-def test_every_file_is_covered_or_said_not_to_be():
+def test_every_file_is_covered_or_listed_as_reference_material():
     names = [case.name for case in (*MASKS, *MAR)]
     assert names, "no vectors for magi"
     unknown = [n for n in names if not any(fnmatch.fnmatch(n, p) for p in (*COVERED, *REFERENCE_MATERIAL))]
@@ -360,7 +360,7 @@ def test_mask_ratios(case: Case):
 
 @for_each(MAR, "*masking*")
 def test_masks_of_orders(case: Case):
-    """The first positions of an order are masked, as many as the ratio says."""
+    """The first positions of an order are masked; the ratio sets their number."""
     orders = case.tensors.get("by_order.orders")
     if orders is not None:
         for key, expected in case.under("by_order.mask_len").items():

@@ -1,4 +1,4 @@
-"""NOVA against numbers made with the official modules."""
+"""NOVA against numbers of the official modules."""
 
 import dataclasses
 
@@ -219,7 +219,7 @@ def test_training_loss_and_gradients(case: NOVACase):
 def test_whole_generations_from_their_seeds(case: NOVACase):
     t, call = case.tensors, case.info["call"]
     if "prefill_latents" in t:
-        pytest.skip("records that only the last of several given frames conditions, which we do not imitate")
+        pytest.skip("the recording uses only the last of several context frames, which we do not imitate")
     if not nova_cases("t_text"):
         pytest.skip("this copy of the vectors has no text features")
     model, config = case.model(diffusion_of(case)), sampler_config(call)
@@ -301,7 +301,7 @@ def test_text_prefix_keeps_the_table_where_there_are_no_words(case: NOVACase):
 
 
 @for_each_nova("h_e2e_t2v", "h_e2e_t2i", "h_e2e_i2v", "h_e2e_t2v_image")
-def test_published_folders_give_the_same_pictures_from_prompt_and_seed(case: NOVACase):
+def test_published_folders_give_the_same_images_from_prompt_and_seed(case: NOVACase):
     pytest.importorskip("transformers")
     if not (folder_of(case) / "vae").is_dir() or not (folder_of(case) / "text_encoder").is_dir():
         pytest.skip("this copy of the vectors has no whole pipeline")

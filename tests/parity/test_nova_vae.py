@@ -35,7 +35,7 @@ def each(*prefixes: str) -> pytest.MarkDecorator:
 
 @cache
 def vae(file: str, part: str) -> AutoencoderKL:
-    """The autoencoder of a part; what fills no tile is dropped, as officially."""
+    """The autoencoder of a part; frames that fill no tile are dropped, as in the official code."""
     tokenizer = load_vae(weights_folder(file, part), TileOptions(partial="drop"))
     assert isinstance(tokenizer, AutoencoderKL)
     return tokenizer

@@ -232,7 +232,7 @@ def test_text_conditional_training_and_generation(case: Case, monkeypatch: pytes
 
 
 def square(ids: Tensor) -> Tensor:
-    """Row-major ids (b, n) of square pictures as clips of one frame."""
+    """Row-major ids (b, n) of square images as clips of one frame."""
     side = math.isqrt(ids.shape[-1])
     return ids.view(-1, 1, side, side)
 
