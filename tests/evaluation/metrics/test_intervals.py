@@ -1,6 +1,5 @@
-"""Figures and their spread, the judge's readings, and the record of the protocol."""
+"""Figures and their intervals."""
 
-import dataclasses
 import json
 import math
 
@@ -10,31 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig
 from mutoscope.errors import UserError
-from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
-from mutoscope.evaluation.protocols import protocol
-from mutoscope.evaluation.protocols.protocol import (
-    EvaluationProtocol,
-    Judge,
-    Readings,
+from mutoscope.evaluation.metrics import intervals
+from mutoscope.evaluation.metrics.intervals import (
     checked_count,
     codebook_figure,
     frechet_figure,
     histogram_figure,
     mean_figure,
     ratio_figure,
-    real_clips,
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-@pytest.fixture(scope="module")
-def judge() -> Judge:
-    torch.manual_seed(0)
-    config = ShapesFeaturesConfig(stem_channels=8, stage_channels=(8, 16, 16), embedding_size=6)
-    return Judge(ShapesFeatures(config).eval(), sha256="0" * 64)
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:
@@ -97,7 +83,7 @@ def test_a_distance_grows_with_the_shift():
     assert far["ci95"][0] > near["ci95"][1]
 
 
-def test_histogram_distance_is_zero_for_equal_and_one_for_disjoint_answers():
+def test_histogram_distance_is_zero_for_equal_and_one_for_disjoint_predictions():
     x, y = torch.tensor([0, 1, 1, 2]), torch.tensor([3, 3, 4, 4])
     assert histogram_figure(x, x.flip(0), 5, seed=0)["value"] == 0
     assert histogram_figure(x, y, 5, seed=0)["value"] == 1
@@ -118,59 +104,12 @@ def test_codebook_use_is_certain_where_no_code_depends_on_one_clip():
 
 @pytest.mark.parametrize("count", [-3, 0, 1])
 def test_fewer_than_two_clips_are_refused(count):
-    with pytest.raises(UserError, match=f"at least 2 clips, {count} asked"):
+    with pytest.raises(UserError, match=f"at least 2 clips, {count} requested"):
         checked_count(count)
-
-
-def test_readings_do_not_depend_on_what_else_is_read(judge):
-    clips = real_clips(ShapesConfig(num_frames=8), 0, 35).video  # more than one batch
-    together, alone = judge.read(clips), judge.read(clips[33:34])
-    assert len(together) == 35 and together.features.dtype == torch.float64
-    torch.testing.assert_close(together.features[33:34], alone.features, atol=1e-5, rtol=1e-5)
-
-
-def test_clips_of_mixed_sizes_are_read_at_the_size_of_the_judge(judge):
-    flat = [torch.full((16, h, w, 3), 90, dtype=torch.uint8) for h, w in ((32, 32), (64, 48), (20, 90))]
-    features = judge.read(flat).features
-    torch.testing.assert_close(features[0], features[1], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(features[0], features[2], atol=1e-5, rtol=1e-5)
-
-
-def test_correct_asks_for_the_main_answer_and_for_every_entry():
-    logits = {
-        "class": torch.eye(3) * 5,
-        "num_objects": torch.tensor([[9.0, 0, 0], [0, 9.0, 0], [0, 0, 9.0]]),
-        "colors_present": torch.tensor([[4.0, -4.0], [4.0, 4.0], [-4.0, -4.0]]),
-    }
-    readings = Readings(torch.zeros(3, 2), logits)
-    truth = {
-        "class": torch.tensor([0, 2, 2]),
-        "num_objects": torch.tensor([1, 2, 1]),
-        "colors_present": torch.tensor([[1, 0], [1, 0], [0, 0]]),
-    }
-    assert readings.correct("class", truth).tolist() == [True, False, True]
-    assert readings.correct("num_objects", truth).tolist() == [True, True, False]
-    assert readings.correct("colors_present", truth).tolist() == [True, False, True]
-
-
-def test_real_clips_are_held_back_and_numbered():
-    few, shifted = real_clips(ShapesConfig(), 0, 4), real_clips(ShapesConfig(), 2, 2)
-    assert torch.equal(few.video[2:], shifted.video)
-    assert torch.equal(few.attributes["class"][2:], shifted.attributes["class"])
-    assert not torch.equal(few.video, real_clips(ShapesConfig(), 0, 4, seed=0).video)
-
-
-def test_the_protocol_is_frozen_and_goes_into_json():
-    protocol = EvaluationProtocol("shapes", 8, 16, 32, 32, "ab" * 32, seed=1, options={"guidance_scale": 2.0})
-    record = json.loads(json.dumps(protocol.as_dict()))
-    assert record["real_seed"] == HELD_BACK_SEED and record["extractor_sha256"] == "ab" * 32
-    assert record["frame_stride"] == 1 and record["options"] == {"guidance_scale": 2.0}
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        protocol.__setattr__("seed", 2)
 
 
 def test_intervals_do_not_depend_on_how_many_resamples_are_drawn_at_once(monkeypatch):
     values = torch.randn(50, generator=torch.Generator().manual_seed(0)).numpy()
-    whole = protocol.mean_figure(values, 3)
-    monkeypatch.setattr(protocol, "RESAMPLED_AT_ONCE", 120)  # two resamples
-    assert protocol.mean_figure(values, 3) == whole
+    whole = mean_figure(values, 3)
+    monkeypatch.setattr(intervals, "RESAMPLED_AT_ONCE", 120)  # two resamples
+    assert mean_figure(values, 3) == whole
