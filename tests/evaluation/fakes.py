@@ -1,5 +1,6 @@
 """Feature networks with few channels, which read clips of real sizes in a fraction of the time."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ def use_narrow_i3d(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(i3d, "I3DConfig", lambda: NARROW)
 
 
-def write_videos(folder: Path, count: int, start: int = 0, names=str, num_frames: int = 16, noise: int = 0) -> Path:
+def write_videos(
+    folder: Path, count: int, start: int = 0, names: Callable[[int], str] = str, num_frames: int = 16, noise: int = 0
+) -> Path:
     """Clips of the shapes dataset as lossy videos; `noise`: grey levels added to each."""
     folder.mkdir(parents=True, exist_ok=True)
     world = ShapesWorld(ShapesConfig(num_frames=num_frames), seed=5)

@@ -101,12 +101,12 @@ def evaluate(
         state=state,
         progress=common.is_terminal(),
     )
-    return _written(report, target)
+    return _written(dict(report), target)
 
 
 def _written(report: common.Report, target: Path | None) -> common.Report:
-    """The report, which the first process also writes to a file."""
-    if target is not None and report:
+    """The report, which the first process also writes to a file; the others have no figures."""
+    if target is not None and report["metrics"]:
         from mutoscope.evaluation.rows import write_atomically
 
         write_atomically(target, f"{json.dumps(report, allow_nan=False, indent=1)}\n".encode())

@@ -7,13 +7,15 @@ A protocol opens a plan: sides of clips, and how their rows become figures. The 
 import os
 import time
 from collections.abc import Mapping
+from typing import NotRequired, TypedDict, cast
 
 import torch
 
 from mutoscope.errors import UserError
+from mutoscope.evaluation.metrics.intervals import Figures
 from mutoscope.evaluation.networks.extractors import WeightFiles
 from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
-from mutoscope.evaluation.plan import Plan, Settings, Side
+from mutoscope.evaluation.plan import Outcome, Plan, Settings, Side
 from mutoscope.evaluation.protocols.published import VIDEO_PROTOCOLS, VideoProtocol
 from mutoscope.evaluation.protocols.published_plan import open_published
 from mutoscope.evaluation.protocols.shapes import SHAPES_PROTOCOLS, open_shapes
@@ -22,6 +24,22 @@ from mutoscope.evaluation.sources.opened import SourceLike, name_of
 from mutoscope.json_config import nearest
 
 PROTOCOLS = (*SHAPES_PROTOCOLS, *VIDEO_PROTOCOLS)
+
+
+class Report(TypedDict):
+    """Figures and everything they depend on, as JSON; the last five entries are those of published protocols."""
+
+    source: str
+    protocol: str
+    metrics: Figures
+    num_clips: int
+    seconds: float
+    protocol_details: dict[str, object]
+    num_real: NotRequired[int]
+    reference: NotRequired[str | None]
+    published: NotRequired[dict[str, dict[str, float]]]
+    curves: NotRequired[dict[str, list[float | None]]]
+    warnings: NotRequired[list[str]]
 
 
 def evaluate(
@@ -42,7 +60,7 @@ def evaluate(
     classifier: ShapesClassifier | None = None,
     state: str | os.PathLike[str] | None = None,
     progress: bool = False,
-) -> dict[str, object]:
+) -> Report:
     """Figures of `source` under a protocol, each {"value", "ci95"}, in a report that states what they depend on.
 
     `source` is a bundled name, a folder with model_index.json, a folder or listing of videos, a loaded pipeline or a
@@ -55,16 +73,16 @@ def evaluate(
 
     Protocols of published tables compare with the real videos of `reference`, a data set in its own layout or a folder
     of videos, in the protocol's split unless `split` names another. A model generates the protocol's clips from
-    classes, frames or videos of the real ones; `task` chooses if the protocol has several tasks, and `paste_given` puts
-    the conditioning pixels back over the result. `files` names the weights of the feature networks, `convention`
-    another FVD convention. `num_clips`, `convention` and `split` depart from the protocol, which the report says. Clips that
+    classes, frames or videos of the real ones; `task` chooses one of several tasks, and `paste_given` puts the
+    conditioning pixels back over the result. `files` names the weights of the feature networks, `convention` another
+    FVD convention. `num_clips`, `convention` and `split` depart from the protocol, which the report says. Clips that
     belong to a real one (generated from it, or named "name.mp4" or "name-0.mp4" ... for several samples) are also
     compared with it by PSNR, SSIM and LPIPS.
 
     Figures of different counts do not compare. At most `batch_size` clips are generated or read together; `options` go
     to the model's sampler; `classifier` replaces the bundled one. With `state`, a folder, finished chunks are stored
     there, and a killed evaluation continues to the same figures. Processes that joined a group (torchrun) share the
-    clips; only the first one returns a report, the others an empty one.
+    clips; the report has figures on the first one only.
     Raises UserError for sources, files, counts or settings that do not fit the protocol.
     """
     began = time.perf_counter()
@@ -84,17 +102,16 @@ def evaluate(
     )
     plan = open_plan(source, protocol, settings)
     rows = measure(plan, State() if state is None else State.open(state, plan.settings()), progress)
-    if rank_and_world_size()[0] > 0:
-        return {}
-    outcome = plan.outcome(rows)
-    return {
+    is_first = rank_and_world_size()[0] == 0
+    outcome = plan.outcome(rows) if is_first else Outcome({}, 0, {"protocol_details": {}})
+    report = {
         "source": name_of(source),
         "protocol": plan.name,
         "metrics": outcome.metrics,
         "num_clips": outcome.num_clips,
         "seconds": round(time.perf_counter() - began, 3),
-        **outcome.details,
     }
+    return cast(Report, report | outcome.details)
 
 
 def open_plan(source: SourceLike, protocol: str | VideoProtocol, settings: Settings) -> Plan:

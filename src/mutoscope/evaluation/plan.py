@@ -45,7 +45,7 @@ class Outcome:
 
     metrics: Figures
     num_clips: int
-    details: Mapping[str, object]
+    details: dict[str, object]
 
 
 class Plan(ABC):

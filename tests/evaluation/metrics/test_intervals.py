@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mutoscope.errors import UserError
 from mutoscope.evaluation.metrics import intervals
 from mutoscope.evaluation.metrics.intervals import (
+    Figure,
     checked_count,
     codebook_figure,
     frechet_figure,
@@ -23,6 +24,17 @@ from mutoscope.evaluation.metrics.intervals import (
 SEEDS = st.integers(0, 2**32 - 1)
 
 
+def ends(found: Figure) -> tuple[float, float]:
+    assert found["ci95"] is not None
+    low, high = found["ci95"]
+    return low, high
+
+
+def value(found: Figure) -> float:
+    assert found["value"] is not None
+    return found["value"]
+
+
 def normal(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -30,9 +42,9 @@ def normal(seed: int, *shape: int) -> torch.Tensor:
 def test_a_mean_has_an_interval_that_shrinks_with_the_count():
     few, many = (mean_figure(normal(0, n), seed=0) for n in (20, 2000))
     for figure in (few, many):
-        low, high = figure["ci95"]
-        assert low < figure["value"] < high
-    width = {name: f["ci95"][1] - f["ci95"][0] for name, f in (("few", few), ("many", many))}
+        low, high = ends(figure)
+        assert low < value(figure) < high
+    width = {name: ends(f)[1] - ends(f)[0] for name, f in (("few", few), ("many", many))}
     assert width["few"] == pytest.approx(2 * 1.96 / math.sqrt(20), rel=0.5)
     assert width["many"] == pytest.approx(2 * 1.96 / math.sqrt(2000), rel=0.2)
 
@@ -58,9 +70,9 @@ def test_an_infinite_value_becomes_null_for_json():
 def test_a_ratio_of_equal_sides_is_one_and_paired_it_is_certain():
     right = torch.arange(40) % 5 > 0
     alone, paired = ratio_figure(right, right, seed=0), ratio_figure(right, right, seed=0, paired=True)
-    assert alone["value"] == paired["value"] == 1
+    assert value(alone) == value(paired) == 1
     assert paired["ci95"] == [1.0, 1.0]
-    assert alone["ci95"][0] < 1 < alone["ci95"][1]
+    assert ends(alone)[0] < 1 < ends(alone)[1]
 
 
 def test_a_ratio_over_nothing_has_no_value():
@@ -71,16 +83,16 @@ def test_a_ratio_over_nothing_has_no_value():
 @given(SEEDS, st.integers(4, 40), st.integers(4, 40))
 def test_the_interval_of_a_distance_never_goes_below_zero_and_holds_the_value(seed, n, m):
     figure = frechet_figure(normal(seed, n, 3), normal(seed + 1, m, 3), seed=0)
-    low, high = figure["ci95"]
+    low, high = ends(figure)
     assert 0 <= low <= high
     # Centred on the value by its mean, so the value lies within unless the resamples are extremely skewed.
-    assert low <= figure["value"] * 1.5 + 1e-9 and figure["value"] <= high * 1.5 + 1e-9
+    assert low <= value(figure) * 1.5 + 1e-9 and value(figure) <= high * 1.5 + 1e-9
 
 
 def test_a_distance_grows_with_the_shift():
     x = normal(0, 50, 4)
     near, far = frechet_figure(x, normal(1, 50, 4), seed=0), frechet_figure(x, normal(1, 50, 4) + 3, seed=0)
-    assert far["ci95"][0] > near["ci95"][1]
+    assert ends(far)[0] > ends(near)[1]
 
 
 def test_histogram_distance_is_zero_for_equal_and_one_for_disjoint_predictions():
@@ -93,8 +105,8 @@ def test_histogram_distance_is_zero_for_equal_and_one_for_disjoint_predictions()
 def test_codebook_use_counts_distinct_codes():
     tokens = torch.tensor([[[0, 1]], [[1, 1]], [[1, 7]]])
     figure = codebook_figure(tokens, vocab_size=10)
-    assert figure["value"] == pytest.approx(0.3)
-    assert figure["ci95"][0] < 0.3 < figure["ci95"][1]
+    assert value(figure) == pytest.approx(0.3)
+    assert ends(figure)[0] < 0.3 < ends(figure)[1]
 
 
 def test_codebook_use_is_certain_where_no_code_depends_on_one_clip():

@@ -45,7 +45,11 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def measure(folder: Path, source: str = "good", protocol: VideoProtocol = PLAIN, **options) -> dict:
     files = WeightFiles(i3d=str(folder / "i3d.pt"))
-    return evaluate(folder / source, protocol, reference=folder / "real", files=files, **options)
+    return evaluated(folder / source, protocol, reference=folder / "real", files=files, **options)
+
+
+def evaluated(source: Path, protocol: VideoProtocol, **options) -> dict:
+    return dict(evaluate(source, protocol, **options))
 
 
 def test_a_report_has_figures_intervals_and_everything_they_depend_on(folder: Path):
@@ -174,36 +178,36 @@ def test_a_killed_evaluation_continues_to_the_same_figures(folder: Path, tmp_pat
 
 def test_without_weights_the_file_is_asked_for(folder: Path):
     with pytest.raises(UserError, match="needs I3D's Kinetics-400 weights.*--i3d FILE"):
-        evaluate(folder / "good", PLAIN, reference=folder / "real", files=WeightFiles())
+        evaluated(folder / "good", PLAIN, reference=folder / "real", files=WeightFiles())
     with pytest.raises(UserError, match="it is another file"):
         files = WeightFiles(i3d=str(folder / "i3d.pt"), i3d_sha256="0" * 64)
-        evaluate(folder / "good", PLAIN, reference=folder / "real", files=files)
+        evaluated(folder / "good", PLAIN, reference=folder / "real", files=files)
     with pytest.raises(UserError, match="LPIPS needs two files"):
         files = WeightFiles(i3d=str(folder / "i3d.pt"), lpips="a")
-        evaluate(folder / "good", PLAIN, reference=folder / "real", files=files)
+        evaluated(folder / "good", PLAIN, reference=folder / "real", files=files)
 
 
 def test_weights_of_another_architecture_are_refused(folder: Path, tmp_path):
     torch.save({"fc.weight": torch.ones(2, 2)}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="does not hold I3D"):
-        evaluate(folder / "good", PLAIN, reference=folder / "real", files=WeightFiles(i3d=str(tmp_path / "other.pt")))
+        evaluated(folder / "good", PLAIN, reference=folder / "real", files=WeightFiles(i3d=str(tmp_path / "other.pt")))
 
 
 def test_empty_folders_and_missing_ones_are_refused(folder: Path, tmp_path):
     with pytest.raises(UserError, match="holds no videos"):
-        evaluate(tmp_path, PLAIN, reference=folder / "real", files=WeightFiles(i3d=str(folder / "i3d.pt")))
+        evaluated(tmp_path, PLAIN, reference=folder / "real", files=WeightFiles(i3d=str(folder / "i3d.pt")))
     with pytest.raises(UserError, match="There is no folder .*missing"):
         measure(folder, "missing")
     with pytest.raises(UserError, match="there is no folder"):
-        evaluate(folder / "good", PLAIN, reference=tmp_path / "none", files=WeightFiles(i3d=str(folder / "i3d.pt")))
+        evaluated(folder / "good", PLAIN, reference=tmp_path / "none", files=WeightFiles(i3d=str(folder / "i3d.pt")))
 
 
 def test_one_clip_has_no_distance(folder: Path, tmp_path):
     write_videos(tmp_path / "one", 1)
     with pytest.raises(UserError, match="holds 1 usable videos of 16 frames, 2 are needed"):
-        evaluate(tmp_path / "one", PLAIN, reference=folder / "real", files=WeightFiles(i3d=str(folder / "i3d.pt")))
+        evaluated(tmp_path / "one", PLAIN, reference=folder / "real", files=WeightFiles(i3d=str(folder / "i3d.pt")))
     with pytest.raises(UserError, match="holds 1 usable videos .* 2 are needed"):
-        evaluate(folder / "good", PLAIN, reference=tmp_path / "one", files=WeightFiles(i3d=str(folder / "i3d.pt")))
+        evaluated(folder / "good", PLAIN, reference=tmp_path / "one", files=WeightFiles(i3d=str(folder / "i3d.pt")))
 
 
 def test_fewer_clips_than_the_protocol_wants_are_refused(folder: Path):
@@ -215,20 +219,20 @@ def test_generated_videos_shorter_than_the_protocol_are_refused_and_real_ones_om
     files = WeightFiles(i3d=str(folder / "i3d.pt"))
     write_videos(tmp_path / "short", 2, num_frames=9)
     with pytest.raises(UserError, match="9 frames, 16 are needed"):
-        evaluate(tmp_path / "short", PLAIN, reference=folder / "real", files=files)
+        evaluated(tmp_path / "short", PLAIN, reference=folder / "real", files=files)
     with pytest.raises(UserError, match="at least 9 frames, found 8"):
-        evaluate(tmp_path / "short", replace(PLAIN, num_frames=8), reference=folder / "real", files=files)
+        evaluated(tmp_path / "short", replace(PLAIN, num_frames=8), reference=folder / "real", files=files)
     write_videos(tmp_path / "short", 2, start=2)
     with pytest.raises(UserError, match="2 of the generated videos .* are too short; 0.mp4: 9 frames, 16 are needed"):
-        evaluate(tmp_path / "short", PLAIN, reference=folder / "real", files=files)
-    report = evaluate(folder / "good", PLAIN, reference=tmp_path / "short", files=files)
+        evaluated(tmp_path / "short", PLAIN, reference=folder / "real", files=files)
+    report = evaluated(folder / "good", PLAIN, reference=tmp_path / "short", files=files)
     assert report["num_real"] == 2 and "2 videos or clips were omitted" in report["warnings"][0]
 
 
 def test_broken_generated_videos_are_omitted_and_counted(folder: Path, tmp_path):
     write_videos(tmp_path, 2)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    report = evaluate(tmp_path, PLAIN, reference=folder / "real", files=WeightFiles(i3d=str(folder / "i3d.pt")))
+    report = evaluated(tmp_path, PLAIN, reference=folder / "real", files=WeightFiles(i3d=str(folder / "i3d.pt")))
     assert report["num_clips"] == 2 and "1 videos or clips were omitted" in report["warnings"][0]
 
 
@@ -260,7 +264,7 @@ def test_every_network_that_is_given_adds_its_figures(folder: Path, tmp_path, mo
     torch.save(heads, tmp_path / "alex.pth")
     trunk, linear = str(tmp_path / "alexnet.pth"), str(tmp_path / "alex.pth")
     files = WeightFiles(str(folder / "i3d.pt"), c3d="c3d.pt", inception="inc.pt", lpips=trunk, lpips_heads=linear)
-    report = evaluate(
+    report = evaluated(
         folder / "noisy", replace(PLAIN, inception_splits=2), reference=folder / "real", files=files, num_clips=2
     )
     metrics = report["metrics"]

@@ -101,13 +101,18 @@ class CoarseTokenizer(VideoTokenizer):
         return ((tokens + 0.5) / 4 - 1)[:, None].expand(-1, 3, -1, -1, -1).float()
 
 
+def measure(source, protocol: str = "shapes", **options) -> dict:
+    """The report as a plain dict; fakes take the place of pipelines."""
+    return dict(evaluate(source, protocol, **options))
+
+
 def value(report: dict, name: str) -> float:
     return report["metrics"][name]["value"]
 
 
 def test_a_model_gets_generation_and_prediction_figures(classifier):
     pipeline = FakePipeline()
-    report = evaluate(
+    report = measure(
         pipeline, "shapes", num_clips=FEW, seed=5, classifier=classifier, options={"num_decoding_steps": 3}
     )
     assert {"source", "protocol", "metrics", "num_clips", "seconds"} <= set(report)
@@ -126,21 +131,19 @@ def test_a_model_gets_generation_and_prediction_figures(classifier):
 
 def test_a_model_that_follows_captions_is_as_accurate_as_real_clips(classifier):
     pipeline = FakePipeline(ModelIndex("nova", 16, 32, 32, tasks=("text-conditional",)))
-    report = evaluate(pipeline, "shapes", num_clips=FEW, classifier=classifier, batch_size=3)
+    report = measure(pipeline, "shapes", num_clips=FEW, classifier=classifier, batch_size=3)
     assert [len(call["prompt"]) for call in pipeline.calls] == [3, 1]
     assert len({call["seed"] for call in pipeline.calls}) == 2
     for name in ("color", "shape", "motion", "color_and_shape_and_motion", "colors_present"):
         assert value(report, f"text_{name}_accuracy") == value(report, f"text_{name}_accuracy_real")
     assert value(report, "text_shapes_fvd") < 1e-6 < value(report, "text_shapes_fvd_real")
     with pytest.raises(UserError, match="shapes-text"):
-        evaluate(pipeline, "shapes-generation", num_clips=FEW, classifier=classifier)
+        measure(pipeline, "shapes-generation", num_clips=FEW, classifier=classifier)
 
 
 def test_classes_are_requested_in_equal_numbers_with_different_seeds(classifier):
     pipeline = FakePipeline()
-    evaluate(
-        pipeline, "shapes-generation", num_clips=30, seed=1, classifier=classifier, options={"guidance_scale": 2.0}
-    )
+    measure(pipeline, "shapes-generation", num_clips=30, seed=1, classifier=classifier, options={"guidance_scale": 2.0})
     counts = {call["class_label"]: call["num_samples"] for call in pipeline.calls}
     assert list(counts) == list(CLASS_NAMES)
     assert sum(counts.values()) == 30 and set(counts.values()) == {1, 2}
@@ -150,24 +153,24 @@ def test_classes_are_requested_in_equal_numbers_with_different_seeds(classifier)
 
 def test_no_call_generates_more_clips_than_a_batch(classifier):
     pipeline = FakePipeline()
-    evaluate(pipeline, "shapes-generation", num_clips=30, classifier=classifier, batch_size=1)
+    measure(pipeline, "shapes-generation", num_clips=30, classifier=classifier, batch_size=1)
     assert [call["num_samples"] for call in pipeline.calls] == [1] * 30
     assert len({call["seed"] for call in pipeline.calls}) == 30
 
 
 def test_the_same_seed_gives_the_same_figures(classifier):
-    first, again = (evaluate(FakePipeline(), num_clips=4, classifier=classifier)["metrics"] for _ in range(2))
+    first, again = (measure(FakePipeline(), num_clips=4, classifier=classifier)["metrics"] for _ in range(2))
     assert first == again
 
 
 def test_repeating_the_first_frame_has_the_psnr_of_copying_it(classifier):
-    report = evaluate(FakePipeline(predict="copy"), "shapes-prediction", num_clips=FEW, classifier=classifier)
+    report = measure(FakePipeline(predict="copy"), "shapes-prediction", num_clips=FEW, classifier=classifier)
     assert value(report, "prediction_psnr_db") == value(report, "copy_first_frame_psnr_db")
     assert report["metrics"]["prediction_over_copy_db"] == {"value": 0.0, "ci95": [0.0, 0.0]}
 
 
 def test_a_nearly_perfect_prediction_scores_its_error_and_keeps_everything(classifier):
-    report = evaluate(FakePipeline(predict="continue"), "shapes-prediction", num_clips=FEW, classifier=classifier)
+    report = measure(FakePipeline(predict="continue"), "shapes-prediction", num_clips=FEW, classifier=classifier)
     assert value(report, "prediction_psnr_db") == pytest.approx(20 * np.log10(255))
     assert value(report, "prediction_psnr_frames_db") == pytest.approx(20 * np.log10(255))
     assert value(report, "copy_first_frame_psnr_db") < 30
@@ -190,7 +193,7 @@ class TruthfulClassifier(ShapesClassifier):
 
 def test_accuracy_is_one_for_the_requested_classes_and_zero_for_others(classifier):
     truthful = TruthfulClassifier(classifier.network, TINY_SHA256)
-    report = evaluate(FakePipeline(), "shapes-generation", num_clips=len(CLASS_NAMES), classifier=truthful)
+    report = measure(FakePipeline(), "shapes-generation", num_clips=len(CLASS_NAMES), classifier=truthful)
     for name in ("class_accuracy", "shape_accuracy", "motion_accuracy", "class_accuracy_over_real"):
         assert value(report, name) == 1
     shifted = (
@@ -199,12 +202,12 @@ def test_accuracy_is_one_for_the_requested_classes_and_zero_for_others(classifie
     )  # the fake goes by index, so it generates another class than requested
     shuffled = FakePipeline()
     shuffled.index = ModelIndex("magvit", 16, 32, 32, class_names=shifted, tasks=("class-conditional",))
-    report = evaluate(shuffled, num_clips=len(CLASS_NAMES), classifier=truthful)
+    report = measure(shuffled, num_clips=len(CLASS_NAMES), classifier=truthful)
     assert value(report, "class_accuracy") == 0 and value(report, "class_accuracy_real") == 1
 
 
 def test_a_tokenizer_gets_reconstruction_figures(classifier):
-    report = evaluate(CoarseTokenizer(), num_clips=6, classifier=classifier)
+    report = measure(CoarseTokenizer(), num_clips=6, classifier=classifier)
     assert report["protocol_details"]["parts"] == ["shapes-reconstruction"]
     assert 0.25 < value(report, "codebook_use") <= 0.5  # 8 of the 16 codes can occur; no colour is without any red
     assert 5 < value(report, "reconstruction_psnr_db") < 40
@@ -214,14 +217,14 @@ def test_a_tokenizer_gets_reconstruction_figures(classifier):
 
 
 def test_the_tokenizer_of_a_model_can_be_measured_by_name_of_the_protocol(classifier):
-    report = evaluate(
+    report = measure(
         FakePipeline(tokenizer=CoarseTokenizer()), "shapes-reconstruction", num_clips=4, classifier=classifier
     )
     assert "reconstruction_shapes_fvd" in report["metrics"] and "shapes_fvd" not in report["metrics"]
 
 
 def test_a_model_folder_is_measured_at_its_own_settings(classifier, tmp_path):
-    report = evaluate(
+    report = measure(
         save_tiny_model(tmp_path / "tiny"), num_clips=2, classifier=classifier, options={"num_decoding_steps": 1}
     )
     assert report["source"] == str(tmp_path / "tiny")
@@ -230,29 +233,29 @@ def test_a_model_folder_is_measured_at_its_own_settings(classifier, tmp_path):
 
 def test_unknown_protocols_and_unsuitable_ones_are_refused(classifier):
     with pytest.raises(UserError, match="Unknown protocol 'shape': did you mean 'shapes'"):
-        evaluate(FakePipeline(), "shape", classifier=classifier)
+        measure(FakePipeline(), "shape", classifier=classifier)
     with pytest.raises(UserError, match="does not fit this source"):
-        evaluate(CoarseTokenizer(), "shapes-generation", classifier=classifier)
+        measure(CoarseTokenizer(), "shapes-generation", classifier=classifier)
     with pytest.raises(UserError, match="at least 2 clips"):
-        evaluate(FakePipeline(), num_clips=1, classifier=classifier)
+        measure(FakePipeline(), num_clips=1, classifier=classifier)
     with pytest.raises(UserError, match="Unknown model"):
-        evaluate("no-such-model", classifier=classifier)
+        measure("no-such-model", classifier=classifier)
 
 
 def test_models_of_other_data_are_refused(classifier):
     other = FakePipeline(index=ModelIndex("magvit", 16, 32, 32, tasks=("class-conditional",), data={"kind": "folder"}))
-    with pytest.raises(UserError, match="models of the built-in world"):
-        evaluate(other, classifier=classifier)
+    with pytest.raises(UserError, match="models of the shapes dataset"):
+        measure(other, classifier=classifier)
     names = FakePipeline(index=ModelIndex("magvit", 16, 32, 32, class_names=("cat",), tasks=("class-conditional",)))
     with pytest.raises(UserError, match="knows no class 'cat'"):
-        evaluate(names, num_clips=2, classifier=classifier)
+        measure(names, num_clips=2, classifier=classifier)
 
 
 def test_every_task_of_a_model_is_measured_against_the_tokenizers_round_trip(classifier):
     tasks = ("class-conditional", "inpaint-central", "outpaint-dynamic", "frame-prediction")
     index = ModelIndex("magvit", 16, 32, 32, class_names=CLASS_NAMES, tasks=tasks)
     pipeline = FakePipeline(index, tokenizer=CoarseTokenizer())
-    report = evaluate(pipeline, "shapes-tasks", num_clips=FEW, classifier=classifier, batch_size=3)
+    report = measure(pipeline, "shapes-tasks", num_clips=FEW, classifier=classifier, batch_size=3)
     assert {f"{task.replace('-', '_')}_shapes_fvd" for task in tasks} <= set(report["metrics"])
     assert "class_conditional_given_psnr_db" not in report["metrics"]
     assert (
@@ -270,7 +273,7 @@ def test_every_task_of_a_model_is_measured_against_the_tokenizers_round_trip(cla
 def test_tasks_are_measured_unblended_even_where_the_model_blends(classifier):
     index = ModelIndex("magvit", 16, 32, 32, tasks=("inpaint-central",), blend_given=True)
     pipeline = FakePipeline(index, tokenizer=CoarseTokenizer())
-    evaluate(pipeline, "shapes-tasks", num_clips=2, classifier=classifier)
+    measure(pipeline, "shapes-tasks", num_clips=2, classifier=classifier)
     assert [call["blend_given"] for call in pipeline.calls] == [False]
 
 
@@ -284,28 +287,28 @@ def test_the_protocol_is_frozen_and_goes_into_json():
 
 
 def test_a_killed_evaluation_of_a_shapes_protocol_continues_to_the_same_figures(classifier, tmp_path):
-    def measure(pipeline: FakePipeline, **options) -> dict:
-        return evaluate(pipeline, num_clips=6, batch_size=2, classifier=classifier, **options)
+    def measure_six(pipeline: FakePipeline, **options) -> dict:
+        return measure(pipeline, num_clips=6, batch_size=2, classifier=classifier, **options)
 
     tokenizer, network = CoarseTokenizer(), torch.nn.Linear(1, 1)
-    whole = measure(FakePipeline(tokenizer=tokenizer, model=network))["metrics"]
+    whole = measure_six(FakePipeline(tokenizer=tokenizer, model=network))["metrics"]
     killed = FakePipeline(tokenizer=tokenizer, model=network, fail_after=8)
     with pytest.raises(KeyboardInterrupt):
-        measure(killed, state=tmp_path / "state")
+        measure_six(killed, state=tmp_path / "state")
     rest = FakePipeline(tokenizer=tokenizer, model=network)
-    assert measure(rest, state=tmp_path / "state")["metrics"] == whole
+    assert measure_six(rest, state=tmp_path / "state")["metrics"] == whole
     assert [len(call["context"]) for call in rest.calls] == [2]  # six classes and two of three predictions are stored
     with pytest.raises(UserError, match="parts of another evaluation"):
-        measure(FakePipeline(tokenizer=tokenizer), state=tmp_path / "state")  # other weights
+        measure_six(FakePipeline(tokenizer=tokenizer), state=tmp_path / "state")  # other weights
 
 
 def test_settings_of_published_protocols_are_refused(classifier):
     for options, flag in (({"reference": "folder"}, "--reference"), ({"paste_given": True}, "--paste-given")):
         with pytest.raises(UserError, match=f"{flag} belongs to the protocols of published tables"):
-            evaluate(FakePipeline(), "shapes", classifier=classifier, **options)
+            measure(FakePipeline(), "shapes", classifier=classifier, **options)
 
 
 def test_a_model_whose_clips_are_not_of_its_index_is_refused(classifier):
     wrong = FakePipeline(ModelIndex("magvit", 8, 32, 32, class_names=CLASS_NAMES, tasks=("class-conditional",)))
     with pytest.raises(UserError, match="shape .16, 32, 32, 3., its model_index.json says .8, 32, 32, 3."):
-        evaluate(wrong, num_clips=2, classifier=classifier)
+        measure(wrong, num_clips=2, classifier=classifier)

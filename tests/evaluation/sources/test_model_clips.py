@@ -71,7 +71,11 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def measure(folder: Path, source: Any, reference: Path | None, protocol: VideoProtocol, **options: Any) -> dict:
     files = WeightFiles(i3d=str(folder / "i3d.pt"))
-    return evaluate(source, protocol, reference=reference, files=files, **options)
+    return dict(evaluate(source, protocol, reference=reference, files=files, **options))
+
+
+def measure_shapes(source: Any, **options: Any) -> dict:
+    return dict(evaluate(source, "shapes-10k", **options))
 
 
 # ------------------------------------------------------------------------------------------------ every protocol
@@ -106,13 +110,13 @@ def test_the_report_names_what_the_model_does_for_its_task_alone():
 
 def test_the_built_in_worlds_own_protocol_needs_no_files():
     model = Recorder(class_names=ShapesWorld().class_names, num_classes=23)
-    report = evaluate(model, "shapes-10k", num_clips=4, batch_size=4)
+    report = measure_shapes(model, num_clips=4, batch_size=4)
     assert {"shapes_fvd", "shapes_fvd_real", "shapes_kvd", "flicker"} <= set(report["metrics"])
     assert not {"fvd", "kvd"} & set(report["metrics"])
     assert report["metrics"]["motion"]["value"] == 0 < report["metrics"]["motion_real"]["value"]
     assert report["protocol_details"]["convention"] is None
     with pytest.raises(UserError, match="has its own feature network"):
-        evaluate(model, "shapes-10k", files=WeightFiles(i3d="i3d.pt"))
+        measure_shapes(model, files=WeightFiles(i3d="i3d.pt"))
 
 
 # ---------------------------------------------------------------------------------------------------- conditions

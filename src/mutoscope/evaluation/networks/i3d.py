@@ -61,7 +61,7 @@ class I3DConfig:
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Cells to add in front of and behind an axis, so that its length becomes ceil(size / stride)."""
+    """Cells to add before and after an axis so that its length becomes ceil(size / stride)."""
     total = max(kernel - (size % stride or stride), 0)
     return total // 2, total - total // 2
 
@@ -76,13 +76,18 @@ def pad_same(x: Float[Tensor, "b c t h w"], kernel: Sizes, stride: Sizes) -> Flo
 
 def conv_same(x: Float[Tensor, "b c t h w"], conv: nn.Conv3d) -> Float[Tensor, "b d t2 h2 w2"]:
     """Convolution with same padding, done by the convolution itself where both ends get as much."""
-    kernel, stride = conv.kernel_size, conv.stride
+    kernel, stride = _sizes(conv.kernel_size), _sizes(conv.stride)
     if kernel == (1, 1, 1) and stride == (1, 1, 1):  # with channels last in memory, one matrix product
         return F.linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
     sides = [same_padding(x.shape[2 + axis], kernel[axis], stride[axis]) for axis in range(3)]
     if all(front == back for front, back in sides):
         return F.conv3d(x, conv.weight, conv.bias, stride, padding=[front for front, _ in sides])
     return F.conv3d(pad_same(x, kernel, stride), conv.weight, conv.bias, stride)
+
+
+def _sizes(values: tuple[int, ...]) -> Sizes:
+    t, h, w = values
+    return t, h, w
 
 
 def max_pool_same(x: Float[Tensor, "b c t h w"], kernel: Sizes, stride: Sizes) -> Float[Tensor, "b c t2 h2 w2"]:

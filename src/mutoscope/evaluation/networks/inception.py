@@ -37,7 +37,7 @@ class ConvUnit(nn.Module):
 
 
 def average(x: Tensor) -> Tensor:
-    """3×3 means that leave out what lies outside the picture."""
+    """3×3 means over the pixels inside the image only."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 

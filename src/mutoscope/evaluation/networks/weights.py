@@ -1,4 +1,4 @@
-"""Weights of the networks that judge clips: opened as data, checked against the network, named by their SHA-256.
+"""Weights of the feature networks: opened as data, checked against the network, named by their SHA-256.
 
 A figure depends on these files, and files of one architecture with other training load without complaint: the hash
 belongs beside every figure.
@@ -34,7 +34,7 @@ def read_weights(path: Path | str, what: str, sha256: str | None = None) -> tupl
         raise UserError(f"There is no file {str(path)!r} with the weights of {what}.")
     found = sha256_of_file(path)
     if sha256 is not None and found != sha256.lower():
-        raise UserError(f"{path} has SHA-256 {found}, but {sha256.lower()} was asked for: it is another file.")
+        raise UserError(f"{path} has SHA-256 {found}, but {sha256.lower()} was requested: it is another file.")
     if is_torchscript(path):
         raise UserError(
             f"{path} is a TorchScript archive: it holds a program, and programs in weight files are never run here. "
@@ -61,7 +61,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path | str, what: str) -> None:
-    """Load tensors into a network that must have exactly these names and shapes; batch counters may be left out.
+    """Load tensors into a network that must have exactly these names and shapes; batch counters may be missing.
 
     Raises UserError naming the first tensor that is missing, unknown, of another shape or not finite.
     """

@@ -76,7 +76,7 @@ class ClipSet:
         if self.partners is None or self.real is None:
             return clips
         generated_size = None if self.model is None else self.model.size
-        size = tuple(clips[0].shape[1:3]) if clips else protocol.size or generated_size
+        size = (clips[0].shape[1], clips[0].shape[2]) if clips else protocol.size or generated_size
         return *clips, self.real.read(self.partners[number], protocol.num_frames, protocol.frame_stride, size)
 
     def _generated(self, model: ProtocolClips, found: Found, numbers: range) -> Found:

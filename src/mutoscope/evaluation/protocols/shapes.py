@@ -114,8 +114,8 @@ class ShapesPlan(Plan):
         if files := rows.get(FilesPart.label):
             notes = (*protocol.notes, *(f"skipped {note}" for note in files.notes))
             protocol = replace(protocol, num_clips=len(files), notes=notes)
-        details = {"protocol_details": protocol.as_dict() | {"parts": list(self.parts)}}
-        return Outcome(metrics, protocol.num_clips, details)
+        details = protocol.as_dict() | {"parts": list(self.parts)}
+        return Outcome(metrics, protocol.num_clips, {"protocol_details": details})
 
 
 def open_shapes(source: SourceLike, name: str, settings: Settings) -> ShapesPlan:

@@ -16,6 +16,7 @@ from mutoscope.evaluation.sources.windows import Window
 from mutoscope.hub import weights_hash
 from mutoscope.json_config import nearest
 from mutoscope.pipeline import VideoPipeline
+from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.tasks import check_task, needs_video, pixel_mask
 from mutoscope.tokenizers.base import VideoTokenizer
 
@@ -56,7 +57,7 @@ class ModelClips:
     def generate(self, number: int, conditions: Conditions) -> list[UInt8[Tensor, "t h w 3"]]:
         """The clips of call `number`."""
         seed = call_seed(self.seed, number)
-        generation = self.pipeline.generate(**conditions, seed=seed, **self.options)
+        generation = self.pipeline.generate(on_step=_ignored, **conditions, seed=seed, **self.options)
         return [torch.as_tensor(np.asarray(clip.frames)) for clip in generation.clips]
 
     def described(self, task: str) -> dict[str, object]:
@@ -69,6 +70,10 @@ class ModelClips:
             "blend_given": index.blend_given,
             "model_sha256": weights_hash(self.pipeline.tokenizer, self.pipeline.model),
         }
+
+
+def _ignored(event: SampleEvent) -> None:
+    """Evaluations show their progress by chunks."""
 
 
 def makes_any_length(pipeline: VideoPipeline) -> bool:
@@ -169,14 +174,18 @@ class ProtocolClips:
 
     def generate(self, first: int, count: int, labels: Sequence[int] | None, real: Clips | None) -> Clips:
         """Clips first ... first + count - 1 in a single call, of these classes and with pixels of these real clips."""
-        conditions: Conditions = {"num_samples": count} if self.task == UNCONDITIONAL else {"task": self.task}
+        conditions = Conditions(batch_size=count)
+        if self.task == UNCONDITIONAL:
+            conditions["num_samples"] = count
+        else:
+            conditions["task"] = self.task
         if labels is not None:
             conditions["class_label"] = list(labels)
         if real is not None:
             conditions.update(pixel_conditions(self.task, real, self.given_frames))
         if self.num_frames is not None:
             conditions["num_frames"] = self.num_frames
-        clips = self._fitted(self.model.generate(first, {**conditions, "batch_size": count}))
+        clips = self._fitted(self.model.generate(first, conditions))
         return self._pasted(clips, real) if self.paste_given and real is not None else clips
 
     def _fitted(self, clips: Sequence[Tensor]) -> Clips:

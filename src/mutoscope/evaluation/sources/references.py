@@ -29,7 +29,7 @@ def open_reference(
     """
     if protocol.dataset == SHAPES:
         if folder is not None or split is not None:
-            raise UserError(f"Protocol {protocol.name!r} compares with the built-in world: omit --reference.")
+            raise UserError(f"Protocol {protocol.name!r} compares with the shapes dataset: omit --reference.")
         return shapes_listing(2 * (num_clips or protocol.num_real or 2))
     folder = Path(wanted_folder(protocol, folder)).expanduser()
     kind = recognise(folder)

@@ -69,14 +69,15 @@ def shapes_config_of(index: ModelIndex | None) -> ShapesConfig:
         return ShapesConfig()
     if index.data.get("kind", "shapes") != "shapes" or index.data.get("controllable", False):
         raise UserError(
-            "Protocol 'shapes' measures models of the built-in world (without actions); this one was trained on "
+            "Protocol 'shapes' measures models of the shapes dataset (without actions); this one was trained on "
             f"{dict(index.data)}. Save its samples and compare them with real clips of that data."
         )
+    most = index.data.get("max_objects")
     return ShapesConfig(
         height=index.height,
         width=index.width,
         num_frames=index.num_frames,
-        max_objects=index.data.get("max_objects", ShapesConfig.max_objects),
+        max_objects=most if isinstance(most, int) else ShapesConfig.max_objects,
     )
 
 
@@ -89,7 +90,7 @@ def shapes_class_names(index: ModelIndex) -> tuple[str, ...]:
     if index.data.get("mixed", False):  # the classes of steered clips follow those of the classifier
         names = tuple(name for name in names if name in CLASS_NAMES)
     if unknown := set(names) - set(CLASS_NAMES):
-        raise UserError(f"Protocol 'shapes' knows no class {min(unknown)!r}: this model is not of the built-in world.")
+        raise UserError(f"Protocol 'shapes' knows no class {min(unknown)!r}: this model was trained on other data.")
     return names
 
 

@@ -22,18 +22,18 @@ from mutoscope.data.sources.readers import ContainerReader, VideoReader, count_f
 from mutoscope.data.video.read import read_video
 from mutoscope.errors import UserError
 
-Position = Literal["first", "random", "uniform", "all"]
+Place = Literal["first", "random", "uniform", "all"]
 
 
 @dataclass(frozen=True)
 class WindowRule:
     """Which clips of a video count.
 
-    position: the "first" frames; a "random" start; `count` starts, "uniform" over the video; "all" starts.
+    place: the "first" frames; a "random" start; `count` starts, "uniform" over the video; "all" starts.
     crops: number of crops, at even distances along the longer side of the frame (1: the middle); 0: a random crop.
     """
 
-    position: Position = "first"
+    place: Place = "first"
     count: int = 1
     crops: int = 1
 
@@ -139,7 +139,7 @@ def windows(listing: ClipListing, rule: WindowRule, span: int, total: int | None
     Random windows take the videos in random order, each once before any is taken again. Of other windows every k-th
     is taken, since videos are sorted by class.
     """
-    if rule.position == "random":
+    if rule.place == "random":
         return _random_windows(listing, rule, span, total or len(listing.files), seed)
     found = [
         Window(file, start, share)
@@ -151,9 +151,9 @@ def windows(listing: ClipListing, rule: WindowRule, span: int, total: int | None
 
 
 def _starts(rule: WindowRule, last: int) -> Sequence[int]:
-    if rule.position == "first":
+    if rule.place == "first":
         return [0]
-    if rule.position == "all":
+    if rule.place == "all":
         return range(last + 1)
     return [round(share * last) for share in even_shares(rule.count)]
 
