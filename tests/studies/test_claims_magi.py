@@ -7,7 +7,7 @@ import torch
 
 from mutoscope import hub
 from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
-from mutoscope.studies.claims import run_claims
+from mutoscope.studies.claims import SummaryRow, run_claims
 from mutoscope.studies.claims_magi import VARIANTS, ClaimsConfig, Laboratory, reduction, seconds_by_length
 from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
 from small_shapes_model import small_index
@@ -31,9 +31,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ClaimsConfig:
 def test_variants_are_trained_and_measured(config: ClaimsConfig, classifier: ShapesClassifier, tmp_path: Path):
     variants = tuple(v for v in VARIANTS if v.name in ("ctf", "mtf-equal-time"))
     report = run_claims(Laboratory, config, tmp_path, variants=variants, classifier=classifier)
-    complete, masked = report["rows"]
+    rows: list[dict] = [dict(row) for row in report["rows"]]
+    complete, masked = rows
     assert masked["num_updates"] > complete["num_updates"] == 120
-    for row in report["rows"]:
+    for row in rows:
         assert len(row["error_by_frame"]) == len(row["error_of_copying_by_frame"])
         assert len(row["shapes_fvd_by_window"]) == len(row["detected_by_window"]) == 2
         # The detector finds the shapes of real clips, and none in the grey frames of an untrained tokenizer.
@@ -51,11 +52,19 @@ def test_variants_differ_in_training(config: ClaimsConfig, classifier: ShapesCla
     assert "interval" not in lab.plain[[0]]
 
 
+def summary(variant: str, values: list[float]) -> SummaryRow:
+    return {
+        "variant": variant,
+        "paper": "",
+        "num_decoding_steps": 5,
+        "shapes_fvd": sum(values) / len(values),
+        "shapes_fvd_per_seed": values,
+        "shapes_fvd_per_task": {},
+    }
+
+
 def test_the_reduction_is_a_mean_over_seeds():
-    rows = [
-        {"variant": "ctf", "shapes_fvd_per_seed": [50.0, 30.0]},
-        {"variant": "mtf", "shapes_fvd_per_seed": [100.0, 120.0]},
-    ]
+    rows = [summary("ctf", [50.0, 30.0]), summary("mtf", [100.0, 120.0])]
     assert reduction(rows, "mtf") == pytest.approx((0.5 + 0.75) / 2)
     assert reduction(rows, "mtf-equal-time") is None
 

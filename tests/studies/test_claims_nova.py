@@ -29,10 +29,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ClaimsConfig:
 def test_variants_are_trained_and_measured(config: ClaimsConfig, classifier: ShapesClassifier, tmp_path: Path):
     variants = tuple(v for v in VARIANTS if v.name in ("published", "at-once"))
     report = run_claims(Laboratory, config, tmp_path, variants=variants, classifier=classifier)
-    published, at_once = report["rows"]
+    rows: list[dict] = [dict(row) for row in report["rows"]]
+    published, at_once = rows
     assert len(published["shapes_fvd_by_window"]) == 2 and "shapes_fvd_by_window" not in at_once
     assert at_once["num_decoding_steps"] < published["num_decoding_steps"]
-    for row in report["rows"]:
+    for row in rows:
         assert row["shapes_fvd"] == row["shapes_fvd_per_task"]["text-conditional"]
         assert row["seconds_per_clip"] > 0 and row["movement_over_real"] > 0
         counts = [3 * row[f"{head}_accuracy"] for head in ("color", "shape", "motion")]  # of three clips

@@ -51,10 +51,10 @@ def test_a_mean_has_an_interval_that_shrinks_with_the_count():
 
 def test_figures_repeat_with_the_seed_and_leave_no_global_trace():
     np.random.seed(0)
-    state = np.random.get_state()[1].copy()
+    state = np.random.get_state(legacy=False)["state"]["key"].copy()
     values = normal(1, 30)
     assert mean_figure(values, seed=3) == mean_figure(values, seed=3) != mean_figure(values, seed=4)
-    assert (np.random.get_state()[1] == state).all()
+    assert (np.random.get_state(legacy=False)["state"]["key"] == state).all()
 
 
 def test_booleans_are_counted():

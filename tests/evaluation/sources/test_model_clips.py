@@ -229,7 +229,7 @@ def test_a_model_that_cannot_do_what_the_protocol_asks_is_refused():
         samples(tiny_pipeline(tasks=("frame-prediction",)), "ucf101-stylegan-v")
     assert samples(classes_only, "ucf101-stylegan-v").task == "unconditional"
     short = VideoPipeline(tiny_image_tokenizer(), tiny_par(), tiny_par_index())
-    with pytest.raises(UserError, match="compares clips of 16 frames; this model makes 4"):
+    with pytest.raises(UserError, match="compares clips of 16 frames; this model generates 4"):
         samples(short, "ucf101-par")
 
 

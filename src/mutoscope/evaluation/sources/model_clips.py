@@ -231,7 +231,7 @@ def clip_length(pipeline: VideoPipeline, protocol: VideoProtocol, task: str) -> 
         return spec.num_frames(spec.latent_shape(wanted, index.height, index.width)[0])
     if index.num_frames < wanted:
         raise UserError(
-            f"Protocol {protocol.name!r} compares clips of {wanted} frames; this model makes {index.num_frames}."
+            f"Protocol {protocol.name!r} compares clips of {wanted} frames; this model generates {index.num_frames}."
         )
     whole = task not in PREDICTION_TASKS and takes_pixels(task)
     if whole and index.num_frames != wanted:
