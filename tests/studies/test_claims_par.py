@@ -20,7 +20,8 @@ def test_variants_are_trained_measured_and_not_repeated(
     assert [(row["variant"], row["num_decoding_steps"]) for row in report["rows"]] == [
         ("distant-16", 31), ("no-sequential-start", 64)
     ]  # fmt: skip
-    for row in map(dict, report["rows"]):
+    rows: list[dict] = [dict(row) for row in report["rows"]]
+    for row in rows:
         assert row["shapes_fvd"] == row["shapes_fvd_per_task"]["class-conditional"]
         assert 3 * row["class_accuracy"] == pytest.approx(round(3 * row["class_accuracy"]), abs=1e-6)  # of three clips
         assert row["seconds_per_clip"] > 0

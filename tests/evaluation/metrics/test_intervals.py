@@ -85,7 +85,7 @@ def test_the_interval_of_a_distance_never_goes_below_zero_and_holds_the_value(se
     figure = frechet_figure(normal(seed, n, 3), normal(seed + 1, m, 3), seed=0)
     low, high = ends(figure)
     assert 0 <= low <= high
-    # Centred on the value by its mean, so the value lies within unless the resamples are extremely skewed.
+    # Centred on the value by its mean, so the interval holds it unless the resamples are extremely skewed.
     assert low <= value(figure) * 1.5 + 1e-9 and value(figure) <= high * 1.5 + 1e-9
 
 

@@ -1,4 +1,4 @@
-"""Models under the protocols of published tables: what they are asked for, and that it can be repeated."""
+"""Models under the protocols of published tables: conditions of their clips, repeating, and continuing."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -108,7 +108,7 @@ def test_the_report_names_what_the_model_does_for_its_task_alone():
     assert made["sampling"] == {"temperature": 0.7, "guidance_scale": 2.0} and made["blend_given"]
 
 
-def test_the_built_in_worlds_own_protocol_needs_no_files():
+def test_the_protocol_of_the_shapes_dataset_needs_no_files():
     model = Recorder(class_names=ShapesWorld().class_names, num_classes=23)
     report = measure_shapes(model, num_clips=4, batch_size=4)
     assert {"shapes_fvd", "shapes_fvd_real", "shapes_kvd", "flicker"} <= set(report["metrics"])
@@ -131,14 +131,14 @@ def test_a_prediction_starts_from_the_first_frames_of_real_clips_of_which_each_i
     assert len({call["seed"] for call in model.calls}) == len(model.calls)
 
 
-def test_frames_that_were_given_are_no_part_of_mcvds_average(folder: Path):
+def test_context_frames_are_no_part_of_mcvds_average(folder: Path):
     kept = replace(PREDICTION, num_clips=5, num_real=5, repeats=1)
     metrics = measure(folder, Recorder(), folder / "real", kept)["metrics"]
     assert metrics["psnr_mcvd_db"]["value"] < 60  # a repeated frame is no video
-    assert metrics["psnr_magvit_db"]["value"] is None  # its first frame is the given one: infinite
+    assert metrics["psnr_magvit_db"]["value"] is None  # its first frame is the context: infinite
 
 
-def test_what_is_given_can_be_put_back(folder: Path):
+def test_context_frames_can_be_pasted_back(folder: Path):
     protocol = replace(PREDICTION, num_clips=5, num_real=5, repeats=1, height=8, width=8)
     left, pasted = (
         measure(folder, tiny_pipeline(), folder / "real", replace(protocol, paste_given=paste))["curves"]
@@ -148,13 +148,13 @@ def test_what_is_given_can_be_put_back(folder: Path):
     assert left["psnr_by_frame_db"][1:] == pasted["psnr_by_frame_db"][1:]
 
 
-def test_other_tasks_are_given_the_whole_clip(folder: Path):
+def test_other_tasks_are_conditioned_on_the_whole_clip(folder: Path):
     model = Recorder()
     protocol = replace(video_protocol("bair-multi-task"), num_clips=3, num_real=3, repeats=1)
     report = measure(folder, model, folder / "real", protocol, task="inpaint-central")
     assert [video.shape for call in model.calls for video in call["task_video"]] == [(16, 64, 64, 3)] * 3
     assert {call["task"] for call in model.calls} == {"inpaint-central"}
-    assert report["metrics"]["psnr_magvit_db"]["value"] is None  # the fake gives back what it is given
+    assert report["metrics"]["psnr_magvit_db"]["value"] is None  # infinite: the fake returns its condition
 
 
 def test_classes_come_with_the_real_clips_or_in_equal_numbers(folder: Path):
@@ -169,7 +169,7 @@ def test_classes_come_with_the_real_clips_or_in_equal_numbers(folder: Path):
     assert Counter(labels["real"]) == dict.fromkeys(range(6), 2) and labels["real"] != labels["balanced"]
 
 
-def test_without_classes_of_the_real_videos_a_model_is_asked_for_its_own(folder: Path):
+def test_without_classes_of_the_real_videos_those_of_the_model_are_used(folder: Path):
     model, protocol = Recorder(), replace(video_protocol("ucf101-magvit"), num_clips=6, num_real=5, repeats=1)
     report = measure(folder, model, folder / "real", protocol)
     assert [label for call in model.calls for label in call["class_label"]] == list(range(6))
@@ -194,7 +194,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_gives_others(folder: P
     assert first == again and first["fvd"]["value"] != other["fvd"]["value"]
 
 
-def test_a_killed_evaluation_of_a_model_makes_nothing_twice(folder: Path, tmp_path: Path, monkeypatch):
+def test_a_killed_evaluation_of_a_model_generates_nothing_twice(folder: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(published_plan, "CHUNK", 2)
     expected = measure(folder, Recorder(), folder / "real", PREDICTION, num_clips=5, batch_size=2)["metrics"]
     dying = Recorder()
@@ -257,7 +257,7 @@ def test_options_of_models_are_refused_for_folders(folder: Path):
             measure(folder, folder / "classes", folder / "real", VIDEO_PROTOCOLS["fvd"], **options)
 
 
-def test_worlds_of_other_sizes_are_brought_to_the_protocols(folder: Path):
+def test_clips_of_other_sizes_are_resized_to_the_protocols(folder: Path):
     protocol = replace(PREDICTION, num_clips=2, num_real=2, repeats=1)
     model = samples(Recorder(), "bair-frame-prediction")
     clips = model.generate(0, 2, None, torch.zeros(2, 16, 64, 64, 3, dtype=torch.uint8))

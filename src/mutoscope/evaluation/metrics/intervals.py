@@ -1,4 +1,4 @@
-"""Figures: a value over clips and its 95 % interval, as they stand in every report."""
+"""Figures: a value over clips and its 95 % interval, the entries of every report."""
 
 import math
 from typing import TypedDict

@@ -75,7 +75,7 @@ def pad_same(x: Float[Tensor, "b c t h w"], kernel: Sizes, stride: Sizes) -> Flo
 
 
 def conv_same(x: Float[Tensor, "b c t h w"], conv: nn.Conv3d) -> Float[Tensor, "b d t2 h2 w2"]:
-    """Convolution with same padding, done by the convolution itself where both ends get as much."""
+    """Convolution with same padding, done by the convolution itself if both ends get the same."""
     kernel, stride = _sizes(conv.kernel_size), _sizes(conv.stride)
     if kernel == (1, 1, 1) and stride == (1, 1, 1):  # with channels last in memory, one matrix product
         return F.linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
@@ -95,7 +95,7 @@ def max_pool_same(x: Float[Tensor, "b c t h w"], kernel: Sizes, stride: Sizes) -
 
     Equal inside the network, where inputs are never negative.
     """
-    # On the CPU this layout makes the pool several times as fast.
+    # On the CPU this layout is several times as fast.
     x = pad_same(x, kernel, stride).contiguous(memory_format=torch.channels_last_3d)
     return F.max_pool3d(x, kernel, stride)
 
@@ -112,7 +112,7 @@ class Unit(nn.Module):
         return F.relu_(self.bn(conv_same(x, self.conv3d)))
 
     def fold(self) -> None:
-        """Take the batch norm into the convolution."""
+        """Fold the batch norm into the convolution."""
         if isinstance(self.bn, nn.BatchNorm3d):
             self.conv3d, self.bn = fuse_conv_bn_eval(self.conv3d, self.bn), nn.Identity()
 
@@ -181,7 +181,7 @@ class I3D(nn.Module):
         """The input of the classifier, ceil(t / 8) - 1 steps. Raises UserError for too short clips or other sizes."""
         check_clip(*video.shape[2:])
         maps = self.endpoints(video.contiguous(memory_format=torch.channels_last_3d))
-        _, last = deque(maps, maxlen=1).pop()  # the others are let go one by one
+        _, last = deque(maps, maxlen=1).pop()  # earlier maps are freed one by one
         return F.avg_pool3d(last, (2, 7, 7), stride=1)
 
     def logits_per_step(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b classes steps"]:
@@ -192,7 +192,7 @@ class I3D(nn.Module):
         return self.logits_per_step(video).mean(dim=2)
 
     def fold(self) -> "I3D":
-        """Take all batch norms into the convolutions and lay weights out for speed: the same function, to rounding."""
+        """Fold all batch norms into the convolutions and reorder weights for speed: equal up to rounding."""
         for module in self.modules():
             if isinstance(module, Unit):
                 module.fold()
