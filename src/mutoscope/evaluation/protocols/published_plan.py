@@ -30,7 +30,14 @@ from mutoscope.evaluation.protocols.published import SHAPES, SHAPES_EXTRACTOR, V
 from mutoscope.evaluation.protocols.published_figures import Sampled, curves, figures
 from mutoscope.evaluation.rows import CHUNK, Rows, chunk_ranges
 from mutoscope.evaluation.sources.model_clips import PREDICTION_TASKS, ProtocolClips, chosen_classes
-from mutoscope.evaluation.sources.opened import ListedSource, ModelSource, SourceLike, TokenizerSource, open_source
+from mutoscope.evaluation.sources.opened import (
+    FolderSource,
+    ListedSource,
+    ModelSource,
+    SourceLike,
+    TokenizerSource,
+    open_source,
+)
 from mutoscope.evaluation.sources.references import open_reference, wanted_folder
 from mutoscope.evaluation.sources.windows import ClipListing, Window, cycled, list_samples, windows
 
@@ -239,17 +246,23 @@ def open_extractors(protocol: VideoProtocol, settings: Settings) -> Extractors:
 
 def open_generated(source: SourceLike, protocol: VideoProtocol, settings: Settings) -> ClipListing | ProtocolClips:
     """The videos of a folder, or a model with its task."""
-    opened = open_source(source, settings.device)
-    if isinstance(opened, ListedSource):
-        return opened.listing
-    if isinstance(opened, TokenizerSource):
-        raise UserError(f"Protocol {protocol.name!r} measures models and videos; this is a tokenizer alone.")
-    if isinstance(opened, ModelSource):
-        return open_model(opened, protocol, settings)
+    match open_source(source, settings.device):
+        case ListedSource(listing):
+            return listing
+        case TokenizerSource():
+            raise UserError(f"Protocol {protocol.name!r} measures models and videos; this is a tokenizer alone.")
+        case ModelSource() as model:
+            return open_model(model, protocol, settings)
+        case FolderSource(folder):
+            refuse_settings_of_models(str(source), settings)
+            return list_samples(folder, protocol.num_frames)
+
+
+def refuse_settings_of_models(folder: str, settings: Settings) -> None:
+    """Raises UserError for settings that videos cannot follow."""
     for_models = {"--task": settings.task, "--paste-given": settings.paste_given or None, **settings.options}
     if unused := [name for name, value in for_models.items() if value is not None]:
-        raise UserError(f"{str(source)!r} is a folder of videos; {unused[0]} is for models that generate them.")
-    return list_samples(opened.folder, protocol.num_frames)
+        raise UserError(f"{folder!r} is a folder of videos; {unused[0]} is for models that generate them.")
 
 
 def open_model(source: ModelSource, protocol: VideoProtocol, settings: Settings) -> ProtocolClips:

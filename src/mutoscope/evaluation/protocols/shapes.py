@@ -5,8 +5,6 @@ classifier nor a distance between finite sets is perfect. Clips are small (48 kB
 the clips themselves, and the classifier reads them together once they are complete.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
@@ -39,13 +37,13 @@ from mutoscope.evaluation.sources.opened import (
     open_source,
 )
 from mutoscope.evaluation.sources.shapes_clips import shapes_config_of
-from mutoscope.evaluation.sources.windows import ClipListing, list_videos
-from mutoscope.hub import ModelIndex, weights_hash
+from mutoscope.evaluation.sources.windows import list_videos
 
 ALL_THAT_FITS = "shapes"
 GENERATION, TEXT, PREDICTION = "shapes-generation", "shapes-text", "shapes-prediction"
 TASKS, RECONSTRUCTION, FILES = "shapes-tasks", "shapes-reconstruction", "shapes-files"
 SHAPES_PROTOCOLS = (ALL_THAT_FITS, GENERATION, TEXT, PREDICTION, TASKS, RECONSTRUCTION, FILES)
+MODEL_PARTS = {GENERATION: GenerationPart, TEXT: TextPart, PREDICTION: PredictionPart, TASKS: TasksPart}
 DEFAULT_NUM_CLIPS = 256
 
 
@@ -80,7 +78,7 @@ class ShapesProtocol:
 
 @dataclass(frozen=True)
 class ShapesPlan(Plan):
-    """The parts of a protocol that suit the source. `source_sha256`: hash of its weights or files."""
+    """One evaluation: the parts of a protocol that suit the source."""
 
     protocol: ShapesProtocol
     classifier: ShapesClassifier
@@ -102,7 +100,7 @@ class ShapesPlan(Plan):
             "protocol": self.protocol.as_dict() | {"parts": list(self.parts)},
             "clips": asdict(self.reals.config),
             "batch_size": self.batch_size,
-            "source": described(self.source),
+            "source": self.source.described(),
         }
 
     def outcome(self, rows: Mapping[str, Rows]) -> Outcome:
@@ -125,9 +123,9 @@ def open_shapes(source: SourceLike, name: str, settings: Settings) -> ShapesPlan
         checked_count(settings.num_clips)
     opened = open_source(source, settings.device)
     names = part_names(opened, name)
-    config = shapes_config_of(index_of(opened))
+    config = shapes_config_of(opened.index)
     classifier = settings.classifier or ShapesClassifier.bundled(settings.device)
-    files = listed_files(opened, config, settings.num_clips)
+    opened = listed(opened, config, settings.num_clips)
     protocol = ShapesProtocol(
         name=name,
         num_clips=settings.num_clips or DEFAULT_NUM_CLIPS,
@@ -138,10 +136,9 @@ def open_shapes(source: SourceLike, name: str, settings: Settings) -> ShapesPlan
         seed=settings.seed,
         options=settings.options,
     )
-    if files is not None:
-        notes = tuple(f"skipped {reason}" for reason in files.skipped)
-        protocol = replace(protocol, num_clips=len(files.files), notes=notes)
-        opened = ListedSource(files)
+    if isinstance(opened, ListedSource):
+        notes = tuple(f"skipped {reason}" for reason in opened.listing.skipped)
+        protocol = replace(protocol, num_clips=len(opened.listing.files), notes=notes)
     reals = Reals(config, protocol.num_clips, protocol.real_seed)
     parts = {name: open_part(name, opened, reals, settings) for name in names}
     return ShapesPlan(protocol, classifier, reals, parts, settings.batch_size, opened)
@@ -179,11 +176,13 @@ def part_names(source: Source, protocol: str) -> list[str]:
 
 def possible_parts(source: Source) -> tuple[list[str], list[str]]:
     """Parts that a source is usually measured by, and further ones that it can be measured by."""
-    if isinstance(source, TokenizerSource):
-        return [RECONSTRUCTION], []
-    if not isinstance(source, ModelSource):
-        return [FILES], []
-    tasks = source.pipeline.index.tasks
+    match source:
+        case FolderSource() | ListedSource():
+            return [FILES], []
+        case TokenizerSource():
+            return [RECONSTRUCTION], []
+        case ModelSource(pipeline):
+            tasks = pipeline.index.tasks
     suits = {
         GENERATION: "class-conditional" in tasks,
         TEXT: "text-conditional" in tasks,
@@ -192,47 +191,31 @@ def possible_parts(source: Source) -> tuple[list[str], list[str]]:
     return [name for name, does in suits.items() if does], [TASKS, RECONSTRUCTION]
 
 
-def index_of(source: Source) -> ModelIndex | None:
-    """What the model's folder says about its clips; None for videos."""
-    if isinstance(source, ModelSource):
-        return source.pipeline.index
-    return source.index if isinstance(source, TokenizerSource) else None
-
-
-def listed_files(source: Source, config: ShapesConfig, num_clips: int | None) -> ClipListing | None:
-    """The first `num_clips` usable videos of a folder, by default all. Raises UserError if there are too few."""
-    if isinstance(source, FolderSource):
-        listing = list_videos(source.folder, config.num_frames, wanted=num_clips)
-    elif isinstance(source, ListedSource):
-        listing = replace(source.listing, files=source.listing.files[:num_clips])
-    else:
-        return None
+def listed(source: Source, config: ShapesConfig, num_clips: int | None) -> Source:
+    """The source; of videos a listing of the first `num_clips`, by default all. Raises UserError for too few."""
+    match source:
+        case FolderSource(folder):
+            listing = list_videos(folder, config.num_frames, wanted=num_clips)
+        case ListedSource(listing):
+            listing = replace(listing, files=listing.files[:num_clips])
+        case _:
+            return source
     if len(listing.files) < (wanted := num_clips or 2):
         raise UserError(listing.too_few(config.num_frames, wanted))
-    return listing
+    return ListedSource(listing)
 
 
 def open_part(name: str, source: Source, reals: Reals, settings: Settings) -> Part:
-    """One part of a protocol, ready to be measured on the source."""
-    if isinstance(source, ListedSource):
-        return FilesPart(reals, source.listing)
-    if isinstance(source, TokenizerSource):
-        return ReconstructionPart(reals, settings.batch_size, source.tokenizer)
-    assert isinstance(source, ModelSource)
-    if name == RECONSTRUCTION:
-        return ReconstructionPart(reals, settings.batch_size, source.pipeline.tokenizer)
-    kind = {GENERATION: GenerationPart, TEXT: TextPart, PREDICTION: PredictionPart, TASKS: TasksPart}[name]
-    return kind(reals, settings.batch_size, ModelClips(source.pipeline, settings.seed, settings.options))
-
-
-def described(source: Source) -> dict[str, object]:
-    """What the clips of a source depend on."""
-    if isinstance(source, ModelSource):
-        index = source.pipeline.index
-        weights = weights_hash(source.pipeline.tokenizer, source.pipeline.model)
-        return {"model_sha256": weights, "index": asdict(replace(index, tokenizer="", model=None, text_encoder=None))}
-    if isinstance(source, TokenizerSource):
-        return {"tokenizer_sha256": weights_hash(source.tokenizer)}
-    files = source.listing.files if isinstance(source, ListedSource) else ()
-    rows = [[str(file.name), file.path.stat().st_size if file.path.exists() else 0] for file in files]
-    return {"files_sha256": hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
+    """One part of a protocol, ready to be measured on the source, whose videos are listed."""
+    match source:
+        case ModelSource(pipeline) if name in MODEL_PARTS:
+            model = ModelClips(pipeline, settings.seed, settings.options)
+            return MODEL_PARTS[name](reals, settings.batch_size, model)
+        case ModelSource(pipeline):
+            return ReconstructionPart(reals, settings.batch_size, pipeline.tokenizer)
+        case TokenizerSource(tokenizer):
+            return ReconstructionPart(reals, settings.batch_size, tokenizer)
+        case ListedSource(listing):
+            return FilesPart(reals, listing)
+        case FolderSource(folder):
+            raise ValueError(f"the videos of {folder} are not listed")

@@ -1,7 +1,9 @@
 """The source of an evaluation, opened once: a folder or listing of videos, a model, or a tokenizer."""
 
+import hashlib
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,12 +22,30 @@ class FolderSource:
 
     folder: Path
 
+    @property
+    def index(self) -> None:
+        """Videos have no model_index.json."""
+
+    def described(self) -> dict[str, object]:
+        """What the clips of the source depend on, as JSON."""
+        return {"folder": str(self.folder)}
+
 
 @dataclass(frozen=True)
 class ListedSource:
     """Videos that are listed already."""
 
     listing: ClipListing
+
+    @property
+    def index(self) -> None:
+        """Videos have no model_index.json."""
+
+    def described(self) -> dict[str, object]:
+        """What the clips of the source depend on, as JSON."""
+        files = self.listing.files
+        rows = [[str(file.name), file.path.stat().st_size if file.path.exists() else 0] for file in files]
+        return {"files_sha256": hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
 
 
 @dataclass(frozen=True)
@@ -34,6 +54,18 @@ class ModelSource:
 
     pipeline: VideoPipeline
 
+    @property
+    def index(self) -> hub.ModelIndex:
+        return self.pipeline.index
+
+    def described(self) -> dict[str, object]:
+        """What the clips of the source depend on, as JSON; folders of its parts are no part of it."""
+        weights = hub.weights_hash(self.pipeline.tokenizer, self.pipeline.model)
+        return {
+            "model_sha256": weights,
+            "index": asdict(replace(self.index, tokenizer="", model=None, text_encoder=None)),
+        }
+
 
 @dataclass(frozen=True)
 class TokenizerSource:
@@ -41,6 +73,10 @@ class TokenizerSource:
 
     tokenizer: VideoTokenizer
     index: hub.ModelIndex | None = None
+
+    def described(self) -> dict[str, object]:
+        """What the clips of the source depend on, as JSON."""
+        return {"tokenizer_sha256": hub.weights_hash(self.tokenizer)}
 
 
 Source = FolderSource | ListedSource | ModelSource | TokenizerSource
