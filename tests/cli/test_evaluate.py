@@ -1,4 +1,4 @@
-"""`mutoscope evaluate` with the protocols of published tables."""
+"""`mutoscope evaluate` under protocols of either kind."""
 
 import json
 from collections.abc import Callable
@@ -68,10 +68,13 @@ def test_a_model_is_measured_on_a_data_set_and_continues(
     assert "parts of another evaluation" in run(*command, "--guidance-scale", 2).error
 
 
-def test_the_built_in_worlds_videos_are_measured_without_a_reference(run, folder: Path):
+def test_protocols_of_the_shapes_dataset_need_no_reference_and_keep_a_state(run, folder: Path, tmp_path: Path):
     report = run("evaluate", folder / "made", "--protocol", "shapes-10k", "--num-clips", 3, "--json").report
     assert {"shapes_fvd", "shapes_fvd_real"} <= set(report["metrics"]) and "fvd" not in report["metrics"]
-    assert "no --state" in run("evaluate", folder / "made", "--state", folder / "s").error
+    command = ["evaluate", folder / "made", "--state", tmp_path / "state", "--json"]
+    assert run(*command).report["metrics"] == run(*command).report["metrics"]
+    stored = {path.name.split("-")[0] for path in (tmp_path / "state").glob("*.safetensors")}
+    assert stored == {"real", "again", "files"}
 
 
 # ------------------------------------------------------------------------------------------------------- bad input
@@ -111,7 +114,7 @@ def test_clips_of_fewer_than_nine_frames_or_of_another_length_are_refused(run, c
     command[1] = tmp_path / "mixed"
     assert "2 of the generated videos of" in run(*command).error
     command[1], command[3] = command[3], command[1]
-    assert "holds 1 usable videos of 16 frames (2 left out" in run(*command).error
+    assert "holds 1 usable videos of 16 frames (2 omitted" in run(*command).error
 
 
 def test_empty_folders_and_single_clips_are_refused(run, command, folder: Path, tmp_path: Path):
@@ -138,10 +141,10 @@ def test_weights_that_are_not_finite_are_refused(run, command, folder: Path, tmp
 
 def test_what_does_not_belong_together_is_refused(run, command, folder: Path, model: Path):
     assert "must end in one of .json" in run(*command, "--out", folder / "report.txt").error
-    assert "is for models that make them" in run(*command, "--task", "frame-prediction").error
-    assert "is for models that make them" in run(*command, "--guidance-scale", 2).error
+    assert "is for models that generate them" in run(*command, "--task", "frame-prediction").error
+    assert "is for models that generate them" in run(*command, "--guidance-scale", 2).error
     assert "plain folder of videos" in run(*command, "--split", "test").error
     command[1] = model
-    assert "this model makes 8" in run(*command, "--task", "frame-prediction").error
+    assert "this model generates 8" in run(*command, "--task", "frame-prediction").error
     command[1] = "no-such-model"
     assert "Unknown model 'no-such-model'" in run(*command).error

@@ -193,10 +193,10 @@ def test_evaluate_refuses_an_unknown_source(run):
 def test_evaluate_prints_figures_with_their_intervals(run, model, monkeypatch):
     metrics = {"shapes_fvd": {"value": 1.5, "ci95": [1.0, 2.0]}, "spread": {"value": None, "ci95": None}}
 
-    def measured(source, protocol, num_clips, seed, **_):
+    def measured(source, protocol, *, num_clips, seed, **_):
         return {"source": source, "protocol": protocol, "metrics": metrics, "num_clips": num_clips, "seconds": 0.1}
 
-    monkeypatch.setattr("mutoscope.evaluation.evaluate.evaluate", measured)
+    monkeypatch.setattr("mutoscope.evaluation.engine.evaluate", measured)
     assert run("evaluate", model, "--num-clips", 4, "--json").report["metrics"] == metrics
     assert "[1, 2]" in run("evaluate", model, "--num-clips", 4).out
 

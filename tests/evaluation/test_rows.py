@@ -10,7 +10,7 @@ import torch
 
 from evaluation.distributed_run import main
 from mutoscope.errors import UserError
-from mutoscope.evaluation.rows import Collected, Rows, State, gather_rows, read_rows, write_rows
+from mutoscope.evaluation.rows import Collected, Rows, State, chunk_ranges, gather_rows, read_rows, write_rows
 
 
 class Measure:
@@ -29,8 +29,8 @@ class Measure:
         return Rows({"value": values} if kept else {}, ("clip 3 is broken",) if 3 in numbers else ())
 
 
-def all_rows(count: int = 7, **options) -> Rows:
-    rows = gather_rows(count, Measure(), "clips", **options)
+def all_rows(chunk_size: int) -> Rows:
+    rows = gather_rows(chunk_ranges(7, chunk_size), Measure(), "clips")
     assert rows is not None
     return rows
 
@@ -44,16 +44,16 @@ def test_rows_are_joined_in_order_whatever_the_chunks(chunk_size: int):
 def test_a_killed_evaluation_continues_and_measures_nothing_twice(tmp_path):
     state = State.open(tmp_path / "state", {"a": 1})
     with pytest.raises(KeyboardInterrupt):
-        gather_rows(7, Measure(fail_at=4), "clips", state, chunk_size=2)
+        gather_rows(chunk_ranges(7, 2), Measure(fail_at=4), "clips", state)
     state, again = State.open(tmp_path / "state", {"a": 1}), Measure()
-    rows = gather_rows(7, again, "clips", state, chunk_size=2)
+    rows = gather_rows(chunk_ranges(7, 2), again, "clips", state)
     assert again.seen == [4, 5, 6]
     expected = all_rows(chunk_size=2)
     assert rows is not None and torch.equal(rows["value"], expected["value"]) and rows.notes == expected.notes
     assert not [path for path in (tmp_path / "state").iterdir() if path.name.endswith(".tmp")]
 
 
-def test_rows_of_many_chunks_lie_in_tensors_made_once():
+def test_rows_of_many_chunks_share_tensors_allocated_once():
     own = Collected(7)
     for number, part in enumerate(torch.arange(7.0).split(2)):
         own.add(number, Rows({"value": part[:, None]}, (str(number),)))

@@ -16,8 +16,7 @@ from miniatures import moving
 from mutoscope import hub
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
-from mutoscope.evaluation.evaluate import PROTOCOLS
-from mutoscope.evaluation.protocols.published import VIDEO_PROTOCOLS
+from mutoscope.evaluation.engine import PROTOCOLS
 from mutoscope.models.par import PARConfig
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.recipes import catalog
@@ -158,7 +157,7 @@ def test_magi_trains_on_its_data_sets(miniature: Miniature, tmp_path: Path, sett
 
 def test_recipes_name_protocols_that_exist():
     outside = {"imagenet", "imagenet-reconstruction", "ucf101-reconstruction", *BENCHMARKS}
-    known = {*PROTOCOLS, *VIDEO_PROTOCOLS, *outside}
+    known = {*PROTOCOLS, *outside}
     named = {name: getattr(recipe(), "protocol", "shapes") for name, recipe in RECIPES.items()}
     assert {name: protocol for name, protocol in named.items() if protocol not in known} == {}
 

@@ -59,21 +59,24 @@ def test_vbench_reads_clips_named_after_prompt_and_number(pipeline, prompts, tmp
     assert (folder / names[0]).read_bytes() != (folder / names[1]).read_bytes()
 
 
-def test_geneval_reads_pictures_and_the_line_of_each_prompt(pipeline, prompts, tmp_path):
+def test_geneval_reads_images_and_the_line_of_each_prompt(pipeline, prompts, tmp_path):
     run(pipeline, "geneval", prompts, tmp_path / "out")
     for number, line in enumerate(GENEVAL):
         folder = tmp_path / "out" / "geneval" / f"{number:05}"
         assert (folder / "metadata.jsonl").read_text() == f"{line}\n"
         assert sorted(path.name for path in (folder / "samples").iterdir()) == [f"{i:04}.png" for i in range(4)]
-        assert Image.open(folder / "samples" / "0003.png").size == (16, 16)  # one frame, although the model makes clips
+        assert Image.open(folder / "samples" / "0003.png").size == (
+            16,
+            16,
+        )  # one frame, although the model generates clips
 
 
-def test_dpg_bench_reads_four_samples_on_one_picture(pipeline, prompts, tmp_path):
+def test_dpg_bench_reads_four_samples_on_one_image(pipeline, prompts, tmp_path):
     report = run(pipeline, "dpg-bench", prompts, tmp_path / "out")
     folder = tmp_path / "out" / "dpg-bench"
     assert sorted(path.name for path in folder.iterdir()) == ["COCOval2014_1.png", "partiprompts7.png"]
     assert Image.open(folder / "partiprompts7.png").size == (32, 32) and "--resolution 16" in report["tool"]
-    with pytest.raises(UserError, match="4 samples on one picture"):
+    with pytest.raises(UserError, match="4 samples on one image"):
         run(pipeline, "dpg-bench", prompts, tmp_path / "other", num_samples=2)
 
 
@@ -96,7 +99,7 @@ def test_an_interrupted_export_continues_to_the_same_files(pipeline, prompts, tm
     assert run(pipeline, benchmark, prompts, tmp_path / "out")["written"] == 0
 
 
-def test_what_is_there_is_never_written_over(pipeline, prompts, tmp_path):
+def test_existing_files_are_never_overwritten(pipeline, prompts, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match="holds files that are no export"):

@@ -1,19 +1,16 @@
-"""A judge and settings small enough to train every variant of a paper in seconds."""
+"""A classifier and settings small enough to train every variant of a paper in seconds."""
 
 import pytest
-import torch
 
-from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
-from mutoscope.evaluation.protocols.protocol import Judge
+from evaluation.fakes import tiny_classifier
+from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
 from mutoscope.studies.claims import ClaimsConfig
 from small_shapes_model import save_small_model
 
 
 @pytest.fixture(scope="package")
-def judge() -> Judge:
-    torch.manual_seed(0)
-    config = ShapesFeaturesConfig(stem_channels=8, stage_channels=(8, 16, 16), embedding_size=6)
-    return Judge(ShapesFeatures(config).eval(), "0" * 64)
+def classifier() -> ShapesClassifier:
+    return tiny_classifier()
 
 
 @pytest.fixture(scope="package")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mutoscope import hub
-from mutoscope.evaluation.protocols.protocol import Judge
+from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
 from mutoscope.studies.claims import run_claims
 from mutoscope.studies.claims_nova import VARIANTS, ClaimsConfig, Laboratory, prepared, unstacked
 from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
@@ -26,20 +26,24 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ClaimsConfig:
 
 
 @pytest.mark.slow
-def test_variants_are_trained_and_measured(config: ClaimsConfig, judge: Judge, tmp_path: Path):
+def test_variants_are_trained_and_measured(config: ClaimsConfig, classifier: ShapesClassifier, tmp_path: Path):
     variants = tuple(v for v in VARIANTS if v.name in ("published", "at-once"))
-    report = run_claims(Laboratory, config, tmp_path, variants=variants, judge=judge)
-    published, at_once = report["rows"]
+    report = run_claims(Laboratory, config, tmp_path, variants=variants, classifier=classifier)
+    rows: list[dict] = [dict(row) for row in report["rows"]]
+    published, at_once = rows
     assert len(published["shapes_fvd_by_window"]) == 2 and "shapes_fvd_by_window" not in at_once
     assert at_once["num_decoding_steps"] < published["num_decoding_steps"]
-    for row in report["rows"]:
-        assert row["shapes_fvd"] >= 0 and row["seconds_per_clip"] > 0 and row["movement_over_real"] >= 0
-        assert all(0 <= row[f"{head}_accuracy"] <= 1 for head in ("color", "shape", "motion"))
-    assert run_claims(Laboratory, config, tmp_path, variants=variants, judge=judge) == report
+    for row in rows:
+        assert row["shapes_fvd"] == row["shapes_fvd_per_task"]["text-conditional"]
+        assert row["seconds_per_clip"] > 0 and row["movement_over_real"] > 0
+        counts = [3 * row[f"{head}_accuracy"] for head in ("color", "shape", "motion")]  # of three clips
+        assert counts == pytest.approx([round(count) for count in counts], abs=1e-6)
+    assert published["shapes_fvd"] != at_once["shapes_fvd"]
+    assert run_claims(Laboratory, config, tmp_path, variants=variants, classifier=classifier) == report
 
 
-def test_variants_differ_in_what_they_say(config: ClaimsConfig, judge: Judge, tmp_path: Path):
-    lab = Laboratory.open(config, tmp_path, judge)
+def test_variants_differ_in_what_they_say(config: ClaimsConfig, classifier: ShapesClassifier, tmp_path: Path):
+    lab = Laboratory.open(config, tmp_path, classifier)
     models = [lab.build(variant, 0) for variant in VARIANTS]
     seen = {(m.config.latent_shape, m.config.mixer_rank, m.config.norm_position, m.config.positions) for m in models}
     assert len(seen) == len(VARIANTS)

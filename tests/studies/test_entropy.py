@@ -30,8 +30,8 @@ class Chain:
     num_clips = None
 
     def __init__(self, decay: float = 0.8) -> None:
-        places = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)).double()
-        self.root = torch.linalg.cholesky(decay ** torch.cdist(places, places, p=1))
+        positions = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)).double()
+        self.root = torch.linalg.cholesky(decay ** torch.cdist(positions, positions, p=1))
 
     def __getitem__(self, indices) -> dict[str, Tensor]:
         noise = torch.stack([torch.randn(16, generator=torch.Generator().manual_seed(i)) for i in indices]).double()

@@ -45,6 +45,6 @@ def test_a_model_without_the_timed_tasks_is_refused() -> None:
 
 
 @pytest.mark.parametrize("values", [{"batch": 0}, {"repeats": 0}])
-def test_counts_of_nothing_are_refused(values: dict[str, int]) -> None:
+def test_counts_below_one_are_refused(values: dict) -> None:
     with pytest.raises(UserError, match=str(np.prod(list(values.values())))):
         SpeedConfig(**values)

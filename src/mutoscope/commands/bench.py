@@ -1,13 +1,10 @@
 """mutoscope bench: measurements."""
 
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
-
-PAPERS = ("magvit", "par", "nova", "magi")
 
 
 def bench(
@@ -97,9 +94,10 @@ def claims(
     dry_run: bool,
     device: str,
 ) -> common.Report:
-    """Train and measure the variants of a paper; see `studies/claims_magvit.py` and the others."""
-    if paper not in PAPERS:
-        raise UserError(f"There are no claims of {paper!r} to check; papers: {', '.join(PAPERS)}.")
+    """Train and measure the variants of a paper; see `studies/registry.py`."""
+    from mutoscope.studies.registry import laboratory
+
+    lab = laboratory(paper)
     common.check_range("--num-steps", num_steps, low=200)
     common.check_range("--num-clips", num_clips, low=2)
     for seed in seeds:
@@ -109,16 +107,15 @@ def claims(
 
     folder = Path(out).expanduser()
     check_writable_folder(folder.parent)
-    module: Any = import_module(f"mutoscope.studies.claims_{paper}")
-    variants = module.Laboratory.variants
+    variants = lab.variants()
     asked = {"seeds": seeds, "num_steps": num_steps, "num_clips": num_clips}
-    config = module.Laboratory.settings(**{name: value for name, value in asked.items() if value})
+    config = lab.settings(**{name: value for name, value in asked.items() if value})
     if dry_run:
         plan = [{"variant": v.name, "paper": v.paper, "seed": seed} for seed in config.seeds for v in variants]
         return {"model": paper, "out": str(folder), "num_steps": config.num_steps, "dry_run": True, "trainings": plan}
     with common.progress_steps("bench claims", len(variants) * len(config.seeds), "variant") as advance:
         place = common.parse_device(device)
-        report = run_claims(module.Laboratory, config, folder, device=place, on_result=lambda row: advance())
+        report = run_claims(lab, config, folder, device=place, on_result=lambda row: advance())
     return {"model": paper, "out": str(folder), **report}
 
 

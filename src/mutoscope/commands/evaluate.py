@@ -3,15 +3,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import mutoscope.commands.common as common
 from mutoscope.commands.options import family_of_folder, help_text, parse_changed_options, sampler_flags
 from mutoscope.errors import UserError
-from mutoscope.json_config import nearest
-
-if TYPE_CHECKING:
-    from mutoscope.evaluation.networks.extractors import WeightFiles
 
 
 def evaluate(
@@ -43,8 +38,8 @@ def evaluate(
     Args:
         source: bundled name, model folder, or a folder of videos
         protocol: shapes (all that fits the source), shapes-generation, shapes-text, shapes-prediction, shapes-tasks,
-            shapes-reconstruction, shapes-files; or one that keeps no clips in memory: shapes-10k, or that of a
-            published table, such as ucf101-magvit with --reference (an unknown name lists them)
+            shapes-reconstruction, shapes-files; shapes-10k for many clips; or that of a published table, such as
+            ucf101-magvit with --reference (an unknown name lists them)
         num_clips: clips on either side (default 256, or the protocol's number)
         seed: of generation, of random clips and of the resampling behind the intervals
         batch_size: clips at a time
@@ -71,27 +66,30 @@ def evaluate(
     torch_device = common.parse_device(device)
     target = None if out is None else common.check_output_file(out, (".json",))
 
-    from mutoscope.evaluation.evaluate import PROTOCOLS
-    from mutoscope.evaluation.evaluate import evaluate as measure
+    from mutoscope.evaluation.engine import evaluate as measure
     from mutoscope.evaluation.networks.extractors import WeightFiles
-    from mutoscope.evaluation.protocols.published import VIDEO_PROTOCOLS
+    from mutoscope.training.distributed import join
 
     sampling = sampler_options(source, overrides)
-    shared = {"seed": seed, "batch_size": batch_size, "device": torch_device, "progress": common.is_terminal()}
-    if protocol in VIDEO_PROTOCOLS:
-        files = WeightFiles(i3d, c3d, inception, lpips, lpips_heads, i3d_sha256)
-        more = {"num_clips": num_clips, "convention": convention, "state": state, "options": sampling}
-        more |= {"split": split, "task": task, "paste_given": paste_given}
-        return _written(_streamed(source, reference, protocol, files, **shared, **more), target)
-    if protocol not in PROTOCOLS:
-        raise UserError(f"Unknown protocol {protocol!r}: {nearest(protocol, (*PROTOCOLS, *VIDEO_PROTOCOLS))}")
-    unused = {"--reference": reference, "--i3d": i3d, "--c3d": c3d, "--inception": inception, "--lpips": lpips}
-    unused |= {"--convention": convention, "--split": split, "--task": task, "--paste-given": paste_given or None}
-    if given := [flag for flag, value in unused.items() if value is not None]:
-        raise UserError(f"{given[0]} belongs to the protocols of published tables; {protocol!r} has its own judge.")
-    if state is not None:
-        raise UserError(f"{protocol!r} keeps its clips in memory and no --state; the protocol shapes-10k keeps one.")
-    return _written(measure(source, protocol, num_clips, **shared, **sampling), target)
+    join("cpu")  # under torchrun all processes share the clips; rows are exchanged on the CPU
+    report = measure(
+        source,
+        protocol,
+        num_clips=num_clips,
+        seed=seed,
+        batch_size=batch_size,
+        device=torch_device,
+        options=sampling,
+        reference=reference,
+        split=split,
+        task=task,
+        paste_given=paste_given,
+        convention=convention,
+        files=WeightFiles(i3d, c3d, inception, lpips, lpips_heads, i3d_sha256),
+        state=state,
+        progress=common.is_terminal(),
+    )
+    return _written(dict(report), target)
 
 
 def sampler_options(source: str, arguments: Sequence[str]) -> dict[str, object]:
@@ -117,19 +115,9 @@ def print_override_help(source: str | None = None) -> None:
     print(help_text(f"mutoscope evaluate {source} [options]", "Options of the model's sampler:", flags))
 
 
-def _streamed(source: str, reference: str | None, name: str, files: "WeightFiles", **options: Any) -> common.Report:
-    """A protocol that keeps no clips in memory; under torchrun all processes share the clips."""
-    from mutoscope.evaluation.protocols.published import video_protocol
-    from mutoscope.evaluation.videos import evaluate_videos
-    from mutoscope.training.distributed import join
-
-    join("cpu")  # rows are exchanged on the CPU, wherever they are made
-    return evaluate_videos(source, reference, video_protocol(name), files, **options)
-
-
 def _written(report: common.Report, target: Path | None) -> common.Report:
-    """The report, which the first process also writes to a file."""
-    if target is not None and report:
+    """The report, which the first process also writes to a file; the others have no figures."""
+    if target is not None and report["metrics"]:
         from mutoscope.evaluation.rows import write_atomically
 
         write_atomically(target, f"{json.dumps(report, allow_nan=False, indent=1)}\n".encode())

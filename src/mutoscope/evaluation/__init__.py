@@ -1,1 +1,1 @@
-"""Figures with their protocol: Fréchet distance, PSNR, and the judge of the built-in world."""
+"""Evaluation: metrics, feature networks, protocols and the engine that joins them to figures with intervals."""

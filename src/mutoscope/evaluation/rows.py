@@ -1,10 +1,10 @@
-"""Figures of many clips, a row each: computed in chunks, shared among processes, kept on disk, and joined in order.
+"""Rows of many clips: measured in chunks, shared among processes, stored on disk, and joined in order.
 
-Clips are read and forgotten chunk by chunk; what stays are rows such as the 400 numbers of a clip's features. A chunk
-is always the same clips in the same batches, so a figure does not depend on how many processes took part or how
-often the work was interrupted: the same rows are joined in the same order.
+Clips are read chunk by chunk and dropped; their rows stay, such as the 400 features of a clip. A chunk always holds the
+same clips in the same batches and rows are joined in the same order, so a figure depends neither on the number of
+processes nor on interruptions.
 
-Processes are those of `torch.distributed`, where a group was joined before (torchrun); the first one gets all rows.
+Processes are those of a `torch.distributed` group that was joined before (torchrun); the first one gets all rows.
 """
 
 import json
@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from mutoscope.errors import UserError
 
-CHUNK = 32  # clips a chunk
+CHUNK = 32  # clips per chunk
 STATE = "state.json"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Named tensors with one row per clip, and what there is to say about clips that gave none."""
+    """Named tensors with one row per clip, and a note for each clip that has none."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()
@@ -43,21 +43,21 @@ class Rows:
 
 @dataclass(frozen=True)
 class State:
-    """A folder in which finished chunks are kept, so that a killed evaluation continues; or nowhere."""
+    """A folder of finished chunks, from which a killed evaluation continues; without a folder, none are stored."""
 
     folder: Path | None = None
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str] | None, settings: dict[str, object]) -> "State":
-        """Make the folder, or check that it holds chunks of the same evaluation. Raises UserError otherwise."""
+        """Create the folder, or check that it holds chunks of the same evaluation. Raises UserError otherwise."""
         if folder is None:
             return cls()
         path, text = Path(folder).expanduser(), json.dumps(settings, indent=2, sort_keys=True)
-        rank, world = place()
+        rank, world_size = rank_and_world_size()
         if rank > 0:
-            dist.barrier()  # until the first process has made it
+            dist.barrier()  # until the first process has created the folder
         cls._check(path, text)
-        if rank == 0 and world > 1:
+        if rank == 0 and world_size > 1:
             dist.barrier()
         return cls(path)
 
@@ -76,27 +76,30 @@ class State:
                 path.mkdir(parents=True, exist_ok=True)
                 write_atomically(path / STATE, text.encode())
             except OSError as error:
-                raise UserError(f"Cannot write into {str(path)!r}: {error.strerror}. Choose another place.") from None
+                raise UserError(f"Cannot write into {str(path)!r}: {error.strerror}. Choose another folder.") from None
 
     def chunk(self, label: str, number: int) -> Path | None:
         return self.folder and self.folder / f"{label}-{number:06d}.safetensors"
 
 
+def chunk_ranges(count: int, size: int = CHUNK) -> tuple[range, ...]:
+    """Consecutive ranges of at most `size` numbers that cover 0 ... count - 1."""
+    return tuple(range(start, min(start + size, count)) for start in range(0, count, size))
+
+
 def gather_rows(
-    count: int,
+    chunks: Sequence[range],
     measure: Callable[[range], Rows],
     label: str,
     state: State = State(),
-    chunk_size: int = CHUNK,
     progress: bool = False,
 ) -> Rows | None:
-    """Rows of clips 0 ... count - 1 from `measure(range)`, which is called once for every chunk that is not on disk.
+    """Rows of the clips of all chunks from `measure(chunk)`, which is called once for every chunk not on disk.
 
     Processes take chunks in turn. The first process gets all rows in order, the others None.
     """
-    rank, world = place()
-    chunks = [range(start, min(start + chunk_size, count)) for start in range(0, count, chunk_size)]
-    numbers = range(rank, len(chunks), world)
+    rank, world_size = rank_and_world_size()
+    numbers = range(rank, len(chunks), world_size)
     own = Collected(sum(len(chunks[number]) for number in numbers))
     for number in tqdm(numbers, label, disable=not progress or rank > 0, leave=False):
         path = state.chunk(label, number)
@@ -107,56 +110,55 @@ def gather_rows(
         if path is not None:
             write_rows(path, rows)
         own.add(number, rows)
-    if world == 1:
+    if world_size == 1:
         return own.rows()
     parts = _gathered(own.parts())
     return None if parts is None else joined([parts[number] for number in sorted(parts)])
 
 
 class Collected:
-    """Rows of chunks, one after the other, in tensors made once for all of them.
+    """Rows of chunks, one after the other, in tensors allocated once for all of them.
 
-    Small tensors kept for every chunk would lie between the large ones that come and go, and an allocator that cannot
-    move them would need more and more room.
+    Small tensors per chunk would fragment the heap between the large temporary ones, and memory would grow.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.used = capacity, 0
         self.tensors: dict[str, Tensor] = {}
-        self.places: dict[int, tuple[slice, tuple[str, ...]]] = {}
+        self.chunks: dict[int, tuple[slice, tuple[str, ...]]] = {}
 
     def add(self, number: int, rows: Rows) -> None:
-        """Chunks come in order; every one that has rows must have the same names."""
-        place = slice(self.used, self.used + len(rows))
+        """Append a chunk; all chunks that have rows must have the same names."""
+        filled = slice(self.used, self.used + len(rows))
         for name, value in rows.tensors.items():
             if name not in self.tensors:
                 self.tensors[name] = value.new_empty((self.capacity, *value.shape[1:]))
-            self.tensors[name][place] = value
-        self.places[number] = (place, rows.notes)
-        self.used = place.stop
+            self.tensors[name][filled] = value
+        self.chunks[number] = (filled, rows.notes)
+        self.used = filled.stop
 
     def rows(self) -> Rows:
-        """All of them."""
-        notes = tuple(note for _, some in self.places.values() for note in some)
+        """Rows of all chunks."""
+        notes = tuple(note for _, some in self.chunks.values() for note in some)
         return Rows({name: value[: self.used] for name, value in self.tensors.items()}, notes)
 
     def parts(self) -> dict[int, Rows]:
-        """By the number of the chunk."""
+        """Rows by the number of the chunk."""
         return {
-            number: Rows({name: value[place].clone() for name, value in self.tensors.items()}, notes)
-            for number, (place, notes) in self.places.items()
+            number: Rows({name: value[filled].clone() for name, value in self.tensors.items()}, notes)
+            for number, (filled, notes) in self.chunks.items()
         }
 
 
-def place() -> tuple[int, int]:
-    """Rank of this process and how many there are."""
+def rank_and_world_size() -> tuple[int, int]:
+    """Rank of this process and the number of processes."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
-    """Rows one after the other; every part that has rows must have the same names."""
+    """Rows one after the other; all parts that have rows must have the same names."""
     filled = [part for part in parts if len(part)]
     names = filled[0].tensors if filled else {}
     return Rows(
@@ -166,7 +168,7 @@ def joined(parts: Sequence[Rows]) -> Rows:
 
 
 def write_rows(path: Path, rows: Rows) -> None:
-    """Write one chunk under a temporary name, then rename: a file that is there is whole."""
+    """Write one chunk under a temporary name, then rename it, so that every file is complete."""
     tensors = {name: value.contiguous() for name, value in rows.tensors.items()}
     write_atomically(path, save(tensors, metadata={"notes": json.dumps(rows.notes)}))
 
@@ -193,8 +195,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def _gathered(own: dict[int, Rows]) -> dict[int, Rows] | None:
     """The chunks of all processes, on the first one."""
-    rank, world = place()
-    everyone: list[dict[int, Rows]] | None = [{} for _ in range(world)] if rank == 0 else None
+    rank, world_size = rank_and_world_size()
+    everyone: list[dict[int, Rows]] | None = [{} for _ in range(world_size)] if rank == 0 else None
     dist.gather_object(own, everyone)
     if everyone is None:
         return None

@@ -1,8 +1,8 @@
-"""Samples of a text-conditional model in the folders that outside benchmarks read: VBench, GenEval, DPG-Bench.
+"""Samples of a text-conditional model in the folders that external benchmarks read: VBench, GenEval, DPG-Bench.
 
-Their own tools, run in environments of their own, compute the scores. What is written here is a function of the model,
-the prompts, the seed and the sampler's options; `export.json` beside the samples holds these, so that an interrupted
-export continues and another one is never mixed into it.
+The benchmarks' own tools, run in their own environments, compute the scores. The samples are a function of the model,
+the prompts, the seed and the sampler's options. `export.json` beside the samples holds these, so that an interrupted
+export continues and is never mixed with another one.
 """
 
 import csv
@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,8 +19,10 @@ from tqdm import tqdm
 
 from mutoscope.data.video.read import write_video
 from mutoscope.errors import UserError
+from mutoscope.evaluation.sources.model_clips import call_seed
 from mutoscope.hub import check_writable_folder
 from mutoscope.json_config import nearest, read_json
+from mutoscope.pipeline import VideoPipeline
 
 RECORD = "export.json"
 MAX_NAME_BYTES = 200  # of a prompt that becomes part of a file name
@@ -29,7 +31,7 @@ Frames = UInt8[np.ndarray, "t h w 3"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """One entry of a benchmark. key: what its files are called; line: its entry in the prompts file."""
+    """One prompt of a benchmark. key: stem of the names of its files; line: its entry in the prompts file."""
 
     key: str
     text: str
@@ -38,10 +40,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark reads. num_samples: per prompt, as its paper and NOVA's evaluation take them.
+    """The format of a benchmark. num_samples: per prompt, as in its paper and in NOVA's evaluation.
 
-    files: the paths of one prompt's samples, below the folder its tool is pointed at.
-    still: pictures instead of clips. tool: how its tool is started on the folder FOLDER.
+    files: paths of one prompt's samples, relative to the folder that its tool reads.
+    still: images instead of clips. tool: command that starts its tool on the folder FOLDER.
     """
 
     num_samples: int
@@ -58,7 +60,8 @@ def vbench_prompts(path: Path) -> Iterator[Prompt]:
     """VBench_full_info.json (entries with "prompt_en"), or a text file of one prompt per line."""
     if path.suffix == ".json":
         found = _parsed(path, _text(path), 1)
-        texts = [entry.get("prompt_en") if isinstance(entry, dict) else None for entry in found]
+        entries = found if isinstance(found, list) else [None]
+        texts = [entry.get("prompt_en") if isinstance(entry, dict) else None for entry in entries]
     else:
         texts = [line.strip() for line in _text(path).splitlines() if line.strip()]
     for number, text in enumerate(texts, 1):
@@ -68,7 +71,7 @@ def vbench_prompts(path: Path) -> Iterator[Prompt]:
 
 
 def geneval_prompts(path: Path) -> Iterator[Prompt]:
-    """evaluation_metadata.jsonl: one object per line, with "prompt" and what its judge looks for."""
+    """evaluation_metadata.jsonl: one object per line, with "prompt" and the objects that its detector looks for."""
     lines = [line for line in _text(path).splitlines() if line.strip()]
     for number, line in enumerate(lines):
         entry = _parsed(path, line, number + 1)
@@ -99,7 +102,7 @@ def _text(path: Path) -> str:
         raise UserError(f"The prompts {str(path)!r} are not UTF-8 text.") from None
 
 
-def _parsed(path: Path, text: str, number: int) -> Any:
+def _parsed(path: Path, text: str, number: int) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
@@ -107,7 +110,7 @@ def _parsed(path: Path, text: str, number: int) -> Any:
 
 
 def _file_name(path: Path, text: str) -> str:
-    """The text, which its tool expects as (part of) a file's name."""
+    """The text, which the benchmark's tool expects as (part of) a file name."""
     if not text or text.startswith(".") or any(character in text for character in "/\\\0"):
         raise UserError(f"{path}: {text!r} cannot be a file name, as the benchmark needs it.")
     if len(text.encode()) > MAX_NAME_BYTES:
@@ -162,8 +165,19 @@ def _benchmark(name: str) -> Benchmark:
 # --------------------------------------------------------------------------------------------------------- samples
 
 
+class Record(TypedDict):
+    """Contents of `export.json`: everything the samples depend on."""
+
+    benchmark: str
+    model: str
+    seed: int
+    num_samples: int
+    options: dict[str, object]
+    prompts_sha256: str
+
+
 def export(
-    pipeline: Any,
+    pipeline: VideoPipeline,
     model: str,
     benchmark: str,
     prompts_path: str | Path,
@@ -172,28 +186,29 @@ def export(
     num_prompts: int | None = None,
     num_samples: int | None = None,
     seed: int = 1337,
-    options: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Writes samples for every prompt (or the first `num_prompts`) into `out`/`benchmark`, and says what was written.
+    options: Mapping[str, object] | None = None,
+) -> dict[str, object]:
+    """Write samples for every prompt (or the first `num_prompts`) into `out`/`benchmark`; returns a report.
 
-    The samples of prompt number i come from one call, seeded by `seed` and i alone, so that it does not matter where an
-    export was interrupted. Files that are there are left as they are. `options` go to the pipeline.
-    Raises UserError for prompts of another benchmark, a model that reads no text, or a folder that holds anything else.
+    The samples of prompt number i come from one call, seeded by `seed` and i alone, so that interruptions do not change
+    them. Existing files are kept. `options` go to the pipeline.
+    Raises UserError for prompts of another benchmark, a model that reads no text, or a folder with other contents.
     """
     kind = _benchmark(benchmark)
     prompts = read_prompts(benchmark, prompts_path)
     count = num_samples or kind.num_samples
     if benchmark == "dpg-bench" and count != kind.num_samples:
-        raise UserError(f"DPG-Bench reads {kind.num_samples} samples on one picture; leave the number of samples out.")
-    given = {name: value for name, value in (options or {}).items() if value is not None}
+        raise UserError(f"DPG-Bench reads {kind.num_samples} samples on one image; omit the number of samples.")
+    requested = {name: value for name, value in (options or {}).items() if value is not None}
     if kind.still and pipeline.index.num_frames != 1:
-        given["num_frames"] = 1
-    record = {
-        "benchmark": benchmark, "model": model, "seed": seed, "num_samples": count, "options": given,
+        requested["num_frames"] = 1
+    record: Record = {
+        "benchmark": benchmark, "model": model, "seed": seed, "num_samples": count, "options": requested,
         "prompts_sha256": hashlib.sha256("\n".join(f"{p.key}\t{p.text}" for p in prompts).encode()).hexdigest(),
     }  # fmt: skip
     chosen = prompts[:num_prompts]
-    pipeline.prepare(prompt=chosen[0].text, num_samples=count, seed=seed, **given)  # refuses what does not fit
+    # Options that do not fit are refused before the folder is created.
+    pipeline.prepare(prompt=chosen[0].text, num_samples=count, seed=seed, **requested)
     folder = claim(Path(out), record) / benchmark
     written, warnings = 0, []
     for number, prompt in enumerate(tqdm(chosen, benchmark, unit="prompt", disable=None, leave=False)):
@@ -201,7 +216,8 @@ def export(
         if all(path.exists() for path in paths):
             written += _write_line(folder, benchmark, prompt)
             continue
-        clips = pipeline.generate(prompt=prompt.text, num_samples=count, seed=call_seed(seed, number), **given).clips
+        call = {"prompt": prompt.text, "num_samples": count, "seed": call_seed(seed, number), **requested}
+        clips = pipeline.generate(on_step=lambda event: None, **call).clips
         frames = [clip.frames for clip in clips]
         frames = [grid(frames)] if len(paths) == 1 and count > 1 else frames
         for path, clip in zip(paths, frames, strict=True):
@@ -211,28 +227,31 @@ def export(
                 written += 1
         written += _write_line(folder, benchmark, prompt)
     tool = kind.tool.replace("FOLDER", str(folder)).replace("SIDE", str(pipeline.index.height))
-    return (
-        record
-        | {"output": str(folder), "prompts": len(chosen), "written": written, "tool": tool}
-        | {"warnings": list(warnings)}
-    )
+    return {
+        **record,
+        "output": str(folder),
+        "prompts": len(chosen),
+        "written": written,
+        "tool": tool,
+        "warnings": list(warnings),
+    }
 
 
-def claim(out: Path, record: dict[str, Any]) -> Path:
-    """`out`, empty and marked as this export's, or marked so before. Raises UserError where it is anything else."""
-    mark = out / RECORD
+def claim(out: Path, record: Record) -> Path:
+    """`out` as the folder of this export: new or empty, or claimed by it before. Raises UserError for other folders."""
+    mark, own = out / RECORD, cast(dict[str, object], json.loads(json.dumps(record)))
     if mark.is_file():
         found = read_json(mark)
-        different = [name for name in record if found.get(name) != json.loads(json.dumps(record[name]))]
+        different = [name for name in own if found.get(name) != own[name]]
         if different:
             name = different[0]
             raise UserError(
-                f"{str(out)!r} holds an export with another {name}: {found.get(name)!r} there, {record[name]!r} here. "
+                f"{str(out)!r} holds an export with another {name}: {found.get(name)!r} there, {own[name]!r} here. "
                 "Name another folder, or remove this one."
             )
         return out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{str(out)!r} holds files that are no export. Name a folder that is empty or not there yet.")
+        raise UserError(f"{str(out)!r} holds files that are no export. Name an empty or a new folder.")
     check_writable_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     _write_text(mark, json.dumps(record, indent=2))
@@ -240,7 +259,7 @@ def claim(out: Path, record: dict[str, Any]) -> Path:
 
 
 def _write_line(folder: Path, benchmark: str, prompt: Prompt) -> int:
-    """GenEval's judge reads what to look for beside the samples; 1 if that file had to be written."""
+    """Write the metadata that GenEval's detector reads beside the samples; returns the number of files written."""
     path = folder / prompt.key / "metadata.jsonl"
     if benchmark != "geneval" or path.exists():
         return 0
@@ -255,11 +274,6 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def grid(clips: list[Frames]) -> UInt8[np.ndarray, "t height width 3"]:
-    """Four clips as one, two beside two."""
+    """Four clips as one, in two rows of two."""
     top, bottom = (np.concatenate(clips[start : start + 2], axis=2) for start in (0, 2))
     return np.concatenate([top, bottom], axis=1)
-
-
-def call_seed(seed: int, number: int) -> int:
-    """Seeds of one export's calls, all different and within 63 bits."""
-    return (seed * 1_000_003 + number) % 2**63

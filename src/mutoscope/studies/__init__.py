@@ -1,1 +1,1 @@
-"""Measurements of speed and memory."""
+"""Studies: papers' comparisons at small scale, token dependencies, and speed."""

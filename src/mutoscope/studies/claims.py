@@ -1,16 +1,16 @@
-"""What the papers' comparisons at small scale share: trainings alike, judged by shapes-FVD on the same held-back clips.
+"""Common parts of the papers' comparisons at small scale: equal training, then shapes-FVD on the same held-out clips.
 
-A run is a folder: one sub-folder per training, one JSON file per result, so it continues where it was stopped.
+A run is a folder: one sub-folder per training, one JSON file per result, so it continues after an interruption.
 """
 
 import json
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import ClassVar, Generic, Self, TypedDict, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -21,29 +21,73 @@ from mutoscope.data.sources.shapes.world import HELD_BACK_SEED
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.evaluation.metrics.frechet import frechet_distance_between
-from mutoscope.evaluation.protocols.protocol import Judge, Readings, RealClips, real_clips
+from mutoscope.evaluation.networks.shapes_classifier import Readings, ShapesClassifier
+from mutoscope.evaluation.sources.shapes_clips import RealClips, real_clips
 from mutoscope.hub import write_json
 from mutoscope.models.base import VideoModel
 from mutoscope.runs.clips import clip_source, describe_data, shapes_world
 from mutoscope.runs.tokenize import tokenize
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.training.config import DataConfig, LoopConfig, ModelConfig, ModelRecipe, OptimConfig
-from mutoscope.training.trainer import train_model
+from mutoscope.training.trainer import Batch, train_model
+
+# Betas and weight decay of MAGVIT (arXiv 2212.05199, appendix B); higher rates for small networks and few updates.
+OPTIMIZER = OptimConfig(1.5e-3, 0.9, 0.96, weight_decay=0.045, warmup_steps=100, muon_learning_rate=3e-3)
 
 
-class AnyVariant(Protocol):
-    """One row of the tables: a name, and where the paper shows it."""
+@dataclass(frozen=True)
+class Variant:
+    """One row of a paper's tables: its name, and where the paper shows it. Papers add what differs."""
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    paper: str
 
-    @property
-    def paper(self) -> str: ...
+
+VariantT = TypeVar("VariantT", bound=Variant)
+
+
+class Measurement(TypedDict):
+    """One measurement of a trained variant; papers add further numbers, or lists of numbers.
+
+    per_task: shapes-FVD by task; shapes_fvd: their mean over the tasks trained for.
+    """
+
+    num_decoding_steps: int
+    shapes_fvd: float
+    per_task: dict[str, float]
+
+
+class Result(TypedDict):
+    """All measurements of one variant trained from one seed."""
+
+    variant: str
+    paper: str
+    seed: int
+    results: Sequence[Measurement]
+
+
+class SummaryRow(TypedDict):
+    """Means over seeds of one variant at one number of decoding steps; further numbers are averaged likewise."""
+
+    variant: str
+    paper: str
+    num_decoding_steps: int
+    shapes_fvd: float
+    shapes_fvd_per_seed: list[float]
+    shapes_fvd_per_task: dict[str, float]
+
+
+class ClaimsReport(TypedDict):
+    """Contents of `claims.json`, beside the conclusions of the paper."""
+
+    settings: dict[str, object]
+    real_against_real: float
+    rows: list[SummaryRow]
 
 
 @dataclass(frozen=True)
 class ClaimsConfig:
-    """What all variants share. The defaults are meant for about 8 minutes per training on two CPU cores; not timed."""
+    """Settings of all variants. The defaults take about 8 minutes per training on two CPU cores (estimated)."""
 
     tokenizer: str = "vq-shapes"
     seeds: tuple[int, ...] = (0, 1)
@@ -56,26 +100,32 @@ class ClaimsConfig:
 
 
 @dataclass
-class Laboratory(ABC):
-    """What every training and every measurement shares. All of it happens on the tokenizer's device."""
+class Laboratory(ABC, Generic[VariantT]):
+    """What every training and every measurement shares. Everything runs on the tokenizer's device."""
 
     config: ClaimsConfig
     out: Path
     tokenizer: VideoTokenizer
     cache: TokenCache
-    judge: Judge
+    classifier: ShapesClassifier
     real: RealClips
-    seen: Readings
+    readings: Readings
+    """What the classifier reads in `real`."""
 
-    variants: ClassVar[tuple[Any, ...]]
-    """The rows of the paper's tables, each an `AnyVariant`."""
     settings: ClassVar[type[ClaimsConfig]] = ClaimsConfig
     tasks: ClassVar[tuple[str, ...]] = ()
-    """Those whose conditions the training needs."""
+    """Tasks whose condition videos the token cache holds."""
 
     @classmethod
-    def open(cls, config: ClaimsConfig, out: Path, judge: Judge, device: str | torch.device = "cpu") -> Self:
-        """Encodes the training clips, unless `out` holds them already, and lets the judge see the real ones."""
+    @abstractmethod
+    def variants(cls) -> tuple[VariantT, ...]:
+        """The rows of the paper's tables."""
+
+    @classmethod
+    def open(
+        cls, config: ClaimsConfig, out: Path, classifier: ShapesClassifier, device: str | torch.device = "cpu"
+    ) -> Self:
+        """Encode the training clips, unless `out` holds them, and classify the real ones."""
         tokenizer = open_tokenizer(config, device)
         data = clip_data(config)
         cache = tokenize(
@@ -88,7 +138,7 @@ class Laboratory(ABC):
             data=describe_data(data) | {"seed": data.seed},
         )
         real = real_clips(shapes_world(data, HELD_BACK_SEED).config, 0, config.num_clips)
-        return cls(config, out, tokenizer, cache, judge, real, judge.read(real.video))
+        return cls(config, out, tokenizer, cache, classifier, real, classifier.read(real.video))
 
     @property
     def device(self) -> torch.device:
@@ -100,9 +150,9 @@ class Laboratory(ABC):
         return t, h, w
 
     def real_against_real(self) -> float:
-        world = shapes_world(clip_data(self.config), HELD_BACK_SEED).config
-        other = self.judge.read(real_clips(world, self.config.num_clips, self.config.num_clips).video)
-        return frechet_distance_between(other.features, self.seen.features)
+        """shapes-FVD of as many further real clips."""
+        config = shapes_world(clip_data(self.config), HELD_BACK_SEED).config
+        return self.distance_of(real_clips(config, self.config.num_clips, self.config.num_clips).video)
 
     def video(self, clips: UInt8[Tensor, "n t h w 3"]) -> Float[Tensor, "n 3 t h w"]:
         """Pixels in [-1, 1] on the device."""
@@ -113,132 +163,145 @@ class Laboratory(ABC):
         return self.tokenizer.to_uint8(self.tokenizer.decode(tokens)).cpu()
 
     def now(self) -> float:
-        """Seconds on a clock that waits for everything asked of the device before."""
+        """Seconds of a clock that waits until the device has finished all queued work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def distance_of(self, clips: UInt8[Tensor, "n t h w 3"]) -> float:
         """shapes-FVD of generated clips."""
-        return frechet_distance_between(self.judge.read(clips).features, self.seen.features)
+        return frechet_distance_between(self.classifier.read(clips).features, self.readings.features)
 
     def recipe(self, name: str, model: ModelConfig, seed: int, tasks: Sequence[str]) -> ModelRecipe:
-        """Equal for all variants but for the network and the tasks."""
+        """The recipe of a variant; all variants differ in the network and the tasks only."""
         config = self.config
         return ModelRecipe(
             name=f"{name}-{seed}",
             tokenizer=config.tokenizer,
             data=clip_data(config),
             model=model,
-            optim=OptimConfig(1.5e-3, 0.9, 0.96, weight_decay=0.045, warmup_steps=100, muon_learning_rate=3e-3),
+            optim=OPTIMIZER,
             loop=LoopConfig(config.num_steps, config.batch_size, seed=seed, clip_norm=1.0, num_workers=0),
             task_weights=dict.fromkeys(tasks, 1.0),
             cache_clips=config.num_train_clips,
         )
 
-    def trained(self, model: VideoModel, recipe: ModelRecipe, prepare_batch: Callable[..., Any]) -> VideoModel:
-        """The network after its updates, continued from its newest checkpoint if it was stopped."""
+    def trained(
+        self, model: VideoModel, recipe: ModelRecipe, prepare_batch: Callable[[Batch, int], Batch]
+    ) -> VideoModel:
+        """The network after its updates, continued from its newest checkpoint if there is one."""
         folder = self.out / recipe.name
         resume = any((folder / "checkpoints").glob("*.pt"))
-        options = {"prepare_batch": prepare_batch, "resume": resume, "device": self.device}
-        result = train_model(model, recipe, self.cache, folder, **options)
+        result = train_model(
+            model, recipe, self.cache, folder, prepare_batch=prepare_batch, resume=resume, device=self.device
+        )
         if not result.finished:
             raise KeyboardInterrupt(f"stopped in {recipe.name}; the same command continues.")
         assert isinstance(result.network, VideoModel)
         return result.network.eval()
 
     @abstractmethod
-    def result(self, variant: Any, seed: int) -> dict[str, Any]:
-        """Trains and measures one variant: "variant", "paper", "seed", and "results", a list of measurements.
+    def result(self, variant: VariantT, seed: int) -> Result:
+        """Train and measure one variant."""
 
-        Each measurement has "num_decoding_steps", "shapes_fvd" and "per_task".
-        """
-
-    def conclusions(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """What the report says beside the rows of the summary."""
+    def conclusions(self, rows: Sequence[SummaryRow]) -> dict[str, object]:
+        """Entries of the report beside the rows of the summary."""
         return {}
 
 
+def result_of(variant: Variant, seed: int, results: Sequence[Measurement]) -> Result:
+    """The measurements of a variant, as its JSON file holds them."""
+    return {"variant": variant.name, "paper": variant.paper, "seed": seed, "results": results}
+
+
 def run_claims(
-    laboratory: type[Laboratory],
+    laboratory: type[Laboratory[VariantT]],
     config: ClaimsConfig,
     out: str | Path,
     *,
-    variants: Sequence[AnyVariant] | None = None,
-    judge: Judge | None = None,
+    variants: Sequence[VariantT] | None = None,
+    classifier: ShapesClassifier | None = None,
     device: str | torch.device = "cpu",
-    on_result: Callable[[dict[str, Any]], None] = lambda row: None,
-) -> dict[str, Any]:
-    """Trains and measures what `out` does not hold yet; returns and writes `out/claims.json`.
+    on_result: Callable[[Result], object] = lambda row: None,
+) -> ClaimsReport:
+    """Train and measure what `out` does not hold yet; returns and writes `out/claims.json`.
 
-    `variants`: all of the laboratory's unless some are named. `judge`: the bundled one unless another is given.
-    Raises UserError when `out` belongs to other settings.
+    `variants`: by default all of the laboratory's. `classifier`: by default the bundled one.
+    Raises UserError if `out` holds results of other settings.
     """
     out = Path(out)
     keep_settings(out / "settings.json", config)
-    opened, rows = laboratory.open(config, out, judge or Judge.bundled(device), device), []
+    opened = laboratory.open(config, out, classifier or ShapesClassifier.bundled(device), device)
+    rows: list[Result] = []
     for seed in config.seeds:
-        for variant in laboratory.variants if variants is None else variants:
+        for variant in laboratory.variants() if variants is None else variants:
             file = out / f"{variant.name}-{seed}.json"
             if not file.exists():
-                write_json(file, opened.result(variant, seed))
+                write_json(file, dict(opened.result(variant, seed)))
             rows.append(json.loads(file.read_text()))
             on_result(rows[-1])
-    report = {"settings": asdict(config), "real_against_real": opened.real_against_real(), "rows": summarise(rows)}
-    report |= opened.conclusions(report["rows"])
-    write_json(out / "claims.json", report)
+    summary = summarise(rows)
+    report: ClaimsReport = {
+        "settings": asdict(config),
+        "real_against_real": opened.real_against_real(),
+        "rows": summary,
+    }
+    report = cast(ClaimsReport, report | opened.conclusions(summary))
+    write_json(out / "claims.json", dict(report))
     return report
 
 
 def keep_settings(file: Path, config: ClaimsConfig) -> None:
-    """Results of different settings do not compare, so a folder holds those of one."""
-    settings = json.loads(json.dumps(asdict(config) | {"seeds": None}))  # more seeds may join; JSON has no tuples
+    """Write the settings of a folder's results. Raises UserError for others: such results do not compare."""
+    settings = json.loads(json.dumps(asdict(config) | {"seeds": None}))  # seeds may be added; JSON has no tuples
     if file.exists() and json.loads(file.read_text()) != settings:
         raise UserError(f"{file.parent} holds results of other settings ({file.name}); name another folder.")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, settings)
 
 
-def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarise(rows: Sequence[Result]) -> list[SummaryRow]:
     """Mean over seeds and every seed's value, per variant and number of decoding steps."""
-    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, str, int], list[Measurement]] = {}
     for row in rows:
         for result in row["results"]:
-            found.setdefault((row["variant"], result["num_decoding_steps"]), []).append(row | result)
-    return [
-        {
-            "variant": name,
-            "paper": group[0]["paper"],
-            "num_decoding_steps": steps,
-            "shapes_fvd": statistics.mean(entry["shapes_fvd"] for entry in group),
-            "shapes_fvd_per_seed": [entry["shapes_fvd"] for entry in group],
-            "shapes_fvd_per_task": {
-                task: statistics.mean(entry["per_task"][task] for entry in group) for task in group[0]["per_task"]
-            },
-            **{key: mean_of([entry[key] for entry in group]) for key in group[0] if key not in NAMED},
-        }
-        for (name, steps), group in found.items()
-    ]
+            key = row["variant"], row["paper"], result["num_decoding_steps"]
+            found.setdefault(key, []).append(result)
+    return [summary_row(*key, group) for key, group in found.items()]
 
 
-NAMED = {"variant", "paper", "seed", "results", "num_decoding_steps", "shapes_fvd", "per_task"}
+def summary_row(variant: str, paper: str, steps: int, group: Sequence[Measurement]) -> SummaryRow:
+    """The measurements of all seeds as one row."""
+    further = {key: mean_of(group, key) for key in group[0] if key not in Measurement.__annotations__}
+    row: SummaryRow = {
+        "variant": variant,
+        "paper": paper,
+        "num_decoding_steps": steps,
+        "shapes_fvd": statistics.mean(entry["shapes_fvd"] for entry in group),
+        "shapes_fvd_per_seed": [entry["shapes_fvd"] for entry in group],
+        "shapes_fvd_per_task": {
+            task: statistics.mean(entry["per_task"][task] for entry in group) for task in group[0]["per_task"]
+        },
+    }
+    return cast(SummaryRow, row | further)
 
 
-def mean_of(values: list[Any]) -> Any:
-    """Mean of numbers, or of lists of numbers entry by entry."""
+def mean_of(group: Sequence[Mapping[str, object]], key: str) -> float | list[float]:
+    """Mean over measurements of a number, or of a list of numbers entry by entry."""
+    values = [entry[key] for entry in group]
     if isinstance(values[0], list):
-        return [statistics.mean(entries) for entries in zip(*values, strict=True)]
-    return statistics.mean(values)
+        return [statistics.mean(entries) for entries in zip(*cast(list[list[float]], values), strict=True)]
+    return statistics.mean(cast(list[float], values))
 
 
 def open_tokenizer(config: ClaimsConfig, device: str | torch.device) -> VideoTokenizer:
-    """The tokenizer of all variants, ready for use."""
+    """The tokenizer of all variants."""
     tokenizer = hub.load_tokenizer(config.tokenizer).to(device).eval()
     channels_last(tokenizer)
     return tokenizer
 
 
 def clip_data(config: ClaimsConfig) -> DataConfig:
-    """Clips of the built-in world at the size the tokenizer was trained for."""
+    """The shapes dataset at the clip size that the tokenizer was trained for."""
     index = hub.load_index(config.tokenizer)
     return DataConfig("shapes", num_frames=index.num_frames, height=index.height, width=index.width)

@@ -1,4 +1,4 @@
-"""MAGVIT's comparisons at small scale: Tab. 4, 5 and 6 of arXiv 2212.05199 on the built-in world.
+"""MAGVIT's comparisons at small scale: Tab. 4, 5 and 6 of arXiv 2212.05199 on the shapes dataset.
 
 Every variant is trained for the same number of updates on the same cached tokens of the same tokenizer.
 """
@@ -7,46 +7,48 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mutoscope.families.magvit import TaskMix
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.base import VideoModel
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.magvit.baselines import ConditionedPrefixMagvit, MagvitAR, MagvitARConfig, PrefixMagvit
-from mutoscope.runs.train import TaskMix
-from mutoscope.sampling.autoregressive import AutoregressiveSampler
-from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
+from mutoscope.sampling.autoregressive import AutoregressiveSampler, TokenCondition
+from mutoscope.sampling.base import SampleEvent, last_of
+from mutoscope.sampling.masked import MaskedCondition, MaskedSampler, MaskedSamplerConfig
 from mutoscope.sampling.tasks import condition_video
 from mutoscope.studies import claims
+from mutoscope.training.trainer import Batch
 
+BATCH = 32  # clips generated together
+COMMON_STEPS = 12  # decoding steps of MAGVIT's main tables, at which the other tasks are measured
 EIGHT = tuple(task for task in TASKS if not task.startswith("class-conditional"))
 ONE = ("frame-prediction",)
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One row of the tables.
+class Variant(claims.Variant):
+    """One row of the tables; `config` holds fields of the model's configuration.
 
-    `steps` are the numbers of decoding steps at which it is measured, `also` the tasks it was not trained for and is
-    measured on all the same, with 12 steps.
+    `steps`: numbers of decoding steps at which it is measured. `also`: tasks it is not trained for, which are measured
+    with 12 steps all the same.
     """
 
-    name: str
-    paper: str
     tasks: tuple[str, ...] = ONE
     kind: Literal["masked", "prefix", "autoregressive"] = "masked"
-    config: tuple[tuple[str, Any], ...] = ()
+    config: tuple[tuple[str, object], ...] = ()
     keep_given: bool = False
-    steps: tuple[int, ...] = (12,)
+    steps: tuple[int, ...] = (COMMON_STEPS,)
     also: tuple[str, ...] = ()
 
     def measured(self, num_steps: int) -> tuple[str, ...]:
-        """The tasks measured with `num_steps` decoding steps, those it was trained for first."""
+        """The tasks measured with `num_steps` decoding steps, those of its training first."""
         tasks = tuple(task for task in self.tasks if task in EIGHT)
-        return tasks + tuple(task for task in self.also if task not in tasks and num_steps == 12)
+        return tasks + tuple(task for task in self.also if task not in tasks and num_steps == COMMON_STEPS)
 
 
 MASKING = (("condition_mode", "cond->cond"),)
@@ -67,10 +69,14 @@ VARIANTS = (
 )
 
 
-class Laboratory(claims.Laboratory):
+class Laboratory(claims.Laboratory[Variant]):
     """Builds, trains and measures the variants."""
 
-    variants, tasks = VARIANTS, EIGHT
+    tasks = EIGHT
+
+    @classmethod
+    def variants(cls) -> tuple[Variant, ...]:
+        return VARIANTS
 
     def model_config(self) -> MagvitConfig:
         config = self.config
@@ -105,21 +111,21 @@ class Laboratory(claims.Laboratory):
         config = replace(base, **dict(variant.config))
         return PrefixMagvit(config) if variant.kind == "prefix" else Magvit(config)
 
-    def result(self, variant: Variant, seed: int) -> dict[str, Any]:
-        return self.measure(variant, seed, self.train(variant, seed))
+    def result(self, variant: Variant, seed: int) -> claims.Result:
+        return claims.result_of(variant, seed, self.measure(variant, seed, self.train(variant, seed)))
 
     def train(self, variant: Variant, seed: int) -> VideoModel:
         recipe = self.recipe(variant.name, self.model_config(), seed, variant.tasks)
         mix = TaskMix(recipe.task_weights)
 
-        def unlabelled(batch: dict[str, Any], step: int) -> dict[str, Any]:
+        def unlabelled(batch: Batch, step: int) -> Batch:
             return mix({name: value for name, value in batch.items() if name != "label"}, step)
 
         return self.trained(self.build(variant, seed), recipe, unlabelled)
 
-    def measure(self, variant: Variant, seed: int, model: VideoModel) -> dict[str, Any]:
-        """shapes-FVD per task and number of decoding steps; "shapes_fvd" is the mean over the tasks trained for."""
-        results = []
+    def measure(self, variant: Variant, seed: int, model: VideoModel) -> list[claims.Measurement]:
+        """shapes-FVD per task and number of decoding steps."""
+        results: list[claims.Measurement] = []
         for steps in variant.steps:
             tasks = variant.measured(steps)
             trained = [task for task in tasks if task in variant.tasks]
@@ -131,29 +137,29 @@ class Laboratory(claims.Laboratory):
                     "per_task": per_task,
                 }
             )
-        return {"variant": variant.name, "paper": variant.paper, "seed": seed, "results": results}
+        return results
 
     @torch.inference_mode()
     def distance(self, variant: Variant, model: VideoModel, task: str, steps: int, seed: int) -> float:
         generator = torch.Generator().manual_seed(seed)
         frames = []
-        for batch in self.real.video.split(32):
-            given = self.tokenizer.encode(condition_video(task, self.video(batch)))
-            for event in sample(variant, model, task, given, steps, generator):
-                tokens = event.proposal
-            frames.append(self.clips(tokens))
+        for batch in self.real.video.split(BATCH):
+            condition = self.tokenizer.encode(condition_video(task, self.video(batch)))
+            events = sample(variant, model, task, condition, steps, generator)
+            frames.append(self.clips(last_of(events).proposal))
         return self.distance_of(torch.cat(frames))
 
 
 def sample(
-    variant: Variant, model: Any, task: str, given: Tensor, steps: int, generator: torch.Generator
-) -> Iterator[Any]:
-    """Sampling events of one batch, by the sampler of the variant."""
-    if variant.kind == "autoregressive":
-        return AutoregressiveSampler().sample(model, None, given, generator)
+    variant: Variant, model: VideoModel, task: str, condition: Tensor, steps: int, generator: torch.Generator
+) -> Iterator[SampleEvent]:
+    """Sampling events of one batch from its condition tokens (b, t, h, w), by the sampler of the variant."""
+    if isinstance(model, MagvitAR):
+        return AutoregressiveSampler().sample(model, TokenCondition(len(condition), tokens=condition), generator)
     sampler = MaskedSampler(MaskedSamplerConfig(num_decoding_steps=steps, keep_given=variant.keep_given))
-    if variant.kind == "prefix":
-        bound = ConditionedPrefixMagvit(model, given)
-        return sampler.sample(bound, "class-conditional", generator=generator, batch_size=len(given))
-    mask = model.config.condition_mask(task)
-    return sampler.sample(model, task, None, given, generator, condition_mask=mask)
+    if isinstance(model, PrefixMagvit):
+        bound = ConditionedPrefixMagvit(model, condition)
+        return sampler.sample(bound, MaskedCondition("class-conditional", len(condition)), generator)
+    assert isinstance(model, Magvit)
+    region = model.config.condition_mask(task)
+    return sampler.sample(model, MaskedCondition(task, len(condition), None, condition, region), generator)

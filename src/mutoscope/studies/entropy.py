@@ -1,12 +1,12 @@
 """Which tokens depend on which: the conditional-entropy analysis behind PAR (arXiv 2412.15119, Fig. 11 and 12).
 
-A token is the code vector v it stands for. v is predicted from a set X of other tokens by ridge regression; the entropy
-of a Gaussian with the covariance Σ of the held-out residuals,
+A token is represented by its code vector v, predicted from a set X of other tokens by ridge regression. The entropy of
+a Gaussian with the covariance Σ of the held-out residuals,
 
     Ĥ(v | X) = ½ log((2πe)^d det Σ),
 
-bounds H(v | X) from above. Its trends are meant, not its values. The paper does not say which regression it used; a
-linear one needs second moments only, so all token sets share one pass over the clips.
+is an upper bound of H(v | X). Trends are meaningful, values are not. The paper does not state its regression; a linear
+one needs second moments only, so that all token sets share one pass over the clips.
 """
 
 import math
@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float, Int
@@ -25,13 +25,15 @@ from mutoscope.errors import UserError
 from mutoscope.layers.token_order import region_order
 from mutoscope.tokenizers.base import VideoTokenizer
 
+CLIPS_PER_COMPONENT = 4  # with fewer, a larger set of tokens may predict worse than a subset of it
+
 
 @dataclass(frozen=True)
 class EntropyConfig:
-    """num_clips: clips encoded; they must well exceed the numbers in the largest set of tokens.
+    """num_clips: encoded clips, many more than the largest set of tokens has components.
 
-    frame: latent frame that is looked at. num_parallel: tokens per step of the orders compared. ridge: of the
-    regression and of the residuals' covariance, relative to the mean variance of a token's numbers.
+    frame: latent frame that is analysed. num_parallel: tokens per step of the compared orders. ridge: of the regression
+    and of the residuals' covariance, relative to the mean variance of a component.
     """
 
     num_clips: int = 10_000
@@ -43,9 +45,9 @@ class EntropyConfig:
 
 @dataclass(frozen=True)
 class Moments:
-    """Second moments of all tokens of a frame in the two halves of the clips, numbers centred over both.
+    """Second moments of all tokens of a frame in either half of the clips, centred over both.
 
-    A regression fitted on one half is judged on the other.
+    A regression fitted on one half is evaluated on the other. `width`: components of a token.
     """
 
     halves: tuple[Float[Tensor, "nd nd"], Float[Tensor, "nd nd"]]
@@ -54,6 +56,22 @@ class Moments:
 
     def columns(self, tokens: list[int]) -> Int[Tensor, " k"]:
         return (torch.tensor(tokens, dtype=torch.int64)[:, None] * self.width + torch.arange(self.width)).flatten()
+
+
+Table = list[list[float | None]]
+"""Rows of a frame's values; None where a value is not defined."""
+
+
+class EntropyReport(TypedDict):
+    """Entropies in nats; maps and increases by name, as tables of a frame's tokens."""
+
+    grid: list[int]
+    num_clips: int
+    num_parallel: int
+    mean_entropy: float
+    maps: dict[str, Table]
+    increase: dict[str, Table]
+    mean_increase: dict[str, float]
 
 
 @torch.no_grad()
@@ -68,11 +86,14 @@ def measure_moments(tokenizer: VideoTokenizer, source: BatchSource, config: Entr
         codes = quantizer.lookup(tokenizer.encode(tokenizer.from_uint8(source[indices]["video"])))  # (b, d, t, h, w)
         if not 0 <= config.frame < codes.shape[2]:
             raise UserError(f"There are latent frames 0 to {codes.shape[2] - 1}, found frame {config.frame}.")
-        rows.append(codes[:, :, config.frame].permute(0, 2, 3, 1).flatten(1))  # (b, h·w·d), a token's numbers together
+        rows.append(
+            codes[:, :, config.frame].permute(0, 2, 3, 1).flatten(1)
+        )  # (b, h·w·d), the components of a token together
         size = rows[0].shape[1]
-        if config.num_clips < 4 * size:  # else the larger of two sets of tokens may predict worse than the smaller
+        if config.num_clips < CLIPS_PER_COMPONENT * size:
             raise UserError(
-                f"{config.num_clips} clips are too few for frames of {size} numbers; use at least {4 * size}."
+                f"{config.num_clips} clips are too few for frames of {size} numbers; use at least "
+                f"{CLIPS_PER_COMPONENT * size}."
             )
     width = codes.shape[1]
     numbers = torch.cat(rows).double()
@@ -82,18 +103,18 @@ def measure_moments(tokenizer: VideoTokenizer, source: BatchSource, config: Entr
     return Moments(halves, numbers.shape[1] // width, width)
 
 
-def conditional_entropy(moments: Moments, token: int, given: list[int], ridge: float) -> float:
-    """Ĥ(token | given) in nats, the mean of both directions between the halves of the clips."""
-    target, known = moments.columns([token]), moments.columns(given)
+def conditional_entropy(moments: Moments, token: int, known_tokens: list[int], ridge: float) -> float:
+    """Ĥ(token | known tokens) in nats, the mean of both directions between the halves of the clips."""
+    target, known = moments.columns([token]), moments.columns(known_tokens)
     total = 0.0
-    for fit, judge in (moments.halves, moments.halves[::-1]):
+    for fit, held_out in (moments.halves, moments.halves[::-1]):
         scale = fit.diagonal().mean()
-        residual = judge[target][:, target]
-        if given:
+        residual = held_out[target][:, target]
+        if known_tokens:
             gram = fit[known][:, known] + ridge * scale * torch.eye(len(known), dtype=fit.dtype)
             weights = torch.linalg.solve(gram, fit[known][:, target])  # (k, d)
-            cross = judge[target][:, known] @ weights  # (d, d)
-            residual = residual - cross - cross.T + weights.T @ judge[known][:, known] @ weights
+            cross = held_out[target][:, known] @ weights  # (d, d)
+            residual = residual - cross - cross.T + weights.T @ held_out[known][:, known] @ weights
         residual = residual + ridge * scale * torch.eye(moments.width, dtype=fit.dtype)
         total += 0.5 * (moments.width * math.log(2 * math.pi * math.e) + float(torch.logdet(residual)))
     return total / 2
@@ -111,27 +132,27 @@ def dependency_map(moments: Moments, reference: int, ridge: float) -> Float[Tens
 def entropy_increase(
     moments: Moments, order: Int[Tensor, " n"], num_parallel: int, ridge: float
 ) -> Float[Tensor, " n"]:
-    """By how much each token's entropy grows when its step's other tokens are not known yet (Fig. 12); by position.
+    """Increase of each token's entropy if the other tokens of its step are not known yet (Fig. 12), by position.
 
-    The first `num_parallel` tokens are decoded one by one, so theirs does not grow.
+    It is 0 for the first `num_parallel` tokens, which are decoded one by one.
     """
-    places, increase = order.tolist(), torch.zeros(moments.num_tokens)
-    for i in range(num_parallel, len(places)):
+    positions, increase = order.tolist(), torch.zeros(moments.num_tokens)
+    for i in range(num_parallel, len(positions)):
         begin = i // num_parallel * num_parallel
-        if i == begin:  # the first of its step knows the same in both
+        if i == begin:  # the first of a step has the same known tokens in both
             continue
-        together = conditional_entropy(moments, places[i], places[:begin], ridge)
-        in_turn = conditional_entropy(moments, places[i], places[:i], ridge)
-        increase[places[i]] = together - in_turn
+        together = conditional_entropy(moments, positions[i], positions[:begin], ridge)
+        in_turn = conditional_entropy(moments, positions[i], positions[:i], ridge)
+        increase[positions[i]] = together - in_turn
     return increase
 
 
 def analyse(
     tokenizer: VideoTokenizer, source: BatchSource, config: EntropyConfig, side: tuple[int, int]
-) -> dict[str, Any]:
+) -> EntropyReport:
     """Maps for the corner and the middle, and the increase for the orders by regions and by rows.
 
-    `side`: rows and columns of a frame. Raises UserError if the grid does not split into `num_parallel` regions.
+    `side`: rows and columns of tokens in a frame. Raises UserError if they do not split into `num_parallel` regions.
     """
     rows, columns = side
     orders = {
@@ -142,7 +163,7 @@ def analyse(
     if moments.num_tokens != rows * columns:
         raise UserError(f"A frame has {moments.num_tokens} tokens, not {rows}x{columns}.")
     references = {"corner": 0, "middle": rows // 2 * columns + columns // 2}
-    maps = {name: dependency_map(moments, place, config.ridge) for name, place in references.items()}
+    maps = {name: dependency_map(moments, position, config.ridge) for name, position in references.items()}
     grown = {
         name: entropy_increase(moments, order, config.num_parallel, config.ridge) for name, order in orders.items()
     }
@@ -158,21 +179,19 @@ def analyse(
     }
 
 
-def _table(values: Float[Tensor, " n"], columns: int) -> list[list[float | None]]:
-    """Rows of numbers as JSON can hold them: None for "not a number"."""
+def _table(values: Float[Tensor, " n"], columns: int) -> Table:
+    """Rows of numbers as JSON can hold them: NaN becomes None."""
     return [[None if math.isnan(v) else v for v in row] for row in values.view(-1, columns).tolist()]
 
 
 def check_drawing() -> None:
-    """Raises UserError where pictures cannot be drawn."""
+    """Raises UserError if matplotlib is not installed."""
     if find_spec("matplotlib") is None:
-        raise UserError(
-            "The picture needs matplotlib: install mutoscope with the extra [metrics], or leave --out away."
-        )
+        raise UserError("The image needs matplotlib: install mutoscope with the extra [metrics], or omit --out.")
 
 
-def draw(report: dict[str, Any], path: Path) -> None:
-    """The maps and the increases side by side. No reader sees half a picture."""
+def draw(report: EntropyReport, path: Path) -> None:
+    """Draw the maps and the increases side by side. The file appears only when it is complete."""
     check_drawing()
     import matplotlib
 
@@ -182,13 +201,14 @@ def draw(report: dict[str, Any], path: Path) -> None:
     panels = [(f"entropy given the {name}", table) for name, table in report["maps"].items()]
     panels += [(f"increase, order by {name}", table) for name, table in report["increase"].items()]
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.2), layout="constrained")
-    highest = max(value for _, table in panels[len(report["maps"]) :] for row in table for value in row)
+    highest = max(v for table in report["increase"].values() for row in table for v in row if v is not None)
     for axis, (title, table) in zip(axes, panels, strict=True):
         values = [[math.nan if value is None else value for value in row] for row in table]
         limits = {"vmin": 0.0, "vmax": highest} if title.startswith("increase") else {}
         image = axis.imshow(values, **limits)
         axis.set_title(title, fontsize=9)
-        axis.set_xticks([]), axis.set_yticks([])
+        axis.set_xticks([])
+        axis.set_yticks([])
         figure.colorbar(image, ax=axis, shrink=0.8, label="nats")
     temporary = path.with_name(f".{path.name}.tmp")
     try:

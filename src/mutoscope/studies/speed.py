@@ -1,13 +1,13 @@
-"""How fast a pipeline generates, as its user waits for it.
+"""Speed of a pipeline as its user experiences it: delay of the first frame, frames per second, memory.
 
-Every row states what it depends on. Times are medians over repetitions after one warm-up; peak memory is that of the
-whole process on a CPU and what the allocator held on a GPU. Figures of different machines do not compare.
+Times are medians over repetitions after one warm-up run. Peak memory is that of the whole process on a CPU, and of the
+allocator on a GPU. Figures of different machines do not compare.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from mutoscope.pipeline import Generation, VideoPipeline, peak_memory_bytes, res
 
 @dataclass(frozen=True)
 class SpeedConfig:
-    """`batch` samples are generated at once. `num_decoding_steps` empty: the model's default."""
+    """`batch` samples are generated together. `num_decoding_steps`: one row each; the model's default if empty."""
 
     num_decoding_steps: tuple[int, ...] = ()
     batch: int = 1
@@ -30,33 +30,49 @@ class SpeedConfig:
             raise UserError(f"batch and repeats must be at least 1, found {self.batch} and {self.repeats}.")
 
 
+class SpeedRow(TypedDict):
+    """Times in seconds; frames per second count all samples, without and with decoding to pixels."""
+
+    mode: str
+    num_decoding_steps: int
+    frames: int
+    repeats: int
+    seconds: float
+    seconds_first_frame: float
+    seconds_fastest: float
+    seconds_slowest: float
+    frames_per_second: float
+    frames_per_second_with_decoding: float
+    peak_memory_bytes: int
+
+
 def measure_speed(
     pipeline: VideoPipeline, config: SpeedConfig, on_run: Callable[[], object] = lambda: None
-) -> list[dict[str, Any]]:
+) -> list[SpeedRow]:
     """One row per mode and number of decoding steps. `on_run` is called after every run, warm-ups included."""
     requests = speed_requests(pipeline, config)
     return [_measure(pipeline, request, config.repeats, on_run) for request in requests]
 
 
 def speed_requests(pipeline: VideoPipeline, config: SpeedConfig) -> list[Request]:
-    """What is timed: class-conditional generation and frame prediction, as far as the model can."""
+    """The timed calls: class-conditional generation and frame prediction, if the model can do them."""
     index = pipeline.index
     grey = np.full((1, index.height, index.width, 3), 128, dtype=np.uint8)
     modes = {"class-conditional": {}, "frame-prediction": {"context": grey}}
-    possible = {mode: given for mode, given in modes.items() if mode in index.tasks}
+    possible = {mode: conditions for mode, conditions in modes.items() if mode in index.tasks}
     if not possible:
         raise UserError(f"The benchmark times {' and '.join(modes)}; this model can do {', '.join(index.tasks)}.")
     shared = {"num_samples": config.batch, "batch_size": config.batch, "seed": config.seed}
     steps: Sequence[int | None] = config.num_decoding_steps or (None,)
     return [
-        pipeline.prepare(task=mode, num_decoding_steps=count, **shared, **given)
-        for mode, given in possible.items()
+        pipeline.prepare(task=mode, num_decoding_steps=count, **shared, **conditions)
+        for mode, conditions in possible.items()
         for count in steps
     ]
 
 
-def _measure(pipeline: VideoPipeline, request: Request, repeats: int, on_run: Callable[[], object]) -> dict[str, Any]:
-    pipeline.run(request)  # first calls allocate and choose kernels
+def _measure(pipeline: VideoPipeline, request: Request, repeats: int, on_run: Callable[[], object]) -> SpeedRow:
+    pipeline.run(request)  # the first run allocates memory and chooses kernels
     on_run()
     reset_peak_memory(pipeline.device)
     runs: list[Generation] = []

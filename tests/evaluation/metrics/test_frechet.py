@@ -31,11 +31,11 @@ def test_distance_is_symmetric(seed, n, m, d):
 
 
 @given(SEEDS, st.integers(2, 30), st.integers(1, 50))
-def test_equal_sets_lie_at_zero_even_with_fewer_clips_than_features(seed, n, d):
+def test_equal_sets_are_at_zero_even_with_fewer_clips_than_features(seed, n, d):
     x = features(seed, n, d)
     distance = frechet_distance(FeatureStatistics.of(x), FeatureStatistics.of(x.clone()))
     assert abs(distance.raw) <= 1e-10 * (1 + traces(x))
-    assert distance.value >= 0
+    assert distance.value == max(distance.raw, 0)  # rounding never shows as a negative distance
 
 
 @given(SEEDS, st.integers(2, 30), st.integers(1, 12), st.floats(-100, 100))

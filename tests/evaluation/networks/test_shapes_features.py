@@ -1,4 +1,4 @@
-"""The judge of the built-in world: sizes, what it learns from, and its file."""
+"""The feature network of the shapes dataset: sizes, loss, augmentation, and its file."""
 
 import json
 import math
@@ -21,6 +21,7 @@ from mutoscope.errors import UserError
 from mutoscope.evaluation.networks.shapes_features import (
     CHOICE_HEADS,
     PRESENCE_HEADS,
+    LabelledClips,
     ShapesFeatures,
     ShapesFeaturesConfig,
     augment,
@@ -42,8 +43,9 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def batch(count: int, **config) -> dict:
-    return shapes_batch(ShapesWorld(ShapesConfig(**config)), range(count))
+def batch(count: int, start: int = 0, **config) -> LabelledClips:
+    found = shapes_batch(ShapesWorld(ShapesConfig(**config)), range(start, start + count))
+    return {"video": found["video"], "attributes": found["attributes"]}
 
 
 def test_defaults_fit_the_world_and_one_megabyte_in_half_precision():
@@ -111,7 +113,7 @@ def test_loss_is_small_only_for_the_truth():
     assert loss.item() < 1e-3
     assert parts["class_accuracy"] == 1
     wrong = {**right, "num_objects": right["num_objects"] % 3 + 1}
-    assert net.loss({**data, "attributes": wrong}, generator())[1]["num_objects"].item() > 10
+    assert net.loss({"video": data["video"], "attributes": wrong}, generator())[1]["num_objects"].item() > 10
 
 
 def test_loss_depends_on_nothing_but_the_generator():
@@ -127,7 +129,7 @@ def test_augmentation_stays_in_range_and_treats_clips_one_by_one():
     assert torch.equal(video, before)
     assert changed.min() >= -1 and changed.max() <= 1
     means = (changed - video).mean(dim=(1, 2, 3, 4))
-    assert means.std() > 0.01  # one brightness for all would leave no spread
+    assert means.std() > 0.01  # one brightness for all would leave no deviation
 
 
 def test_augmentation_can_be_switched_off():
@@ -188,9 +190,9 @@ def test_training_learns_colours_within_a_few_steps():
     config = ShapesFeaturesConfig(stem_channels=16, stage_channels=(16, 32, 32), noise=0, brightness=0, contrast=0)
     net, rng = network(config).train(), generator()
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
-    world, losses = ShapesWorld(ShapesConfig(num_frames=8, height=16, width=16, max_objects=1)), []
+    losses = []
     for step in range(120):
-        loss, parts = net.loss(shapes_batch(world, range(step * 8, step * 8 + 8)), rng)
+        loss, parts = net.loss(batch(8, step * 8, num_frames=8, height=16, width=16, max_objects=1), rng)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

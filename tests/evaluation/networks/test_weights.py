@@ -1,4 +1,4 @@
-"""Weight files of judges: what is read, and what is refused with a sentence."""
+"""Weight files of feature networks: accepted formats, and files that are refused with a sentence."""
 
 import hashlib
 

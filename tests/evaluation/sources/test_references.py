@@ -1,4 +1,4 @@
-"""The real side of a protocol: data sets in their own formats, plain folders, the built-in world."""
+"""The real side of a protocol: data sets in their own formats, plain folders, the shapes dataset."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from mutoscope.evaluation.sources.windows import Window
 
 Miniature = Callable[[str], Path]
 
-# data set -> a protocol of its own, how many videos of the miniature suit it, and what is told of the others
+# data set -> a protocol of its own, how many videos of the miniature suit it, and notes on the others
 EXPECTED = {
     "ucf101": ("ucf101-magvit", 2, ("no such file", "8 frames, 16 are needed")),
     "bair": ("bair-frame-prediction", 2, ()),
@@ -29,10 +29,10 @@ EXPECTED = {
 
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_a_data_set_is_read_in_its_own_format(miniature: Miniature, kind: str):
-    name, count, told = EXPECTED[kind]
+    name, count, reasons = EXPECTED[kind]
     listing = open_reference(video_protocol(name), miniature(kind))
     assert len(listing.files) == count and kind in listing.notes[0]
-    for reason in told:
+    for reason in reasons:
         assert any(reason in note for note in listing.skipped)
     clip = listing.read(Window(listing.files[0], 2), 16, 1, (24, 24))
     assert clip.shape == (16, 24, 24, 3) and clip.dtype == torch.uint8 and clip.float().std() > 5
@@ -64,7 +64,7 @@ def test_another_split_can_be_named(miniature: Miniature):
         open_reference(video_protocol("ucf101-magvit"), miniature("ucf101"), "validation")
 
 
-def test_a_protocol_without_a_data_set_asks_for_the_split(miniature: Miniature):
+def test_a_protocol_of_any_data_set_needs_the_split(miniature: Miniature):
     with pytest.raises(UserError, match="laid out as bair.*--split train or test"):
         open_reference(video_protocol("fvd"), miniature("bair"))
     assert len(open_reference(video_protocol("fvd"), miniature("bair"), "test").files) == 2
@@ -83,20 +83,20 @@ def test_another_data_set_than_the_protocols_is_refused(miniature: Miniature):
         open_reference(video_protocol("ucf101-magvit"), miniature("bair"))
 
 
-def test_a_reference_is_asked_for_and_nothing_long_enough_is_refused(miniature: Miniature):
+def test_a_missing_reference_and_one_of_short_videos_are_refused(miniature: Miniature):
     with pytest.raises(UserError, match="--reference FOLDER"):
         open_reference(video_protocol("ucf101-magvit"), None)
     long = replace(video_protocol("ucf101-magvit"), num_frames=60)
-    with pytest.raises(UserError, match="No video of .* gives a clip: 6 left out"):
+    with pytest.raises(UserError, match="No video of .* gives a clip: 6 omitted"):
         open_reference(long, miniature("ucf101"))
 
 
-def test_the_built_in_world_is_rendered_as_it_is_read(tmp_path: Path):
+def test_clips_of_the_shapes_dataset_are_rendered_when_they_are_read(tmp_path: Path):
     protocol = VIDEO_PROTOCOLS["shapes-10k"]
     listing = open_reference(protocol, None, num_clips=3)
     assert len(listing.files) == 6  # the second half is for real-against-real
     clip = listing.read(Window(listing.files[4]), 16, 1, protocol.size)
     assert torch.equal(clip, torch.from_numpy(ShapesWorld(seed=HELD_BACK_SEED).clip(4).frames))
     assert len(open_reference(protocol, None).files) == 20_000
-    with pytest.raises(UserError, match="leave --reference out"):
+    with pytest.raises(UserError, match="omit --reference"):
         open_reference(protocol, tmp_path)

@@ -9,9 +9,9 @@ import pytest
 from evaluation.fakes import write_videos
 from mutoscope.data.sources.folder import MediaFile
 from mutoscope.errors import UserError
-from mutoscope.evaluation.sources.windows import Listing, WindowRule, fit_part, list_videos, read_window, windows
+from mutoscope.evaluation.sources.windows import ClipListing, WindowRule, fit_part, list_videos, read_window, windows
 
-LISTING = Listing(Path("f"), tuple(MediaFile(Path(f"f/{n}.mp4"), -1) for n in "abc"), (30, 16, 20))
+LISTING = ClipListing(Path("f"), tuple(MediaFile(Path(f"f/{n}.mp4"), -1) for n in "abc"), (30, 16, 20))
 
 
 def starts(rule: WindowRule, **options) -> list[tuple[str, int]]:
@@ -51,7 +51,7 @@ def test_random_windows_follow_the_seed_and_take_every_video_once_before_any_aga
     assert {w.share for w in windows(LISTING, WindowRule("random"), 16)} == {0.5}
 
 
-def test_parts_of_the_frame_lie_where_they_should():
+def test_crops_are_taken_at_their_offset():
     frames = np.zeros((1, 10, 30, 3), np.uint8)
     frames[:, :, 10:20] = 255
     assert fit_part(frames, 10, 10, 0.5).min() == 255
@@ -59,18 +59,18 @@ def test_parts_of_the_frame_lie_where_they_should():
     assert fit_part(frames.swapaxes(1, 2), 5, 5, 0.5).shape == (1, 5, 5, 3)
 
 
-def test_short_and_broken_videos_are_left_out_and_named(tmp_path):
+def test_short_and_broken_videos_are_omitted_and_named(tmp_path):
     write_videos(tmp_path, 2)
     write_videos(tmp_path, 1, names=lambda i: "short", num_frames=10)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     listing = list_videos(tmp_path, 16)
     assert [file.path.stem for file in listing.files] == ["0", "1"] and listing.num_frames == (16, 16)
     assert len(listing.skipped) == 2 and any("10 frames, 16 are needed" in note for note in listing.skipped)
-    with pytest.raises(UserError, match="No video of .* gives a clip: 4 left out"):
+    with pytest.raises(UserError, match="No video of .* gives a clip: 4 omitted"):
         list_videos(tmp_path, 17)
 
 
-def test_windows_are_read_at_their_place_and_size(tmp_path):
+def test_windows_are_read_at_their_position_and_size(tmp_path):
     write_videos(tmp_path, 1, num_frames=20)
     window = windows(list_videos(tmp_path, 16), WindowRule("uniform"), 16)[0]
     clip = read_window(window, 16, 1, None)

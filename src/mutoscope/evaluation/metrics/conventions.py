@@ -1,4 +1,4 @@
-"""The conventions under which published FVDs were computed: what happens to a clip before I3D, and the covariance.
+"""The conventions of published FVDs: preprocessing of clips before I3D, and the covariance.
 
 A convention is a closed choice of resizing, the network's eps and the covariance's divisor. Logits of two conventions
 differ by about a percent; both sides of one figure must go through the same one.
@@ -47,7 +47,7 @@ CONVENTIONS = {
         FVDConvention("videogpt", "crop", 1e-5, used_by="VideoGPT"),
         FVDConvention("tf", "tf1", 1e-3, used_by="TF-Hub's original, MAGVIT"),
         FVDConvention("tf-64", "tf1", 1e-3, through=64, used_by="MAGVIT's script for Kinetics-600"),
-        # The TorchScript file these used cannot be looked into: eps and the resizing inside it are assumed.
+        # Their TorchScript file is a program that is never run here: its eps and resizing are assumed.
         FVDConvention("stylegan-v", "half_pixel", 1e-3, biased=True, used_by="StyleGAN-V"),
         FVDConvention("mcvd", "crop", 1e-3, used_by="MCVD, common_metrics"),
     )
@@ -65,7 +65,7 @@ def convention_named(name: str) -> FVDConvention:
 def i3d_input(
     video: UInt8[Tensor, "b t h w 3"], convention: FVDConvention, side: int = SIDE
 ) -> Float[Tensor, "b 3 t side side"]:
-    """Clips in [-1, 1] as the convention shows them to I3D. Raises UserError below 9 frames."""
+    """Input of I3D under a convention, in [-1, 1]. Raises UserError below 9 frames."""
     check_clip(video.shape[1])
     frames = rearrange(video, "b t h w c -> (b t) c h w").float()
     frames = resized(frames, convention.resize, convention.through) if convention.through else frames

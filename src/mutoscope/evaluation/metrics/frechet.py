@@ -40,7 +40,7 @@ class FeatureStatistics:
     """Count, mean and scatter matrix of a stream of feature rows; memory does not grow with the stream.
 
     Batches are joined by the pairwise update of Chan, Golub and LeVeque, which never subtracts two large raw moments;
-    two streams gathered apart merge into what one stream would have given.
+    the statistics of two streams merge into those of one joined stream.
     """
 
     def __init__(self, width: int) -> None:
@@ -95,7 +95,7 @@ class FeatureStatistics:
 
 
 def frechet_distance(x: FeatureStatistics, y: FeatureStatistics, biased: bool = False) -> FrechetDistance:
-    """Distance between two sets of features given by their statistics.
+    """Distance between two sets of features, from their statistics.
 
     `biased` divides the covariances by n instead of n - 1, as some published code does. With factors S = F F^T the
     trace of the root is the sum of the singular values of F_x^T F_y; no root of a singular matrix is taken, so that

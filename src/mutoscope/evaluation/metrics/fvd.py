@@ -1,7 +1,7 @@
-"""Fréchet distances of many clips, with an interval that needs no second look at them.
+"""Fréchet distances of many clips, with an interval from one pass over their features.
 
-The rows of a side are dealt into groups whose statistics are kept; a resample draws groups with replacement. With as
-few clips as groups this is the bootstrap over clips.
+The rows of a side are dealt into groups whose statistics are kept; a resample draws groups with replacement. If there
+are no more clips than groups, this is the bootstrap over clips.
 """
 
 import math
@@ -14,15 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mutoscope.evaluation.metrics.frechet import FeatureStatistics, frechet_distance
-from mutoscope.evaluation.protocols.protocol import FRECHET_RESAMPLES, Figure, figure
+from mutoscope.evaluation.metrics.intervals import FRECHET_RESAMPLES, Figure, figure
 
-GROUPS = 64
-WIDEST_RESAMPLED = 512  # beyond, a hundred matrix roots take too long
+GROUPS = 64  # as in the delete-a-group jackknife: enough to estimate an interval, few enough to keep in memory
+WIDEST_RESAMPLED = 512  # features; a hundred roots of wider matrices take minutes
 
 
 @dataclass(frozen=True)
 class GroupedStatistics:
-    """Statistics of up to 64 groups of rows: row i lies in group i mod 64."""
+    """Statistics of up to 64 groups of rows: row i is in group i mod 64."""
 
     counts: Float[Tensor, "g"]
     means: Float[Tensor, "g d"]
@@ -40,7 +40,7 @@ class GroupedStatistics:
         )
 
     def pooled(self, times: Float[Tensor, "g"]) -> FeatureStatistics:
-        """Statistics of a set in which each group stands `times` times."""
+        """Statistics of a set that holds each group `times` times."""
         counts = self.counts * times
         pooled = FeatureStatistics(self.means.shape[1])
         pooled.count = int(counts.sum())
@@ -64,7 +64,7 @@ def repeated_frechet_figure(
 ) -> Figure:
     """Mean distance of several sets from one real set, with its interval.
 
-    The interval is that of resampled groups, moved to the value: a resample repeats clips and so lies too high.
+    The interval is that of resampled groups, centred on the value: a resample repeats clips and is biased upwards.
     """
     seen = statistics(real)
     value = float(np.mean([frechet_distance(statistics(rows), seen, biased).value for rows in repeats]))
@@ -80,5 +80,5 @@ def repeated_frechet_figure(
 
 
 def _times(groups: int, rng: np.random.Generator) -> Float[Tensor, "g"]:
-    """How often each group is drawn."""
+    """Number of times each group is drawn in one resample."""
     return torch.from_numpy(np.bincount(rng.integers(groups, size=groups), minlength=groups).astype(np.float64))

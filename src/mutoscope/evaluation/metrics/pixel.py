@@ -1,7 +1,7 @@
 """PSNR between clips, in the two conventions that papers use without saying which.
 
 Both take data in [0, 1], so that the peak is 1: uint8 is divided by 255, floats are used as they are. Differences are
-taken in float64. Equal frames have an infinite PSNR; averages let it through rather than hide it behind a ceiling.
+taken in float64. Equal frames have an infinite PSNR; averages keep it instead of clipping it.
 """
 
 import numpy as np

@@ -3,9 +3,9 @@
     SSIM = (2 m_x m_y + c_1)(2 s_xy + c_2) / ((m_x² + m_y² + c_1)(s_x² + s_y² + c_2)),   c_i = (k_i L)²
 
 with local means, variances and covariance under an 11×11 Gaussian of deviation 1.5, only where the window fits into the
-frame, averaged over these places. k = (0.01, 0.03); L is the range of the data. All in float64.
+frame, averaged over these positions. k = (0.01, 0.03); L is the range of the data. All in float64.
 
-What differs is the picture that is looked at: MAGVIT takes luma by Rec. 709 weights in [0, 1], MCVD 8-bit luma by
+The conventions differ in the compared image: MAGVIT takes luma by Rec. 709 weights in [0, 1], MCVD 8-bit luma by
 Rec. 601 as PIL rounds it, others the mean over R, G and B. One pair of frames gives 0.830, 0.854 and 0.764.
 """
 
@@ -40,8 +40,8 @@ def ssim_per_frame(
         height, width = real.shape[-3:-1]
         raise UserError(f"SSIM looks at windows of {SIZE}×{SIZE} pixels, found frames of {height}×{width}.")
     x, y = (channels(video, convention) for video in (real, fake))  # (..., t, k, h, w)
-    places = ssim_map(x.flatten(0, -4), y.flatten(0, -4), gaussian_window(), 255.0 if convention == "mcvd" else 1.0)
-    return places.mean(dim=(-3, -2, -1)).reshape(real.shape[:-3])
+    values = ssim_map(x.flatten(0, -4), y.flatten(0, -4), gaussian_window(), 255.0 if convention == "mcvd" else 1.0)
+    return values.mean(dim=(-3, -2, -1)).reshape(real.shape[:-3])
 
 
 def ssim_of_clip(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, convention: SSIMConvention = "magvit") -> Tensor:
@@ -63,15 +63,15 @@ def channels(video: Tensor, convention: SSIMConvention) -> Float[Tensor, "*batch
 
 def gaussian_window(size: int = SIZE, sigma: float = SIGMA) -> Float[Tensor, "size"]:
     """One axis of the window, summing to 1."""
-    places = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-    weights = torch.exp(-0.5 * (places / sigma) ** 2)
+    offsets = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
     return weights / weights.sum()
 
 
 def ssim_map(
     x: Float[Tensor, "n k h w"], y: Float[Tensor, "n k h w"], window: Float[Tensor, "size"], data_range: float
 ) -> Float[Tensor, "n k h2 w2"]:
-    """SSIM at every place where the window fits.
+    """SSIM at every position where the window fits.
 
     As in MAGVIT, rounding cannot make a variance negative or a covariance larger than the variances allow.
     """

@@ -1,7 +1,7 @@
-"""C3D (arXiv 1412.0767) fine-tuned on UCF-101, the classifier behind the inception score of videos.
+"""C3D (arXiv 1412.0767) fine-tuned on UCF-101, the classifier of the inception score of videos.
 
     clips of 16 frames -> 112×112, B G R in 0 ... 255, minus the mean cube
-      -> eight 3×3×3 convolutions with ReLU, a max-pool behind five of the groups
+      -> eight 3×3×3 convolutions with ReLU, a max-pool after five of the groups
       -> fc6, fc7 (4096, ReLU) -> logits of 101 classes
 
 TGAN2's conversion of the Caffe weights is what papers use; MAGVIT's copy is the same network.
@@ -22,7 +22,7 @@ from mutoscope.meta_device import on_meta_device
 
 NUM_FRAMES, SIDE = 16, 112
 WHAT = "C3D with UCF-101 classes"
-# name, channels, and the max-pool behind it
+# name, channels, and the max-pool after it
 CONVOLUTIONS = (
     ("conv1a", 64, (1, 2, 2)),
     ("conv2a", 128, (2, 2, 2)),

@@ -1,4 +1,4 @@
-"""The networks an evaluation of videos reads clips with, their weights' hashes, and the rows they give per clip."""
+"""The feature networks of an evaluation, the hashes of their weights, and the rows they give per clip."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,16 +17,17 @@ from mutoscope.evaluation.networks.c3d import C3D, NUM_FRAMES, load_c3d
 from mutoscope.evaluation.networks.i3d import I3D, load_i3d
 from mutoscope.evaluation.networks.inception import InceptionV3, load_inception
 from mutoscope.evaluation.networks.perceptual import LPIPSMetric, load_lpips
-from mutoscope.evaluation.protocols.protocol import Judge
+from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
 
 Clips = UInt8[Tensor, "n t h w 3"]
+MCVD_SIDE = 128  # pixels, MCVD's evaluation code
 
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Local files of the networks; what is left out is not measured. `lpips` needs `lpips_heads` and the reverse.
+    """Local weight files; the figures of a network without a file are omitted. `lpips` and `lpips_heads` go together.
 
-    i3d_sha256: refuse another I3D file than the one with this hash.
+    i3d_sha256: hash that the I3D file must have.
     """
 
     i3d: str | None = None
@@ -39,14 +40,14 @@ class WeightFiles:
 
 @dataclass(frozen=True)
 class Extractors:
-    """Networks on one device; those that are None are not measured with. `sha256`: hash of each weights file."""
+    """Feature networks on one device, None for those not used. `sha256`: hash of each weights file."""
 
     convention: FVDConvention
     i3d: I3D | None = None
     c3d: C3D | None = None
     inception: InceptionV3 | None = None
     lpips: LPIPSMetric | None = None
-    judge: Judge | None = None
+    shapes: ShapesClassifier | None = None
     sha256: dict[str, str] | None = None
     device: torch.device | str = "cpu"
     batch_size: int = 4
@@ -55,7 +56,7 @@ class Extractors:
     def load(
         cls, files: WeightFiles, convention: FVDConvention, device: torch.device | str = "cpu", batch_size: int = 4
     ) -> "Extractors":
-        """Read the files that are named. Raises UserError for files that do not hold what they should."""
+        """Load the named files. Raises UserError for a file that does not fit its network."""
         if (files.lpips is None) != (files.lpips_heads is None):
             raise UserError("LPIPS needs two files: the network's weights and LPIPS' linear weights (heads).")
         networks, sha256 = {}, {}
@@ -72,25 +73,23 @@ class Extractors:
         return cls(convention, **networks, sha256=sha256, device=device, batch_size=batch_size)
 
     @classmethod
-    def of_the_world(
-        cls, convention: FVDConvention, device: torch.device | str = "cpu", batch_size: int = 4
+    def of_shapes(
+        cls,
+        convention: FVDConvention,
+        device: torch.device | str = "cpu",
+        batch_size: int = 4,
+        classifier: ShapesClassifier | None = None,
     ) -> "Extractors":
-        """The built-in world's judge alone."""
-        judge = Judge.bundled(device)
-        return cls(
-            convention,
-            judge=judge,
-            sha256={"shapes-features": judge.sha256},
-            device=device,
-            batch_size=batch_size,
-        )
+        """The classifier of the shapes dataset alone; the bundled one by default."""
+        shapes = classifier or ShapesClassifier.bundled(device)
+        hashes = {"shapes-features": shapes.sha256}
+        return cls(convention, shapes=shapes, sha256=hashes, device=device, batch_size=batch_size)
 
     @torch.inference_mode()
     def read(self, clips: Clips, first_index: int = 0) -> dict[str, Tensor]:
-        """One row per clip: "i3d" (n, 400), "c3d" (n, 101), "inception" (n, 2048) and the judge's "shapes" (n, d), each
-        where it was loaded.
+        """One row per clip and loaded network: "i3d" (n, 400), "c3d" (n, 101), "inception" (n, 2048), "shapes" (n, d).
 
-        Inception looks at one frame of a clip, number index mod t. Raises UserError for rows that are not finite.
+        Inception reads one frame of a clip, number index mod t. Raises UserError for rows that are not finite.
         """
         rows: dict[str, list[Tensor]] = {}
         with exact_float32():
@@ -117,19 +116,19 @@ class Extractors:
         if self.inception is not None:
             frames = [(index + i) % batch.shape[1] for i in range(len(batch))]
             found["inception"] = self.inception(batch[torch.arange(len(batch)), frames])
-        if self.judge is not None:
-            found["shapes"] = self.judge.read(batch.cpu()).features
+        if self.shapes is not None:
+            found["shapes"] = self.shapes.read(batch.cpu()).features
         return found
 
 
 def lpips_of_clips(metric: LPIPSMetric, real: Clips, fake: Clips) -> Float[Tensor, "n"]:
-    """Mean over frames. With AlexNet frames are brought to 128×128 by PIL's bilinear filter first, as MCVD does."""
+    """Mean over frames. For AlexNet, frames are first resized to 128×128 by PIL's bilinear filter, as in MCVD."""
     if metric.trunk == "alex":
         real, fake = at_mcvd_size(real), at_mcvd_size(fake)
     return metric.per_frame(real, fake).mean(dim=1)
 
 
-def at_mcvd_size(clips: Clips, side: int = 128) -> UInt8[Tensor, "n t side side 3"]:
+def at_mcvd_size(clips: Clips, side: int = MCVD_SIDE) -> UInt8[Tensor, "n t side side 3"]:
     """Frames at side × side pixels, rounded to 8 bits as PIL does."""
     n, t = clips.shape[:2]
     if clips.shape[2:4] == (side, side):
@@ -142,7 +141,7 @@ def at_mcvd_size(clips: Clips, side: int = 128) -> UInt8[Tensor, "n t side side 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """No TF32 on CUDA while features are read: it changes logits by about 1e-3."""
+    """Turns TF32 off on CUDA while features are read: it changes logits by about 1e-3."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:

@@ -61,7 +61,7 @@ class I3DConfig:
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Cells to add in front of and behind an axis, so that its length becomes ceil(size / stride)."""
+    """Cells to add before and after an axis so that its length becomes ceil(size / stride)."""
     total = max(kernel - (size % stride or stride), 0)
     return total // 2, total - total // 2
 
@@ -75,8 +75,8 @@ def pad_same(x: Float[Tensor, "b c t h w"], kernel: Sizes, stride: Sizes) -> Flo
 
 
 def conv_same(x: Float[Tensor, "b c t h w"], conv: nn.Conv3d) -> Float[Tensor, "b d t2 h2 w2"]:
-    """Convolution with same padding, done by the convolution itself where both ends get as much."""
-    kernel, stride = conv.kernel_size, conv.stride
+    """Convolution with same padding, done by the convolution itself if both ends get the same."""
+    kernel, stride = _sizes(conv.kernel_size), _sizes(conv.stride)
     if kernel == (1, 1, 1) and stride == (1, 1, 1):  # with channels last in memory, one matrix product
         return F.linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
     sides = [same_padding(x.shape[2 + axis], kernel[axis], stride[axis]) for axis in range(3)]
@@ -85,12 +85,17 @@ def conv_same(x: Float[Tensor, "b c t h w"], conv: nn.Conv3d) -> Float[Tensor, "
     return F.conv3d(pad_same(x, kernel, stride), conv.weight, conv.bias, stride)
 
 
+def _sizes(values: tuple[int, ...]) -> Sizes:
+    t, h, w = values
+    return t, h, w
+
+
 def max_pool_same(x: Float[Tensor, "b c t h w"], kernel: Sizes, stride: Sizes) -> Float[Tensor, "b c t2 h2 w2"]:
     """Max-pool with zeros at the borders, as in the PyTorch ports; TensorFlow's pads with -inf.
 
     Equal inside the network, where inputs are never negative.
     """
-    # On the CPU this layout makes the pool several times as fast.
+    # On the CPU this layout is several times as fast.
     x = pad_same(x, kernel, stride).contiguous(memory_format=torch.channels_last_3d)
     return F.max_pool3d(x, kernel, stride)
 
@@ -107,7 +112,7 @@ class Unit(nn.Module):
         return F.relu_(self.bn(conv_same(x, self.conv3d)))
 
     def fold(self) -> None:
-        """Take the batch norm into the convolution."""
+        """Fold the batch norm into the convolution."""
         if isinstance(self.bn, nn.BatchNorm3d):
             self.conv3d, self.bn = fuse_conv_bn_eval(self.conv3d, self.bn), nn.Identity()
 
@@ -176,7 +181,7 @@ class I3D(nn.Module):
         """The input of the classifier, ceil(t / 8) - 1 steps. Raises UserError for too short clips or other sizes."""
         check_clip(*video.shape[2:])
         maps = self.endpoints(video.contiguous(memory_format=torch.channels_last_3d))
-        _, last = deque(maps, maxlen=1).pop()  # the others are let go one by one
+        _, last = deque(maps, maxlen=1).pop()  # earlier maps are freed one by one
         return F.avg_pool3d(last, (2, 7, 7), stride=1)
 
     def logits_per_step(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b classes steps"]:
@@ -187,7 +192,7 @@ class I3D(nn.Module):
         return self.logits_per_step(video).mean(dim=2)
 
     def fold(self) -> "I3D":
-        """Take all batch norms into the convolutions and lay weights out for speed: the same function, to rounding."""
+        """Fold all batch norms into the convolutions and reorder weights for speed: equal up to rounding."""
         for module in self.modules():
             if isinstance(module, Unit):
                 module.fold()

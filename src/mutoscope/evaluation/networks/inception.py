@@ -1,6 +1,6 @@
 """Inception-v3 as FID uses it: TensorFlow's network of 2015-12-05, whose 2048 pooled numbers are the features.
 
-It differs from torchvision's in three places: average pools inside the blocks leave out the padding, the last block's
+It differs from torchvision's in three points: average pools inside the blocks omit the padding, the last block's
 pool takes maxima, and there are 1008 classes. Weights trained by torchvision give other figures (about 1.5 lower FID).
 
     frame uint8 -> 299×299 by TensorFlow 1's bilinear rule, (x - 128) / 128 -> blocks -> mean over cells -> (n, 2048)
@@ -37,7 +37,7 @@ class ConvUnit(nn.Module):
 
 
 def average(x: Tensor) -> Tensor:
-    """3×3 means that leave out what lies outside the picture."""
+    """3×3 means over the pixels inside the image only."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 

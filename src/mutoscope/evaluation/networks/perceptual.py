@@ -1,4 +1,4 @@
-"""LPIPS of frames, from weights the user has at hand (arXiv 1801.03924, version 0.1)."""
+"""LPIPS of frames, from weights of local files (arXiv 1801.03924, version 0.1)."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Bilinear resizing in the variants that published evaluations use, none of which filters against aliasing.
 
-They differ in where a pixel lies: at its centre ("half_pixel"), at its corner ("legacy", TensorFlow 1's default), or
-with the outermost pixels of both pictures on each other ("aligned"). From 64 to 224 pixels the first two differ by up
+They differ in a pixel's position: at its centre ("half_pixel"), at its corner ("legacy", TensorFlow 1's default), or
+with the outermost pixels of both images aligned ("aligned"). From 64 to 224 pixels the first two differ by up
 to 0.44 on the [-1, 1] scale.
 """
 

@@ -1,4 +1,4 @@
-"""Which shapes a frame of the built-in world shows, told from the world's palette: no network, so nothing to fool.
+"""Colours of the shapes in a frame of the shapes dataset, from its palette: no network that clips could fool.
 
 The shapes of a clip all have different colours, so the colours in sight also count them.
 """
@@ -10,11 +10,11 @@ from torch import Tensor
 from mutoscope.data.sources.shapes.world import PALETTE
 
 LARGEST_DISTANCE = 0.2  # in RGB from 0 to 1: less than what separates most colours of the palette
-SMALLEST_SHARE = 0.01  # of the picture: a quarter of the smallest shape
+SMALLEST_SHARE = 0.01  # of the frame: a quarter of the smallest shape
 
 
 def colors_in_sight(frames: UInt8[Tensor, "*s h w 3"]) -> Bool[Tensor, "*s colors"]:
-    """Whether each colour of the palette covers enough of the picture to be a shape."""
+    """Whether each colour of the palette covers enough of the frame to be a shape."""
     palette = torch.from_numpy(PALETTE)
     pixels = frames.float().flatten(-3, -2) / 255  # (*s, hw, 3)
     distance, nearest = torch.cdist(pixels, palette.expand(*pixels.shape[:-2], -1, -1)).min(-1)

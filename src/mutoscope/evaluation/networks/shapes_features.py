@@ -1,14 +1,13 @@
-"""The judge of the built-in world: one small 3D convolutional network that names what it sees.
+"""The feature network of the shapes dataset: a small 3D convolutional network that predicts the attributes of a clip.
 
-It is trained on the world's own labels and attributes and then frozen. Its 64 numbers per clip are the
-features of shapes-FVD; its heads give attribute accuracy. It is not I3D, and none of its figures compares with a
-Kinetics FVD: every figure carries the name `shapes` and the SHA-256 of the weights file.
+It is trained on the dataset's own labels and attributes and then frozen. Its 64 features per clip give shapes-FVD, its
+heads attribute accuracy. It is not I3D, and no figure of it compares with a Kinetics FVD: every figure carries the name
+`shapes` and the SHA-256 of the weights file.
 
     video (b, 3, t, h, w) in [-1, 1]
       -> stem, stride (2, 2, 2)           edges and colours
       -> three stages of factorised residual blocks, to an eighth of the frames, rows and columns. The first keeps
-         its size, for outlines are lost on a coarser grid; coordinates are added after it, so that paths can be
-         told apart
+         its size, because a coarser grid loses outlines; coordinates are added after it, because paths need positions
       -> mean, maximum and attention pooling      any frame size, any length from 8 frames
       -> embedding (b, 64) -> seven linear heads
 """
@@ -18,6 +17,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from einops import rearrange
@@ -30,14 +30,14 @@ from mutoscope.errors import UserError
 
 MIN_FRAMES = 8
 BUNDLED_FOLDER = hub.ZOO / "shapes-features"
-# Heads with one right answer, and heads that answer yes or no for every entry.
+# Heads that choose one option, and heads that decide for every option whether it is present.
 CHOICE_HEADS = ("class", "shape", "color", "motion", "num_objects")
 PRESENCE_HEADS = ("colors_present", "shapes_present")
 
 
 @dataclass(frozen=True)
 class ShapesFeaturesConfig:
-    """Widths of the network and the sizes of the world's vocabulary. About 465 thousand parameters."""
+    """Widths of the network and sizes of the dataset's vocabulary. About 465 thousand parameters."""
 
     stem_channels: int = 24
     stage_channels: tuple[int, ...] = (40, 80, 104)
@@ -48,14 +48,14 @@ class ShapesFeaturesConfig:
     num_colors: int = 8
     num_motions: int = 6
     max_objects: int = 3
-    # Augmentation while training; the judge must read soft or slightly noisy clips as well as clean ones.
+    # Augmentation in training: the network must read soft or slightly noisy clips as well as clean ones.
     noise: float = 0.08  # largest standard deviation of added noise, on the [-1, 1] scale
     brightness: float = 0.15  # largest offset
     contrast: float = 0.15  # largest relative change
     soften_share: float = 0.5  # share of clips that are blurred or resampled down and up
 
     def head_sizes(self) -> dict[str, int]:
-        """Outputs of every head, in the order the heads stand in one linear layer."""
+        """Outputs of every head, in the order of the one linear layer that holds all heads."""
         return {
             "class": self.num_classes,
             "shape": self.num_shapes,
@@ -67,8 +67,15 @@ class ShapesFeaturesConfig:
         }
 
 
+class LabelledClips(TypedDict):
+    """A training batch: clips uint8 (b, t, h, w, 3), and int64 tensors of their attributes by name."""
+
+    video: Tensor
+    attributes: Mapping[str, Tensor]
+
+
 class FactorisedBlock(nn.Module):
-    """Residual block, space then time: a 1x3x3 convolution followed by a 3x1x1 one, each behind a norm."""
+    """Residual block, space then time: a 1x3x3 convolution followed by a 3x1x1 one, each after a norm."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: tuple[int, int] = (1, 1)) -> None:
         super().__init__()
@@ -91,7 +98,7 @@ class FactorisedBlock(nn.Module):
 
 
 class ShapesFeatures(nn.Module):
-    """Embedding and attribute heads of a clip of the built-in world."""
+    """Embedding and attribute heads of clips of the shapes dataset."""
 
     def __init__(self, config: ShapesFeaturesConfig) -> None:
         super().__init__()
@@ -114,14 +121,14 @@ class ShapesFeatures(nn.Module):
         """Embedding of each clip; `video` is in [-1, 1] with at least 8 frames of any size."""
         if video.shape[2] < MIN_FRAMES:
             raise UserError(f"The shapes features need clips of at least {MIN_FRAMES} frames, found {video.shape[2]}.")
-        # The largest of red, green and blue outlines a shape of any colour alike.
+        # The maximum of red, green and blue outlines shapes of all colours equally.
         x = torch.cat([video, video.amax(dim=1, keepdim=True)], dim=1)  # (b, 4, t, h, w)
         x = self.stem(x.contiguous(memory_format=torch.channels_last_3d))  # (b, c, t/2, h/2, w/2)
         x = self.stages[0](x)
-        # Paths need positions, outlines do not: in the stem, smooth coordinates would drown the edges.
+        # Paths need positions, outlines do not: smooth coordinates in the stem would hide the edges.
         x = x + self.position(_coordinates(x))
         x = F.silu(self.norm(self.stages[1:](x)))  # (b, c, t/8, h/8, w/8)
-        # The maximum finds a shape wherever it is, two learned queries the main one; the mean keeps what is spread.
+        # The maximum finds a shape anywhere, two learned queries the main one; the mean keeps global statistics.
         weights = self.attention(x).flatten(2).softmax(dim=-1)  # (b, 2, n)
         values = x.flatten(2)  # (b, c, n)
         picked = torch.einsum("bqn,bcn->bqc", weights, values).flatten(1)  # (b, 2c)
@@ -132,11 +139,8 @@ class ShapesFeatures(nn.Module):
         sizes = self.config.head_sizes()
         return dict(zip(sizes, self.heads(embedding).split(list(sizes.values()), dim=-1), strict=True))
 
-    def loss(self, batch: Mapping[str, object], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum of the heads' cross entropies on an augmented batch, and its named parts.
-
-        `batch` holds "video" uint8 (b, t, h, w, 3) and "attributes", a dict of int64 tensors with the world's keys.
-        """
+    def loss(self, batch: LabelledClips, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of the heads' cross entropies on an augmented batch, and its named parts."""
         video = augment(to_float(batch["video"]), self.config, generator)
         logits, truth = self.predict(self(video)), batch["attributes"]
         device = video.device
@@ -152,12 +156,12 @@ class ShapesFeatures(nn.Module):
 
 
 def choice_target(attributes: Mapping[str, Tensor], head: str) -> Tensor:
-    """Index of the right answer (b,) of a choice head; objects are counted from one, indices from zero."""
+    """Target index (b,) of a choice head; objects are counted from one, indices from zero."""
     return attributes[head] - 1 if head == "num_objects" else attributes[head]
 
 
 def to_float(video: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
-    """Frames as the network wants them: 0..255 to [-1, 1], channels first."""
+    """0...255 to [-1, 1], channels first."""
     return rearrange(video, "b t h w c -> b c t h w").float() / 127.5 - 1.0
 
 
@@ -166,8 +170,8 @@ def augment(
 ) -> Float[Tensor, "b 3 t h w"]:
     """Brightness, contrast, softness and noise, one strength per clip.
 
-    A tokenizer's reconstruction is softer and flatter than the clip it was made from. A judge that has only seen
-    clean clips would count that as a lost shape or colour, and would be as easily fooled into the opposite by noise.
+    A reconstruction is softer and flatter than its clip. A network trained on clean clips alone would count that as a
+    lost shape or colour, and noise as the opposite.
     """
     b = video.shape[0]
 
@@ -218,7 +222,7 @@ def save_shapes_features(network: ShapesFeatures, folder: Path | str) -> str:
 def load_shapes_features(
     folder: Path | str | None = None, device: torch.device | str = "cpu"
 ) -> tuple[ShapesFeatures, str]:
-    """The frozen judge (float32, evaluation mode) and the SHA-256 of its weights file. Default: the bundled one."""
+    """The frozen network (float32, evaluation mode) and the SHA-256 of its weights file. Default: the bundled one."""
     folder = Path(folder) if folder is not None else BUNDLED_FOLDER
     if not folder.is_dir():
         raise UserError(f"There are no shapes features at {str(folder)!r}: train the recipe `shapes-features` first.")
@@ -236,5 +240,5 @@ def load_shapes_features(
 
 
 def weights_sha256(folder: Path | str) -> str:
-    """SHA-256 of the weights file, printed beside every figure made with it."""
+    """SHA-256 of the weights file, which every report of its figures states."""
     return hashlib.sha256((Path(folder) / hub.WEIGHTS).read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Weights of the networks that judge clips: opened as data, checked against the network, named by their SHA-256.
+"""Weights of the feature networks: opened as data, checked against the network, named by their SHA-256.
 
 A figure depends on these files, and files of one architecture with other training load without complaint: the hash
 belongs beside every figure.
@@ -8,7 +8,6 @@ import hashlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,21 +33,22 @@ def read_weights(path: Path | str, what: str, sha256: str | None = None) -> tupl
         raise UserError(f"There is no file {str(path)!r} with the weights of {what}.")
     found = sha256_of_file(path)
     if sha256 is not None and found != sha256.lower():
-        raise UserError(f"{path} has SHA-256 {found}, but {sha256.lower()} was asked for: it is another file.")
+        raise UserError(f"{path} has SHA-256 {found}, but {sha256.lower()} was requested: it is another file.")
     if is_torchscript(path):
         raise UserError(
             f"{path} is a TorchScript archive: it holds a program, and programs in weight files are never run here. "
             f"Give {what} as a plain state dict (.pt, .pth or .safetensors)."
         )
     try:
-        weights = _named_tensors(path)
+        stored = _named_tensors(path)
     except Exception as error:  # a damaged or foreign file fails in many ways, none of which is the program's fault
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is not a readable weights file of {what}: {reason}") from None
-    weights = _unwrapped(weights)
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+    values = _unwrapped(stored)
+    weights = {name: _single_precision(value) for name, value in values.items() if isinstance(value, Tensor)}
+    if not weights or len(weights) < len(values):
         raise UserError(f"{path} is not a weights file of {what}: it holds something other than named tensors.")
-    return {str(name): _single_precision(value) for name, value in weights.items()}, found
+    return weights, found
 
 
 def is_torchscript(path: Path) -> bool:
@@ -61,7 +61,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path | str, what: str) -> None:
-    """Load tensors into a network that must have exactly these names and shapes; batch counters may be left out.
+    """Load tensors into a network that must have exactly these names and shapes; batch counters may be missing.
 
     Raises UserError naming the first tensor that is missing, unknown, of another shape or not finite.
     """
@@ -81,7 +81,7 @@ def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path | 
     network.load_state_dict(weights | counters, assign=True)
 
 
-def _named_tensors(path: Path) -> Any:
+def _named_tensors(path: Path) -> object:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -92,7 +92,7 @@ def _named_tensors(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _unwrapped(weights: Any) -> dict[str, Any]:
+def _unwrapped(weights: object) -> dict[str, object]:
     if isinstance(weights, Mapping) and isinstance(weights.get("state_dict"), Mapping):
         weights = weights["state_dict"]
     if not isinstance(weights, Mapping):

@@ -1,7 +1,7 @@
 """Named protocols of published tables: which clips, how many, at what size, in which convention.
 
-A protocol names its data set by a key; where the videos lie is said when it is used. What a paper does not say is
-marked "assumed" in the notes. Published figures stand beside, so that a result is printed next to them.
+A protocol names its data set by a key; the folder is named when the protocol is used. Settings that a paper does not
+state are marked "assumed" in the notes. Published figures are part of the protocol, and printed beside the result.
 """
 
 from collections.abc import Mapping
@@ -23,14 +23,13 @@ Published = Mapping[str, Mapping[str, float]]
 class VideoProtocol:
     """One way of comparing generated videos with real ones.
 
-    split: which part of the data set, in words; splits: as its reader calls them. task: what a model is asked to do,
-    in words; tasks: what it may be asked, one at a time; the real clips give classes, frames and videos. labels:
-    classes as they come with the "real" clips, or "balanced". num_clips: generated clips per repeat; repeats: how
-    often, for a mean and a deviation. num_real: real clips, None for every window of the reference. given_frames:
-    first frames of each clip that are shown to the model. paste_given: what is given stands in the clip as it was.
-    best_of: samples of one real video, of which PSNR and SSIM take the best. convention: a name in CONVENTIONS.
-    inception_splits: parts of the inception score, 0 where the paper gives none. published: figures of papers under
-    this protocol.
+    split: part of the data set, in words; splits: names of its reader. task: task of a model, in words; tasks: names of
+    the tasks, one of which is measured at a time; classes, frames and videos are those of the real clips. labels:
+    classes of the "real" clips, or "balanced". num_clips: generated clips per repeat; repeats: their number, for a mean
+    and a standard deviation. num_real: real clips, None for every window of the reference. given_frames: context
+    frames of each clip. paste_given: the conditioning pixels replace those of the result. best_of: samples of one real
+    video, of which PSNR and SSIM take the best. convention: a name in CONVENTIONS. inception_splits: parts of the
+    inception score, 0 if the paper has none. published: figures of papers under this protocol.
     """
 
     name: str
@@ -69,7 +68,7 @@ class VideoProtocol:
 _CLASSES, _FRAMES = ("class-conditional",), ("frame-prediction",)
 _SELF_SUPERVISED = tuple(task for task in TASKS if not task.startswith("class-conditional"))
 _RANDOM = WindowRule("random", crops=0)
-_GIVEN_COUNT = "the clips that give the first frame are the real side; given frames count in FVD"
+_CONTEXT_COUNTS = "the clips that the context frames are taken from are the real side; FVD includes these frames"
 
 UCF101 = (
     VideoProtocol(
@@ -143,7 +142,7 @@ UCF101 = (
         width=256,
         given_frames=1,
         convention="stylegan-v",
-        notes=("MAGI's ablations; number of clips, windows and size are assumed", _GIVEN_COUNT),
+        notes=("MAGI's ablations; number of clips, windows and size are assumed", _CONTEXT_COUNTS),
     ),
     VideoProtocol(
         "ucf101-par",
@@ -178,7 +177,7 @@ BAIR = (
         best_of=100,
         convention="tf",
         published={"MAGVIT-L": {"fvd": 62}, "MAGVIT-B": {"fvd": 76}},
-        notes=("100 samples of each of 256 test videos, whose first 16 frames are the real side", _GIVEN_COUNT),
+        notes=("100 samples of each of 256 test videos, whose first 16 frames are the real side", _CONTEXT_COUNTS),
     ),
     VideoProtocol(
         "bair-frame-prediction-debiased",
@@ -196,7 +195,7 @@ BAIR = (
         given_frames=1,
         convention="tf",
         published={"MAGVIT-L": {"fvd": 31}, "MAGVIT-B": {"fvd": 47}},
-        notes=("real side: all 15 windows of the 256 test videos of 30 frames", _GIVEN_COUNT),
+        notes=("real side: all 15 windows of the 256 test videos of 30 frames", _CONTEXT_COUNTS),
     ),
     VideoProtocol(
         "bair-multi-task",
@@ -212,7 +211,7 @@ BAIR = (
         height=64,
         width=64,
         convention="tf",
-        notes=("evaluate the videos of one task at a time; FVD is over all 16 frames, given parts included",),
+        notes=("evaluate the videos of one task at a time; FVD is over all 16 frames, conditioning regions included",),
     ),
 )
 
@@ -230,7 +229,7 @@ OTHERS = (
         given_frames=5,
         convention="tf-64",
         published={"MAGVIT-L": {"fvd": 9.9}, "MAGVIT-B": {"fvd": 24.5}, "MAGI": {"fvd": 11.5}},
-        notes=("videos of 128×128 are brought to 64×64 before 224×224; 29K evaluation videos", _GIVEN_COUNT),
+        notes=("videos of 128×128 are brought to 64×64 before 224×224; 29K evaluation videos", _CONTEXT_COUNTS),
     ),
     VideoProtocol(
         "ssv2-class-conditional",
@@ -271,7 +270,7 @@ OTHERS = (
         windows=WindowRule("uniform", count=16, crops=3),
         given_frames=1,
         convention="tf",
-        notes=("0.6K videos of 32 frames; the split was not published", _GIVEN_COUNT),
+        notes=("0.6K videos of 32 frames; the split was not published", _CONTEXT_COUNTS),
     ),
     VideoProtocol(
         "objectron-frame-interpolation",
@@ -284,25 +283,25 @@ OTHERS = (
         repeats=4,
         windows=WindowRule("uniform", count=5),
         convention="tf",
-        notes=("3.6K evaluation videos; first and last frame are given and count in FVD",),
+        notes=("3.6K evaluation videos; FVD includes the first and last frame, which are context",),
     ),
     VideoProtocol(
         "fvd",
         dataset="any",
-        split="as given",
+        split="as named",
         task="any",
         tasks=(UNCONDITIONAL, *TASKS),
         num_clips=None,
         height=None,
         width=None,
-        notes=("first 16 frames of every video, both sides as they are: a figure of one's own, of no paper",),
+        notes=("first 16 frames of every video at their own size; a protocol of no paper",),
     ),
 )
 
-WORLD = VideoProtocol(
+SHAPES_10K = VideoProtocol(
     "shapes-10k",
     dataset=SHAPES,
-    split="held-back clips of the built-in world",
+    split="held-out clips of the shapes dataset",
     task="class-conditional",
     tasks=_CLASSES,
     labels="balanced",
@@ -312,10 +311,10 @@ WORLD = VideoProtocol(
     width=32,
     resize="central crop, then bilinear with an anti-aliasing filter",
     extractor=SHAPES_EXTRACTOR,
-    notes=("figures of the built-in world's judge, which compare with no other FVD",),
+    notes=("figures of the shapes classifier, which compare with no other FVD",),
 )
 
-VIDEO_PROTOCOLS = {protocol.name: protocol for protocol in (*UCF101, *BAIR, *OTHERS, WORLD)}
+VIDEO_PROTOCOLS = {protocol.name: protocol for protocol in (*UCF101, *BAIR, *OTHERS, SHAPES_10K)}
 
 
 def video_protocol(name: str) -> VideoProtocol:

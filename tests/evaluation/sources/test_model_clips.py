@@ -1,4 +1,4 @@
-"""Models under the protocols of published tables: what they are asked for, and that it can be repeated."""
+"""Models under the protocols of published tables: conditions of their clips, repeating, and continuing."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -13,12 +13,12 @@ import torch
 from evaluation.fakes import save_narrow_i3d, use_narrow_i3d, write_videos
 from mutoscope.data.sources.shapes.world import ShapesConfig, ShapesWorld
 from mutoscope.errors import UserError
-from mutoscope.evaluation import videos
+from mutoscope.evaluation.engine import evaluate
 from mutoscope.evaluation.networks.extractors import WeightFiles
+from mutoscope.evaluation.protocols import published_plan
 from mutoscope.evaluation.protocols.published import VIDEO_PROTOCOLS, VideoProtocol, video_protocol
-from mutoscope.evaluation.sources.samples import Samples, chosen_task, class_numbers, cycled
-from mutoscope.evaluation.sources.windows import list_videos, windows
-from mutoscope.evaluation.videos import evaluate_videos
+from mutoscope.evaluation.sources.model_clips import ProtocolClips, chosen_task, class_numbers
+from mutoscope.evaluation.sources.windows import cycled, list_videos, windows
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.pipeline import VideoPipeline
 from tiny_models import MODEL, tiny_image_tokenizer, tiny_index, tiny_model, tiny_par, tiny_par_index, tiny_tokenizer
@@ -42,7 +42,7 @@ class Recorder:
         inner = tiny_pipeline(**options)
         self.model, self.tokenizer, self.index = inner.model, inner.tokenizer, inner.index
 
-    def __call__(self, **given: Any):
+    def generate(self, **given: Any):
         self.calls.append(given)
         if "context" in given:
             frames = [np.repeat(context[:1], 16, axis=0) for context in given["context"]]
@@ -51,7 +51,8 @@ class Recorder:
         else:
             labels = given.get("class_label", [0] * given.get("num_samples", 0))
             frames = [np.full((16, 8, 8, 3), 10 * label, np.uint8) for label in labels]
-        return [type("Clip", (), {"frames": clip})() for clip in frames]
+        clips = [type("Clip", (), {"frames": clip})() for clip in frames]
+        return type("Generation", (), {"clips": clips})()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,11 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def measure(folder: Path, source: Any, reference: Path | None, protocol: VideoProtocol, **options: Any) -> dict:
     files = WeightFiles(i3d=str(folder / "i3d.pt"))
-    return evaluate_videos(source, reference, protocol, files, **options)
+    return dict(evaluate(source, protocol, reference=reference, files=files, **options))
+
+
+def measure_shapes(source: Any, **options: Any) -> dict:
+    return dict(evaluate(source, "shapes-10k", **options))
 
 
 # ------------------------------------------------------------------------------------------------ every protocol
@@ -99,19 +104,19 @@ def test_the_report_names_what_the_model_does_for_its_task_alone():
     model = tiny_pipeline()
     own = {"frame-prediction": {"guidance_scale": 2.0}, "inpaint-central": {"guidance_scale": 3.0}}
     model.index = replace(model.index, sampling={"temperature": 0.5}, task_sampling=own, blend_given=True)
-    made = Samples.of(model, PREDICTION, None, 0, {"temperature": 0.7}).described()
+    made = ProtocolClips.of(model, PREDICTION, None, 0, {"temperature": 0.7}).described()
     assert made["sampling"] == {"temperature": 0.7, "guidance_scale": 2.0} and made["blend_given"]
 
 
-def test_the_built_in_worlds_own_protocol_needs_no_files():
+def test_the_protocol_of_the_shapes_dataset_needs_no_files():
     model = Recorder(class_names=ShapesWorld().class_names, num_classes=23)
-    report = evaluate_videos(model, None, VIDEO_PROTOCOLS["shapes-10k"], num_clips=4)
+    report = measure_shapes(model, num_clips=4, batch_size=4)
     assert {"shapes_fvd", "shapes_fvd_real", "shapes_kvd", "flicker"} <= set(report["metrics"])
     assert not {"fvd", "kvd"} & set(report["metrics"])
     assert report["metrics"]["motion"]["value"] == 0 < report["metrics"]["motion_real"]["value"]
     assert report["protocol_details"]["convention"] is None
-    with pytest.raises(UserError, match="has its own judge"):
-        evaluate_videos(model, None, VIDEO_PROTOCOLS["shapes-10k"], WeightFiles(i3d="i3d.pt"))
+    with pytest.raises(UserError, match="has its own feature network"):
+        measure_shapes(model, files=WeightFiles(i3d="i3d.pt"))
 
 
 # ---------------------------------------------------------------------------------------------------- conditions
@@ -126,14 +131,14 @@ def test_a_prediction_starts_from_the_first_frames_of_real_clips_of_which_each_i
     assert len({call["seed"] for call in model.calls}) == len(model.calls)
 
 
-def test_frames_that_were_given_are_no_part_of_mcvds_average(folder: Path):
+def test_context_frames_are_no_part_of_mcvds_average(folder: Path):
     kept = replace(PREDICTION, num_clips=5, num_real=5, repeats=1)
     metrics = measure(folder, Recorder(), folder / "real", kept)["metrics"]
     assert metrics["psnr_mcvd_db"]["value"] < 60  # a repeated frame is no video
-    assert metrics["psnr_magvit_db"]["value"] is None  # its first frame is the given one: infinite
+    assert metrics["psnr_magvit_db"]["value"] is None  # its first frame is the context: infinite
 
 
-def test_what_is_given_can_be_put_back(folder: Path):
+def test_context_frames_can_be_pasted_back(folder: Path):
     protocol = replace(PREDICTION, num_clips=5, num_real=5, repeats=1, height=8, width=8)
     left, pasted = (
         measure(folder, tiny_pipeline(), folder / "real", replace(protocol, paste_given=paste))["curves"]
@@ -143,13 +148,13 @@ def test_what_is_given_can_be_put_back(folder: Path):
     assert left["psnr_by_frame_db"][1:] == pasted["psnr_by_frame_db"][1:]
 
 
-def test_other_tasks_are_given_the_whole_clip(folder: Path):
+def test_other_tasks_are_conditioned_on_the_whole_clip(folder: Path):
     model = Recorder()
     protocol = replace(video_protocol("bair-multi-task"), num_clips=3, num_real=3, repeats=1)
     report = measure(folder, model, folder / "real", protocol, task="inpaint-central")
     assert [video.shape for call in model.calls for video in call["task_video"]] == [(16, 64, 64, 3)] * 3
     assert {call["task"] for call in model.calls} == {"inpaint-central"}
-    assert report["metrics"]["psnr_magvit_db"]["value"] is None  # the fake gives back what it is given
+    assert report["metrics"]["psnr_magvit_db"]["value"] is None  # infinite: the fake returns its condition
 
 
 def test_classes_come_with_the_real_clips_or_in_equal_numbers(folder: Path):
@@ -164,7 +169,7 @@ def test_classes_come_with_the_real_clips_or_in_equal_numbers(folder: Path):
     assert Counter(labels["real"]) == dict.fromkeys(range(6), 2) and labels["real"] != labels["balanced"]
 
 
-def test_without_classes_of_the_real_videos_a_model_is_asked_for_its_own(folder: Path):
+def test_without_classes_of_the_real_videos_those_of_the_model_are_used(folder: Path):
     model, protocol = Recorder(), replace(video_protocol("ucf101-magvit"), num_clips=6, num_real=5, repeats=1)
     report = measure(folder, model, folder / "real", protocol)
     assert [label for call in model.calls for label in call["class_label"]] == list(range(6))
@@ -189,11 +194,11 @@ def test_the_same_seed_gives_the_same_figures_and_another_gives_others(folder: P
     assert first == again and first["fvd"]["value"] != other["fvd"]["value"]
 
 
-def test_a_killed_evaluation_of_a_model_makes_nothing_twice(folder: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(videos, "CHUNK", 2)
+def test_a_killed_evaluation_of_a_model_generates_nothing_twice(folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(published_plan, "CHUNK", 2)
     expected = measure(folder, Recorder(), folder / "real", PREDICTION, num_clips=5, batch_size=2)["metrics"]
     dying = Recorder()
-    call, left = dying.__call__, [1]
+    call, left = dying.generate, [1]
 
     def stops(self, **given):
         if left[0] == 0:
@@ -202,7 +207,7 @@ def test_a_killed_evaluation_of_a_model_makes_nothing_twice(folder: Path, tmp_pa
         return call(**given)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Recorder, "__call__", stops)
+        patch.setattr(Recorder, "generate", stops)
         measure(folder, dying, folder / "real", PREDICTION, num_clips=5, batch_size=2, state=tmp_path / "state")
     model = Recorder()
     report = measure(folder, model, folder / "real", PREDICTION, num_clips=5, batch_size=2, state=tmp_path / "state")
@@ -212,29 +217,26 @@ def test_a_killed_evaluation_of_a_model_makes_nothing_twice(folder: Path, tmp_pa
         measure(folder, Recorder(), folder / "real", PREDICTION, num_clips=5, batch_size=2, **others)
 
 
-def samples(pipeline: Any, name: str, task: str | None = None) -> Samples:
-    return Samples.of(pipeline, video_protocol(name), task, 0, {})
+def samples(pipeline: Any, name: str, task: str | None = None) -> ProtocolClips:
+    return ProtocolClips.of(pipeline, video_protocol(name), task, 0, {})
 
 
 def test_a_model_that_cannot_do_what_the_protocol_asks_is_refused():
     classes_only = tiny_pipeline(tasks=("class-conditional",))
     with pytest.raises(UserError, match="not trained for the task 'frame-prediction'; it can do class-conditional"):
         samples(classes_only, "bair-frame-prediction")
-    with pytest.raises(UserError, match="gives nothing to go by; this model does frame-prediction"):
+    with pytest.raises(UserError, match="sets no condition; this model does frame-prediction"):
         samples(tiny_pipeline(tasks=("frame-prediction",)), "ucf101-stylegan-v")
     assert samples(classes_only, "ucf101-stylegan-v").task == "unconditional"
     short = VideoPipeline(tiny_image_tokenizer(), tiny_par(), tiny_par_index())
-    with pytest.raises(UserError, match="compares clips of 16 frames; this model makes 4"):
+    with pytest.raises(UserError, match="compares clips of 16 frames; this model generates 4"):
         samples(short, "ucf101-par")
-    tokenizer = VideoPipeline(tiny_tokenizer(), None, tiny_index(model=None))
-    with pytest.raises(UserError, match="a tokenizer alone"):
-        samples(tokenizer, "ucf101-par")
 
 
-def test_protocols_of_several_tasks_ask_which():
+def test_protocols_of_several_tasks_need_the_name_of_one():
     protocol = video_protocol("bair-multi-task")
     assert chosen_task(protocol, None, ("class-conditional", "inpaint-central")) == "inpaint-central"
-    with pytest.raises(UserError, match="say --task .this model does frame-prediction, inpaint-central"):
+    with pytest.raises(UserError, match="name it with --task .this model does frame-prediction, inpaint-central"):
         chosen_task(protocol, None, ("frame-prediction", "inpaint-central"))
     with pytest.raises(UserError, match="has no task 'class-conditional'"):
         chosen_task(protocol, "class-conditional", TASKS)
@@ -255,10 +257,10 @@ def test_options_of_models_are_refused_for_folders(folder: Path):
             measure(folder, folder / "classes", folder / "real", VIDEO_PROTOCOLS["fvd"], **options)
 
 
-def test_worlds_of_other_sizes_are_brought_to_the_protocols(folder: Path):
+def test_clips_of_other_sizes_are_resized_to_the_protocols(folder: Path):
     protocol = replace(PREDICTION, num_clips=2, num_real=2, repeats=1)
     model = samples(Recorder(), "bair-frame-prediction")
-    clips = model.make(0, 2, None, torch.zeros(2, 16, 64, 64, 3, dtype=torch.uint8))
+    clips = model.generate(0, 2, None, torch.zeros(2, 16, 64, 64, 3, dtype=torch.uint8))
     assert clips.shape == (2, 16, 64, 64, 3) and ShapesConfig().height == 32
     assert model.departures() == ["clips of 8×8 brought to 64×64"]
     assert replace(model, protocol=replace(protocol, height=8, width=8)).departures() == []

@@ -11,18 +11,18 @@ import torch
 from evaluation.fakes import save_narrow_i3d, use_narrow_i3d, write_videos
 from mutoscope.data.sources.folder import MediaFile
 from mutoscope.errors import UserError
-from mutoscope.evaluation import videos
-from mutoscope.evaluation.jobs import plan
+from mutoscope.evaluation.engine import evaluate
 from mutoscope.evaluation.metrics.conventions import CONVENTIONS
 from mutoscope.evaluation.networks import extractors
 from mutoscope.evaluation.networks.c3d import C3D
 from mutoscope.evaluation.networks.extractors import WeightFiles
 from mutoscope.evaluation.networks.i3d import MIN_FRAMES
-from mutoscope.evaluation.protocols.figures import sampled
+from mutoscope.evaluation.protocols import published_plan
 from mutoscope.evaluation.protocols.published import VIDEO_PROTOCOLS, VideoProtocol, video_protocol
+from mutoscope.evaluation.protocols.published_figures import Sampled, samples_of_videos
+from mutoscope.evaluation.protocols.published_plan import PublishedPlan, plan_clips
 from mutoscope.evaluation.rows import Rows
-from mutoscope.evaluation.sources.windows import Listing
-from mutoscope.evaluation.videos import evaluate_videos
+from mutoscope.evaluation.sources.windows import ClipListing
 from mutoscope.tokenizers.perceptual import AlexNet
 
 PLAIN = VIDEO_PROTOCOLS["fvd"]
@@ -45,7 +45,11 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def measure(folder: Path, source: str = "good", protocol: VideoProtocol = PLAIN, **options) -> dict:
     files = WeightFiles(i3d=str(folder / "i3d.pt"))
-    return evaluate_videos(folder / source, folder / "real", protocol, files, **options)
+    return evaluated(folder / source, protocol, reference=folder / "real", files=files, **options)
+
+
+def evaluated(source: Path, protocol: VideoProtocol, **options) -> dict:
+    return dict(evaluate(source, protocol, **options))
 
 
 def test_a_report_has_figures_intervals_and_everything_they_depend_on(folder: Path):
@@ -75,7 +79,8 @@ def test_every_protocol_runs_on_folders(folder: Path, name: str):
     if protocol.height and protocol.height > 64:
         protocol = replace(protocol, height=64, width=64)
     report = measure(folder, protocol=protocol, num_clips=2)
-    assert report["metrics"]["fvd"]["value"] >= 0 and report["num_clips"] == 2
+    assert 0 < report["metrics"]["fvd"]["value"] < 1e4 and report["num_clips"] == report["num_real"] == 2
+    assert report["protocol_details"]["convention"]["name"] == protocol.convention
     assert bool(report["warnings"]) == (name != "fvd")
 
 
@@ -88,10 +93,20 @@ def test_protocols_know_their_conventions_and_lengths():
         video_protocol("ucf101-magvi")
 
 
-def test_repeats_have_a_mean_and_a_deviation(folder: Path):
-    report = measure(folder, protocol=replace(PLAIN, num_clips=2, repeats=4))
+def test_repeats_have_the_mean_and_the_deviation_of_their_distances(folder: Path, tmp_path):
+    for name in ("real", "i3d.pt"):
+        (tmp_path / name).symlink_to(folder / name)
+    for repeat in (0, 1):
+        (tmp_path / str(repeat)).mkdir()
+        for i in (2 * repeat, 2 * repeat + 1):
+            shutil.copy(folder / "noisy" / f"{i}.mp4", tmp_path / str(repeat))
+    once = replace(PLAIN, num_clips=2)
+    apart = [measure(tmp_path, name, once)["metrics"]["fvd"]["value"] for name in ("0", "1")]
+    report = measure(folder, "noisy", replace(once, repeats=4))
     assert report["protocol_details"]["repeats_measured"] == 2 and report["num_clips"] == 4
-    assert report["metrics"]["fvd_deviation_over_repeats"]["value"] >= 0
+    assert report["metrics"]["fvd"]["value"] == pytest.approx(sum(apart) / 2)
+    deviation = report["metrics"]["fvd_deviation_over_repeats"]["value"]
+    assert deviation == pytest.approx(abs(apart[0] - apart[1]) / 2**0.5)
 
 
 def test_several_samples_of_a_video_have_a_best_one(folder: Path, tmp_path):
@@ -110,18 +125,20 @@ def test_several_samples_of_a_video_have_a_best_one(folder: Path, tmp_path):
 
 
 def test_a_repeat_holds_every_video_and_further_samples_are_further_repeats():
-    real = Listing(Path("r"), tuple(MediaFile(Path(f"r/{name}.mp4"), -1) for name in "ab"), (16, 16))
+    real = ClipListing(Path("r"), tuple(MediaFile(Path(f"r/{name}.mp4"), -1) for name in "ab"), (16, 16))
     names = [f"{name}-{sample}" for name in "ab" for sample in range(12)]  # a-10 sorts before a-2
     files = tuple(MediaFile(Path(f"g/{name}.mp4"), -1) for name in sorted(names))
-    generated = Listing(Path("g"), files, (16,) * 24)
+    generated = ClipListing(Path("g"), files, (16,) * 24)
     protocol = replace(PLAIN, num_clips=6, repeats=4, best_of=3)
-    job = plan(protocol, extractors.Extractors(CONVENTIONS["tats"]), generated, real, None, 0)
-    assert [clip.file.path.stem for clip in job.made.windows[:6]] == ["a-0", "b-0", "a-1", "b-1", "a-2", "b-2"]
-    assert job.repeats == 4 and job.made.count == 24
-    samples = sampled(job, Rows({"index": torch.arange(24)}))
+    plan = plan_clips(protocol, extractors.Extractors(CONVENTIONS["tats"]), generated, real, None, 0)
+    clips = plan.generated
+    assert [clip.file.path.stem for clip in clips.windows[:6]] == ["a-0", "b-0", "a-1", "b-1", "a-2", "b-2"]
+    assert plan.repeats == 4 and clips.count == 24
+    sampled = Sampled(protocol, plan.num_clips, plan.repeats, 0, clips.partners)
+    samples = samples_of_videos(sampled, Rows({"index": torch.arange(24)}))
     assert samples is not None and samples.shape == (8, 3)
     assert samples[:2].tolist() == [[0, 2, 4], [1, 3, 5]]
-    assert sampled(job, Rows({"index": torch.arange(23)})) is None
+    assert samples_of_videos(sampled, Rows({"index": torch.arange(23)})) is None
 
 
 def test_videos_of_other_names_have_no_psnr(folder: Path, tmp_path):
@@ -134,17 +151,17 @@ def test_videos_of_other_names_have_no_psnr(folder: Path, tmp_path):
 
 
 def test_a_killed_evaluation_continues_to_the_same_figures(folder: Path, tmp_path, monkeypatch):
-    monkeypatch.setattr(videos, "CHUNK", 2)
+    monkeypatch.setattr(published_plan, "CHUNK", 2)
     expected = measure(folder)["metrics"]
-    whole, calls = videos.measure_chunk, []
+    whole, calls = PublishedPlan.measure, []
 
-    def dies(job, side, numbers):
-        calls.append((side.label, numbers))
+    def dies(plan, clips, numbers):
+        calls.append((clips.label, numbers))
         if len(calls) > 3:
             raise KeyboardInterrupt
-        return whole(job, side, numbers)
+        return whole(plan, clips, numbers)
 
-    monkeypatch.setattr(videos, "measure_chunk", dies)
+    monkeypatch.setattr(PublishedPlan, "measure", dies)
     with pytest.raises(KeyboardInterrupt):
         measure(folder, state=tmp_path / "state")
     assert len(list((tmp_path / "state").glob("*.safetensors"))) == 3
@@ -161,36 +178,36 @@ def test_a_killed_evaluation_continues_to_the_same_figures(folder: Path, tmp_pat
 
 def test_without_weights_the_file_is_asked_for(folder: Path):
     with pytest.raises(UserError, match="needs I3D's Kinetics-400 weights.*--i3d FILE"):
-        evaluate_videos(folder / "good", folder / "real", PLAIN, WeightFiles())
+        evaluated(folder / "good", PLAIN, reference=folder / "real", files=WeightFiles())
     with pytest.raises(UserError, match="it is another file"):
         files = WeightFiles(i3d=str(folder / "i3d.pt"), i3d_sha256="0" * 64)
-        evaluate_videos(folder / "good", folder / "real", PLAIN, files)
+        evaluated(folder / "good", PLAIN, reference=folder / "real", files=files)
     with pytest.raises(UserError, match="LPIPS needs two files"):
         files = WeightFiles(i3d=str(folder / "i3d.pt"), lpips="a")
-        evaluate_videos(folder / "good", folder / "real", PLAIN, files)
+        evaluated(folder / "good", PLAIN, reference=folder / "real", files=files)
 
 
 def test_weights_of_another_architecture_are_refused(folder: Path, tmp_path):
     torch.save({"fc.weight": torch.ones(2, 2)}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="does not hold I3D"):
-        evaluate_videos(folder / "good", folder / "real", PLAIN, WeightFiles(i3d=str(tmp_path / "other.pt")))
+        evaluated(folder / "good", PLAIN, reference=folder / "real", files=WeightFiles(i3d=str(tmp_path / "other.pt")))
 
 
 def test_empty_folders_and_missing_ones_are_refused(folder: Path, tmp_path):
     with pytest.raises(UserError, match="holds no videos"):
-        evaluate_videos(tmp_path, folder / "real", PLAIN, WeightFiles(i3d=str(folder / "i3d.pt")))
+        evaluated(tmp_path, PLAIN, reference=folder / "real", files=WeightFiles(i3d=str(folder / "i3d.pt")))
     with pytest.raises(UserError, match="There is no folder .*missing"):
         measure(folder, "missing")
     with pytest.raises(UserError, match="there is no folder"):
-        evaluate_videos(folder / "good", tmp_path / "none", PLAIN, WeightFiles(i3d=str(folder / "i3d.pt")))
+        evaluated(folder / "good", PLAIN, reference=tmp_path / "none", files=WeightFiles(i3d=str(folder / "i3d.pt")))
 
 
 def test_one_clip_has_no_distance(folder: Path, tmp_path):
     write_videos(tmp_path / "one", 1)
     with pytest.raises(UserError, match="holds 1 usable videos of 16 frames, 2 are needed"):
-        evaluate_videos(tmp_path / "one", folder / "real", PLAIN, WeightFiles(i3d=str(folder / "i3d.pt")))
+        evaluated(tmp_path / "one", PLAIN, reference=folder / "real", files=WeightFiles(i3d=str(folder / "i3d.pt")))
     with pytest.raises(UserError, match="holds 1 usable videos .* 2 are needed"):
-        evaluate_videos(folder / "good", tmp_path / "one", PLAIN, WeightFiles(i3d=str(folder / "i3d.pt")))
+        evaluated(folder / "good", PLAIN, reference=tmp_path / "one", files=WeightFiles(i3d=str(folder / "i3d.pt")))
 
 
 def test_fewer_clips_than_the_protocol_wants_are_refused(folder: Path):
@@ -198,25 +215,25 @@ def test_fewer_clips_than_the_protocol_wants_are_refused(folder: Path):
         measure(folder, protocol=VIDEO_PROTOCOLS["ucf101-magvit"])
 
 
-def test_generated_videos_shorter_than_the_protocol_are_refused_and_real_ones_left_out(folder: Path, tmp_path):
+def test_generated_videos_shorter_than_the_protocol_are_refused_and_real_ones_omitted(folder: Path, tmp_path):
     files = WeightFiles(i3d=str(folder / "i3d.pt"))
     write_videos(tmp_path / "short", 2, num_frames=9)
     with pytest.raises(UserError, match="9 frames, 16 are needed"):
-        evaluate_videos(tmp_path / "short", folder / "real", PLAIN, files)
+        evaluated(tmp_path / "short", PLAIN, reference=folder / "real", files=files)
     with pytest.raises(UserError, match="at least 9 frames, found 8"):
-        evaluate_videos(tmp_path / "short", folder / "real", replace(PLAIN, num_frames=8), files)
+        evaluated(tmp_path / "short", replace(PLAIN, num_frames=8), reference=folder / "real", files=files)
     write_videos(tmp_path / "short", 2, start=2)
     with pytest.raises(UserError, match="2 of the generated videos .* are too short; 0.mp4: 9 frames, 16 are needed"):
-        evaluate_videos(tmp_path / "short", folder / "real", PLAIN, files)
-    report = evaluate_videos(folder / "good", tmp_path / "short", PLAIN, files)
-    assert report["num_real"] == 2 and "2 videos or clips were left out" in report["warnings"][0]
+        evaluated(tmp_path / "short", PLAIN, reference=folder / "real", files=files)
+    report = evaluated(folder / "good", PLAIN, reference=tmp_path / "short", files=files)
+    assert report["num_real"] == 2 and "2 videos or clips were omitted" in report["warnings"][0]
 
 
-def test_broken_generated_videos_are_left_out_and_counted(folder: Path, tmp_path):
+def test_broken_generated_videos_are_omitted_and_counted(folder: Path, tmp_path):
     write_videos(tmp_path, 2)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    report = evaluate_videos(tmp_path, folder / "real", PLAIN, WeightFiles(i3d=str(folder / "i3d.pt")))
-    assert report["num_clips"] == 2 and "1 videos or clips were left out" in report["warnings"][0]
+    report = evaluated(tmp_path, PLAIN, reference=folder / "real", files=WeightFiles(i3d=str(folder / "i3d.pt")))
+    assert report["num_clips"] == 2 and "1 videos or clips were omitted" in report["warnings"][0]
 
 
 def test_features_that_are_not_finite_are_refused(folder: Path, monkeypatch):
@@ -247,7 +264,9 @@ def test_every_network_that_is_given_adds_its_figures(folder: Path, tmp_path, mo
     torch.save(heads, tmp_path / "alex.pth")
     trunk, linear = str(tmp_path / "alexnet.pth"), str(tmp_path / "alex.pth")
     files = WeightFiles(str(folder / "i3d.pt"), c3d="c3d.pt", inception="inc.pt", lpips=trunk, lpips_heads=linear)
-    report = evaluate_videos(folder / "noisy", folder / "real", replace(PLAIN, inception_splits=2), files, num_clips=2)
+    report = evaluated(
+        folder / "noisy", replace(PLAIN, inception_splits=2), reference=folder / "real", files=files, num_clips=2
+    )
     metrics = report["metrics"]
     assert 1 <= metrics["inception_score"]["value"] <= 3 and metrics["inception_score"]["ci95"] is not None
     assert {"inception_score_real", "fid_one_frame_per_clip"} <= set(metrics)
