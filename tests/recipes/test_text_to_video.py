@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mutoscope import hub
+from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.models.nova import NOVA, NOVAConfig
@@ -15,11 +16,11 @@ from mutoscope.recipes.shapes import nova_shapes
 from mutoscope.recipes.text_to_video import RECIPES
 from mutoscope.runs.train import load_recipe, task_mix, train
 from mutoscope.sampling.frame_ar import FrameARSamplerConfig
-from mutoscope.training.config import DataConfig, ModelRecipe, from_json, to_json
+from mutoscope.training.config import ModelRecipe, from_json, to_json
 from tiny_models import tiny_image_tokenizer
 from tiny_nova import save_tiny_autoencoder, tiny_config
 
-DATA = DataConfig(num_frames=3, height=16, width=16)
+DATA = ShapesData(num_frames=3, height=16, width=16)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_latents_of_another_size_are_refused(autoencoder: Path, tmp_path: Path):
 @pytest.mark.parametrize("name", RECIPES)
 def test_published_recipes_are_complete_and_of_the_published_size(name: str):
     recipe = RECIPES[name]()
-    assert recipe.name == name and from_json(to_json(recipe)) == recipe
+    assert recipe.name == name and from_json(to_json(recipe), name, [NOVAConfig]) == recipe
     with torch.device("meta"):
         model = NOVA(recipe.model)
     names = [parameter for parameter, _ in model.named_parameters()]

@@ -5,6 +5,7 @@ import pytest
 
 from mutoscope.errors import UserError
 from mutoscope.recipes.shapes import RECIPES, vq_shapes
+from mutoscope.runs.train import FAMILIES
 from mutoscope.training.config import from_json, to_json
 
 
@@ -12,7 +13,7 @@ from mutoscope.training.config import from_json, to_json
 def test_every_recipe_survives_a_json_file(name):
     recipe = RECIPES[name]()
     assert recipe.name == name
-    assert from_json(json.loads(json.dumps(to_json(recipe)))) == recipe
+    assert from_json(json.loads(json.dumps(to_json(recipe))), "The recipe", tuple(FAMILIES)) == recipe
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def test_a_wrong_recipe_file_names_the_key(change, message):
     values = to_json(vq_shapes())
     change(values)
     with pytest.raises(UserError, match=message):
-        from_json(values)
+        from_json(values, "The recipe", tuple(FAMILIES))
 
 
 def test_recipes_are_frozen_and_replaceable():

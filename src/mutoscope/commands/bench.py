@@ -131,9 +131,9 @@ def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, 
     if path is not None and path.suffix.lower() != ".png":
         raise UserError(f"--out draws a .png, found {out!r}.")
     from mutoscope import hub
-    from mutoscope.runs.clips import clip_source
+    from mutoscope.data.sources.clips import FolderData
+    from mutoscope.data.sources.shapes.source import ShapesData
     from mutoscope.studies.entropy import EntropyConfig, analyse, check_drawing, draw
-    from mutoscope.training.config import DataConfig
 
     if path is not None:
         check_drawing()  # before the minutes that the clips take
@@ -142,7 +142,7 @@ def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, 
         raise UserError(f"There is no folder {data!r}. Give a folder of videos, or shapes for the built-in world.")
     folder = None if data == "shapes" else str(Path(data).expanduser())
     size = {"num_frames": index.num_frames, "height": index.height, "width": index.width}
-    source = clip_source(DataConfig("folder" if folder else "shapes", folder, **size))
+    source = (FolderData(path=folder, **size) if folder else ShapesData(**size)).open()
     config = EntropyConfig(min(num_clips, source.num_clips or num_clips), frame, num_parallel)
     _, rows, columns = tokenizer.spec.latent_shape(index.num_frames, index.height, index.width)
     report = analyse(tokenizer, source, config, (rows, columns))

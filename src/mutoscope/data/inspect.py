@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from mutoscope.data.media import spread
 from mutoscope.data.sources.datasets.catalog import list_dataset, present_splits, recognise
 from mutoscope.data.sources.datasets.listing import Listing
-from mutoscope.data.sources.folder import MediaFile, clip_span, clip_starts, find_videos, spread
+from mutoscope.data.sources.folder import MediaFile, clip_span, clip_starts, find_videos
 from mutoscope.data.sources.readers import ContainerReader, count_frames
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.data.video.read import VideoInfo, iter_frames, probe

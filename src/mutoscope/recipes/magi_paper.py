@@ -9,8 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from mutoscope.models.magi import MAX_INTERVAL, MAGIConfig
-from mutoscope.training.config import DataConfig, LoopConfig, ModelRecipe, OptimConfig
+from mutoscope.data.base import MAX_INTERVAL
+from mutoscope.data.sources.datasets.source import DatasetData
+from mutoscope.models.magi import MAGIConfig
+from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig
 
 ALL_CLIPS = 10**9  # a finite source ends the token cache at its last clip
 # name -> width, layers, heads, layers and width of the diffusion head
@@ -46,8 +48,8 @@ def magi(setting: Setting, size: str, teacher_forcing: Literal["complete", "mask
     return ModelRecipe(
         name=f"magi-{size}-{setting}{suffix}",
         tokenizer=tokenizer,
-        data=DataConfig(
-            "kinetics600" if setting == "kinetics600" else "ucf101",
+        data=DatasetData(
+            kind="kinetics600" if setting == "kinetics600" else "ucf101",
             num_frames=frames,
             height=256,
             width=256,

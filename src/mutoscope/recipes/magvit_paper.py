@@ -14,19 +14,19 @@ recipe whose length was never published; ours is a choice.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-from mutoscope.data.sources.datasets.catalog import DatasetKind
+from mutoscope.data.sources.datasets.source import DatasetData, ImagenetData, VideoSetKind
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.tokenizers.discriminator import DiscriminatorConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 from mutoscope.training.config import (
     AdversarialConfig,
-    DataConfig,
     LoopConfig,
     ModelRecipe,
     OptimConfig,
+    Options,
     TokenizerRecipe,
 )
 
@@ -47,7 +47,7 @@ class PaperDataset:
     published: FVD of B and L, to compare with under `protocol`.
     """
 
-    kind: DatasetKind
+    kind: VideoSetKind
     num_videos: int
     side: int
     epochs: tuple[int, int, int, int]
@@ -56,7 +56,7 @@ class PaperDataset:
     published: str
     num_classes: int = 0
     fps: int = 25
-    sampling: dict[str, Any] | None = None
+    sampling: Options | None = None
     context_frames: int = 1
     latent_context_frames: int = 1
     windows: int = 1
@@ -116,7 +116,7 @@ def tokenizer(dataset: str, size: Size) -> TokenizerRecipe:
     per_epoch = row.num_videos // batch_size
     return TokenizerRecipe(
         name=f"magvit-vq-{width.lower()}-{dataset}",
-        data=_data(row, random_crops=True),
+        data=replace(_data(row), random_crops=True),
         tokenizer=VQ3DConfig.paper(width, resolution),
         optim=OptimConfig(1e-4, beta1=0.0, beta2=0.99, warmup_steps=per_epoch),
         loop=LoopConfig(per_epoch * row.epochs[width == "L"], batch_size, ema_decay=0.999),
@@ -138,7 +138,7 @@ def transformer(dataset: str, size: Size) -> ModelRecipe:
     return ModelRecipe(
         name=f"magvit-{short}-{dataset}",
         tokenizer=f"runs/magvit-vq-{vq}-{dataset}",
-        data=_data(row, windows=row.windows, crops=row.crops),
+        data=replace(_data(row), windows=row.windows, crops=row.crops),
         model=MagvitConfig.paper(
             size,
             num_classes=row.num_classes,
@@ -166,7 +166,7 @@ def imagenet_2d(size: Size) -> TokenizerRecipe:
     per_epoch = IMAGENET_IMAGES // 256
     return TokenizerRecipe(
         name=f"magvit-2d-vq-{width.lower()}-imagenet",
-        data=DataConfig("imagenet", num_frames=1, height=128, width=128, random_crops=True),
+        data=ImagenetData(num_frames=1, height=128, width=128, random_crops=True),
         tokenizer=VQ3DConfig.paper(width, per_frame=True),
         optim=OptimConfig(1e-4, beta1=0.0, beta2=0.99, warmup_steps=per_epoch),
         loop=LoopConfig(per_epoch * IMAGENET_EPOCHS, 256, ema_decay=0.999),
@@ -175,10 +175,11 @@ def imagenet_2d(size: Size) -> TokenizerRecipe:
     )
 
 
-def _data(row: PaperDataset, **changes: Any) -> DataConfig:
+def _data(row: PaperDataset) -> DatasetData:
     """16 frames in a row, the shorter side of the video scaled to that of the clip."""
-    sizes = {"num_frames": 16, "height": row.side, "width": row.side, "fps": row.fps}
-    return DataConfig(row.kind, **sizes, mirrored=row.mirrored, **changes)
+    return DatasetData(
+        kind=row.kind, num_frames=16, height=row.side, width=row.side, fps=row.fps, mirrored=row.mirrored
+    )
 
 
 def _recipes() -> dict[str, Callable[[], TokenizerRecipe | ModelRecipe]]:

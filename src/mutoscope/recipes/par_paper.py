@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from mutoscope.data.sources.datasets.source import DatasetData, ImagenetData
 from mutoscope.models.par import PARConfig
 from mutoscope.tokenizers.causal3d import Causal3DConfig
 from mutoscope.tokenizers.discriminator import DiscriminatorConfig, PatchDiscriminatorConfig
 from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.training.config import (
     AdversarialConfig,
-    DataConfig,
     LoopConfig,
     ModelRecipe,
     OptimConfig,
@@ -27,7 +27,7 @@ from mutoscope.training.config import (
 
 IMAGENET_IMAGES, UCF101_CLIPS = 1_281_167, 9_537
 # The paper's 8 frames per second: every third of 25.
-UCF101 = DataConfig("ucf101", num_frames=17, height=128, width=128, frame_stride=3, fps=8)
+UCF101 = DatasetData(kind="ucf101", num_frames=17, height=128, width=128, frame_stride=3, fps=8)
 ALL_CLIPS = 10**9  # a finite source ends the token cache at its last clip
 
 # guidance scale of the published evaluations
@@ -47,7 +47,7 @@ def vq16_imagenet() -> TokenizerRecipe:
     per_epoch = IMAGENET_IMAGES // 128
     return TokenizerRecipe(
         name="vq16-imagenet",
-        data=DataConfig("imagenet", num_frames=1, height=256, width=256, random_crops=True),
+        data=ImagenetData(num_frames=1, height=256, width=256, random_crops=True),
         tokenizer=VQ2DConfig.paper(16),
         optim=OptimConfig(1e-4, beta1=0.9, beta2=0.95),
         loop=LoopConfig(40 * per_epoch, 128, clip_norm=1.0, autocast="bf16"),
@@ -76,7 +76,7 @@ def imagenet(size: str, num_parallel: int) -> ModelRecipe:
     return ModelRecipe(
         name=recipe_name(size, num_parallel, "imagenet"),
         tokenizer="runs/vq16-imagenet",
-        data=DataConfig("imagenet", num_frames=1, height=384, width=384, ten_crops=True),
+        data=ImagenetData(num_frames=1, height=384, width=384, ten_crops=True),
         model=PARConfig.paper(size, num_parallel=num_parallel, attention_dropout=0.1),
         optim=_optim(2e-4 if large else 1e-4, 15 * per_epoch),
         loop=LoopConfig(300 * per_epoch, batch_size, clip_norm=1.0, autocast="bf16"),

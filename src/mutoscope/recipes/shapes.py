@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Literal
 
+from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.magi import MAGIConfig
 from mutoscope.models.magvit import MagvitConfig
@@ -11,7 +12,6 @@ from mutoscope.models.par import PARConfig
 from mutoscope.tokenizers.causal3d import Causal3DConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 from mutoscope.training.config import (
-    DataConfig,
     FeaturesRecipe,
     LoopConfig,
     ModelRecipe,
@@ -34,7 +34,7 @@ def vq_shapes() -> TokenizerRecipe:
     """
     return TokenizerRecipe(
         name="vq-shapes",
-        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        data=ShapesData(num_frames=16, height=32, width=32),
         tokenizer=VQ3DConfig(
             filters=8,
             channel_multipliers=(2, 3, 8),
@@ -78,7 +78,7 @@ def magvit_shapes() -> ModelRecipe:
     return ModelRecipe(
         name="magvit-shapes",
         tokenizer="vq-shapes",
-        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        data=ShapesData(num_frames=16, height=32, width=32),
         model=MagvitConfig(
             num_layers=6,
             hidden_size=192,
@@ -123,7 +123,7 @@ def par_shapes(num_parallel: int) -> ModelRecipe:
     return ModelRecipe(
         name=f"par-shapes-{num_parallel}x",
         tokenizer="vq-shapes",
-        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        data=ShapesData(num_frames=16, height=32, width=32),
         model=PARConfig(
             num_layers=6,
             hidden_size=128,
@@ -159,7 +159,7 @@ def nova_shapes() -> ModelRecipe:
     return ModelRecipe(
         name="nova-shapes",
         tokenizer="vae-shapes",
-        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        data=ShapesData(num_frames=16, height=32, width=32),
         model=NOVAConfig(
             hidden_size=128,
             temporal_layers=3,
@@ -208,8 +208,7 @@ def magi_shapes(teacher_forcing: Literal["complete", "masked"] = "complete") -> 
     return ModelRecipe(
         name=f"magi-shapes{suffix}",
         tokenizer="vae-shapes",
-        data=DataConfig(
-            kind="shapes",
+        data=ShapesData(
             num_frames=16,
             height=32,
             width=32,
@@ -259,7 +258,7 @@ def shapes_features() -> FeaturesRecipe:
     """
     return FeaturesRecipe(
         name="shapes-features",
-        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        data=ShapesData(num_frames=16, height=32, width=32),
         optim=OptimConfig(peak_learning_rate=2e-3, beta1=0.9, beta2=0.99, weight_decay=0.01, warmup_steps=200),
         loop=LoopConfig(num_steps=1_400, batch_size=32, ema_decay=0.995, clip_norm=1.0, num_workers=0),
     )
@@ -278,7 +277,7 @@ def vae_shapes() -> TokenizerRecipe:
     """
     return TokenizerRecipe(
         name="vae-shapes",
-        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        data=ShapesData(num_frames=16, height=32, width=32),
         tokenizer=Causal3DConfig(
             filters=16,
             channel_multipliers=(1, 3, 6),

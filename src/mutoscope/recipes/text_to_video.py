@@ -12,8 +12,10 @@ averaged weights start at once, and one caption is kept per clip.
 from collections.abc import Callable
 from functools import partial
 
+from mutoscope.data.sources.clips import FolderData
+from mutoscope.data.sources.images import ImagesData
 from mutoscope.models.nova import NOVAConfig
-from mutoscope.training.config import DataConfig, LoopConfig, ModelRecipe, OptimConfig
+from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig
 
 ALL_CLIPS = 10**9  # a finite source ends the token cache at its last clip
 # name -> width, heads, layers and width of the diffusion head
@@ -30,7 +32,7 @@ def images(size: str) -> ModelRecipe:
     return ModelRecipe(
         name=f"nova-{size}-1024",
         tokenizer="runs/sdxl-vae",
-        data=DataConfig("images", num_frames=1, height=1024, width=1024),
+        data=ImagesData(num_frames=1, height=1024, width=1024),
         model=NOVAConfig(
             hidden_size=width,
             temporal_heads=heads,
@@ -61,7 +63,7 @@ def videos() -> ModelRecipe:
     return ModelRecipe(
         name="nova-0.6B-video",
         tokenizer="runs/osp-vae",
-        data=DataConfig("folder", num_frames=33, height=480, width=768, frame_stride=2, fps=12),
+        data=FolderData(num_frames=33, height=480, width=768, frame_stride=2, fps=12),
         model=NOVAConfig(),
         optim=OPTIM,
         loop=LoopConfig(60_000, 384, accumulation=8, ema_decay=0.97, ema_every=100, autocast="bf16"),

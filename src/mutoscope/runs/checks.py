@@ -1,13 +1,15 @@
 """What a recipe's model must have in common with its tokenizer and its token cache."""
 
+from mutoscope.data.base import ClipBatch, ClipSource
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
+from mutoscope.models.base import ModelConfig
 from mutoscope.models.magi import MAGIConfig
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.models.nova import NOVAConfig
 from mutoscope.models.par import PARConfig
 from mutoscope.tokenizers.base import VideoTokenizer
-from mutoscope.training.config import ModelConfig, ModelRecipe
+from mutoscope.training.config import ModelRecipe
 
 
 def check_model_fits(recipe: ModelRecipe, tokenizer: VideoTokenizer) -> None:
@@ -49,14 +51,22 @@ def check_captions(cache: TokenCache, recipe: ModelRecipe) -> None:
         raise UserError(f"Captions in {cache.folder} are {found} rows and channels, the model reads {wanted}.")
 
 
+def check_source(source: ClipSource[ClipBatch], recipe: ModelRecipe) -> None:
+    """Raises UserError, before any clip is encoded, where a model of actions would read clips without them."""
+    if recipe.model.action_size is not None and "actions" not in source.fields:
+        raise UserError(
+            "The model reads actions, but these clips have none: use other data, or omit model.action_size."
+        )
+
+
 def check_actions(cache: TokenCache, recipe: ModelRecipe) -> None:
     """Raises UserError unless the cache has the actions that the model reads, one for every latent frame."""
-    size = recipe.model.action_size if isinstance(recipe.model, MAGIConfig) else None
-    if size is not None and cache.info.action_shape != (recipe.model.latent_shape[0], size):
+    size, frames = recipe.model.action_size, recipe.model.latent_shape[0]
+    found = cache.fields["actions"].shape if "actions" in cache.fields else None
+    if size is not None and found != (frames, size):
         raise UserError(
-            f"The model reads {size} numbers of action for each of {recipe.model.latent_shape[0]} latent frames, "
-            f"{cache.folder} holds {cache.info.action_shape or 'none'}: tokenize clips with such actions, or leave "
-            "model.action_size out."
+            f"The model reads {size} numbers of action for each of {frames} latent frames, {cache.folder} holds "
+            f"{found or 'none'}: tokenize clips with such actions, or omit model.action_size."
         )
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from mutoscope import hub
-from mutoscope.data.sources.shapes.mixed import MIXED_CLASS_NAMES
-from mutoscope.data.sources.tokens import TokenCache
+from mutoscope.data.base import DataConfig
+from mutoscope.data.sources.registry import from_description
+from mutoscope.data.sources.tokens import TokenCache, TokensData
 from mutoscope.errors import UserError
 from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
 from mutoscope.json_config import dataclass_from_dict, read_json
@@ -26,12 +27,12 @@ from mutoscope.runs.checks import (
     check_captions,
     check_labels,
     check_model_fits,
+    check_source,
     condition_tasks,
     context_frames,
     is_continuous,
     text_shape,
 )
-from mutoscope.runs.clips import clip_source, describe_data, example_clips, from_description, shapes_world
 from mutoscope.runs.sheets import GenerationSheet
 from mutoscope.runs.tokenize import CONTEXT_FRAMES, CaptionReader, condition_key, tokenize
 from mutoscope.sampling.frame_ar import FrameARSamplerConfig
@@ -53,7 +54,6 @@ from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 from mutoscope.training.callbacks import Callback, ReconstructionSheet
 from mutoscope.training.config import (
     AdversarialConfig,
-    DataConfig,
     FeaturesRecipe,
     ModelRecipe,
     Recipe,
@@ -63,7 +63,7 @@ from mutoscope.training.config import (
 )
 from mutoscope.training.distributed import Process, barrier, join
 from mutoscope.training.tokenizer_trainer import set_latent_statistics, train_tokenizer
-from mutoscope.training.tracking import Tracker
+from mutoscope.training.tracking import Tracker, check_trackers
 from mutoscope.training.trainer import Batch, TrainResult, train_model
 
 TASK_ORDER_SEED = 0
@@ -100,6 +100,7 @@ def train(
     """
     out = Path(out)
     hub.check_writable_folder(out)
+    check_trackers(recipe.loop.report_to)
     if recipe.loop.threads:
         torch.set_num_threads(recipe.loop.threads)
     torch.manual_seed(recipe.loop.seed)  # initial weights
@@ -131,24 +132,22 @@ def flushed_denormals() -> Iterator[None]:
 
 def load_recipe(path: str | Path) -> Recipe:
     """The recipe in a JSON file, for example the recipe.json of an earlier run."""
-    return from_json(read_json(Path(path)), str(path))
+    return from_json(read_json(Path(path)), str(path), tuple(FAMILIES))
 
 
 def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
     """model_index.json of a finished run; `values` are the fields that depend on the family."""
-    cached = describe_data(data)
-    names = cached.get("class_names")
-    described = {name: value for name, value in cached.items() if name not in ("class_names", "seed", "path")}
-    if described.get("kind") == "shapes":
-        origin = from_description(data, described)
-        names = MIXED_CLASS_NAMES if origin.mixed else shapes_world(origin, seed=0).class_names
+    described = data.describe()
+    names = (
+        described["class_names"] if "class_names" in described else from_description(data, described).class_names()
+    )
     return hub.ModelIndex(
         num_frames=data.num_frames,
         height=data.height,
         width=data.width,
         fps=data.fps,
-        class_names=tuple(names) if names else None,
-        data=described,
+        class_names=tuple(cast(Sequence[str], names)) or None,
+        data={name: value for name, value in described.items() if name not in ("class_names", "seed", "path")},
         **values,
     )
 
@@ -163,11 +162,11 @@ def _train_tokenizer(
     discriminator = make_discriminator(game.discriminator) if game else None
     start_inflated(recipe, tokenizer, discriminator)
     perceptual = perceptual_loss(game) if game else None
-    sheet = ReconstructionSheet(example_clips(recipe.data)["video"])
+    sheet = ReconstructionSheet(recipe.data.examples()["video"])
     result = train_tokenizer(
         tokenizer,
         recipe,
-        clip_source(recipe.data),
+        recipe.data.open(),
         out,
         discriminator=discriminator,
         perceptual=perceptual.to(process.device) if perceptual else None,
@@ -176,7 +175,7 @@ def _train_tokenizer(
     )
     if result.finished and process.is_main:
         if tokenizer.spec.latent_channels is not None:
-            set_latent_statistics(cast(VideoTokenizer, result.network), clip_source(recipe.data))
+            set_latent_statistics(cast(VideoTokenizer, result.network), recipe.data.open())
         index = model_index(recipe.data, family="tokenizer", model=None)
         parts = {"tokenizer": result.network, "discriminator": discriminator}
         hub.save_pretrained(out, index, recipe=to_json(recipe), **parts)
@@ -212,7 +211,7 @@ def start_inflated(recipe: TokenizerRecipe, tokenizer: VideoTokenizer, discrimin
 def _train_model(
     recipe: ModelRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
-    if recipe.data.random_crops:
+    if recipe.data.redraws:
         raise UserError("Tokens are encoded once, so random crops would not change: use data.ten_crops instead.")
     tokenizer = hub.load_tokenizer(recipe.tokenizer).to(process.device)
     channels_last(tokenizer)
@@ -238,8 +237,8 @@ def _train_model(
     )
     sheets: list[Callback] = []
     origin = from_description(recipe.data, cache.info.data)
-    if origin.kind == "shapes" or recipe.data.kind != "tokens":  # videos behind a ready cache may be gone
-        clips = example_clips(origin)
+    if not origin.needs_files or not isinstance(recipe.data, TokensData):  # the videos of a finished cache may be gone
+        clips = origin.examples()
         sheets = [GenerationSheet(tokenizer, index, clips, text)]
     mix, callbacks = task_mix(recipe), (*sheets, *callbacks)
     result = train_model(model, recipe, cache, out, prepare_batch=mix, callbacks=callbacks, **options)
@@ -280,7 +279,7 @@ def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextE
     if recipe.text_encoder == WORDS:
         folder = out / "text_encoder"
         if process.is_main and not folder.is_dir():
-            source = clip_source(recipe.data)
+            source = recipe.data.open()
             count = source.num_clips or MAX_CAPTIONS
             captions = [text for i in range(0, count, 64) for text in source[range(i, min(i + 64, count))]["caption"]]
             folder.mkdir(parents=True)
@@ -293,7 +292,7 @@ def _train_features(
     recipe: FeaturesRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
     network = ShapesFeatures(ShapesFeaturesConfig())
-    result = train_model(network, recipe, clip_source(recipe.data), out, callbacks=callbacks, **options)
+    result = train_model(network, recipe, recipe.data.open(), out, callbacks=callbacks, **options)
     if result.finished and process.is_main:
         save_shapes_features(result.network, out)
     return result
@@ -343,26 +342,25 @@ def open_cache(
     recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, process: Process, text: TextEncoder | None = None
 ) -> TokenCache:
     """The cache the recipe names, or the run's own `out/tokens`, which the main process fills first if need be."""
-    if recipe.data.kind == "tokens":
-        cache = TokenCache(recipe.data.path or "")
+    if isinstance(recipe.data, TokensData):
+        cache = recipe.data.cache()
     else:
         if process.is_main:
+            source = recipe.data.open()
+            check_source(source, recipe)
             tokenize(
                 tokenizer,
                 recipe.tokenizer,
-                clip_source(recipe.data),
+                source,
                 out / "tokens",
                 num_clips=recipe.cache_clips,
                 num_workers=recipe.loop.num_workers,
                 tasks=condition_tasks(recipe),
-                data=describe_data(recipe.data) | {"seed": recipe.data.seed, "path": recipe.data.path},
+                data=recipe.data.origin(),
                 context_frames=context_frames(recipe),
                 text=caption_reader(recipe, text),
                 motion=recipe.motion,
-                interval=isinstance(recipe.model, MAGIConfig) and recipe.data.max_interval > 1,
-                actions=isinstance(recipe.model, MAGIConfig) and recipe.model.action_size is not None,
-                history_only=isinstance(recipe.model, MAGIConfig) and recipe.data.max_jump > 0,
-                history=isinstance(recipe.model, MAGIConfig) and recipe.data.flawed_history,
+                fields=recipe.model.clip_fields,
             )
         barrier(process)
         cache = TokenCache(out / "tokens")

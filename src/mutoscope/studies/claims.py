@@ -17,17 +17,17 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from mutoscope import hub
+from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.shapes.world import HELD_BACK_SEED
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.evaluation.metrics.frechet import frechet_distance_between
 from mutoscope.evaluation.protocols.protocol import Judge, Readings, RealClips, real_clips
 from mutoscope.hub import write_json
-from mutoscope.models.base import VideoModel
-from mutoscope.runs.clips import clip_source, describe_data, shapes_world
+from mutoscope.models.base import ModelConfig, VideoModel
 from mutoscope.runs.tokenize import tokenize
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
-from mutoscope.training.config import DataConfig, LoopConfig, ModelConfig, ModelRecipe, OptimConfig
+from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig
 from mutoscope.training.trainer import train_model
 
 
@@ -81,13 +81,13 @@ class Laboratory(ABC):
         cache = tokenize(
             tokenizer,
             config.tokenizer,
-            clip_source(data),
+            data.open(),
             out / "tokens",
             num_clips=config.num_train_clips,
             tasks=cls.tasks,
-            data=describe_data(data) | {"seed": data.seed},
+            data=data.describe() | {"seed": data.seed},
         )
-        real = real_clips(shapes_world(data, HELD_BACK_SEED).config, 0, config.num_clips)
+        real = real_clips(data.world(HELD_BACK_SEED).config, 0, config.num_clips)
         return cls(config, out, tokenizer, cache, judge, real, judge.read(real.video))
 
     @property
@@ -100,7 +100,7 @@ class Laboratory(ABC):
         return t, h, w
 
     def real_against_real(self) -> float:
-        world = shapes_world(clip_data(self.config), HELD_BACK_SEED).config
+        world = clip_data(self.config).world(HELD_BACK_SEED).config
         other = self.judge.read(real_clips(world, self.config.num_clips, self.config.num_clips).video)
         return frechet_distance_between(other.features, self.seen.features)
 
@@ -238,7 +238,7 @@ def open_tokenizer(config: ClaimsConfig, device: str | torch.device) -> VideoTok
     return tokenizer
 
 
-def clip_data(config: ClaimsConfig) -> DataConfig:
+def clip_data(config: ClaimsConfig) -> ShapesData:
     """Clips of the built-in world at the size the tokenizer was trained for."""
     index = hub.load_index(config.tokenizer)
-    return DataConfig("shapes", num_frames=index.num_frames, height=index.height, width=index.width)
+    return ShapesData(num_frames=index.num_frames, height=index.height, width=index.width)

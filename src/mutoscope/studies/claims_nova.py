@@ -20,7 +20,6 @@ from mutoscope.data.sources.shapes.world import HELD_BACK_SEED
 from mutoscope.evaluation.metrics.frechet import frechet_distance_between
 from mutoscope.evaluation.protocols.protocol import Judge, real_clips
 from mutoscope.models.nova import NOVA, NOVAConfig
-from mutoscope.runs.clips import clip_source, describe_data, shapes_world
 from mutoscope.runs.tokenize import CaptionReader, tokenize
 from mutoscope.sampling.base import last_of
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition
@@ -82,7 +81,7 @@ class Laboratory(claims.Laboratory):
     def open(cls, config: claims.ClaimsConfig, out: Path, judge: Judge, device: str | torch.device = "cpu") -> Self:
         assert isinstance(config, ClaimsConfig)
         tokenizer, data = claims.open_tokenizer(config, device), claims.clip_data(config)
-        source = clip_source(data)
+        source = data.open()
         folder = out / "text_encoder"
         if not folder.is_dir():
             folder.mkdir(parents=True)
@@ -94,10 +93,10 @@ class Laboratory(claims.Laboratory):
             source,
             out / "tokens",
             num_clips=config.num_train_clips,
-            data=describe_data(data) | {"seed": data.seed},
+            data=data.describe() | {"seed": data.seed},
             text=CaptionReader(encoder, TEXT_LENGTH),
         )
-        real = real_clips(shapes_world(data, HELD_BACK_SEED).config, 0, config.num_clips)
+        real = real_clips(data.world(HELD_BACK_SEED).config, 0, config.num_clips)
         text = encoder.encode(real.captions, TEXT_LENGTH)
         return cls(config, out, tokenizer, cache, judge, real, judge.read(real.video), text)
 
@@ -157,7 +156,7 @@ class Laboratory(claims.Laboratory):
     def measure_windows(self, model: NOVA, seed: int) -> list[float]:
         """shapes-FVD of each window of a continued clip against the same window of real clips."""
         data, length = claims.clip_data(self.config), self.cache.info.clip_shape[1]
-        world = dataclasses.replace(shapes_world(data, HELD_BACK_SEED).config, num_frames=length * self.config.windows)
+        world = dataclasses.replace(data.world(HELD_BACK_SEED).config, num_frames=length * self.config.windows)
         real = real_clips(world, 0, self.config.num_clips).video
         clips, _, _ = self.generate(model, length * self.config.windows, seed)
         return [

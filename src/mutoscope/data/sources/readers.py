@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 
+from mutoscope.data.media import read_image, stacked
 from mutoscope.data.sources.folder import MediaFile
-from mutoscope.data.video.decode import covering_size
 from mutoscope.data.video.read import SEEK_AFTER, FrameIndex, FrameStream, index_frames, iter_frames, probe
 from mutoscope.errors import UserError
 
@@ -106,41 +106,10 @@ class StillsReader:
         return {}
 
 
-def stacked(frames: Sequence[np.ndarray], size: tuple[int, int] | None) -> Clip:
-    """Frames of one size as a clip, which may have none."""
-    return np.stack(frames) if frames else np.empty((0, *(size or (0, 0)), 3), np.uint8)
-
-
 def _stills(file: MediaFile) -> StillsFile:
     if not isinstance(file, StillsFile):
         raise TypeError(f"{file} has no frames")
     return file
-
-
-def read_image(path: Path, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """An image as RGB, scaled with an anti-aliasing filter to cover `size` (h, w).
-
-    Raises UserError for a broken one.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return fitted(image.convert("RGB"), size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} is not an image that can be read ({reason})") from None
-
-
-def fitted(image: Any, size: tuple[int, int] | None) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of an RGB image, scaled to cover `size` (h, w)."""
-    from PIL import Image
-
-    if size is not None:
-        height, width = covering_size((image.height, image.width), size)
-        if (width, height) != image.size:
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.array(image)
 
 
 def count_frames(path: Path) -> int:

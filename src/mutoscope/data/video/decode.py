@@ -6,7 +6,6 @@ PyAV is imported inside the functions so that the package works without it.
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -14,12 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from mutoscope.data.media import covering_size
 from mutoscope.errors import UserError
-
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .gif .mpg .mpeg .wmv .flv .ts .m2ts .mts .3gp .ogv .y4m .hevc .h264".split()
-)
-IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .tif .tiff".split())
 
 # Formats FFmpeg opens although nobody means a video by them: text drawn as a screen, play lists that open other files.
 NOT_VIDEO_FORMATS = frozenset("tty hls concat dash sdp rtsp lavfi ffmetadata".split())
@@ -27,7 +22,6 @@ NOT_VIDEO_FORMATS = frozenset("tty hls concat dash sdp rtsp lavfi ffmetadata".sp
 SEEKABLE_FORMATS = frozenset("mov mp4 matroska webm".split())
 # Codecs of which one packet is one shown frame (VP8 hides frames in packets of their own).
 SEEKABLE_CODECS = frozenset("h264 hevc vp9 av1 mpeg4 mjpeg prores ffv1".split())
-DEFAULT_FPS = 25.0
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
 
@@ -130,30 +124,6 @@ def choose_stream(container: Any, path: str | Path, stream: int | None, notes: l
 def codec_name(stream: Any) -> str:
     """h264, vp9, av1 ...: the format, not the library that decodes it."""
     return stream.codec_context.codec.canonical_name
-
-
-def average_fps(stream: Any) -> float:
-    """Average rate by the header in frames per second; 25 where the header says nothing usable.
-
-    GIF has no rate, only delays, of which FFmpeg reports the shortest: there the packets are counted.
-    """
-    if codec_name(stream) == "gif" and stream.container.format.name == "gif":
-        return _gif_fps(stream.container.name) or DEFAULT_FPS
-    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
-        if rate and 0 < rate <= 1000:
-            return float(rate)
-    return DEFAULT_FPS
-
-
-def _gif_fps(url: str) -> float | None:
-    import av
-
-    count, seconds = 0, 0.0
-    with suppress(av.FFmpegError), av.open(url, metadata_errors="replace") as container:
-        for packet in container.demux(video=0):
-            if packet.size and packet.duration:
-                count, seconds = count + 1, seconds + float(packet.duration * packet.time_base)
-    return count / seconds if seconds else None
 
 
 def stream_seconds(container: Any, stream: Any) -> float | None:
@@ -312,11 +282,3 @@ def rgb_array(frame: Any, stored_size: tuple[int, int], size: tuple[int, int] | 
         height, width = covering_size(stored_size, wanted) if keep_aspect else wanted
     array = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)  # (h, w, 3)
     return np.ascontiguousarray(np.rot90(array, k=turns))
-
-
-def covering_size(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, int]:
-    """Smallest (h, w) of the shape of `size` that covers `cover`: one side equal, the other at least as long."""
-    (height, width), (cover_height, cover_width) = size, cover
-    if cover_height * width >= cover_width * height:
-        return cover_height, max(cover_width, round(width * cover_height / height))
-    return max(cover_height, round(height * cover_width / width)), cover_width

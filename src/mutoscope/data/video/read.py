@@ -16,17 +16,14 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from mutoscope.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, covering_size, upright_rgb
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.data.video.decode import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
     DecodeState,
     FrameIndex,
-    average_fps,
     check_file,
     choose_stream,
     codec_name,
-    covering_size,
     damage_note,
     decode_stream,
     index_frames,
@@ -36,6 +33,7 @@ from mutoscope.data.video.decode import (
     stream_seconds,
     video_streams,
 )
+from mutoscope.data.video.rate import average_fps, measured_fps
 from mutoscope.data.video.write import VideoClip, VideoWriter, write_video
 from mutoscope.errors import UserError
 
@@ -270,17 +268,6 @@ def read_video(
     return Video(frames, rate, np.array(reader.times), tuple(reader.warnings))
 
 
-def measured_fps(times: list[float], header_fps: float) -> float:
-    """The header's rate, or the real average of a whole video where the two differ by more than 2 percent.
-
-    Containers such as Matroska state a nominal rate, which is far from the average of a variable-rate video.
-    """
-    if len(times) < 3 or times[-1] <= times[0]:
-        return header_fps
-    measured = (len(times) - 1) / (times[-1] - times[0])
-    return measured if abs(measured / header_fps - 1) > 0.02 else header_fps
-
-
 def _collect(reader: FrameStream) -> UInt8[np.ndarray, "t h w 3"]:
     """All frames in one array, never held twice: made at the expected length, of which unused pages cost nothing."""
     first = next(reader)
@@ -311,24 +298,16 @@ def at_constant_rate(source: Iterator[SourceFrame], fps: float, frame_seconds: f
 
 
 def _image_frames(path: Path, size: tuple[int, int] | None, keep_aspect: bool) -> Iterator[SourceFrame]:
-    """A still image as a video of one frame (animated images: of all their frames), upright by its EXIF tag."""
-    from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+    """A still image as a video of one frame (an animated image: of all its frames), upright by its EXIF tag."""
+    from PIL import Image, ImageSequence
 
     try:
         with Image.open(path) as image:
             for number, frame in enumerate(ImageSequence.Iterator(image)):
-                picture = _to_8_bit_rgb(ImageOps.exif_transpose(frame))
+                rgb = upright_rgb(frame)
                 if size is not None:
-                    height, width = covering_size((picture.height, picture.width), size) if keep_aspect else size
-                    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-                yield number, number / IMAGE_FPS, lambda p=picture: np.array(p)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+                    height, width = covering_size((rgb.height, rgb.width), size) if keep_aspect else size
+                    rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
+                yield number, number / IMAGE_FPS, lambda image=rgb: np.array(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that can be read ({error})") from None
-
-
-def _to_8_bit_rgb(image: Any) -> Any:
-    if not image.mode.startswith("I"):
-        return image.convert("RGB")
-    from PIL import Image
-
-    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")  # 16-bit grey

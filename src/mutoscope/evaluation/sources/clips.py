@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from mutoscope import hub
 from mutoscope.data.fit import fit_frames
+from mutoscope.data.media import VIDEO_SUFFIXES, files_below
 from mutoscope.data.sources.shapes.world import CLASS_NAMES, CLASSES, MOTIONS, SHAPES, ShapesConfig
 from mutoscope.errors import UserError
 from mutoscope.evaluation.protocols.protocol import RealClips
@@ -177,9 +178,9 @@ def folder_clips(
 
     Frames are cropped to the aspect ratio and resized at once, so that memory does not depend on the files' size.
     """
-    from mutoscope.data.video.read import VIDEO_SUFFIXES, read_video
+    from mutoscope.data.video.read import read_video
 
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    found = files_below(folder, VIDEO_SUFFIXES)
     if not found:
         raise UserError(f"Nothing to evaluate: {str(folder)!r} holds no videos (such as .mp4, .webm or .gif).")
     paths, clips, skipped = [], [], []

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mutoscope.data.media import covering_pixels
 from mutoscope.data.sources.datasets.catalog import list_dataset, present_splits, recognise
 from mutoscope.data.sources.datasets.listing import Listing as DatasetListing
 from mutoscope.data.sources.folder import MediaFile, clip_span
-from mutoscope.data.sources.readers import Clip, fitted
+from mutoscope.data.sources.readers import Clip
 from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig, ShapesWorld
 from mutoscope.errors import UserError
 from mutoscope.evaluation.protocols.published import SHAPES, VideoProtocol
@@ -97,7 +98,7 @@ class WorldReader:
 
         frames = ShapesWorld(self.config, self.seed).clip(int(file.part)).frames[start::stride][:max_frames]
         if size is not None:
-            frames = np.stack([fitted(Image.fromarray(frame), size) for frame in frames])
+            frames = np.stack([covering_pixels(Image.fromarray(frame), size) for frame in frames])
         return frames, self.config.num_frames
 
     def extras(self, file: MediaFile, frames: object) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mutoscope.data.media import VIDEO_SUFFIXES, files_below
 from mutoscope.data.sources.datasets.listing import (
     SPLIT_FOLDERS,
     Listing,
@@ -13,10 +14,8 @@ from mutoscope.data.sources.datasets.listing import (
     sort_out,
     split_folder,
     sub_folder,
-    visible,
 )
 from mutoscope.data.sources.folder import FileProblem, MediaFile
-from mutoscope.data.video.decode import VIDEO_SUFFIXES
 from mutoscope.errors import UserError
 
 # ---------------------------------------------------------------------------------------------------------- UCF-101
@@ -51,7 +50,7 @@ def list_ucf101(folder: Path, split: str, fold: int = 1) -> Listing:
     other = "test" if split == "train" else "train"
     elsewhere = lists / f"{other}list{fold:02d}.txt"
     known = {*names, *(line.split()[0] for line in (read_lines(elsewhere) if elsewhere.is_file() else []))}
-    present = {path.relative_to(videos).as_posix() for path in visible(videos, {".avi"})}
+    present = {path.relative_to(videos).as_posix() for path in files_below(videos, {".avi"})}
     return Listing("ucf101", folder, split, files, classes, missing, len(present - known))
 
 
@@ -70,7 +69,7 @@ def _list_class_folders(kind: str, folder: Path, split: str) -> Listing:
         raise UserError(f"{folder} holds neither lists of its splits nor a folder {split!r}; see docs/datasets.md")
     classes = class_names(split_folder(folder, "train") or place)
     labels = {name: label for label, name in enumerate(classes)}
-    found = list(visible(place, VIDEO_SUFFIXES))
+    found = list(files_below(place, VIDEO_SUFFIXES))
     class_of = {path: path.relative_to(place).parts[0] for path in found}
     named = [MediaFile(path, labels[class_of[path]]) for path in found if class_of[path] in labels]
     files, missing = sort_out(named)
@@ -112,7 +111,7 @@ def list_kinetics600(folder: Path, split: str) -> Listing:
     labels = {name: label for label, name in enumerate(classes)}
     place = split_folder(folder, split) or folder
     present: dict[str, Path] = {}
-    for path in visible(place, VIDEO_SUFFIXES):
+    for path in files_below(place, VIDEO_SUFFIXES):
         present.setdefault(path.stem, path)
     listed, missing = [], []
     for row in rows[split]:

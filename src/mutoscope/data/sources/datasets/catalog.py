@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from mutoscope.data.media import IMAGE_SUFFIXES, files_below
 from mutoscope.data.sources.datasets.annotations import (
     class_names,
     kinetics_tables,
@@ -25,12 +26,10 @@ from mutoscope.data.sources.datasets.listing import (
     sort_out,
     split_folder,
     sub_folder,
-    visible,
 )
 from mutoscope.data.sources.datasets.nuscenes import list_nuscenes, tables_folder
 from mutoscope.data.sources.folder import MediaFile
 from mutoscope.data.sources.readers import StillsFile, StillsReader
-from mutoscope.data.video.decode import IMAGE_SUFFIXES
 from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ def list_imagenet(folder: Path, split: str) -> Listing:
         raise UserError(f"{root} holds no folder {split!r}; see docs/datasets.md")
     classes = class_names(split_folder(root, "train") or place)
     labels = {name: label for label, name in enumerate(classes)}
-    paths = list(visible(place, IMAGE_SUFFIXES))
+    paths = list(files_below(place, IMAGE_SUFFIXES))
     solution = {} if split == "train" else _validation_labels(folder)
     named = []
     for path in paths:

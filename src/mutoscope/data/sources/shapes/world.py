@@ -11,8 +11,8 @@ from math import pi
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from torch import Tensor
 
+from mutoscope.data.base import ClipBatch
 from mutoscope.data.sources.shapes.motion import drift_track, main_track
 from mutoscope.errors import UserError
 
@@ -162,21 +162,19 @@ class ShapesWorld:
         )
 
 
-def shapes_batch(world: ShapesWorld, indices: Sequence[int]) -> dict:
-    """Clips `indices` stacked: "video" uint8 (b, t, h, w, 3), "label" (b,), "attributes" of int64 tensors, and the
-    list of every "caption".
+def shapes_batch(world: ShapesWorld, indices: Sequence[int]) -> ClipBatch:
+    """Clips `indices` stacked: "video" uint8 (b, t, h, w, 3), "label" (b,), "attributes" of int64 tensors, "caption".
 
-    A controllable world adds "actions" float32 (b, t, 2).
+    A controllable dataset adds "actions" float32 (b, t, 2).
     """
     clips = [world.clip(int(i)) for i in indices]
-    attributes = {
-        key: torch.as_tensor(np.stack([np.asarray(clip.attributes[key]) for clip in clips]), dtype=torch.int64)
-        for key in clips[0].attributes
-    }
-    batch: dict[str, Tensor | dict[str, Tensor] | list[str]] = {
+    batch: ClipBatch = {
         "video": torch.from_numpy(np.stack([clip.frames for clip in clips])),
         "label": torch.tensor([clip.label for clip in clips]),
-        "attributes": attributes,
+        "attributes": {
+            key: torch.as_tensor(np.stack([np.asarray(clip.attributes[key]) for clip in clips]), dtype=torch.int64)
+            for key in clips[0].attributes
+        },
         "caption": [clip.caption for clip in clips],
     }
     if world.config.controllable:
