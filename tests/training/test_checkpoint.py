@@ -99,7 +99,7 @@ def test_resuming_under_another_recipe_names_every_changed_field(tmp_path):
 
 def test_length_and_logging_may_change_on_resume(tmp_path):
     save(tmp_path, 1)
-    other = RECIPE | {"loop": {"num_steps": 20, "log_every": 5, "seed": 0}}
+    other = RECIPE | {"loop": {"num_steps": 20, "log_every": 5, "seed": 0, "report_to": ["wandb"]}}
     assert start_or_resume(tmp_path, other, {"model": nn.Linear(3, 3)}, torch.Generator(), resume=True) == 1
 
 
@@ -118,6 +118,6 @@ def test_changed_fields_include_missing_ones():
     assert changed_fields({"a": {"b": 1}}, {"a": {"b": 1, "c": None}}) == ["a.c"]
 
 
-def test_the_recipe_lies_beside_the_run(tmp_path):
+def test_the_recipe_is_stored_beside_the_run(tmp_path):
     write_recipe(tmp_path / "new", RECIPE)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["recipe.json"]

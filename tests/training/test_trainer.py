@@ -132,19 +132,19 @@ def test_worker_count_does_not_change_the_run(tmp_path):
 
 
 def test_callbacks_see_the_exported_weights_in_evaluation_mode_and_cannot_disturb_the_run(tmp_path):
-    seen = []
+    recipe = features_recipe(sample_every=5, ema_decay=0.5)
+    model, seen = FakeModel(), []
 
     def nosy(event):
         torch.rand(7)  # draws from the global generator
-        seen.append((event.step, event.network.training, event.network is result_network[0]))
+        seen.append((event.step, event.network.training, weights(event.network), weights(model)))
 
-    result_network = [None]
-    recipe = features_recipe(sample_every=5, ema_decay=0.5)
     train_model(FakeModel(), recipe, FakeSource(), tmp_path / "quiet")
-    model = FakeModel()
-    train_model(model, recipe, FakeSource(), tmp_path / "nosy", callbacks=[nosy])
+    result = train_model(model, recipe, FakeSource(), tmp_path / "nosy", callbacks=[nosy])
     assert [step for step, *_ in seen] == [5, 10, 12]
-    assert not any(training for _, training, _ in seen)
+    assert not any(training for _, training, *_ in seen)
+    assert not any(torch.equal(shown, raw) for *_, shown, raw in seen)
+    assert torch.equal(seen[-1][2], weights(result.network))
     assert model.training
     assert losses(tmp_path / "quiet") == losses(tmp_path / "nosy")
 
@@ -200,7 +200,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
     assert log[12]["learning_rate"] > log[11]["learning_rate"]  # back on the cosine of the longer run
 
 
-def test_prepare_batch_is_given_the_step(tmp_path):
+def test_prepare_batch_gets_the_step(tmp_path):
     steps = []
     recipe = features_recipe(num_steps=3)
     train_model(
@@ -220,7 +220,7 @@ def test_step_seeds_depend_on_every_ingredient_and_set_both_generators():
     assert len({number for key in keys for number in draw(*key)}) == 8
 
 
-def test_splitting_keeps_names_and_passes_on_what_is_no_tensor():
+def test_splitting_keeps_names_and_values_that_are_no_tensors():
     batch = {"x": torch.arange(4), "task": "t", "nested": {"y": torch.arange(8).view(4, 2)}}
     first, second = split_batch(batch, 2)
     assert first["x"].tolist() == [0, 1] and second["x"].tolist() == [2, 3]
@@ -249,3 +249,21 @@ def test_a_run_from_before_a_field_existed_can_be_resumed(tmp_path):
     del state["recipe"]["optim"]["decay_embeddings"]
     torch.save(state, path)
     assert train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path, resume=True).finished
+
+
+def test_reports_go_to_the_trackers_of_the_recipe_which_may_change_on_resume(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train_model(FakeModel(), features_recipe(num_steps=4, report_to=("tensorboard",)), FakeSource(), tmp_path)
+    logged = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [event.step for event in logged] == [0, 1, 2, 3]
+    assert [event.value for event in logged] == pytest.approx(losses(tmp_path))
+    assert train_model(FakeModel(), features_recipe(num_steps=6), FakeSource(), tmp_path, resume=True).finished
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"Weights & Biases is not installed; install mutoscope\[tracking\]"):
+        train_model(FakeModel(), features_recipe(report_to=("wandb",)), FakeSource(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

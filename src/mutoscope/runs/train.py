@@ -138,9 +138,7 @@ def load_recipe(path: str | Path) -> Recipe:
 def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
     """model_index.json of a finished run; `values` are the fields that depend on the family."""
     described = data.describe()
-    names = (
-        described["class_names"] if "class_names" in described else from_description(data, described).class_names()
-    )
+    names = described["class_names"] if "class_names" in described else from_description(data, described).class_names()
     return hub.ModelIndex(
         num_frames=data.num_frames,
         height=data.height,

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mutoscope.data.media import covering_size
 from mutoscope.data.video import decode, write
-from mutoscope.data.video.decode import covering_size
 from mutoscope.data.video.read import (
     FrameStream,
     VideoClip,

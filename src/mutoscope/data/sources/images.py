@@ -170,7 +170,7 @@ class ImagesData(PathData):
 def random_crop(
     image: Image.Image, height: int, width: int, generator: np.random.Generator
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """As LlamaGen's tokenizer is trained: scaled by a random factor, cropped at a random position, mirrored half the time.
+    """A crop as in the training of LlamaGen's tokenizer: at a random scale and position, mirrored half the time.
 
     The crop's shorter side is all of the image's, or as little as 0.8 of it: the scaled image is drawn evenly from the
     whole numbers of pixels in between.

@@ -129,8 +129,10 @@ class TokenCacheWriter:
         return 0
 
     def _resume(self) -> int:
-        progress = json.loads((self.partial / PROGRESS).read_text())
-        if with_fields(progress["info"]) != _plain(self.info):
+        path = self.partial / PROGRESS
+        progress = json.loads(path.read_text())
+        found, wanted = (TokenCacheInfo.from_json(values, path) for values in (progress["info"], _plain(self.info)))
+        if found != wanted:
             raise UserError(f"{self.partial} is an unfinished cache of other clips or another tokenizer; remove it.")
         return progress["position"]
 

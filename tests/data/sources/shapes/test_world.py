@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutoscope.data.loader import ShapesSource, StepSampler, make_loader
+from mutoscope.data.loader import StepSampler, make_loader
+from mutoscope.data.sources.shapes.source import ShapesSource
 from mutoscope.data.sources.shapes.world import (
     CLASS_NAMES,
     CLASSES,

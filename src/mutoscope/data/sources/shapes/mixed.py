@@ -1,4 +1,4 @@
-"""Variations of the synthetic dataset "shapes": several speeds, clips with actions, temporal gaps, corrupted context."""
+"""Variations of the synthetic dataset "shapes": several speeds, actions, temporal gaps, corrupted context."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
