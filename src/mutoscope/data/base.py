@@ -93,12 +93,12 @@ BatchT_co = TypeVar("BatchT_co", bound=Mapping[str, object], covariant=True)
 
 
 class ClipSource(ABC, Generic[BatchT_co]):
-    """Random access to clips: `source[indices]` is a batch that depends on nothing but the indices."""
+    """Random access to clips: `source[indices]` is a batch that depends on the indices only."""
 
     num_clips: int | None = None
     """How many clips there are; None for an endless source."""
     class_names: Sequence[str] = ()
-    """Names of the classes that labels count; empty without classes."""
+    """Name of each class, by label; empty without classes."""
     fields: Mapping[str, Field] = {}
     """The per-clip fields beside video and label that every batch of this source has, by their keys."""
 
@@ -139,7 +139,7 @@ def stacked_items(items: Sequence[Mapping[str, object]]) -> ClipBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(ABC):
-    """What every kind of training data has in common; one subclass per kind stands beside the source it opens.
+    """What every kind of training data has in common; each kind has a subclass in the file of its source.
 
     A subclass narrows `kind` to a Literal and gives it as the default.
     """
@@ -163,10 +163,10 @@ class DataConfig(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
-        """What model_index.json and the metadata of a token cache say about the clips, as JSON values."""
+        """The entry about the clips in model_index.json and in the metadata of a token cache, as JSON values."""
 
     def origin(self) -> dict[str, object]:
-        """`describe` with seed and path: what a token cache was made from."""
+        """`describe` with seed and path: the clips that a token cache was filled with."""
         return self.describe() | {"seed": self.seed, "path": None}
 
     def class_names(self) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""What a loader will see in a video, a folder of videos or a copy of a data set, and what is broken."""
+"""A report about a video, a folder of videos or a copy of a data set: clips for training, and broken files."""
 
 import warnings
 from collections import Counter
@@ -19,24 +19,24 @@ from mutoscope.data.video.read import VideoInfo, iter_frames, probe
 from mutoscope.errors import UserError
 
 FIRST_FRAME_ONLY = 10**9  # a stride: all frames are decoded, one is converted to RGB
-SMALL = (8, 8)  # size that frames are scaled to where only reading them matters
+SMALL = (8, 8)  # frames are scaled to this size where only reading them matters
 SHEET_ROWS, SHEET_FRAMES, SHEET_SIDE = 12, 8, 64
 
 
 def inspect(
     path: str | Path, num_frames: int = 16, frame_stride: int = 1, headers_only: bool = False
 ) -> dict[str, Any]:
-    """Decode every video of a folder (or one video, or a copy of a data set) to its end and report what is there.
+    """Decode every video of a folder (or one video, or a copy of a data set) to its end and report its contents.
 
     Keys: "files" and "readable" (counts), "broken" (list of {"path", "reason"}), "clips" (non-overlapping clips of
     num_frames frames, frame_stride apart, that `ClipDataset` would cut), "classes" (names).
     A folder of videos adds "videos" (a dict for each readable file: path, frames, frames_in_header, height and width
     upright, fps, seconds, codec, pixel_format, stream, class, caption, clips, warnings). A data set (see
-    `datasets.recognise`) adds "dataset", "missing" (list of {"path", "reason"} of what its lists name and the disk
-    lacks), "damaged" (the same of files that are read in part), "class_counts", "notes", and "splits": for each split
-    its files, readable, broken, missing, short (videos that give no clip), unlisted, clips and class_counts.
+    `catalog.recognise`) adds "dataset", "missing" (list of {"path", "reason"} of files that its lists name and the
+    disk lacks), "damaged" (the same of files that are read in part), "class_counts", "notes", and "splits": for each
+    split its files, readable, broken, missing, short (videos that give no clip), unlisted, clips and class_counts.
 
-    headers_only: believe what headers say instead of decoding, which finds fewer faults in less time.
+    headers_only: believe headers instead of decoding, which takes less time and finds fewer faults.
     Raises UserError where the path is missing, the folder holds no videos, or the single video cannot be read.
     """
     if min(num_frames, frame_stride) < 1:
@@ -94,7 +94,7 @@ def inspect_video(file: MediaFile, classes: list[str], span: int, headers_only: 
 
 
 def inspect_dataset(kind: str, folder: Path, span: int, headers_only: bool) -> dict[str, Any]:
-    """Every split of a data set of which the copy holds or lists anything; see `inspect`."""
+    """Every split of a data set that the copy holds or lists; see `inspect`."""
     names = present_splits(kind, folder)
     if not names:
         raise UserError(f"{folder} looks like {kind}, but holds none of its splits; docs/datasets.md shows the layout")
@@ -113,7 +113,7 @@ def inspect_dataset(kind: str, folder: Path, span: int, headers_only: bool) -> d
 
 
 def inspect_split(listing: Listing, span: int, headers_only: bool, report: dict[str, Any]) -> dict[str, Any]:
-    """Counts of one split; what is broken, damaged or missing is added to the lists of `report`."""
+    """Counts of one split; broken, damaged and missing files are added to the lists of `report`."""
     frames: list[int] = []
     broken = damaged = 0
     for file in tqdm(listing.files, listing.split, disable=None, leave=False):
@@ -142,7 +142,7 @@ def inspect_split(listing: Listing, span: int, headers_only: bool, report: dict[
 
 
 def readable_frames(listing: Listing, file: MediaFile, headers_only: bool) -> tuple[int, list[str]]:
-    """Frames of an entry and what a decoder says about damage. Raises UserError for one that cannot be read."""
+    """Frames of an entry, and the decoder's messages about damage. Raises UserError for an unreadable entry."""
     promised = listing.reader.num_frames(file)
     if headers_only:
         return promised, []
@@ -155,17 +155,17 @@ def readable_frames(listing: Listing, file: MediaFile, headers_only: bool) -> tu
 
 
 def sheet(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
-    """Some videos from all over a folder or data set, a row each: the frames a loader would give, with their class.
+    """A contact sheet of some videos from all over a folder or data set: a row each of the frames a loader gives.
 
-    Raises UserError where nothing can be read.
+    Raises UserError where no video can be read.
     """
-    from mutoscope.data.sources.clips import ClipDataset  # torch, which a report without a picture can do without
+    from mutoscope.data.sources.clips import ClipDataset  # imports torch, which the report alone does not need
 
     path = Path(path)
     kind = recognise(path)
     found: Path | Listing = path if kind is None else list_dataset(kind, path, present_splits(kind, path)[0])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the report beside the sheet tells the same
+        warnings.simplefilter("ignore")  # the report beside the contact sheet lists the same files
         dataset = ClipDataset(found, SHEET_FRAMES, SHEET_SIDE, SHEET_SIDE, windows=1, short="loop")
         rows = [dataset[item] for item in spread(len(dataset), SHEET_ROWS)]
     labels = [_label(row, dataset.classes) for row in rows]

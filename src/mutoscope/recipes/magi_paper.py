@@ -2,7 +2,7 @@
 
 The paper states learning rates, batches, epochs, data and tokenizers, and that the rest follows MAR (arXiv 2406.11838),
 from which optimiser, warm-up, clipping, averaging, dropout and mask ratios come. Sizes are MAR's, as the paper names
-none. `--tokenizer` names the folder of a published autoencoder. Nothing here was run to its end by us.
+none. `--tokenizer` names the folder of a published autoencoder. These recipes have not been run to their end here.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from mutoscope.data.sources.datasets.source import DatasetData
 from mutoscope.models.magi import MAGIConfig
 from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig
 
-ALL_CLIPS = 10**9  # a finite source ends the token cache at its last clip
+ALL_CLIPS = 10**9  # more than there are: a finite source ends the token cache at its last clip
 # name -> width, layers, heads, layers and width of the diffusion head
 SIZES = {
     "tiny": (64, 2, 4, 2, 64),

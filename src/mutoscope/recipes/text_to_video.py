@@ -1,12 +1,12 @@
 """NOVA's own recipes (arXiv 2412.14169 §4.1 and appendix A): text to image, then text to video from those weights.
 
 Captions are the text files beside images and videos of a folder (`--data.path`); latents and text features are cached
-once. `--tokenizer` names the folder of a published autoencoder and `--text-encoder` that of Phi-2. Nothing here was run
-to its end by us.
+once. `--tokenizer` names the folder of a published autoencoder and `--text-encoder` that of Phi-2. These recipes have
+not been run to their end here.
 
-Published: 127 A100 days for the images at 512 pixels and 342 with video; 267, 320 and 608 for 0.3B, 0.6B and 1.4B at
-1024 pixels. Departures from the scripts: latents are cached as means instead of being drawn anew every epoch, the
-averaged weights start at once, and one caption is kept per clip.
+Cost as published: 127 A100 days for the images at 512 pixels and 342 with video; 267, 320 and 608 for 0.3B, 0.6B and
+1.4B at 1024 pixels. Departures from the scripts: latents are cached as means instead of being drawn again every epoch,
+the averaged weights start at once, and one caption is kept per clip.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from mutoscope.data.sources.images import ImagesData
 from mutoscope.models.nova import NOVAConfig
 from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig
 
-ALL_CLIPS = 10**9  # a finite source ends the token cache at its last clip
+ALL_CLIPS = 10**9  # more than there are: a finite source ends the token cache at its last clip
 # name -> width, heads, layers and width of the diffusion head
 IMAGE_SIZES = {"0.3B": (768, 12, 6, 768), "0.6B": (1024, 16, 6, 1024), "1.4B": (1536, 16, 6, 1536)}
 OPTIM = OptimConfig(1e-4, 0.9, 0.95, weight_decay=0.02, decay_all=True, schedule="constant")

@@ -83,7 +83,7 @@ def tokenize(
     if out.exists():
         cache = TokenCache(out)
         if cache.info != info:
-            raise UserError(f"The token cache {out} was made from other clips or another tokenizer; remove it.")
+            raise UserError(f"The token cache {out} is of other clips or another tokenizer; remove it.")
         return cache
     writer = TokenCacheWriter(out, info)
     batch_size = batch_size or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
@@ -158,6 +158,6 @@ def condition_key(task: str) -> str:
 def _encode(
     tokenizer: VideoTokenizer, video: Float[Tensor, "b 3 t h w"], task: str | None = None, context_frames: int = 1
 ) -> Tensor:
-    """Tokens or latents of the clips, or of what `task` shows of them."""
+    """Tokens or latents of the clips, or of the part of them that `task` shows."""
     video = condition_video(task, video, context_frames) if task else video
     return tokenizer.encode(video.contiguous(memory_format=torch.channels_last_3d)).cpu()

@@ -12,7 +12,7 @@ import torch
 
 from mutoscope.errors import UserError
 
-# Fields that may differ on resume: they change what is written or how fast, or (num_steps) where the cosine ends.
+# Fields that may differ on resume: they change logs or speed, or (num_steps) the end of the cosine.
 FREE_FIELDS = (
     "loop.num_steps",
     "loop.log_every",
@@ -140,7 +140,7 @@ def start_or_resume(
     """The step to continue from: 0 for a new run, the last good checkpoint's when resuming.
 
     Refuses (UserError) to start over existing checkpoints and to continue under a recipe that differs in anything
-    but FREE_FIELDS. A changed num_steps moves the end of the cosine; the updates already made stay as they were.
+    but FREE_FIELDS. A changed num_steps moves the end of the cosine; updates already done stay as they were.
     complete: adds to a saved recipe the fields that did not exist when it was saved.
     """
     if not resume:

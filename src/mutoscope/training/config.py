@@ -45,7 +45,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long to train, how batches are split, and what is logged.
+    """Length of a run, split of its batches, and its logs.
 
     batch_size: clips per update, counted over all ranks and all micro-batches; it is split evenly into
       world size x `accumulation` parts, so neither changes which clips an update sees.

@@ -18,7 +18,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def decayed_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The matrices of dense and attention layers: what the papers' code calls kernels.
+    """The matrices of dense and attention layers, called kernels in the papers' code.
 
     A matrix that is also an embedding (tied output layer) counts as an embedding and is excluded.
     """

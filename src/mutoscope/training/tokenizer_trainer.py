@@ -35,7 +35,7 @@ def training_video(tokenizer: VideoTokenizer, batch: Batch) -> Float[Tensor, "b 
 
 
 class ReconstructionLoss(nn.Module):
-    """The tokenizer's training loss as a forward pass, which is what data parallelism can wrap."""
+    """The tokenizer's training loss as a forward pass, so that data parallelism can wrap it."""
 
     def __init__(self, tokenizer: VideoTokenizer):
         super().__init__()
@@ -131,7 +131,8 @@ def train_tokenizer(
     """Trains `tokenizer` in place on batches with "video" uint8 (b, t, h, w, 3); returns what to export.
 
     With `recipe.adversarial` a discriminator (`discriminator`, or a fresh one) is trained in place beside it, and
-    `perceptual(real, fake)` of clips in [0, 1], if given, joins the loss; only the tokenizer is averaged and returned.
+    `perceptual(real, fake)` of clips in [0, 1] is added to the loss unless it is None; only the tokenizer is averaged
+    and returned.
     Writes `log.jsonl`, `checkpoints/` and `samples/` below `out`. With `resume`, continues the newest good checkpoint
     there; on CPU the continued run equals an uninterrupted one bit for bit.
     Raises UserError for a changed recipe, a full disk, damaged checkpoints or a diverging loss.

@@ -13,7 +13,7 @@ from mutoscope.errors import UserError
 
 
 class Tracker(Protocol):
-    """What a training loop calls: numbers, images, the end."""
+    """Receives the numbers and images of a training loop, and its end."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Named numbers of one update; steps count from 0."""
@@ -29,7 +29,7 @@ class JsonlTracker:
     """One JSON object per line: step and values. The file stays valid whenever the process dies."""
 
     def __init__(self, path: str | Path, start_step: int = 0):
-        """Continues the file at `path`, dropping what an interrupted run wrote at or after `start_step`."""
+        """Continues the file at `path`, dropping lines of an interrupted run at or after `start_step`."""
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_log(self.path) if line["step"] < start_step]
@@ -64,7 +64,7 @@ class TensorBoardTracker:
     """Scalars and images for `tensorboard --logdir FOLDER`; needs the `tracking` extra."""
 
     def __init__(self, folder: str | Path, start_step: int = 0):
-        """Continues the logs in `folder`, hiding what an interrupted run wrote at or after `start_step`."""
+        """Continues the logs in `folder`, hiding events of an interrupted run at or after `start_step`."""
         check_trackers(["tensorboard"])
         from torch.utils.tensorboard import SummaryWriter
 

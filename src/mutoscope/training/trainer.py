@@ -36,7 +36,7 @@ class TrainResult:
 
 
 class ModelLoss(nn.Module):
-    """`model.loss` as a forward pass, which is what data parallelism can wrap."""
+    """`model.loss` as a forward pass, so that data parallelism can wrap it."""
 
     def __init__(self, model: nn.Module):
         super().__init__()

@@ -47,16 +47,16 @@ class ClipDataset(Dataset):
 
     random_start moves a clip by up to clip_step frames, or with `windows` anywhere; random_crop moves the crop,
     random_flip mirrors half of the clips. max_interval draws how many strides the frames of a clip are apart, from 1 to
-    this or what the video allows, and its first frame anywhere; "interval" in the item is that number. All draws are a
-    function of (seed, epoch, i) only, so items do not depend on the number of loader workers.
+    this or as far as the video allows, and its first frame anywhere; "interval" in the item is that number. All draws
+    are a function of (seed, epoch, i) only, so items do not depend on the number of loader workers.
     short: what happens to videos shorter than a clip: "skip" (they are listed in `.skipped`) or "loop", which repeats
     them from their beginning.
 
     Only headers are read at construction; with `windows` not even these are, and broken or short videos show when they
     are loaded. Files that cannot be used are reported by one warning each, listed in `.broken` and skipped; a file that
     fails later is replaced by a clip of another file, and a file with a damaged end gives clips from before the damage.
-    `.missing` lists what the data set's own lists name and the disk lacks. Raises UserError where nothing readable is
-    left.
+    `.missing` lists files that the data set's own lists name and the disk lacks. Raises UserError where nothing
+    readable is left.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class ClipDataset(Dataset):
         self.fields = self._fields(listing.frame_fields)
 
     def _fields(self, frame_fields: Mapping[str, int]) -> dict[str, Field]:
-        """What an item holds beside its clip; `frame_fields`: numbers per frame of further fields."""
+        """The fields of an item beside its clip; `frame_fields`: numbers per frame of further fields."""
         varied = {"interval": INTERVAL} if self.max_interval > 1 else {}
         frames = {
             name: Field("float32", (self.num_frames, size), per_frame=True) for name, size in frame_fields.items()
@@ -222,7 +222,7 @@ class ClipDataset(Dataset):
         return None
 
     def _replacement(self, failed: int, variant: int, generator: torch.Generator) -> dict[str, object]:
-        """A clip of another file, chosen by this item's own draws, so that it does not depend on what failed before."""
+        """A clip of another file, chosen by this item's own draws, so that it does not depend on earlier failures."""
         for number in torch.randperm(len(self.videos), generator=generator).tolist():
             if number == failed:
                 continue
@@ -276,7 +276,7 @@ class ClipDataset(Dataset):
         return min(max(0, last), start + int(torch.randint(self.clip_step, (), generator=generator)))
 
     def _interval(self, available: int, generator: torch.Generator) -> tuple[int, int]:
-        """How many strides the frames are apart, up to `max_interval` or what the video allows, and the first frame."""
+        """How many strides the frames are apart, up to `max_interval` or as the video allows, and the first frame."""
         steps = max(self.num_frames - 1, 1) * self.frame_stride
         longest = max(1, min(self.max_interval, (available - 1) // steps))
         interval = 1 + int(torch.randint(longest, (), generator=generator))
@@ -316,7 +316,7 @@ class RandomClips(ClipSource[ClipBatch]):
     """A dataset with random draws as an endless source in which a clip looks different each time it is read.
 
     Clip p is the item at position p of the endless stream of permutations (see `StepSampler`), with draws from
-    (seed, p): a batch depends on nothing else.
+    (seed, p): a batch depends on the indices only.
     """
 
     def __init__(self, dataset: ClipDataset, seed: int = 0):

@@ -1,4 +1,4 @@
-"""A folder of images as clips of one frame: the middle, ten crops, or random ones.
+"""A folder of images as clips of one frame: the middle, ten crops, or random crops.
 
 Classes are the sub-folders directly below the folder, in alphabetical order (the layout of ImageNet).
 """
@@ -117,7 +117,7 @@ class RandomCrops(ClipSource[ClipBatch]):
     """A dataset of images as an endless source in which an image looks different each time it is read.
 
     Clip p is the image at position p of the endless stream of permutations (see `StepSampler`), in a crop drawn from
-    (seed, p): a batch depends on nothing else.
+    (seed, p): a batch depends on the indices only.
     """
 
     def __init__(self, dataset: ImageDataset, seed: int = 0):

@@ -1,4 +1,4 @@
-"""Frames of one entry of a data set, whatever it is stored as."""
+"""Readers of the entries of a data set: video files, or one image per frame."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,22 +18,22 @@ Clip = UInt8[np.ndarray, "t h w 3"]
 
 
 class VideoReader(Protocol):
-    """How the entries of a data set are read."""
+    """Reads the entries of a data set."""
 
     def num_frames(self, file: MediaFile) -> int:
-        """Frames that the entry promises. Raises UserError where it cannot be read at all."""
+        """Frames that the entry promises. Raises UserError for an unreadable entry."""
         ...
 
     def read(
         self, file: MediaFile, start: int, max_frames: int, stride: int, size: tuple[int, int] | None
     ) -> tuple[Clip, int]:
-        """Up to `max_frames` frames from `start` on, each scaled to cover `size` (h, w; None: as they are), and how
-        many frames the entry was seen to hold. Raises UserError where none can be read.
+        """Up to `max_frames` frames from `start` on, scaled to cover `size` (h, w; None: as stored), and the number of
+        frames found in the entry so far. Raises UserError where none can be read.
         """
         ...
 
     def extras(self, file: MediaFile, frames: Sequence[int]) -> dict[str, np.ndarray]:
-        """What else is known of these frames, such as actions: arrays of one row per frame."""
+        """Further fields of these frames, such as actions: float32 arrays of one row per frame."""
         ...
 
 
@@ -44,7 +44,7 @@ class ContainerReader:
     _indices: dict[Path, FrameIndex] = field(default_factory=dict, repr=False)
 
     def num_frames(self, file: MediaFile) -> int:
-        """By the header; where it says nothing, counted."""
+        """The header's number of frames; where it has none, frames are counted."""
         return probe(file.path).num_frames or count_frames(file.path)
 
     def read(
@@ -113,7 +113,7 @@ def _stills(file: MediaFile) -> StillsFile:
 
 
 def count_frames(path: Path) -> int:
-    """Frames of a file whose header does not say: by its packets, or by decoding where these do not tell.
+    """Frames of a file without a number in its header: by its packets, or by decoding where these are unreliable.
 
     Raises UserError where not even the first frame decodes.
     """

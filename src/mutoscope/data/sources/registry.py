@@ -63,7 +63,7 @@ def source_class(kind: object) -> type[DataConfig]:
 def kind_of(path: str | Path) -> str:
     """Which kind of data a path holds: a token cache, a known data set, a folder of images only, else videos.
 
-    Raises UserError where there is nothing of these.
+    Raises UserError for a path that holds none of these.
     """
     path = Path(path)
     if not path.exists():
@@ -102,8 +102,8 @@ def from_description(data: DataConfig, described: Mapping[str, object]) -> DataC
 def without_former_fields(values: Mapping[str, object]) -> dict[str, object]:
     """Settings in JSON without those that an earlier version wrote for other kinds.
 
-    Raises UserError for one that was set to something and has no meaning for this kind. A token cache ignores all of
-    them: its own metadata describes the clips.
+    Raises UserError for a setting that was changed from its default and has no meaning for this kind. A token cache
+    ignores all of them: its own metadata describes the clips.
     """
     target = source_class(values.get("kind", "shapes"))
     foreign = {name: value for name, value in values.items() if name not in _names(target) and name in _FORMER_DEFAULTS}

@@ -43,7 +43,7 @@ class StoredField:
 
 @dataclass(frozen=True)
 class TokenCacheInfo:
-    """What a cache holds and what it was made with; two runs with equal info would write equal caches.
+    """The contents and the origin of a cache; two runs with equal info write equal caches.
 
     clip_shape: (t, h, w) of tokens, (c, t, h, w) of latents. conditions: tasks whose condition videos are encoded too.
     tokenizer, tokenizer_hash: name and SHA-256 of the weights. data: the origin of the clips (`DataConfig.origin`).
@@ -246,8 +246,8 @@ class TokensData(PathData):
     def open(self) -> ClipSource[ClipBatch]:
         """Raises UserError: a cache holds no pixels."""
         raise UserError(
-            f"{self.path or 'A token cache'} holds tokens, and pixels are needed here: name the clips it was made from "
-            "with --data.kind and --data.path."
+            f"{self.path or 'A token cache'} holds tokens, and pixels are needed here: name the videos themselves "
+            "with --data."
         )
 
     def cache(self) -> TokenCache:

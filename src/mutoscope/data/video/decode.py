@@ -1,6 +1,6 @@
 """From a file to decoded frames: opening, choosing a stream, decoding in order, seeking, noticing damage.
 
-`video_io.py` is the public face; this file holds the parts that know how containers and decoders misbehave.
+`read.py` has the public functions; this file holds the parts that know how containers and decoders misbehave.
 PyAV is imported inside the functions so that the package works without it.
 """
 
@@ -29,8 +29,8 @@ HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 class FrameIndex:
     """Presentation times of all packets of one stream, in stream time units, from reading packets without decoding.
 
-    pts: sorted, one per packet; keyframe_pts: sorted. `reliable` says whether frame i is the i-th time, which is what
-    seeking needs; where it is false only `num_packets` means something.
+    pts: sorted, one per packet; keyframe_pts: sorted. `reliable` says whether frame i is the i-th time, as
+    seeking needs it; where it is false only `num_packets` means something.
     """
 
     num_packets: int
@@ -41,7 +41,7 @@ class FrameIndex:
 
 @dataclass
 class DecodeState:
-    """What one pass over a stream has found so far."""
+    """Findings of one pass over a stream so far."""
 
     num_decoded: int = 0  # frames from the start of the stream to the last decoded one
     num_patched: int = 0  # frames in which the decoder covered up damage
@@ -92,7 +92,7 @@ def open_container(path: str | Path) -> Any:
 
 
 def video_streams(container: Any) -> list[Any]:
-    """Video streams without cover pictures, which containers also keep as video."""
+    """Video streams without cover images, which containers also store as video."""
     from av.stream import Disposition
 
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
@@ -104,7 +104,7 @@ def choose_stream(container: Any, path: str | Path, stream: int | None, notes: l
     indices = [s.index for s in candidates]
     if not candidates:
         kinds = sorted({s.type for s in container.streams}) or ["nothing"]
-        raise UserError(f"{path} holds no video stream (found: {', '.join(kinds)}); name a file with pictures in it")
+        raise UserError(f"{path} holds no video stream (found: {', '.join(kinds)}); name a video file")
     if stream is None:
         if len(candidates) > 1:
             others = ", ".join(map(str, indices[1:]))
@@ -127,7 +127,7 @@ def codec_name(stream: Any) -> str:
 
 
 def stream_seconds(container: Any, stream: Any) -> float | None:
-    """Length of the stream the header promises, in seconds; None where it promises nothing."""
+    """Length of the stream by its header, in seconds; None where the header has none."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # as Matroska has it
@@ -167,7 +167,7 @@ def decode_stream(
     """(number, seconds after the first frame, frame) from frame `start` on, in decoding order.
 
     Presentation times may go backwards in damaged or old files, so frames are numbered by counting. A decoder error
-    ends the stream and is kept in `state.error`: what follows a damaged packet has lost its place in the count.
+    ends the stream and is kept in `state.error`: frames after a damaged packet can no longer be numbered.
     """
     if index is not None and index.reliable and 0 < start < len(index.pts):
         decoded = _decode_after_seek(container, stream, fps, state, start, index)
@@ -222,7 +222,7 @@ def _decode_after_seek(
     target = index.pts[start]
     before = index.keyframe_pts[index.keyframe_pts <= target]
     if not len(before) or before[-1] == index.pts[0]:
-        return None  # nothing to gain
+        return None  # the stream begins with this keyframe
     try:
         container.seek(int(before[-1]), stream=stream)
     except av.FFmpegError:
@@ -260,7 +260,7 @@ def damage_note(container: Any, stream: Any, path: str | Path, state: DecodeStat
 
 
 def picture_notes(stream: Any, frame: Any, path: str | Path) -> list[str]:
-    """What a viewer would show differently from the array: non-square pixels, high dynamic range, odd rotation."""
+    """Differences between a viewer's image and the array: non-square pixels, high dynamic range, odd rotation."""
     notes = []
     aspect: Fraction | None = stream.codec_context.sample_aspect_ratio
     if aspect and aspect != 1:
@@ -269,7 +269,7 @@ def picture_notes(stream: Any, frame: Any, path: str | Path) -> list[str]:
     if frame.color_trc in HDR_TRANSFERS:
         notes.append(f"{path} is high dynamic range ({HDR_TRANSFERS[frame.color_trc]}); converted without tone mapping")
     if frame.rotation % 90:
-        notes.append(f"{path} asks for a rotation of {frame.rotation} degrees; the nearest quarter turn is applied")
+        notes.append(f"{path} states a rotation of {frame.rotation} degrees; the nearest quarter turn is applied")
     return notes
 
 

@@ -4,7 +4,7 @@ In: `read_video`, `iter_frames` (bounded memory), `probe` (header only). Out: `w
 `contact_sheet`, kept in `video_write.py` and `contact_sheet.py` and offered here too.
 
 Frames are uint8 (t, h, w, 3) RGB, upright (the file's rotation is applied), in the order in which the decoder gives
-them. 10-bit and HDR pictures are converted by FFmpeg's default matrix without tone mapping; pixels are taken as square.
+them. 10-bit and HDR frames are converted by FFmpeg's default matrix without tone mapping; pixels are taken as square.
 """
 
 import math
@@ -68,7 +68,7 @@ class Video:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the header says. height and width as stored (before rotation); num_frames 0 and seconds None if unknown."""
+    """A header. height and width as stored (before rotation); num_frames is 0 and seconds None if unknown."""
 
     path: str
     num_frames: int
@@ -84,7 +84,7 @@ class VideoInfo:
 
 
 def probe(path: str | Path, stream: int | None = None) -> VideoInfo:
-    """Read the header only. Counts in headers may be missing or wrong; only decoding tells.
+    """Read the header only. Counts in headers may be missing or wrong; only decoding shows the truth.
 
     Raises UserError where the file is missing, a folder, empty, not a video or without a video stream.
     """
@@ -109,7 +109,7 @@ def probe(path: str | Path, stream: int | None = None) -> VideoInfo:
 class FrameStream:
     """Frames of one file, one at a time: iterate it, or use it in a `with` statement to close the file early.
 
-    fps is known from the start (the header's average rate, over `stride`, or the rate asked for); `warnings` and
+    fps is known from the start (the header's average rate, over `stride`, or the requested rate); `warnings` and
     `times` grow while frames are read and are complete at the end.
     """
 
@@ -269,7 +269,7 @@ def read_video(
 
 
 def _collect(reader: FrameStream) -> UInt8[np.ndarray, "t h w 3"]:
-    """All frames in one array, never held twice: made at the expected length, of which unused pages cost nothing."""
+    """All frames in one array, never held twice: unused pages of an array allocated too long cost no memory."""
     first = next(reader)
     room = max(1, min(reader.expected_frames(), MAX_BYTES_AHEAD // first.nbytes))
     video, count = np.empty((room, *first.shape), dtype=np.uint8), 1  # (t, h, w, 3)

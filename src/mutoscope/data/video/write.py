@@ -1,7 +1,7 @@
 """Frames to files: H.264 MP4 that browsers play, VP9 WebM, GIF, PNG contact sheet.
 
 Every file is written under a hidden temporary name in the same folder and renamed when complete, so a target either
-holds the whole video or what it held before.
+holds the whole video or its former content.
 """
 
 import os
@@ -25,7 +25,7 @@ GIF_MAX_FPS = 50  # browsers slow down frames shown for less than 2/100 s
 BT709 = 1  # code of ITU-R BT.709 in the colour tags of H.264 and VP9
 LIMITED_RANGE = 1
 
-# Options chosen for pictures people judge models by: close to transparent, still small.
+# People rate models by these videos: quality close to transparent, files still small.
 H264_OPTIONS = {"crf": "17", "preset": "medium"}
 VP9_OPTIONS = {"crf": "20", "b:v": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
 
@@ -43,7 +43,7 @@ class VideoWriter:
 
     Use it in a `with` statement: the file appears when the block ends, and not at all where it ends by an exception.
     fps may be a float or an exact Fraction. scale: whole-number enlargement that keeps pixels sharp.
-    `warnings` tells what the format could not hold. Raises UserError for an unknown suffix, a folder that is missing
+    `warnings` lists what the format could not hold. Raises UserError for an unknown suffix, a folder that is missing
     or cannot be written, a full disk, and a video without frames.
     """
 
@@ -66,7 +66,7 @@ class VideoWriter:
         if self.path.is_dir():
             raise UserError(f"cannot write {self.path}: it is a folder; name a file")
         if not self.path.parent.is_dir():
-            raise UserError(f"cannot write {self.path}: there is no folder {self.path.parent}; make it first")
+            raise UserError(f"cannot write {self.path}: there is no folder {self.path.parent}; create it first")
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +97,7 @@ class VideoWriter:
         self.num_frames += 1
 
     def close(self) -> None:
-        """Complete the file and give it its name; closing again does nothing."""
+        """Complete the file and give it its name; a second call has no effect."""
         if self._closed:
             return
         if self._encoder is None:
@@ -108,7 +108,7 @@ class VideoWriter:
         self._closed = True
 
     def abort(self) -> None:
-        """Drop what was written; the target keeps what it held before."""
+        """Drop the unfinished file; the target keeps its former content."""
         if self._closed:
             return
         self._closed = True
@@ -125,7 +125,7 @@ class VideoWriter:
         except (OSError, *media_errors()) as error:
             self.abort()
             reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot write {self.path}: {reason}; free space or choose another place") from error
+            raise UserError(f"cannot write {self.path}: {reason}; free space or choose another folder") from error
         except BaseException:
             self.abort()
             raise
@@ -177,11 +177,11 @@ class FfmpegEncoder:
 
         if any(self.padding):
             frame = np.pad(frame, ((0, self.padding[0]), (0, self.padding[1]), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="itu709")
-        picture.pts = self.count
+        encoded = av.VideoFrame.from_ndarray(frame, format="rgb24")
+        encoded = encoded.reformat(format="yuv420p", dst_colorspace="itu709")
+        encoded.pts = self.count
         self.count += 1
-        self.container.mux(self.stream.encode(picture))
+        self.container.mux(self.stream.encode(encoded))
 
     def finish(self) -> None:
         self.container.mux(self.stream.encode(None))
@@ -289,7 +289,7 @@ def write_video(
 
 @dataclass(frozen=True, eq=False)
 class VideoClip:
-    """Frames with their rate: what a pipeline returns."""
+    """Frames with their rate, as a pipeline returns them."""
 
     frames: UInt8[np.ndarray, "t h w 3"]
     fps: float
@@ -299,5 +299,5 @@ class VideoClip:
         return len(self.frames)
 
     def save(self, path: str | Path, scale: int = 1) -> list[str]:
-        """Write .mp4, .webm, .gif or a .png contact sheet by the suffix of `path`; returns what the format changed."""
+        """Write .mp4, .webm, .gif or a .png contact sheet by the suffix of `path`; returns warnings about changes."""
         return write_video(path, self.frames, self.fps, scale)

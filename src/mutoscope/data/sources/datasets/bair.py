@@ -57,7 +57,7 @@ def list_bair(folder: Path, split: str, camera: Camera = "image_aux1", with_acti
 
 @dataclass(frozen=True)
 class BairReader:
-    """Trajectories of TFRecord files. with_actions: items hold "actions" float32 (t, 4), the command given at each
+    """Trajectories of TFRecord files. with_actions: items hold "actions" float32 (t, 4), the command sent in each
     frame, and "endeffector_positions" float32 (t, 3).
     """
 

@@ -27,7 +27,7 @@ def tables_folder(folder: Path) -> Path | None:
 
 
 def list_nuscenes(folder: Path, split: str) -> Listing:
-    """Every VIDEO_FRAMES frames in a row are one video; a video of which an image is missing is left out whole."""
+    """Every VIDEO_FRAMES frames in a row are one video; a video that lacks an image is omitted."""
     tables = tables_folder(folder)
     if tables is None:
         raise UserError(f"{folder} holds no tables of nuScenes (v1.0-trainval/scene.json and others)")
@@ -50,10 +50,10 @@ def list_nuscenes(folder: Path, split: str) -> Listing:
 
 
 def _images(folder: Path) -> Iterator[str]:
-    """Names, as the tables have them, of the camera's images that are there and not empty."""
+    """Names, as the tables write them, of the camera's images that exist and are not empty."""
     for kind in ("samples", "sweeps"):
-        place = folder / kind / CHANNEL
-        for path in place.iterdir() if place.is_dir() else ():
+        images = folder / kind / CHANNEL
+        for path in images.iterdir() if images.is_dir() else ():
             if path.stat().st_size:
                 yield f"{kind}/{CHANNEL}/{path.name}"
 
