@@ -10,6 +10,8 @@ from mutoscope.data.sources.clips import FolderData
 from mutoscope.data.sources.images import ImagesData
 from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.errors import UserError
+from mutoscope.models.magi import MAGIConfig
+from mutoscope.training.config import ModelRecipe
 
 
 @pytest.mark.parametrize("form", [["--data", "{}"], ["--data={}"], ["--data.kind", "folder", "--data.path", "{}"]])
@@ -41,6 +43,7 @@ def test_flags_of_the_recipes_own_data_need_no_kind():
 
 def test_model_and_sampling_flags_are_those_of_the_recipes_family():
     recipe = resolve_recipe("magi-shapes", ["--model.num-layers", "2", "--sampling.guidance-scale", "2.5"])
+    assert isinstance(recipe, ModelRecipe) and isinstance(recipe.model, MAGIConfig)
     assert recipe.model.num_layers == 2 and recipe.sampling["guidance_scale"] == 2.5
 
 

@@ -33,7 +33,8 @@ class FakeSource(ClipSource[ClipBatch]):
     def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         draws = [torch.Generator().manual_seed(int(i)) for i in indices]
         clips = [torch.randint(256, (2, 4, 4, 3), generator=g, dtype=torch.uint8) for g in draws]
-        return {"video": torch.stack(clips), "label": torch.tensor([int(i) % 5 for i in indices])}
+        label = torch.tensor([int(i) % 5 for i in indices])
+        return {"video": torch.stack(clips), "label": label, "caption": [""] * len(clips)}
 
 
 class FakeModel(nn.Module):

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_recipes_are_frozen_and_replaceable():
 
 def test_settings_of_all_kinds_in_a_recipe_of_an_earlier_version_are_read():
     recipe = vq_shapes()
-    values = to_json(recipe)
+    values: dict[str, Any] = to_json(recipe)
     values["data"] |= {"path": None, "frame_stride": 1, "split": "train", "windows": 1, "ten_crops": False}
     assert from_json(values, "The recipe", ()) == recipe
     values["data"] |= {"kind": "folder", "path": "clips", "max_objects": 3}

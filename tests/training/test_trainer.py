@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -221,8 +222,8 @@ def test_step_seeds_depend_on_every_ingredient_and_set_both_generators():
 
 
 def test_splitting_keeps_names_and_values_that_are_no_tensors():
-    batch = {"x": torch.arange(4), "task": "t", "nested": {"y": torch.arange(8).view(4, 2)}}
-    first, second = split_batch(batch, 2)
+    batch: Any = {"x": torch.arange(4), "task": "t", "nested": {"y": torch.arange(8).view(4, 2)}}
+    first, second = map(dict, split_batch(batch, 2))
     assert first["x"].tolist() == [0, 1] and second["x"].tolist() == [2, 3]
     assert second["task"] == "t" and second["nested"]["y"].tolist() == [[4, 5], [6, 7]]
 

@@ -1,6 +1,7 @@
 """mutoscope inspect: clips for training, and broken files."""
 
 from pathlib import Path
+from typing import cast
 
 import mutoscope.commands.common as common
 
@@ -34,7 +35,7 @@ def inspect(
     from mutoscope.data.inspect import sheet as draw
 
     folder = Path(path).expanduser()
-    report = look(folder, num_frames, frame_stride, headers_only)
+    report: common.Report = {**look(folder, num_frames, frame_stride, headers_only)}
     report["warnings"] = [warning for video in report.get("videos", []) for warning in video["warnings"]]
     if not report["readable"]:
         report["failure"] = f"None of the {report['files']} files can be read; the first: {_first_reason(report)}"
@@ -51,9 +52,9 @@ def _first_reason(report: common.Report) -> str:
 
 
 def summary(report: common.Report) -> str:
-    from mutoscope.data.inspect import format_inspection
+    from mutoscope.data.inspect import FolderReport, format_inspection
 
     # Warnings go to standard error, once.
     videos = [{**video, "warnings": []} for video in report.get("videos", [])]
-    lines = format_inspection({**report, "videos": videos})
+    lines = format_inspection(cast(FolderReport, {**report, "videos": videos}))
     return f"{lines}\n{report['sheet']}" if "sheet" in report else lines

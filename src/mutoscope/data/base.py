@@ -8,7 +8,7 @@ by name: a new condition therefore touches its source and its model only.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, Required, TypedDict, TypeVar, cast
+from typing import Any, Generic, Protocol, Required, TypedDict, TypeVar, cast
 
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -45,7 +45,7 @@ class ClipBatch(TypedDict, total=False):
     video: Required[UInt8[Tensor, "b t h w 3"]]
     label: Required[Int[Tensor, " b"]]
     """Class of each clip, -1 without a class."""
-    caption: list[str]
+    caption: Required[list[str]]
     """One text per clip, "" without a caption."""
     path: list[str]
     """File of each clip, as reports name it."""
@@ -69,7 +69,7 @@ class TokenBatch(TypedDict, total=False):
     tokens: Required[Tensor]
     """Codes int64 (b, t, h, w), or latents float32 (b, c, t, h, w)."""
     label: Required[Int[Tensor, " b"]]
-    conditions: dict[str, Tensor]
+    conditions: Required[dict[str, Tensor]]
     """Task -> the encoded condition videos, like `tokens`."""
     caption: Float[Tensor, "b l d"]
     """Text features."""
@@ -107,6 +107,9 @@ class ClipSource(ABC, Generic[BatchT_co]):
         """The clips at `indices`, stacked in this order."""
 
 
+Item = dict[str, Any]  # fields of one clip by name; torch collates any value
+
+
 class ItemDataset(Protocol):
     """A map-style data set of single clips that knows its fields."""
 
@@ -118,7 +121,7 @@ class ItemDataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, item: int, /) -> Mapping[str, object]: ...
+    def __getitem__(self, item: int, /) -> Item: ...
 
 
 class StackedItems(ClipSource[ClipBatch]):
@@ -132,7 +135,7 @@ class StackedItems(ClipSource[ClipBatch]):
         return stacked_items([self.dataset[int(index)] for index in indices])
 
 
-def stacked_items(items: Sequence[Mapping[str, object]]) -> ClipBatch:
+def stacked_items(items: Sequence[Item]) -> ClipBatch:
     """One batch of single clips: tensors are stacked, numbers become tensors, texts lists."""
     return cast(ClipBatch, default_collate(list(items)))
 

@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from mutoscope import hub
+from mutoscope.data.base import ClipBatch
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import needs_video
 from mutoscope.text import TextEncoder
@@ -25,7 +26,7 @@ class GenerationSheet:
         self,
         tokenizer: VideoTokenizer,
         index: hub.ModelIndex,
-        examples: dict[str, Any],
+        examples: ClipBatch,
         text_encoder: TextEncoder | None = None,
         seed: int = 0,
     ):
@@ -45,7 +46,7 @@ class GenerationSheet:
         given: dict[str, Any] = {"task_video": list(self.clips.numpy())} if needs_video(task) else {}
         if task == "text-conditional":
             given["prompt"] = self.examples["caption"]
-        if task == "action-conditional":
+        if task == "action-conditional" and "actions" in self.examples:
             given["context"] = list(self.clips[:, :1].numpy())
             given["actions"] = list(self.examples["actions"].numpy())
         if task.startswith("class-conditional"):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mutoscope import hub
-from mutoscope.data.base import DataConfig
+from mutoscope.data.base import DataConfig, TokenBatch
 from mutoscope.data.sources.registry import from_description
 from mutoscope.data.sources.tokens import TokenCache, TokensData
 from mutoscope.errors import UserError
@@ -305,9 +305,10 @@ class TaskMix:
     def __init__(self, task_weights: dict[str, float]):
         self.order = balanced_task_order(task_weights, torch.Generator().manual_seed(TASK_ORDER_SEED))
 
-    def __call__(self, batch: Batch, step: int) -> Batch:
+    def __call__(self, batch: TokenBatch, step: int) -> Batch:
         task = self.order[step % len(self.order)]
-        prepared = {name: value for name, value in batch.items() if name != "conditions"} | {"task": task}
+        prepared: dict[str, object] = {name: value for name, value in batch.items() if name != "conditions"}
+        prepared["task"] = task
         if needs_video(task):
             prepared["condition_tokens"] = batch["conditions"][condition_key(task)]
         return prepared
@@ -321,16 +322,16 @@ def task_sampling(recipe: ModelRecipe, sampler: type[Any]) -> dict[str, dict[str
     return own
 
 
-def task_mix(recipe: ModelRecipe) -> Callable[[Batch, int], Batch]:
+def task_mix(recipe: ModelRecipe) -> Callable[[TokenBatch, int], Batch]:
     """What a step does to its batch: MAGVIT's networks do one of several tasks."""
     if isinstance(recipe.model, MagvitConfig):
         return TaskMix(recipe.task_weights)
     pads_left = isinstance(recipe.model, PARConfig) and recipe.model.caption_size is not None
 
-    def prepare(batch: Batch, step: int) -> Batch:
-        kept = {name: value for name, value in batch.items() if name != "conditions"}
-        if pads_left:
-            kept["caption"], kept["caption_mask"] = left_padded(TextFeatures(kept["caption"], kept["caption_mask"]))
+    def prepare(batch: TokenBatch, step: int) -> Batch:
+        kept: dict[str, object] = {name: value for name, value in batch.items() if name != "conditions"}
+        if pads_left and "caption" in batch and "caption_mask" in batch:
+            kept["caption"], kept["caption_mask"] = left_padded(TextFeatures(batch["caption"], batch["caption_mask"]))
         return kept
 
     return prepare

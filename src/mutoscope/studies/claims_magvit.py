@@ -4,7 +4,7 @@ Every variant is trained for the same number of updates on the same cached token
 """
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mutoscope.data.base import TokenBatch
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.base import VideoModel
 from mutoscope.models.magvit import Magvit, MagvitConfig
@@ -112,8 +113,8 @@ class Laboratory(claims.Laboratory):
         recipe = self.recipe(variant.name, self.model_config(), seed, variant.tasks)
         mix = TaskMix(recipe.task_weights)
 
-        def unlabelled(batch: dict[str, Any], step: int) -> dict[str, Any]:
-            return mix({name: value for name, value in batch.items() if name != "label"}, step)
+        def unlabelled(batch: TokenBatch, step: int) -> Mapping[str, object]:
+            return {name: value for name, value in mix(batch, step).items() if name != "label"}
 
         return self.trained(self.build(variant, seed), recipe, unlabelled)
 

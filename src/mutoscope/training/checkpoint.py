@@ -6,7 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, cast
+from typing import Protocol, TypedDict, cast
 
 import torch
 
@@ -27,9 +27,9 @@ FREE_FIELDS = (
 class Stateful(Protocol):
     """Anything a checkpoint can hold: modules, optimisers, schedulers."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, object]: ...
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> object: ...
+    def load_state_dict(self, state_dict: dict[str, object]) -> object: ...
 
 
 RecipeValues = Mapping[str, object]  # a recipe as JSON values
@@ -41,7 +41,7 @@ class Checkpoint(TypedDict):
     step: int
     """Updates done."""
     recipe: dict[str, object]
-    parts: dict[str, dict[str, Any]]
+    parts: dict[str, dict[str, object]]
     """Name -> state dict of a `Stateful`."""
     torch_rng: torch.Tensor
     generator: torch.Tensor

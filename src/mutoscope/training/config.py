@@ -173,7 +173,7 @@ class FeaturesRecipe:
 
 Recipe = TokenizerRecipe | ModelRecipe | FeaturesRecipe
 RECIPE_CLASSES: dict[str, type[Recipe]] = {cls.__name__: cls for cls in (TokenizerRecipe, ModelRecipe, FeaturesRecipe)}
-AnyRecipe = TypeVar("AnyRecipe", TokenizerRecipe, ModelRecipe, FeaturesRecipe)
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
 def with_data(recipe: AnyRecipe, kind: str | None = None, path: str | None = None) -> AnyRecipe:

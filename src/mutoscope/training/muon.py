@@ -65,7 +65,8 @@ class Muon(torch.optim.AdamW):
 
     def _orthogonal_update(self, parameters: list[Tensor], group: dict) -> None:
         """One update of matrices of one shape together: a GPU would wait for the start of each product otherwise."""
-        gradients, buffers = [p.grad for p in parameters], [self._momentum_buffer(p) for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]  # `step` passes no others
+        buffers = [self._momentum_buffer(p) for p in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         torch._foreach_lerp_(gradients, buffers, group["momentum"])
         update = orthogonalize(torch.stack([gradient.flatten(1) for gradient in gradients]))  # (k, m, n)

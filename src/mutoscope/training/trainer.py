@@ -8,12 +8,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mutoscope.data.base import ClipSource
+from mutoscope.data.base import BatchT, ClipSource
 from mutoscope.data.loader import StepSampler, make_loader
 from mutoscope.errors import UserError
 from mutoscope.training.callbacks import Batch, Callback, Recorder, StopSignals, due
@@ -22,8 +23,6 @@ from mutoscope.training.config import FeaturesRecipe, LoopConfig, ModelRecipe, R
 from mutoscope.training.distributed import Process, any_rank, join, no_sync, wrap
 from mutoscope.training.optim import clip_gradients, make_ema, make_optimizer, make_scheduler, set_learning_rate
 from mutoscope.training.tracking import JsonlTracker, Tracker, check_trackers, open_trackers
-
-Prepare = Callable[[Batch, int], Batch]
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,10 @@ class ModelLoss(nn.Module):
 def train_model(
     model: nn.Module,
     recipe: ModelRecipe | FeaturesRecipe,
-    source: ClipSource[Batch],
+    source: ClipSource[BatchT],
     out: str | Path,
     *,
-    prepare_batch: Prepare = lambda batch, step: batch,
+    prepare_batch: Callable[[BatchT, int], Batch] = lambda batch, step: batch,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     trackers: Sequence[Tracker] = (),
@@ -85,10 +84,10 @@ def run_loop(
     model: nn.Module,
     loss_module: nn.Module,
     recipe: Recipe,
-    source: ClipSource[Batch],
+    source: ClipSource[BatchT],
     out: str | Path,
     *,
-    prepare_batch: Prepare = lambda batch, step: batch,
+    prepare_batch: Callable[[BatchT, int], Batch] = lambda batch, step: batch,
     resume: bool,
     callbacks: Sequence[Callback],
     trackers: Sequence[Tracker],
@@ -127,10 +126,10 @@ def run_loop(
             trackers = [JsonlTracker(out / "log.jsonl", start), *requested, *trackers]
         with Recorder(out, loop, start, process, trackers) as recorder:
             for step, batch in enumerate(make_loader(source, sampler, loop.num_workers, loop.seed), start=start):
-                batch = prepare_batch(to_device(batch, process.device), step)
+                prepared = prepare_batch(to_device(batch, process.device), step)
                 seed_step(generator, loop.seed, step, process.rank)
                 losses: dict[str, Tensor] = {}
-                for i, micro_batch in enumerate(split_batch(batch, loop.accumulation)):
+                for i, micro_batch in enumerate(split_batch(prepared, loop.accumulation)):
                     with no_sync(objective, last=i + 1 == loop.accumulation):
                         with autocast(loop, process.device):
                             loss, named = objective(micro_batch, generator)
@@ -146,7 +145,7 @@ def run_loop(
 
                 recorder.record(step, losses, learning_rate, grad_norm)
                 if due(step, loop.sample_every, loop.num_steps):
-                    recorder.notify(callbacks, step + 1, exported, batch)
+                    recorder.notify(callbacks, step + 1, exported, prepared)
                 stopping = any_rank(stop.requested, process)
                 if process.is_main and (stopping or due(step, loop.checkpoint_every, loop.num_steps)):
                     save_checkpoint(out / "checkpoints", step + 1, parts, generator, settings)
@@ -180,9 +179,9 @@ def autocast(loop: LoopConfig, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=loop.autocast == "bf16")
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: BatchT, device: torch.device) -> BatchT:
     """Every tensor of a (nested) batch on `device`."""
-    return _map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
+    return cast(BatchT, _map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True)))
 
 
 def split_batch(batch: Batch, parts: int) -> Iterator[Batch]:

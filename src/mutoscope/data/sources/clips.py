@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from mutoscope.data.base import (
     ClipBatch,
     ClipSource,
     Field,
+    Item,
     PathData,
     StackedItems,
     check_interval,
@@ -32,6 +33,21 @@ DAMAGED, SHORT, BROKEN = 1, 2, 3
 
 class TooShort(UserError):
     """A video with fewer frames than a clip needs."""
+
+
+class ClipOptions(TypedDict, total=False):
+    """Options of `ClipDataset`, which documents them."""
+
+    clip_step: int | None
+    windows: int | None
+    crops: int
+    mirrored: bool
+    random_start: bool
+    random_crop: bool
+    random_flip: bool
+    max_interval: int
+    short: Literal["skip", "loop"]
+    seed: int
 
 
 class ClipDataset(Dataset):
@@ -198,20 +214,20 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return int(self._first_item[-1])
 
-    def __getitem__(self, item: int) -> dict[str, object]:
+    def __getitem__(self, item: int) -> Item:
         if not -len(self) <= item < len(self):
             raise IndexError(f"item {item} of {len(self)}")
         item %= len(self)
         return self.item(item, item_generator(self.seed, int(self._epoch), item))
 
-    def item(self, item: int, generator: torch.Generator) -> dict[str, object]:
+    def item(self, item: int, generator: torch.Generator) -> Item:
         """Item `item` with these random draws."""
         number = int(np.searchsorted(self._first_item, item, side="right")) - 1
         window, variant = divmod(item - int(self._first_item[number]), self.variants)
         clip = self._tried(number, window, variant, generator)
         return clip if clip is not None else self._replacement(number, variant, generator)
 
-    def _tried(self, number: int, window: int, variant: int, generator: torch.Generator) -> dict[str, object] | None:
+    def _tried(self, number: int, window: int, variant: int, generator: torch.Generator) -> Item | None:
         """The clip, or None after its file is reported."""
         try:
             return self._clip(number, window, variant, generator)
@@ -221,7 +237,7 @@ class ClipDataset(Dataset):
             self._report(number, BROKEN, f"{error}; its clips are replaced by others")
         return None
 
-    def _replacement(self, failed: int, variant: int, generator: torch.Generator) -> dict[str, object]:
+    def _replacement(self, failed: int, variant: int, generator: torch.Generator) -> Item:
         """A clip of another file, chosen by this item's own draws, so that it does not depend on earlier failures."""
         for number in torch.randperm(len(self.videos), generator=generator).tolist():
             if number == failed:
@@ -248,7 +264,7 @@ class ClipDataset(Dataset):
             return [max(0, last) * window // max(1, self.windows - 1) for window in range(self.windows)]
         return clip_starts(count, self.span, self.clip_step) or range(1)  # one clip of a video to loop
 
-    def _clip(self, number: int, window: int, variant: int, generator: torch.Generator) -> dict[str, object]:
+    def _clip(self, number: int, window: int, variant: int, generator: torch.Generator) -> Item:
         start, stride, interval = self._starts(number)[window], self.frame_stride, 1
         if self.max_interval > 1:
             interval, start = self._interval(self._num_frames(number), generator)
@@ -326,7 +342,7 @@ class RandomClips(ClipSource[ClipBatch]):
     def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         return stacked_items([self._clip(int(position)) for position in indices])
 
-    def _clip(self, position: int) -> dict[str, object]:
+    def _clip(self, position: int) -> Item:
         index = stream_index(position, len(self.dataset), self.seed)
         return self.dataset.item(index, item_generator(self.seed, 0, position))
 
@@ -353,8 +369,8 @@ class FolderData(PathData):
         return find_videos(self.required_path())[1]
 
     def describe(self) -> dict[str, object]:
-        varied = {} if self.max_interval == 1 else {"max_interval": self.max_interval}
-        return {"kind": self.kind, "class_names": list(self.class_names())} | varied
+        described: dict[str, object] = {"kind": self.kind, "class_names": list(self.class_names())}
+        return described if self.max_interval == 1 else described | {"max_interval": self.max_interval}
 
 
 def item_generator(seed: int, epoch: int, item: int) -> torch.Generator:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, PathData, StackedItems, stacked_items
+from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, Item, PathData, StackedItems, stacked_items
 from mutoscope.data.loader import stream_index
 from mutoscope.data.media import IMAGE_SUFFIXES, files_below, open_image
 from mutoscope.data.sources.datasets.listing import Listing
@@ -67,12 +67,12 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.files) * (10 if self.ten_crops else 1)
 
-    def __getitem__(self, index: int) -> dict[str, object]:
+    def __getitem__(self, index: int) -> Item:
         position, crop = divmod(index, 10) if self.ten_crops else (index, 0)
         image, file = self._readable(position)
         return _item(self._cropped(image, crop), file)
 
-    def random_item(self, index: int, generator: np.random.Generator) -> dict[str, object]:
+    def random_item(self, index: int, generator: np.random.Generator) -> Item:
         """Image `index` in a random crop (see `random_crop`)."""
         image, file = self._readable(index)
         return _item(random_crop(image, self.height, self.width, generator), file)
@@ -108,7 +108,7 @@ class ImageDataset:
         return np.ascontiguousarray(pixels[:, ::-1] if crop >= 5 else pixels)
 
 
-def _item(frame: UInt8[np.ndarray, "h w 3"], file: MediaFile) -> dict[str, object]:
+def _item(frame: UInt8[np.ndarray, "h w 3"], file: MediaFile) -> Item:
     kept = {"label": file.label, "caption": file.caption, "path": str(file.path)}
     return {"video": torch.from_numpy(frame[None]), **kept}
 
@@ -127,7 +127,7 @@ class RandomCrops(ClipSource[ClipBatch]):
     def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         return stacked_items([self._clip(int(position)) for position in indices])
 
-    def _clip(self, position: int) -> dict[str, object]:
+    def _clip(self, position: int) -> Item:
         index = stream_index(position, len(self.dataset.files), self.seed)
         generator = np.random.Generator(np.random.PCG64([self.seed, position]))
         return self.dataset.random_item(index, generator)

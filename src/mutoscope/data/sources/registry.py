@@ -6,6 +6,7 @@ The package's `__init__` stays empty, so that listing the files of a data set do
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from mutoscope.data.base import DataConfig
 from mutoscope.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_below
@@ -87,7 +88,7 @@ def of_kind(data: DataConfig, kind: str, path: str | None = None) -> DataConfig:
     values = _shared(data, target) | {"kind": kind}
     if path is not None:
         values["path"] = path
-    return target(**values)
+    return _create(target, values)
 
 
 def from_description(data: DataConfig, described: Mapping[str, object]) -> DataConfig:
@@ -96,7 +97,7 @@ def from_description(data: DataConfig, described: Mapping[str, object]) -> DataC
         return data
     target = source_class(described["kind"])
     known = {name: value for name, value in described.items() if name in _names(target)}
-    return target(**_shared(data, target) | known)
+    return _create(target, _shared(data, target) | known)
 
 
 def without_former_fields(values: Mapping[str, object]) -> dict[str, object]:
@@ -111,6 +112,10 @@ def without_former_fields(values: Mapping[str, object]) -> dict[str, object]:
         if value != _FORMER_DEFAULTS[name] and target is not TokensData:
             raise UserError(f"'data.{name}' has no meaning for data of kind {values.get('kind')!r}: remove it.")
     return {name: value for name, value in values.items() if name not in foreign}
+
+
+def _create(target: type[DataConfig], values: Mapping[str, Any]) -> DataConfig:
+    return target(**values)
 
 
 def _shared(data: DataConfig, target: type[DataConfig]) -> dict[str, object]:

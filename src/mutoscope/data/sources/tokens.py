@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class TokenCacheInfo:
     tokenizer: str
     tokenizer_hash: str
     conditions: tuple[str, ...] = ()
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, object] = field(default_factory=dict)
     caption_shape: tuple[int, int] | None = None
     motion: bool = False
     fields: dict[str, StoredField] = field(default_factory=dict)
@@ -190,7 +190,7 @@ class TokenCache(ClipSource[TokenBatch]):
             raise UserError(message) from None
         self.info = TokenCacheInfo.from_json(values, path)
         self.num_clips = self.info.num_clips
-        self.class_names = tuple(self.info.data.get("class_names", ()))
+        self.class_names = tuple(cast(Sequence[str], self.info.data.get("class_names", ())))
         self.fields = {"label": LABEL} | {
             name: Field(stored.dtype, stored.shape) for name, stored in self.info.fields.items()
         }
@@ -278,5 +278,5 @@ def _checked(value: Tensor, dtype: np.dtype) -> np.ndarray:
     return stored
 
 
-def _plain(info: TokenCacheInfo) -> dict[str, Any]:
+def _plain(info: TokenCacheInfo) -> dict[str, object]:
     return json.loads(json.dumps(asdict(info)))

@@ -24,7 +24,7 @@ def contact_sheet(
     pixels sharp. pad: pixels between cells (none outside, so that a sheet of one frame is that frame).
     labels: one line of text above each clip.
     """
-    listed = [clips] if getattr(clips, "ndim", None) == 4 else list(clips)
+    listed = [clips] if isinstance(clips, np.ndarray) and clips.ndim == 4 else list(clips)
     clips = [_checked(clip).repeat(scale, axis=1).repeat(scale, axis=2) for clip in listed]
     if not clips or not all(len(clip) for clip in clips):
         raise ValueError("a contact sheet needs at least one clip and one frame in each")

@@ -9,12 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mutoscope.data.media import covering_size
 from mutoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+    NumberedFrame = tuple[int, float, VideoFrame]  # number, seconds after the first frame, frame
 
 # Formats FFmpeg opens although nobody means a video by them: text drawn as a screen, play lists that open other files.
 NOT_VIDEO_FORMATS = frozenset("tty hls concat dash sdp rtsp lavfi ffmetadata".split())
@@ -63,7 +72,7 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
-def require_av(path: str | Path) -> Any:
+def require_av(path: str | Path) -> "ModuleType":
     """PyAV, or a UserError that says how to get it."""
     try:
         import av
@@ -72,7 +81,7 @@ def require_av(path: str | Path) -> Any:
     return av
 
 
-def open_container(path: str | Path) -> Any:
+def open_container(path: str | Path) -> "InputContainer":
     """Open with FFmpeg. The `file:` prefix keeps a colon in a name from being taken for a protocol."""
     path = check_file(path)
     av = require_av(path)
@@ -91,14 +100,14 @@ def open_container(path: str | Path) -> Any:
     return container
 
 
-def video_streams(container: Any) -> list[Any]:
+def video_streams(container: "InputContainer") -> "list[VideoStream]":
     """Video streams without cover images, which containers also store as video."""
     from av.stream import Disposition
 
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
-def choose_stream(container: Any, path: str | Path, stream: int | None, notes: list[str]) -> Any:
+def choose_stream(container: "InputContainer", path: str | Path, stream: int | None, notes: list[str]) -> "VideoStream":
     """The first video stream, or the one whose container index is `stream`; a note where there was a choice."""
     candidates = video_streams(container)
     indices = [s.index for s in candidates]
@@ -121,14 +130,14 @@ def choose_stream(container: Any, path: str | Path, stream: int | None, notes: l
     return chosen
 
 
-def codec_name(stream: Any) -> str:
+def codec_name(stream: "VideoStream") -> str:
     """h264, vp9, av1 ...: the format, not the library that decodes it."""
     return stream.codec_context.codec.canonical_name
 
 
-def stream_seconds(container: Any, stream: Any) -> float | None:
+def stream_seconds(container: "InputContainer", stream: "VideoStream") -> float | None:
     """Length of the stream by its header, in seconds; None where the header has none."""
-    if stream.duration:
+    if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # as Matroska has it
     if tag:
@@ -162,8 +171,13 @@ def index_frames(path: str | Path, stream: int | None = None) -> FrameIndex:
 
 
 def decode_stream(
-    container: Any, stream: Any, fps: float, state: DecodeState, start: int = 0, index: FrameIndex | None = None
-) -> Iterator[tuple[int, float, Any]]:
+    container: "InputContainer",
+    stream: "VideoStream",
+    fps: float,
+    state: DecodeState,
+    start: int = 0,
+    index: FrameIndex | None = None,
+) -> "Iterator[NumberedFrame]":
     """(number, seconds after the first frame, frame) from frame `start` on, in decoding order.
 
     Presentation times may go backwards in damaged or old files, so frames are numbered by counting. A decoder error
@@ -178,7 +192,7 @@ def decode_stream(
     yield from _numbered(_decode_packets(container, stream, state), 0, start, None, fps, state)
 
 
-def _decode_packets(container: Any, stream: Any, state: DecodeState) -> Iterator[Any]:
+def _decode_packets(container: "InputContainer", stream: "VideoStream", state: DecodeState) -> "Iterator[VideoFrame]":
     import av
 
     try:
@@ -190,8 +204,8 @@ def _decode_packets(container: Any, stream: Any, state: DecodeState) -> Iterator
 
 
 def _numbered(
-    frames: Iterator[Any], first: int, start: int, origin: int | None, fps: float, state: DecodeState
-) -> Iterator[tuple[int, float, Any]]:
+    frames: "Iterator[VideoFrame]", first: int, start: int, origin: int | None, fps: float, state: DecodeState
+) -> "Iterator[NumberedFrame]":
     """Count frames from `first` and give those from `start` on. origin: time stamp of the stream's first frame."""
     seconds = None
     for number, frame in enumerate(frames, first):
@@ -205,7 +219,7 @@ def _numbered(
             yield number, seconds, frame
 
 
-def _seconds(frame: Any, origin: int | None, previous: float | None, number: int, fps: float) -> float:
+def _seconds(frame: "VideoFrame", origin: int | None, previous: float | None, number: int, fps: float) -> float:
     """Seconds after the first frame. A stamp that is missing or goes backwards becomes one frame after the previous."""
     if frame.pts is None or origin is None or not frame.time_base:
         return number / fps if previous is None else previous + 1 / fps
@@ -214,8 +228,13 @@ def _seconds(frame: Any, origin: int | None, previous: float | None, number: int
 
 
 def _decode_after_seek(
-    container: Any, stream: Any, fps: float, state: DecodeState, start: int, index: FrameIndex
-) -> Iterator[tuple[int, float, Any]] | None:
+    container: "InputContainer",
+    stream: "VideoStream",
+    fps: float,
+    state: DecodeState,
+    start: int,
+    index: FrameIndex,
+) -> "Iterator[NumberedFrame] | None":
     """Decode from the last keyframe before frame `start`; None where the first frame shows that the seek failed."""
     import av
 
@@ -235,14 +254,14 @@ def _decode_after_seek(
         return None
     number = int(np.searchsorted(index.pts, first.pts))
 
-    def rest() -> Iterator[Any]:
+    def rest() -> "Iterator[VideoFrame]":
         yield first
         yield from frames
 
     return _numbered(rest(), number, start, int(index.pts[0]), fps, state)
 
 
-def damage_note(container: Any, stream: Any, path: str | Path, state: DecodeState) -> str | None:
+def damage_note(container: "InputContainer", stream: "VideoStream", path: str | Path, state: DecodeState) -> str | None:
     """One sentence where a stream read to its end holds clearly less than its header promises, else None."""
     count, promised = state.num_decoded, (stream.frames or 0) - state.num_discarded
     of_promised = f" of the {promised} in its header" if promised > count else ""
@@ -259,7 +278,7 @@ def damage_note(container: Any, stream: Any, path: str | Path, state: DecodeStat
     return None
 
 
-def picture_notes(stream: Any, frame: Any, path: str | Path) -> list[str]:
+def frame_notes(stream: "VideoStream", frame: "VideoFrame", path: str | Path) -> list[str]:
     """Differences between a viewer's image and the array: non-square pixels, high dynamic range, odd rotation."""
     notes = []
     aspect: Fraction | None = stream.codec_context.sample_aspect_ratio
@@ -273,7 +292,9 @@ def picture_notes(stream: Any, frame: Any, path: str | Path) -> list[str]:
     return notes
 
 
-def rgb_array(frame: Any, stored_size: tuple[int, int], size: tuple[int, int] | None, keep_aspect: bool) -> np.ndarray:
+def rgb_array(
+    frame: "VideoFrame", stored_size: tuple[int, int], size: tuple[int, int] | None, keep_aspect: bool
+) -> np.ndarray:
     """Upright uint8 (h, w, 3). stored_size: (h, w) of the stream's first frame, which later frames must match."""
     turns = round(frame.rotation / 90) % 4
     height, width = stored_size

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -26,9 +26,9 @@ from mutoscope.data.video.decode import (
     codec_name,
     damage_note,
     decode_stream,
+    frame_notes,
     index_frames,
     open_container,
-    picture_notes,
     rgb_array,
     stream_seconds,
     video_streams,
@@ -36,6 +36,9 @@ from mutoscope.data.video.decode import (
 from mutoscope.data.video.rate import average_fps, measured_fps
 from mutoscope.data.video.write import VideoClip, VideoWriter, write_video
 from mutoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 # Number, seconds after the first frame, conversion to RGB.
 SourceFrame = tuple[int, float, Callable[[], np.ndarray]]
@@ -106,6 +109,19 @@ def probe(path: str | Path, stream: int | None = None) -> VideoInfo:
         )
 
 
+class FrameOptions(TypedDict, total=False):
+    """Options of `read_video`, which documents them."""
+
+    start: int
+    max_frames: int | None
+    stride: int
+    fps: float | None
+    size: tuple[int, int] | None
+    keep_aspect: bool
+    stream: int | None
+    index: FrameIndex | None
+
+
 class FrameStream:
     """Frames of one file, one at a time: iterate it, or use it in a `with` statement to close the file early.
 
@@ -134,7 +150,7 @@ class FrameStream:
         self.size, self.keep_aspect = size, keep_aspect
         self.warnings: list[str] = []
         self.times: list[float] = []
-        self._container: Any = None
+        self._container: InputContainer | None = None
         self._state = DecodeState()
         if self.path.suffix.lower() in IMAGE_SUFFIXES:
             self.source_fps = IMAGE_FPS
@@ -143,7 +159,8 @@ class FrameStream:
             self._container = open_container(self.path)
             self._stream = choose_stream(self._container, path, stream, self.warnings)
             self.source_fps = average_fps(self._stream)
-            source = self._video_frames(index if fps is None else None, start if fps is None else 0)
+            start_frame = start if fps is None else 0
+            source = self._video_frames(self._container, index if fps is None else None, start_frame)
         self.fps = (fps or self.source_fps) / stride
         if fps is not None:
             source = at_constant_rate(source, fps, 1 / self.source_fps)
@@ -198,29 +215,29 @@ class FrameStream:
         if self._container is not None:
             self._container.close()
 
-    def _video_frames(self, index: FrameIndex | None, start: int) -> Iterator[SourceFrame]:
+    def _video_frames(self, container: "InputContainer", index: FrameIndex | None, start: int) -> Iterator[SourceFrame]:
         """(number, seconds after the first frame, conversion to RGB), with one warning where the file is damaged."""
         if index is None and start >= SEEK_AFTER:
             index = index_frames(self.path, self._stream.index)
         state = self._state
         stored_size = None
-        decoded = decode_stream(self._container, self._stream, self.source_fps, state, start, index)
+        decoded = decode_stream(container, self._stream, self.source_fps, state, start, index)
         for number, seconds, frame in decoded:
             if stored_size is None:
                 stored_size = (frame.height, frame.width)
-                self.warnings += picture_notes(self._stream, frame, self.path)
+                self.warnings += frame_notes(self._stream, frame, self.path)
             elif stored_size != (frame.height, frame.width) and not state.notes:
                 state.notes.append(f"{self.path} changes size at frame {number}; all frames take the size of the first")
                 self.warnings += state.notes
             yield number, seconds, lambda f=frame, s=stored_size: rgb_array(f, s, self.size, self.keep_aspect)
-        note = damage_note(self._container, self._stream, self.path, state)
+        note = damage_note(container, self._stream, self.path, state)
         if state.num_decoded == 0:
             raise UserError(f"{self.path} holds no frame that can be decoded ({state.error or 'the stream is empty'})")
         self.warnings += [note] if note else []
-        self._container.close()
+        container.close()
 
 
-def iter_frames(path: str | Path, **options: Any) -> FrameStream:
+def iter_frames(path: str | Path, **options: Unpack[FrameOptions]) -> FrameStream:
     """Frames of a video or still image one by one, in bounded memory. Options are those of `read_video`.
 
     The file is opened at once (errors come here); `.fps` is known immediately, `.warnings` fills up while reading.

@@ -6,12 +6,12 @@ holds the whole video or its former content.
 
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,6 +19,10 @@ from jaxtyping import UInt8
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.data.video.decode import require_av
 from mutoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from av.video.stream import VideoStream
+    from PIL.Image import Image
 
 MAX_SHEET_FRAMES = 64
 GIF_MAX_FPS = 50  # browsers slow down frames shown for less than 2/100 s
@@ -164,7 +168,8 @@ class FfmpegEncoder:
             )
         options = {"movflags": "+faststart"} if mp4 else {}
         self.container = av.open(f"file:{path}", "w", format="mp4" if mp4 else "webm", options=options)
-        self.stream: Any = self.container.add_stream("libx264" if mp4 else "libvpx-vp9", rate=fps)
+        codec = "libx264" if mp4 else "libvpx-vp9"
+        self.stream = cast("VideoStream", self.container.add_stream(codec, rate=fps))
         self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, "yuv420p"
         self.stream.options = dict(H264_OPTIONS if mp4 else VP9_OPTIONS)
         context = self.stream.codec_context
@@ -228,7 +233,7 @@ class GifEncoder:
         self.file.close()
 
 
-def to_palette(frame: UInt8[np.ndarray, "h w 3"]) -> Any:
+def to_palette(frame: UInt8[np.ndarray, "h w 3"]) -> "Image":
     """A Pillow palette image: exact up to 256 colours, median cut beyond."""
     from PIL import Image
 
@@ -271,7 +276,13 @@ class SheetEncoder:
         self.frames = []
 
 
-ENCODERS: dict[str, Any] = {".mp4": FfmpegEncoder, ".webm": FfmpegEncoder, ".gif": GifEncoder, ".png": SheetEncoder}
+EncoderClass = Callable[[Path, Fraction, tuple[int, int], list[str]], Encoder]
+ENCODERS: dict[str, EncoderClass] = {
+    ".mp4": FfmpegEncoder,
+    ".webm": FfmpegEncoder,
+    ".gif": GifEncoder,
+    ".png": SheetEncoder,
+}
 
 
 def write_video(

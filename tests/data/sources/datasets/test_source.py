@@ -14,8 +14,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # every miniatur
 
 
 def bair(miniature: Miniature) -> DatasetData:
-    sizes = {"num_frames": 8, "height": SIDE, "width": SIDE}
-    return DatasetData(kind="bair", path=str(miniature("bair")), split="test", windows=6, max_interval=3, **sizes)
+    data = DatasetData(kind="bair", path=str(miniature("bair")), split="test", windows=6, max_interval=3)
+    return replace(data, num_frames=8, height=SIDE, width=SIDE)
 
 
 def test_unmirrored_bair_has_actions_and_intervals_of_its_frames(miniature: Miniature):

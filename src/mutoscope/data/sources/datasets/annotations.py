@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from mutoscope.data.media import VIDEO_SUFFIXES, files_below
 from mutoscope.data.sources.datasets.listing import (
@@ -17,6 +17,8 @@ from mutoscope.data.sources.datasets.listing import (
 )
 from mutoscope.data.sources.folder import FileProblem, MediaFile
 from mutoscope.errors import UserError
+
+T = TypeVar("T")
 
 # ---------------------------------------------------------------------------------------------------------- UCF-101
 
@@ -196,7 +198,7 @@ def _ssv2_answers(folder: Path) -> dict[str, str]:
     return {video: label for video, _, label in (line.partition(";") for line in lines)}
 
 
-def _json(path: Path, expected: type) -> Any:
+def _json(path: Path, expected: type[T]) -> T:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

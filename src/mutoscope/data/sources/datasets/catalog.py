@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
 from mutoscope.data.media import IMAGE_SUFFIXES, files_below
 from mutoscope.data.sources.datasets.annotations import (
@@ -18,7 +18,7 @@ from mutoscope.data.sources.datasets.annotations import (
     ssv2_table,
     ucf_lists,
 )
-from mutoscope.data.sources.datasets.bair import find_record_files, list_bair
+from mutoscope.data.sources.datasets.bair import Camera, find_record_files, list_bair
 from mutoscope.data.sources.datasets.listing import (
     SPLITS,
     Listing,
@@ -33,7 +33,7 @@ from mutoscope.data.sources.readers import StillsFile, StillsReader
 from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from mutoscope.data.sources.clips import ClipDataset
+    from mutoscope.data.sources.clips import ClipDataset, ClipOptions
 
 DatasetKind = Literal["ucf101", "bair", "kinetics600", "ssv2", "nuscenes", "objectron", "imagenet"]
 Split = Literal["train", "validation", "test"]
@@ -50,10 +50,18 @@ SPLITS_OF: dict[str, tuple[str, ...]] = {
 MIRROR_CHANGES_CLASS = ("ssv2",)  # "pushing from left to right"
 
 
-def list_dataset(kind: str, folder: str | Path, split: str = "train", *, fold: int = 1, **options: Any) -> Listing:
+def list_dataset(
+    kind: str,
+    folder: str | Path,
+    split: str = "train",
+    *,
+    fold: int = 1,
+    camera: Camera = "image_aux1",
+    with_actions: bool = False,
+) -> Listing:
     """The contents of one split of a data set. Reads lists and folders, and no video.
 
-    fold: which of UCF-101's three splits. options of "bair": camera, with_actions.
+    fold: which of UCF-101's three splits. camera, with_actions: of BAIR.
     Raises UserError for an unknown data set or split, where the folder is missing, or where its lists are damaged.
     """
     folder = Path(folder)
@@ -67,7 +75,9 @@ def list_dataset(kind: str, folder: str | Path, split: str = "train", *, fold: i
         raise UserError(f"there is no folder {folder}; check the path")
     if kind == "ucf101":
         return list_ucf101(folder, split, fold)
-    return LISTERS[kind](folder, split, **options)
+    if kind == "bair":
+        return list_bair(folder, split, camera, with_actions)
+    return LISTERS[kind](folder, split)
 
 
 def open_dataset(
@@ -81,7 +91,7 @@ def open_dataset(
     *,
     fold: int = 1,
     with_actions: bool = False,
-    **options: Any,
+    **options: "Unpack[ClipOptions]",
 ) -> "ClipDataset":
     """Clips of one split of a data set; `options` are those of `ClipDataset`, one window per video by default.
 
@@ -96,9 +106,9 @@ def open_dataset(
         raise UserError(f"clips of {kind} must not be mirrored: {why} in a mirror")
     if with_actions and kind != "bair":
         raise UserError(f"{kind} has no actions; bair does")
-    extra = {"with_actions": True} if with_actions else {}
-    listing = list_dataset(kind, folder, split, fold=fold, **extra).checked()
-    return ClipDataset(listing, num_frames, height, width, frame_stride, **{"windows": 1, **options})
+    listing = list_dataset(kind, folder, split, fold=fold, with_actions=with_actions).checked()
+    options.setdefault("windows", 1)
+    return ClipDataset(listing, num_frames, height, width, frame_stride, **options)
 
 
 def recognise(folder: str | Path) -> str | None:
@@ -178,8 +188,7 @@ def _is_objectron(folder: Path) -> bool:
     return (folder / "videos").is_dir() and next(folder.glob("index/*_annotations_*"), None) is not None
 
 
-LISTERS: dict[str, Callable[..., Listing]] = {
-    "bair": list_bair,
+LISTERS: dict[str, Callable[[Path, str], Listing]] = {
     "kinetics600": list_kinetics600,
     "ssv2": list_ssv2,
     "nuscenes": list_nuscenes,

@@ -2,9 +2,8 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.folder import FileProblem, MediaFile
@@ -17,6 +16,9 @@ NOTE = (
     f"videos are {VIDEO_FRAMES} consecutive frames of {CHANNEL} within one scene; MAGVIT's split is not published: "
     f"here every {EVERY_NTH}th scene by name is validation"
 )
+
+
+Row = Mapping[str, str | int]  # of a table, by column
 
 
 def tables_folder(folder: Path) -> Path | None:
@@ -66,18 +68,18 @@ def _frames_of_scenes(tables: Path) -> dict[str, list[str]]:
         for row in _table(tables, "calibrated_sensor", "token", "sensor_token")
         if row["sensor_token"] in sensors
     }
-    scenes = {row["token"]: row["name"] for row in _table(tables, "scene", "token", "name")}
+    scenes = {row["token"]: str(row["name"]) for row in _table(tables, "scene", "token", "name")}
     samples = {row["token"]: row["scene_token"] for row in _table(tables, "sample", "token", "scene_token")}
     found: dict[str, list[tuple[int, str]]] = defaultdict(list)
     keys = ("calibrated_sensor_token", "sample_token", "timestamp", "filename")
     for row in _table(tables, "sample_data", *keys):
-        scene = scenes.get(samples.get(row["sample_token"], ""))
+        scene = scenes.get(samples.get(str(row["sample_token"]), ""))
         if scene is not None and row["calibrated_sensor_token"] in cameras:
             found[scene].append((int(row["timestamp"]), str(row["filename"])))
     return {scene: [name for _, name in sorted(frames)] for scene, frames in found.items()}
 
 
-def _table(tables: Path, name: str, *keys: str) -> Iterable[dict[str, Any]]:
+def _table(tables: Path, name: str, *keys: str) -> Iterable[Row]:
     """Rows of a table, all of which have these keys."""
     path = tables / f"{name}.json"
     try:

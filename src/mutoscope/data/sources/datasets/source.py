@@ -44,22 +44,24 @@ class DatasetData(PathData):
         return self.random_crops
 
     def open(self) -> ClipSource[ClipBatch]:
-        sizes = self.num_frames, self.height, self.width, self.frame_stride
-        views = (
-            {"random_start": True, "random_crop": True, "random_flip": self.mirrored}
-            if self.random_crops
-            else {"windows": self.windows, "crops": self.crops, "mirrored": self.mirrored}
-        )
         clips = open_dataset(
             self.kind,
             self.required_path(),
             self.split,
-            *sizes,
+            self.num_frames,
+            self.height,
+            self.width,
+            self.frame_stride,
             fold=self.fold,
             with_actions=self.kind == "bair" and not self.mirrored,  # a mirrored action has another sign
+            windows=self.windows,
+            crops=self.crops,
+            mirrored=self.mirrored and not self.random_crops,
+            random_start=self.random_crops,
+            random_crop=self.random_crops,
+            random_flip=self.mirrored and self.random_crops,
             max_interval=self.max_interval,
             seed=self.seed,
-            **views,
         )
         return RandomClips(clips, self.seed) if self.random_crops else StackedItems(clips)
 
@@ -70,7 +72,8 @@ class DatasetData(PathData):
         names = ["kind", "split", "windows", "crops", "mirrored", "frame_stride"]
         names += ["fold"] if self.kind == "ucf101" else []
         names += ["max_interval"] if self.max_interval != 1 else []
-        return {name: getattr(self, name) for name in names} | {"class_names": list(self.class_names())}
+        described: dict[str, object] = {name: getattr(self, name) for name in names}
+        return described | {"class_names": list(self.class_names())}
 
 
 @dataclass(frozen=True, kw_only=True)
