@@ -54,12 +54,12 @@ def test_a_run_ends_in_a_folder_that_reads_prompts(autoencoder: Path, run_folder
     assert pipeline(prompt="a red circle swings").frames.shape == (3, 16, 16, 3)
 
 
-def test_captions_of_the_clips_lie_in_the_cache(run_folder: Path):
+def test_captions_of_the_clips_are_in_the_cache(run_folder: Path):
     cache = TokenCache(run_folder / "tokens")
     assert cache.info.caption_shape == (20, 160) and cache[[0]]["caption_mask"].any()
 
 
-def test_what_is_frozen_stays_as_it_was(autoencoder: Path, run_folder: Path, tmp_path: Path):
+def test_frozen_parameters_stay_unchanged(autoencoder: Path, run_folder: Path, tmp_path: Path):
     recipe = replace(tiny_recipe(autoencoder), start_from=str(run_folder), frozen=("text.", "temporal_encoder.norm"))
     train(recipe, tmp_path / "run")
     before, after = (hub.load_model(folder).state_dict() for folder in (run_folder, tmp_path / "run"))
@@ -82,7 +82,7 @@ def test_a_par_model_learns_from_captions_padded_on_the_left(autoencoder: Path, 
     assert VideoPipeline.from_pretrained(tmp_path / "run")(prompt="a red circle swings").frames.shape[0] == 3
 
 
-def test_motion_of_the_clips_is_told_to_the_model(autoencoder: Path, tmp_path: Path):
+def test_motion_of_the_clips_is_in_the_cache(autoencoder: Path, tmp_path: Path):
     pytest.importorskip("cv2")
     train(replace(tiny_recipe(autoencoder), motion=True), tmp_path / "run")
     motion = TokenCache(tmp_path / "run" / "tokens")[range(6)]["motion"].numpy()

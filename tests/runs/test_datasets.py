@@ -1,6 +1,6 @@
 """The papers' recipes train on miniature copies of their data sets: two updates of tiny networks, the rest unchanged.
 
-Sizes of one recipe differ by their networks alone, which are shrunk here: one size of each stands for all.
+Sizes of one recipe differ by their networks alone, which are shrunk here, so that one size of each is tested.
 """
 
 from collections.abc import Callable

@@ -48,7 +48,7 @@ def fill(out, source, **options):
 
 
 @pytest.mark.parametrize("workers, batch_size", [(2, 2), (1, 5), (0, None)])
-def test_neither_workers_nor_the_size_of_a_batch_change_what_is_cached(tmp_path, workers, batch_size):
+def test_neither_workers_nor_the_size_of_a_batch_change_the_cache(tmp_path, workers, batch_size):
     wanted = fill(tmp_path / "plain", FakeSource())
     found = fill(tmp_path / "other", FakeSource(), num_workers=workers, batch_size=batch_size)
     assert found.info == wanted.info

@@ -95,7 +95,7 @@ def test_a_tokenizer_run_leaves_a_loadable_folder(tokenizer_folder):
     assert tokens.shape == (1, 2, 4, 4)
 
 
-def test_a_model_run_leaves_a_folder_that_stands_on_its_own(model_folder):
+def test_a_model_run_leaves_a_self_contained_folder(model_folder):
     index = hub.load_index(model_folder)
     assert index.tokenizer == "./tokenizer" and index.tasks == ("class-conditional", "frame-prediction")
     assert index.task_sampling == {}  # the recipe's are for tasks that were not trained
@@ -203,8 +203,8 @@ def test_a_features_run_leaves_the_feature_network(tmp_path):
     recipe = shapes_features()
     loop = replace(recipe.loop, num_steps=3, batch_size=2, num_workers=0)
     recipe = replace(recipe, data=DATA, loop=loop, optim=replace(recipe.optim, warmup_steps=1))
-    train(recipe, tmp_path / "judge")
-    network, digest = load_shapes_features(tmp_path / "judge")
+    train(recipe, tmp_path / "features")
+    network, digest = load_shapes_features(tmp_path / "features")
     assert network(torch.zeros(1, 3, 8, 16, 16)).shape == (1, 64) and len(digest) == 64
 
 

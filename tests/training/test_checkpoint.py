@@ -66,13 +66,13 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
         assert latest_step(tmp_path) == 1
 
 
-def test_when_every_checkpoint_is_damaged_the_user_is_told(tmp_path):
+def test_damage_of_every_checkpoint_is_reported(tmp_path):
     save(tmp_path, 1).write_bytes(b"")
     with pytest.warns(UserWarning), pytest.raises(UserError, match="all are damaged"):
         load_latest_checkpoint(tmp_path)
 
 
-def test_a_checkpoint_holds_nothing_that_needs_code_to_load(tmp_path):
+def test_a_checkpoint_loads_without_code(tmp_path):
     state = torch.load(save(tmp_path, 3), weights_only=True)
     assert state["step"] == 3 and state["recipe"] == RECIPE
 

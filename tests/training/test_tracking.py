@@ -15,7 +15,7 @@ def test_each_step_is_one_line_that_is_on_disk_at_once(tmp_path):
     tracker.close()
 
 
-def test_continuing_drops_what_was_logged_after_the_checkpoint_and_a_torn_line(tmp_path):
+def test_continuing_drops_lines_after_the_checkpoint_and_a_cut_line(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 0, "loss": 3}\n{"step": 1, "loss": 2}\n{"step": 2, "loss": 1}\n{"step": 3, "lo')
     tracker = JsonlTracker(path, start_step=2)
@@ -56,7 +56,7 @@ def test_a_weights_and_biases_run_gets_numbers_and_images(tmp_path, monkeypatch)
     monkeypatch.delitem(sys.modules, "wandb")
 
 
-def test_tensorboard_gets_numbers_and_images_and_drops_what_a_resumed_run_repeats(tmp_path):
+def test_tensorboard_gets_numbers_and_images_and_drops_steps_that_a_resumed_run_repeats(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -35,7 +35,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def run_until(name: str, clip: int, out: Path) -> int:
-    """Trains in another process that gets the signal when the batch with that clip is made; its exit status."""
+    """Trains in another process that gets the signal when the batch with that clip is read; its exit status."""
     script = RUN.format(deadly=clip, signal=name)
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
@@ -70,7 +70,7 @@ def test_a_run_killed_outright_continues_bit_for_bit(tmp_path):
     whole = train_model(FakeModel(), recipe, FakeSource(), tmp_path / "whole")
     assert run_until("SIGKILL", 4 * 10, tmp_path / "killed") == -signal.SIGKILL
     assert [p.name for p in checkpoint_paths(tmp_path / "killed" / "checkpoints")][-1] == "step-00000008.pt"
-    assert len(losses(tmp_path / "killed")) == 10  # two updates after the last checkpoint will be made again
+    assert len(losses(tmp_path / "killed")) == 10  # two updates after the last checkpoint will be repeated
     resumed = train_model(FakeModel(), recipe, FakeSource(), tmp_path / "killed", resume=True)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert torch.equal(weights(resumed.network), weights(whole.network))
@@ -150,7 +150,7 @@ def test_callbacks_see_the_exported_weights_in_evaluation_mode_and_cannot_distur
     assert losses(tmp_path / "quiet") == losses(tmp_path / "nosy")
 
 
-def test_averaged_weights_are_what_a_run_returns(tmp_path):
+def test_a_run_returns_averaged_weights(tmp_path):
     model = FakeModel()
     result = train_model(model, features_recipe(ema_decay=0.5), FakeSource(), tmp_path)
     assert result.network is not model and not torch.equal(weights(result.network), weights(model))
@@ -192,7 +192,7 @@ def test_resuming_a_finished_run_only_returns_its_weights(tmp_path):
     assert len(losses(tmp_path)) == 12
 
 
-def test_a_finished_run_can_be_made_longer(tmp_path):
+def test_a_finished_run_can_be_extended(tmp_path):
     train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path)
     result = train_model(FakeModel(), features_recipe(num_steps=16), FakeSource(), tmp_path, resume=True)
     assert result.steps_done == 16

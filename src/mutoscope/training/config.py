@@ -23,80 +23,94 @@ Options = dict[str, object]  # settings of a sampler as JSON values, by name; it
 class OptimConfig:
     """Adam with decoupled weight decay, linear warm-up and one cosine (arXiv 2212.05199, appendix B).
 
-    Weight decay acts on matrices of dense and attention layers only, never on norms or biases, and on embeddings only
-    with `decay_embeddings` (as LlamaGen's scripts do); with `decay_all` (as NOVA's do) on everything but norms, with
-    `decay_tensors` (as MAR's do) on everything of more than one dimension outside a model's head.
-    muon_learning_rate: peak rate of Muon for those matrices and for convolution kernels; None: Adam for everything.
-    schedule: one cosine over the run, or the peak rate all the time, either after the warm-up.
+    Weight decay acts on matrices of dense and attention layers, never on norms or biases, unless a field says otherwise.
     """
 
     peak_learning_rate: float = 1e-4
+    """learning rate at the end of the warm-up"""
     beta1: float = 0.9
+    """decay of Adam's first moment"""
     beta2: float = 0.96
+    """decay of Adam's second moment"""
     eps: float = 1e-8
+    """added to Adam's denominator"""
     weight_decay: float = 0.0
+    """decoupled weight decay"""
     warmup_steps: int = 0
+    """updates of linear warm-up"""
     muon_learning_rate: float | None = None
+    """peak rate of Muon for those matrices and for convolution kernels; None: Adam for everything"""
     decay_embeddings: bool = False
+    """weight decay acts on embeddings too, as in LlamaGen's scripts"""
     decay_all: bool = False
+    """weight decay acts on everything but norms, as in NOVA's scripts"""
     decay_tensors: bool = False
+    """weight decay acts on everything of more than one dimension outside a model's head, as in MAR's scripts"""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """after the warm-up: one cosine over the run, or the peak rate"""
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """Length of a run, split of its batches, and its logs.
-
-    batch_size: clips per update, counted over all ranks and all micro-batches; it is split evenly into
-      world size x `accumulation` parts, so neither changes which clips an update sees.
-    ema_decay: decay of the averaged weights that are exported, updated every `ema_every` updates; None exports the raw
-      weights.
-    clip_norm: largest allowed global gradient norm; None leaves gradients alone.
-    threads: CPU threads of torch; None keeps torch's own choice.
-    report_to: where losses and sample sheets are sent beside log.jsonl and samples/: TensorBoard (into the run's
-      folder tensorboard), Weights & Biases (project "mutoscope"); both need the extra [tracking].
-    """
+    """Length of a run, split of its batches, and its logs."""
 
     num_steps: int
+    """updates of the weights"""
     batch_size: int
+    """clips per update, over all ranks and micro-batches: neither changes which clips an update sees"""
     accumulation: int = 1
+    """micro-batches into which each rank splits its share of a batch"""
     seed: int = 0
+    """seed of initial weights, of the order of clips, and of every draw of the loss"""
     log_every: int = 20
+    """updates between two lines of the log"""
     sample_every: int = 500
+    """updates between two sample sheets"""
     checkpoint_every: int = 500
+    """updates between two checkpoints"""
     ema_decay: float | None = None
+    """decay of the averaged weights that are exported; None exports the raw weights"""
     ema_every: int = 1
+    """updates between two steps of the average"""
     clip_norm: float | None = None
+    """largest allowed global gradient norm; None: no clipping"""
     autocast: Literal["none", "bf16"] = "none"
+    """bf16: matrix products and convolutions in bfloat16"""
     num_workers: int = 1
+    """processes that read clips"""
     threads: int | None = None
+    """CPU threads of torch; None keeps torch's own choice"""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """also send losses and sample sheets to TensorBoard (OUT/tensorboard) or Weights & Biases (project "mutoscope");
+    both need the extra [tracking]"""
 
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    """Adversarial training of stage 1: the discriminator and its losses (arXiv 2212.05199, §3.1 and Tab. 8).
-
-    start_step: update at which adversarial training starts; before it only the other losses count.
-    discriminator_weight: of the discriminator's own loss.
-    r1_weight: of ‖∂D(v)/∂v‖², without the customary ½.
-    lecam_weight: the paper uses LeCam and gives no weight; every released configuration has 0.
-    perceptual_weights: local file of a torchvision ResNet or VGG-16; None trains without the perceptual term, which is
-      also what MAGVIT's released code amounts to (its network comes without weights and with a last layer of zeros).
-    perceptual_heads: local file of LPIPS' linear weights for that VGG-16, which make the distance LPIPS (LlamaGen's).
-    """
+    """Adversarial training of stage 1: the discriminator and its losses (arXiv 2212.05199, §3.1 and Tab. 8)."""
 
     discriminator: DiscriminatorConfig | PatchDiscriminatorConfig
     gan_loss: GanLoss = "non-saturating"
+    """form of the adversarial loss"""
     gan_weight: float = 0.1
+    """weight of the generator's adversarial loss"""
     discriminator_weight: float = 1.0
+    """weight of the discriminator's own loss"""
     start_step: int = 0
+    """update at which adversarial training starts; before it only the other losses count"""
     r1_weight: float = 10.0
+    """weight of the squared gradient norm of D at real clips, without the customary factor 1/2"""
     lecam_weight: float = 0.0
+    """weight of LeCam regularisation; the paper uses it without a weight, and every released configuration has 0"""
     lecam_decay: float = 0.999
+    """decay of LeCam's averages of the logits"""
     perceptual_weight: float = 0.1
+    """weight of the perceptual loss"""
     perceptual_weights: str | None = None
+    """local file of a torchvision ResNet or VGG-16; None trains without the perceptual loss, which the released code
+    amounts to (its network comes without weights and with a last layer of zeros)"""
     perceptual_heads: str | None = None
+    """local file of LPIPS' linear weights for that VGG-16, which turn the distance into LPIPS"""
 
     def __post_init__(self) -> None:
         if self.perceptual_heads is not None and self.perceptual_weights is None:
@@ -105,60 +119,56 @@ class AdversarialConfig:
 
 @dataclass(frozen=True)
 class TokenizerRecipe:
-    """Stage 1: everything that decides a tokenizer training run; without `adversarial`, reconstruction alone.
-
-    start_from: folder of a 2D-VQ (see `VQ3DConfig.per_frame`) whose weights, and those of its discriminator if it has
-      one, are inflated into this tokenizer; None starts from random weights.
-    protocol: name of the evaluation protocol its figures follow.
-    """
+    """Stage 1: everything that decides a tokenizer training run; without `adversarial`, reconstruction only."""
 
     name: str
+    """name of the recipe"""
     data: DataConfig
     tokenizer: TokenizerConfig
     optim: OptimConfig
     loop: LoopConfig
     adversarial: AdversarialConfig | None = None
     start_from: str | None = None
+    """folder of a 2D-VQ whose weights, and those of its discriminator if it has one, are inflated into this tokenizer;
+    None: random weights"""
     inflation: Inflation = "central"
+    """how a 2D kernel becomes a 3D kernel"""
     protocol: str = "shapes"
+    """evaluation protocol of the recipe's figures"""
 
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """Stage 2: a video model on the tokens of a frozen tokenizer.
-
-    tokenizer: bundled name or folder of the tokenizer.
-    task_weights: how often each task gets a whole batch (see `sampling.tasks.balanced_task_order`); the
-      model's configuration lists the tasks it can be trained for.
-    cache_clips: clips encoded once into the token cache before training starts; training cycles through them.
-    start_from: bundled name or folder of a model of the same shapes whose weights training starts from; None starts
-      from random weights.
-    sampling: options of the sampler that become the model's defaults.
-    task_sampling: other defaults for some tasks, by their names (MAGVIT only).
-    blend_given: the conditioning region is blended into generated clips without a seam, unless a call says otherwise
-      (MAGVIT only).
-    text_encoder: folder of the text encoder, or "words": one without weights, built from the captions' own words.
-    motion: condition the model on the optical flow of every clip.
-    frozen: parameters whose names begin with one of these are not trained.
-    protocol: name of the evaluation protocol its figures follow.
-    """
+    """Stage 2: a video model on the tokens of a frozen tokenizer."""
 
     name: str
+    """name of the recipe"""
     tokenizer: str
+    """bundled name or folder of the tokenizer"""
     data: DataConfig
     model: ModelConfig
     optim: OptimConfig
     loop: LoopConfig
     task_weights: dict[str, float] = field(default_factory=lambda: {"class-conditional": 1.0, "frame-prediction": 1.0})
+    """how often each task gets a whole batch; the model's configuration decides which tasks there are"""
     cache_clips: int = 40_000
+    """clips encoded once into the token cache before training starts; training cycles through them"""
     sampling: Options = field(default_factory=dict)
+    """options of the sampler that become the model's defaults"""
     protocol: str = "shapes"
+    """evaluation protocol of the recipe's figures"""
     start_from: str | None = None
+    """bundled name or folder of a model of the same shapes whose weights training starts from; None: random weights"""
     text_encoder: str | None = None
+    """folder of the text encoder, or "words": one without weights, built from the captions' own words"""
     motion: bool = False
+    """condition the model on the optical flow of every clip"""
     frozen: tuple[str, ...] = ()
+    """parameters whose names begin with one of these are not trained"""
     task_sampling: dict[str, Options] = field(default_factory=dict)
+    """other defaults of the sampler for some tasks, by their names"""
     blend_given: bool = False
+    """blend the conditioning region into generated clips without a seam, unless a call says otherwise"""
 
 
 @dataclass(frozen=True)
@@ -166,6 +176,7 @@ class FeaturesRecipe:
     """The feature network of every `shapes-...` metric, trained on labels and attributes of the synthetic dataset."""
 
     name: str
+    """name of the recipe"""
     data: DataConfig
     optim: OptimConfig
     loop: LoopConfig

@@ -61,7 +61,7 @@ def test_an_unknown_kind_gets_the_nearest_name():
         of_kind(ShapesData(), "ucf")
 
 
-def test_a_description_brings_back_what_a_cache_was_made_from():
+def test_a_description_restores_the_data_of_a_cache():
     data = DatasetData(kind="bair", path="b", num_frames=8, seed=2, windows=3)
     described = {"class_names": [], **{name: getattr(data, name) for name in ("kind", "path", "seed", "windows")}}
     assert from_description(TokensData(path="cache", num_frames=8), described | {"context_frames": 2}) == data

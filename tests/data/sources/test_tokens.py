@@ -32,7 +32,7 @@ def fill(folder, info=INFO):
     return writer.finish()
 
 
-def test_what_was_written_is_read_back_as_a_batch(tmp_path):
+def test_a_written_cache_is_read_back_as_batches(tmp_path):
     cache = fill(tmp_path / "cache")
     batch = cache[[5, 0]]
     tokens, _, conditions = clips(5, 1)

@@ -45,7 +45,7 @@ def test_examples_are_clips_that_training_never_sees_without_gaps_and_corruption
     assert not torch.equal(VARIED.examples()["video"], steady.open()[range(4)]["video"])
 
 
-def test_a_description_names_only_what_differs_from_plain_clips():
+def test_a_description_names_only_differences_from_plain_clips():
     always = {"kind", "height", "width", "num_frames", "fps", "max_objects", "controllable"}
     assert set(PLAIN.describe()) == always
     assert set(VARIED.describe()) == always | {"max_interval", "mixed", "max_jump", "flawed_history"}
