@@ -23,15 +23,15 @@ SIZES = {
     "L": (1024, 16, 16, 8, 1280),
     "H": (1280, 20, 16, 12, 1536),
 }
+Setting = Literal["ucf101", "ucf101-cosmos", "kinetics600"]
 # name -> folder, frames of a clip, channels and shape of its latents
-TOKENIZERS = {
+TOKENIZERS: dict[Setting, tuple[str, int, int, tuple[int, int, int]]] = {
     "ucf101": ("runs/sd-vae", 16, 4, (16, 32, 32)),
     "ucf101-cosmos": ("runs/cosmos-vae", 17, 16, (5, 32, 32)),
     "kinetics600": ("runs/omnitokenizer-vae", 17, 8, (5, 32, 32)),
 }
 # name -> learning rate, clips per update, updates, updates of warm-up (100 epochs; a tenth of the run)
 SCHEDULES = {"ucf101": (1e-4, 128, 104_000, 7_450), "kinetics600": (2e-4, 256, 281_000, 28_100)}
-Setting = Literal["ucf101", "ucf101-cosmos", "kinetics600"]
 
 
 def magi(setting: Setting, size: str, teacher_forcing: Literal["complete", "masked"] = "complete") -> ModelRecipe:

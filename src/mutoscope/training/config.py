@@ -23,7 +23,7 @@ Options = dict[str, object]  # settings of a sampler as JSON values, by name; it
 class OptimConfig:
     """Adam with decoupled weight decay, linear warm-up and one cosine (arXiv 2212.05199, appendix B).
 
-    Weight decay acts on matrices of dense and attention layers, never on norms or biases, unless a field says otherwise.
+    Weight decay acts on matrices of dense and attention layers, not on norms or biases, unless a field says otherwise.
     """
 
     peak_learning_rate: float = 1e-4
