@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mutoscope.data.loader import ShapesSource
+from mutoscope.data.sources.shapes.source import ShapesSource
 from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig, ShapesWorld
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import needs_video

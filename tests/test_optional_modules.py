@@ -43,10 +43,11 @@ for name in mutoscope.__all__:
 TRAIN_AND_SAMPLE = """
 from mutoscope import VideoPipeline
 from mutoscope.runs.train import train
-from mutoscope.training.config import DataConfig, LoopConfig, ModelRecipe, OptimConfig, TokenizerRecipe
+from mutoscope.data.sources.shapes.source import ShapesData
+from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig, TokenizerRecipe
 from small_shapes_model import TASKS, small_magvit_config, small_tokenizer_config
 
-data, optim, loop = DataConfig(), OptimConfig(), LoopConfig(num_steps=2, batch_size=2, num_workers=0, threads=1)
+data, optim, loop = ShapesData(), OptimConfig(), LoopConfig(num_steps=2, batch_size=2, num_workers=0, threads=1)
 assert train(TokenizerRecipe("small-tokenizer", data, small_tokenizer_config(), optim, loop), "tokenizer").finished
 
 weights = dict.fromkeys(TASKS, 1.0)

@@ -7,7 +7,7 @@ is converted: a whole number where a float is meant, a list for a tuple, an obje
 import difflib
 import json
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -40,15 +40,30 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def dataclass_from_dict(cls: type[Config], values: Mapping[str, Any], where: str) -> Config:
-    """Build a configuration from plain JSON values. `where` begins the message of every error."""
+# Base class of configurations -> which subclass an object of JSON values describes
+Choices = Mapping[type, Callable[[Mapping[str, Any]], type]]
+NO_CHOICES: Choices = types.MappingProxyType({})
+
+
+def dataclass_from_dict(
+    cls: type[Config], values: Mapping[str, Any], where: str, choices: Choices = NO_CHOICES
+) -> Config:
+    """Build a configuration from plain JSON values. `where` begins the message of every error.
+
+    choices: for every base class that a field is annotated with, the function that finds the subclass.
+    """
     try:
-        return _build(cls, values, "")
+        return _build(cls, values, "", choices)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
 
-def _build(cls: type[Config], values: Any, key: str) -> Config:
+def best_match(classes: Sequence[type[Config]], values: Mapping[str, Any]) -> type[Config]:
+    """The configuration class whose keys fit an object best."""
+    return max(classes, key=lambda cls: _shared_keys(cls, values))
+
+
+def _build(cls: type[Config], values: Any, key: str, choices: Choices) -> Config:
     """`key` is the dotted name of the object within the file, empty for the file itself."""
     if not isinstance(values, Mapping):
         raise UserError(f"{key or 'the file'} must be an object with the keys of {cls.__name__}, found {values!r}.")
@@ -62,27 +77,29 @@ def _build(cls: type[Config], values: Any, key: str) -> Config:
             raise UserError(f"key {prefix + name!r} is missing.")
     hints = get_type_hints(cls)
     try:
-        return cls(**{name: _convert(hints[name], value, prefix + name) for name, value in values.items()})
+        return cls(**{name: _convert(hints[name], value, prefix + name, choices) for name, value in values.items()})
     except UserError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise UserError(f"the values of {key or 'the file'} do not make a {cls.__name__}: {error}.") from None
 
 
-def _convert(hint: Any, value: Any, key: str) -> Any:
+def _convert(hint: Any, value: Any, key: str, choices: Choices) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
-    if hint in (Any, object):
+    if hint is Any or hint is object:
         return value
+    if hint in choices and isinstance(value, Mapping):
+        return _build(choices[hint](value), value, key, choices)
     if is_dataclass(hint):
-        return _build(cast(type, hint), value, key)
+        return _build(cast(type, hint), value, key, choices)
     if origin in (Union, types.UnionType):
-        return _convert_union(hint, value, key)
+        return _convert_union(hint, value, key, choices)
     if origin is Literal and any(type(value) is type(choice) and value == choice for choice in arguments):
         return value
     if origin is tuple and isinstance(value, list | tuple):
-        return _convert_tuple(arguments, value, key)
+        return _convert_tuple(arguments, value, key, choices)
     if origin is dict and isinstance(value, Mapping):
-        return {name: _convert(arguments[1], item, f"{key}.{name}") for name, item in value.items()}
+        return {name: _convert(arguments[1], item, f"{key}.{name}", choices) for name, item in value.items()}
     if hint is float and type(value) in (int, float):
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
@@ -90,17 +107,17 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     raise UserError(f"{key!r} must be {_name(hint)}, found {value!r}.")
 
 
-def _convert_union(hint: Any, value: Any, key: str) -> Any:
-    choices = [choice for choice in get_args(hint) if choice is not types.NoneType]
-    if value is None and len(choices) < len(get_args(hint)):
+def _convert_union(hint: Any, value: Any, key: str, choices: Choices) -> Any:
+    members = [member for member in get_args(hint) if member is not types.NoneType]
+    if value is None and len(members) < len(get_args(hint)):
         return None
-    if len(choices) == 1:  # its own message says more than a list of one
-        return _convert(choices[0], value, key)
-    if isinstance(value, Mapping) and all(is_dataclass(choice) for choice in choices):
-        return _build(max(choices, key=lambda choice: _shared_keys(choice, value)), value, key)
-    for choice in choices:
+    if len(members) == 1:  # its own message says more than a list of one
+        return _convert(members[0], value, key, choices)
+    if isinstance(value, Mapping) and all(is_dataclass(member) for member in members):
+        return _build(best_match(members, value), value, key, choices)
+    for member in members:
         try:
-            return _convert(choice, value, key)
+            return _convert(member, value, key, choices)
         except UserError:
             continue
     raise UserError(f"{key!r} must be {_name(hint)}, found {value!r}.")
@@ -112,11 +129,14 @@ def _shared_keys(cls: Any, values: Mapping[str, Any]) -> int:
     return 2 * len(known & set(values)) - len(values)
 
 
-def _convert_tuple(arguments: tuple[Any, ...], value: list[Any] | tuple[Any, ...], key: str) -> tuple[Any, ...]:
+def _convert_tuple(
+    arguments: tuple[Any, ...], value: list[Any] | tuple[Any, ...], key: str, choices: Choices
+) -> tuple[Any, ...]:
     hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
     if len(hints) != len(value):
         raise UserError(f"{key!r} must hold {len(hints)} values, found {len(value)}.")
-    return tuple(_convert(hint, item, f"{key}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True)))
+    pairs = enumerate(zip(hints, value, strict=True))
+    return tuple(_convert(hint, item, f"{key}[{i}]", choices) for i, (hint, item) in pairs)
 
 
 def _name(hint: Any) -> str:

@@ -1,4 +1,4 @@
-"""Small real files of the kinds that break loaders, written by PyAV when a test asks for them."""
+"""Small real files of the kinds that break loaders, written by PyAV when a test needs them."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -55,7 +55,7 @@ def moving() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Path of a small file by the name of its kind; each is made once."""
+    """Path of a small file by the name of its kind; each is written once."""
     folder = tmp_path_factory.mktemp("samples")
     made: dict[str, Path] = {}
 
@@ -154,7 +154,7 @@ def no_frame(base: Path) -> Path:
         packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
     data = bytearray(path.read_bytes())
     for position, size in packets:
-        data[position + 8 : position + size] = b"\xff" * (size - 8)  # behind the block's own header
+        data[position + 8 : position + size] = b"\xff" * (size - 8)  # after the block's own header
     path.write_bytes(data)
     return path
 

@@ -65,7 +65,7 @@ def test_missing_and_empty_folders_are_errors(tmp_path: Path):
         inspect(tmp_path)
 
 
-def test_the_text_names_what_is_broken_and_what_is_damaged(folder: Path):
+def test_the_text_lists_broken_and_damaged_files(folder: Path):
     text = format_inspection(inspect(folder))
     assert text.startswith("3 of 5 files readable")
     assert "bad.mp4" in text

@@ -1,15 +1,13 @@
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutoscope.data.loader import ItemSource, ShapesSource, StepSampler, make_loader, stream_index
-from mutoscope.data.sources.folder import spread
-from mutoscope.data.sources.shapes.world import ShapesConfig, ShapesWorld
+from mutoscope.data.base import ClipSource
+from mutoscope.data.loader import StepSampler, make_loader, stream_index
 
 
-class Indices:
+class Indices(ClipSource):
     """A batch source whose batches are their own indices."""
 
     def __init__(self, num_clips=None):
@@ -65,22 +63,3 @@ def test_workers_do_not_change_the_order(workers):
     sampler = StepSampler(10, 4, 9, seed=3)
     batches = [batch["index"].tolist() for batch in make_loader(Indices(10), sampler, num_workers=workers)]
     assert batches == list(sampler)
-
-
-def test_the_built_in_world_gives_the_clips_of_its_indices():
-    world = ShapesWorld(ShapesConfig(height=16, width=16, num_frames=4), seed=5)
-    batch = ShapesSource(world)[[3, 8]]
-    assert batch["video"].shape == (2, 4, 16, 16, 3) and batch["video"].dtype == torch.uint8
-    np.testing.assert_array_equal(batch["video"][1].numpy(), world.clip(8).frames)
-
-
-def test_items_of_a_dataset_are_stacked_in_the_order_asked_for():
-    items = [{"video": np.full((2, 1, 1, 3), i, np.uint8), "caption": f"clip {i}"} for i in range(5)]
-    source = ItemSource(items)
-    batch = source[[4, 1]]
-    assert source.num_clips == 5
-    assert batch["video"][:, 0, 0, 0, 0].tolist() == [4, 1] and batch["caption"] == ["clip 4", "clip 1"]
-
-
-def test_a_spread_covers_everything_evenly():
-    assert list(spread(10, 5)) == [0, 2, 4, 6, 8] and list(spread(3, 5)) == [0, 1, 2]

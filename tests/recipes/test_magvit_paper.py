@@ -58,7 +58,7 @@ def test_networks_have_the_published_parameter_counts(name: str):
 @pytest.mark.parametrize("name", PAPER)
 def test_every_recipe_is_complete_and_survives_its_json(name: str):
     recipe = RECIPES[name]()
-    assert recipe.name == name and from_json(to_json(recipe)) == recipe
+    assert recipe.name == name and from_json(to_json(recipe), name, [MagvitConfig]) == recipe
     assert recipe.protocol and recipe.optim.warmup_steps < recipe.loop.num_steps
     data = recipe.data
     if isinstance(recipe, ModelRecipe):

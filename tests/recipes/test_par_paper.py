@@ -24,7 +24,7 @@ STEPS = {
 @pytest.mark.parametrize("name", OWN)
 def test_every_recipe_is_complete_fits_its_tokenizer_and_survives_its_json(name: str):
     recipe = RECIPES[name]()
-    assert recipe.name == name and from_json(to_json(recipe)) == recipe
+    assert recipe.name == name and from_json(to_json(recipe), name, [PARConfig]) == recipe
     assert recipe.protocol and recipe.optim.warmup_steps < recipe.loop.num_steps
     if not isinstance(recipe, ModelRecipe):
         return

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mutoscope import hub
+from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.models.nova import NOVA, NOVAConfig
@@ -15,11 +16,11 @@ from mutoscope.recipes.shapes import nova_shapes
 from mutoscope.recipes.text_to_video import RECIPES
 from mutoscope.runs.train import load_recipe, task_mix, train
 from mutoscope.sampling.frame_ar import FrameARSamplerConfig
-from mutoscope.training.config import DataConfig, ModelRecipe, from_json, to_json
+from mutoscope.training.config import ModelRecipe, from_json, to_json
 from tiny_models import tiny_image_tokenizer
 from tiny_nova import save_tiny_autoencoder, tiny_config
 
-DATA = DataConfig(num_frames=3, height=16, width=16)
+DATA = ShapesData(num_frames=3, height=16, width=16)
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +54,12 @@ def test_a_run_ends_in_a_folder_that_reads_prompts(autoencoder: Path, run_folder
     assert pipeline(prompt="a red circle swings").frames.shape == (3, 16, 16, 3)
 
 
-def test_captions_of_the_clips_lie_in_the_cache(run_folder: Path):
+def test_captions_of_the_clips_are_in_the_cache(run_folder: Path):
     cache = TokenCache(run_folder / "tokens")
     assert cache.info.caption_shape == (20, 160) and cache[[0]]["caption_mask"].any()
 
 
-def test_what_is_frozen_stays_as_it_was(autoencoder: Path, run_folder: Path, tmp_path: Path):
+def test_frozen_parameters_stay_unchanged(autoencoder: Path, run_folder: Path, tmp_path: Path):
     recipe = replace(tiny_recipe(autoencoder), start_from=str(run_folder), frozen=("text.", "temporal_encoder.norm"))
     train(recipe, tmp_path / "run")
     before, after = (hub.load_model(folder).state_dict() for folder in (run_folder, tmp_path / "run"))
@@ -81,7 +82,7 @@ def test_a_par_model_learns_from_captions_padded_on_the_left(autoencoder: Path, 
     assert VideoPipeline.from_pretrained(tmp_path / "run")(prompt="a red circle swings").frames.shape[0] == 3
 
 
-def test_motion_of_the_clips_is_told_to_the_model(autoencoder: Path, tmp_path: Path):
+def test_motion_of_the_clips_is_in_the_cache(autoencoder: Path, tmp_path: Path):
     pytest.importorskip("cv2")
     train(replace(tiny_recipe(autoencoder), motion=True), tmp_path / "run")
     motion = TokenCache(tmp_path / "run" / "tokens")[range(6)]["motion"].numpy()
@@ -110,7 +111,7 @@ def test_latents_of_another_size_are_refused(autoencoder: Path, tmp_path: Path):
 @pytest.mark.parametrize("name", RECIPES)
 def test_published_recipes_are_complete_and_of_the_published_size(name: str):
     recipe = RECIPES[name]()
-    assert recipe.name == name and from_json(to_json(recipe)) == recipe
+    assert recipe.name == name and from_json(to_json(recipe), name, [NOVAConfig]) == recipe
     with torch.device("meta"):
         model = NOVA(recipe.model)
     names = [parameter for parameter, _ in model.named_parameters()]

@@ -8,6 +8,10 @@ import torch
 from PIL import Image
 
 from mutoscope import hub
+from mutoscope.data.sources.clips import FolderData
+from mutoscope.data.sources.images import ImagesData
+from mutoscope.data.sources.registry import of_kind
+from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.data.video.read import write_video
 from mutoscope.errors import UserError
@@ -16,7 +20,6 @@ from mutoscope.models.par import PARConfig
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.recipes.par_paper import imagenet, vq16_imagenet
 from mutoscope.recipes.shapes import magi_shapes, magvit_shapes, shapes_features, vae_shapes, vq_shapes
-from mutoscope.runs.clips import clip_source
 from mutoscope.runs.tokenize import tokenize
 from mutoscope.runs.train import (
     TaskMix,
@@ -29,10 +32,10 @@ from mutoscope.runs.train import (
 from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig, PatchDiscriminatorConfig
 from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3D
-from mutoscope.training.config import AdversarialConfig, DataConfig
+from mutoscope.training.config import AdversarialConfig
 from mutoscope.training.tracking import read_log
 
-DATA = DataConfig(num_frames=8, height=16, width=16)
+DATA = ShapesData(num_frames=8, height=16, width=16)
 
 
 def tiny_tokenizer(**loop):
@@ -92,7 +95,7 @@ def test_a_tokenizer_run_leaves_a_loadable_folder(tokenizer_folder):
     assert tokens.shape == (1, 2, 4, 4)
 
 
-def test_a_model_run_leaves_a_folder_that_stands_on_its_own(model_folder):
+def test_a_model_run_leaves_a_self_contained_folder(model_folder):
     index = hub.load_index(model_folder)
     assert index.tokenizer == "./tokenizer" and index.tasks == ("class-conditional", "frame-prediction")
     assert index.task_sampling == {}  # the recipe's are for tasks that were not trained
@@ -113,7 +116,7 @@ def test_the_cache_is_filled_once_and_used_again_on_resume(tokenizer_folder, mod
 
 def test_a_finished_cache_can_be_the_data_of_another_run(tokenizer_folder, model_folder, tmp_path):
     recipe = tiny_model(tokenizer_folder)
-    data = replace(DATA, kind="tokens", path=str(model_folder / "tokens"))
+    data = of_kind(DATA, "tokens", str(model_folder / "tokens"))
     assert train(replace(recipe, data=data), tmp_path / "run").finished
     assert not (tmp_path / "run" / "tokens").exists()
     assert hub.load_index(tmp_path / "run") == hub.load_index(model_folder)
@@ -133,7 +136,7 @@ def test_defaults_of_a_task_are_checked_before_training_and_kept_with_the_model(
 
 def test_labels_the_model_does_not_know_are_refused(tokenizer_folder, model_folder, tmp_path):
     recipe = tiny_model(tokenizer_folder)
-    data = replace(DATA, kind="tokens", path=str(model_folder / "tokens"))
+    data = of_kind(DATA, "tokens", str(model_folder / "tokens"))
     few = replace(recipe, data=data, model=replace(recipe.model, num_classes=1))
     with pytest.raises(UserError, match=r"needs labels 0 to 0 \(model.num_classes\)"):
         train(few, tmp_path / "run")
@@ -160,7 +163,7 @@ def tiny_vae():
     return replace(recipe, data=DATA, tokenizer=network, loop=loop, optim=replace(recipe.optim, warmup_steps=1))
 
 
-def test_magi_trains_on_clips_that_jump_and_continues_them_behind_their_first_frame(tmp_path):
+def test_magi_trains_on_clips_with_a_temporal_gap_and_continues_them_after_their_first_frame(tmp_path):
     recipe = magi_shapes()
     network = replace(recipe.model, num_layers=1, hidden_size=16, num_heads=2, head_layers=1, head_size=8)
     loop = replace(recipe.loop, num_steps=2, batch_size=2, log_every=1, ema_decay=None)
@@ -170,8 +173,8 @@ def test_magi_trains_on_clips_that_jump_and_continues_them_behind_their_first_fr
     assert train(recipe, tmp_path / "magi").finished
     cached = TokenCache(tmp_path / "magi" / "tokens")[range(8)]
     assert cached["history_only"][:, 1].tolist() == [False, False, True, True] * 2
-    flawed = (cached["history"] != cached["tokens"]).flatten(1).any(1)
-    assert flawed.any() and not flawed[[0, 1, 4, 5]].any()
+    corrupted = (cached["history"] != cached["tokens"]).flatten(1).any(1)
+    assert corrupted.any() and not corrupted[[0, 1, 4, 5]].any()
     pipeline = VideoPipeline.from_pretrained(tmp_path / "magi")
     assert pipeline.index.data["max_jump"] == 112 and pipeline.index.sampling["window_mode"] == "anchored"
     assert len(pipeline.generate(num_frames=6, seed=0).clips[0].frames) == 6
@@ -181,27 +184,27 @@ def test_a_run_of_continuous_latents_ends_in_unit_variance_a_round_trip_and_a_ca
     assert train(tiny_vae(), tmp_path / "vae").finished
     pipeline = VideoPipeline.from_pretrained(tmp_path / "vae")
     assert pipeline.tokenizer.spec.latent_shape(8, 16, 16) == (8, 4, 4)
-    world = clip_source(DATA)
-    clips = world[range(32)]["video"]
+    source = DATA.open()
+    clips = source[range(32)]["video"]
     with torch.no_grad():
         latents = pipeline.tokenizer.encode(pipeline.tokenizer.from_uint8(clips))
     spread = latents.transpose(0, 1).flatten(1).std(dim=1)
     assert spread.shape == (pipeline.tokenizer.spec.latent_channels,)
-    assert spread.sub(1).abs().max() < 0.2  # other clips of the same world
+    assert spread.sub(1).abs().max() < 0.2  # other clips of the same dataset
     assert pipeline.reconstruct(clips[0, :5].numpy()).frames.shape == (5, 16, 16, 3)
 
-    cache = tokenize(pipeline.tokenizer, "vae", world, tmp_path / "cache", num_clips=3, tasks=("frame-prediction",))
+    cache = tokenize(pipeline.tokenizer, "vae", source, tmp_path / "cache", num_clips=3, tasks=("frame-prediction",))
     assert cache.info.dtype == "float16" and cache.info.clip_shape == latents.shape[1:]
     torch.testing.assert_close(cache[range(3)]["tokens"], latents[:3], atol=5e-3, rtol=2e-3)
     assert cache[range(3)]["conditions"]["frame-prediction"].shape == latents[:3].shape
 
 
-def test_a_features_run_leaves_the_judge(tmp_path):
+def test_a_features_run_leaves_the_feature_network(tmp_path):
     recipe = shapes_features()
     loop = replace(recipe.loop, num_steps=3, batch_size=2, num_workers=0)
     recipe = replace(recipe, data=DATA, loop=loop, optim=replace(recipe.optim, warmup_steps=1))
-    train(recipe, tmp_path / "judge")
-    network, digest = load_shapes_features(tmp_path / "judge")
+    train(recipe, tmp_path / "features")
+    network, digest = load_shapes_features(tmp_path / "features")
     assert network(torch.zeros(1, 3, 8, 16, 16)).shape == (1, 64) and len(digest) == 64
 
 
@@ -211,21 +214,21 @@ def test_a_folder_of_videos_goes_through_both_stages(tmp_path, tokenizer_folder)
             frames = torch.randint(256, (9, 20, 24, 3), dtype=torch.uint8, generator=torch.Generator()).numpy()
             (tmp_path / "videos" / name).mkdir(parents=True, exist_ok=True)
             write_video(tmp_path / "videos" / name / f"{number}.gif", frames, fps=8)
-    data = replace(DATA, kind="folder", path=str(tmp_path / "videos"))
+    data = of_kind(DATA, "folder", str(tmp_path / "videos"))
     assert train(replace(tiny_tokenizer(), data=data), tmp_path / "tokenizer").finished
     recipe = tiny_model(tmp_path / "tokenizer")
     recipe = replace(recipe, data=data, model=replace(recipe.model, num_classes=2), cache_clips=100)
     assert train(recipe, tmp_path / "model").finished
     assert hub.load_index(tmp_path / "model").class_names == ("left", "right")
-    cached = replace(data, kind="tokens", path=str(tmp_path / "model" / "tokens"))
+    cached = of_kind(data, "tokens", str(tmp_path / "model" / "tokens"))
     shutil.rmtree(tmp_path / "videos")
     assert train(replace(recipe, data=cached), tmp_path / "again").finished
     assert hub.load_index(tmp_path / "again").class_names == ("left", "right")
 
 
 def test_a_folder_recipe_without_a_path_is_refused(tmp_path):
-    with pytest.raises(UserError, match="a data set with a path"):
-        train(replace(tiny_tokenizer(), data=replace(DATA, kind="folder")), tmp_path / "run")
+    with pytest.raises(UserError, match="needs a path"):
+        train(replace(tiny_tokenizer(), data=FolderData()), tmp_path / "run")
 
 
 def test_a_task_holds_for_a_whole_batch_and_the_mix_is_exactly_balanced():
@@ -264,11 +267,11 @@ def test_a_2d_tokenizer_and_its_discriminator_are_inflated_into_3d_ones(tmp_path
     assert {"generator", "discriminator", "r1", "reconstruction"} <= names
 
 
-def test_a_model_can_be_given_more_than_one_frame(tokenizer_folder, model_folder, tmp_path):
+def test_a_model_can_see_more_than_one_context_frame(tokenizer_folder, model_folder, tmp_path):
     recipe = tiny_model(tokenizer_folder)
     more = replace(recipe, model=replace(recipe.model, context_frames=5, latent_context_frames=2))
     assert train(more, tmp_path / "run").finished
-    data = replace(DATA, kind="tokens", path=str(model_folder / "tokens"))
+    data = of_kind(DATA, "tokens", str(model_folder / "tokens"))
     with pytest.raises(UserError, match="show 1 context frames"):
         train(replace(more, data=data), tmp_path / "other")
 
@@ -313,16 +316,21 @@ def test_images_train_a_tokenizer_against_patches_and_a_par_model_on_ten_crops(t
     for label in ("ant", "bee"):
         (tmp_path / "images" / label).mkdir(parents=True)
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(tmp_path / "images" / label / "x.png")
-    data = DataConfig("images", str(tmp_path / "images"), 1, 8, 8)
+    data = ImagesData(path=str(tmp_path / "images"), num_frames=1, height=8, width=8)
     recipe = vq16_imagenet()
     network = VQ2DConfig(8, (1, 1), 1, 16, 4, 16, num_groups=8)
-    game = replace(recipe.adversarial, discriminator=PatchDiscriminatorConfig(4, 1), start_step=2)
+    adversarial = replace(recipe.adversarial, discriminator=PatchDiscriminatorConfig(4, 1), start_step=2)
     loop = replace(recipe.loop, num_steps=4, batch_size=2, log_every=1, num_workers=0, autocast="none")
     crops = replace(data, random_crops=True)
     with pytest.warns(UserWarning, match="no perceptual loss"):
-        train(replace(recipe, data=crops, tokenizer=network, adversarial=game, loop=loop), tmp_path / "vq")
+        train(replace(recipe, data=crops, tokenizer=network, adversarial=adversarial, loop=loop), tmp_path / "vq")
     rows = read_log(tmp_path / "vq" / "log.jsonl")
-    assert [row["generator"] != 0 for row in rows] == [False, False, True, True]  # the game starts at update 2
+    assert [row["generator"] != 0 for row in rows] == [
+        False,
+        False,
+        True,
+        True,
+    ]  # from update 2 on
     assert [row["discriminator"] != 0 for row in rows] == [False, False, True, True]
 
     model = PARConfig(1, 16, 2, None, 16, (1, 4, 4), num_parallel=4, num_classes=2, mlp_size=16)

@@ -6,32 +6,35 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from mutoscope.data.base import ClipBatch, ClipSource
+from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.tokenizers.base import TokenizerOutput, VideoTokenizer
 from mutoscope.tokenizers.vq3d import VQ3DConfig
-from mutoscope.training.config import DataConfig, FeaturesRecipe, LoopConfig, OptimConfig, TokenizerRecipe
+from mutoscope.training.config import FeaturesRecipe, LoopConfig, OptimConfig, TokenizerRecipe
 
 LOOP = LoopConfig(num_steps=12, batch_size=4, log_every=1, sample_every=100, checkpoint_every=4, num_workers=0)
 
 
 def features_recipe(**loop: object) -> FeaturesRecipe:
-    return FeaturesRecipe("fake", DataConfig(), OptimConfig(1e-2, warmup_steps=2), replace(LOOP, **loop))
+    return FeaturesRecipe("fake", ShapesData(), OptimConfig(1e-2, warmup_steps=2), replace(LOOP, **loop))
 
 
 def tokenizer_recipe(**loop: object) -> TokenizerRecipe:
     optim = OptimConfig(1e-2, beta1=0.0, beta2=0.99, warmup_steps=2)
-    return TokenizerRecipe("fake", DataConfig(), VQ3DConfig(), optim, replace(LOOP, **loop))
+    return TokenizerRecipe("fake", ShapesData(), VQ3DConfig(), optim, replace(LOOP, **loop))
 
 
-class FakeSource:
+class FakeSource(ClipSource[ClipBatch]):
     """Clip `index` is drawn from a generator seeded with it."""
 
     def __init__(self, num_clips: int | None = None):
         self.num_clips = num_clips
 
-    def __getitem__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+    def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         draws = [torch.Generator().manual_seed(int(i)) for i in indices]
         clips = [torch.randint(256, (2, 4, 4, 3), generator=g, dtype=torch.uint8) for g in draws]
-        return {"video": torch.stack(clips), "label": torch.tensor([int(i) % 5 for i in indices])}
+        label = torch.tensor([int(i) % 5 for i in indices])
+        return {"video": torch.stack(clips), "label": label, "caption": [""] * len(clips)}
 
 
 class FakeModel(nn.Module):

@@ -66,13 +66,13 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
         assert latest_step(tmp_path) == 1
 
 
-def test_when_every_checkpoint_is_damaged_the_user_is_told(tmp_path):
+def test_damage_of_every_checkpoint_is_reported(tmp_path):
     save(tmp_path, 1).write_bytes(b"")
     with pytest.warns(UserWarning), pytest.raises(UserError, match="all are damaged"):
         load_latest_checkpoint(tmp_path)
 
 
-def test_a_checkpoint_holds_nothing_that_needs_code_to_load(tmp_path):
+def test_a_checkpoint_loads_without_code(tmp_path):
     state = torch.load(save(tmp_path, 3), weights_only=True)
     assert state["step"] == 3 and state["recipe"] == RECIPE
 
@@ -99,7 +99,7 @@ def test_resuming_under_another_recipe_names_every_changed_field(tmp_path):
 
 def test_length_and_logging_may_change_on_resume(tmp_path):
     save(tmp_path, 1)
-    other = RECIPE | {"loop": {"num_steps": 20, "log_every": 5, "seed": 0}}
+    other = RECIPE | {"loop": {"num_steps": 20, "log_every": 5, "seed": 0, "report_to": ["wandb"]}}
     assert start_or_resume(tmp_path, other, {"model": nn.Linear(3, 3)}, torch.Generator(), resume=True) == 1
 
 
@@ -118,6 +118,6 @@ def test_changed_fields_include_missing_ones():
     assert changed_fields({"a": {"b": 1}}, {"a": {"b": 1, "c": None}}) == ["a.c"]
 
 
-def test_the_recipe_lies_beside_the_run(tmp_path):
+def test_the_recipe_is_stored_beside_the_run(tmp_path):
     write_recipe(tmp_path / "new", RECIPE)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["recipe.json"]

@@ -131,16 +131,16 @@ def test_a_resumed_optimiser_takes_the_rate_of_the_present_schedule():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0)
 
 
-def test_embeddings_are_decayed_only_when_asked_for():
+def test_embeddings_are_decayed_only_when_the_recipe_says_so():
     model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4))
-    for asked, expected in ((False, {0.0}), (True, {0.1})):
-        optimizer = make_optimizer(model, OptimConfig(weight_decay=0.1, decay_embeddings=asked))
+    for decayed, expected in ((False, {0.0}), (True, {0.1})):
+        optimizer = make_optimizer(model, OptimConfig(weight_decay=0.1, decay_embeddings=decayed))
         found = {g["weight_decay"] for g in optimizer.param_groups if any(p is model[0].weight for p in g["params"])}
         assert found == expected
         assert sum(len(g["params"]) for g in optimizer.param_groups) == 3
 
 
-def test_decay_of_tensors_leaves_out_vectors_and_a_models_head():
+def test_decay_of_tensors_excludes_vectors_and_a_models_head():
     model = nn.ModuleDict({"body": nn.Linear(3, 4), "table": nn.Embedding(2, 3), "head": nn.Linear(4, 2)})
     optimizer = make_optimizer(model, OptimConfig(weight_decay=0.1, decay_tensors=True))
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}

@@ -82,33 +82,35 @@ def test_a_reconstruction_sheet_of_something_else_is_refused(tmp_path):
         train_model(FakeModel(), features_recipe(num_steps=3), FakeSource(), tmp_path, callbacks=[sheet])
 
 
-GAME = AdversarialConfig(DiscriminatorConfig(4, (2,), (2, 4, 4)), lecam_weight=0.1)
+ADVERSARIAL = AdversarialConfig(DiscriminatorConfig(4, (2,), (2, 4, 4)), lecam_weight=0.1)
 
 
-def test_each_player_gets_its_own_gradient_from_the_one_loss():
+def test_each_network_gets_its_own_gradient_from_the_one_loss():
     torch.manual_seed(0)
-    tokenizer, discriminator = VQ3D(TINY), Discriminator(GAME.discriminator)
-    objective = AdversarialLoss(tokenizer, discriminator, GAME)
+    tokenizer, discriminator = VQ3D(TINY), Discriminator(ADVERSARIAL.discriminator)
+    objective = AdversarialLoss(tokenizer, discriminator, ADVERSARIAL)
     video = torch.rand(2, 3, 2, 4, 4) * 2 - 1
     total, terms = objective.losses(video)
     assert torch.isclose(total, torch.stack(list(terms.values())).sum())
     mine = {"reconstruction", "commitment", "codebook", "entropy", "generator"}
     assert set(terms) == mine | {"discriminator", "r1", "lecam"}
-    for player, network, other in (
+    for name, network, other in (
         ("tokenizer", tokenizer, discriminator),
         ("discriminator", discriminator, tokenizer),
     ):
         _, terms = objective.losses(video)
-        own = [value for name, value in terms.items() if (name in mine) == (player == "tokenizer")]
+        own = [value for term, value in terms.items() if (term in mine) == (name == "tokenizer")]
         torch.stack(own).sum().backward()
-        assert any(p.grad is not None for p in network.parameters()), player
-        assert all(p.grad is None for p in other.parameters()), player
+        assert any(p.grad is not None for p in network.parameters()), name
+        assert all(p.grad is None for p in other.parameters()), name
         network.zero_grad()
 
 
 def test_the_averages_of_the_logits_move_after_they_were_used():
     torch.manual_seed(0)
-    objective = AdversarialLoss(VQ3D(TINY), Discriminator(GAME.discriminator), replace(GAME, lecam_decay=0.5))
+    objective = AdversarialLoss(
+        VQ3D(TINY), Discriminator(ADVERSARIAL.discriminator), replace(ADVERSARIAL, lecam_decay=0.5)
+    )
     video = torch.rand(2, 3, 2, 4, 4) * 2 - 1
     real_mean = objective.discriminator((video + 1) / 2).mean()
     objective.losses(video)
@@ -119,8 +121,8 @@ def test_a_perceptual_distance_joins_the_loss_but_not_the_checkpoints():
     frozen = torch.nn.Conv3d(3, 4, 1)
     objective = AdversarialLoss(
         VQ3D(TINY),
-        Discriminator(GAME.discriminator),
-        GAME,
+        Discriminator(ADVERSARIAL.discriminator),
+        ADVERSARIAL,
         perceptual=lambda real, fake: (frozen(real) - frozen(fake)).square().mean(),
     )
     _, terms = objective.losses(torch.rand(1, 3, 2, 4, 4) * 2 - 1)
@@ -129,11 +131,11 @@ def test_a_perceptual_distance_joins_the_loss_but_not_the_checkpoints():
 
 
 def test_an_adversarial_run_resumes_bit_for_bit_and_trains_the_discriminator(tmp_path):
-    recipe = replace(tokenizer_recipe(num_steps=4, checkpoint_every=2, ema_decay=0.9), adversarial=GAME)
+    recipe = replace(tokenizer_recipe(num_steps=4, checkpoint_every=2, ema_decay=0.9), adversarial=ADVERSARIAL)
 
     def run(out, resume=False):
         torch.manual_seed(0)
-        tokenizer, discriminator = VQ3D(TINY), Discriminator(GAME.discriminator)
+        tokenizer, discriminator = VQ3D(TINY), Discriminator(ADVERSARIAL.discriminator)
         before = discriminator.logit.weight.clone()
         result = train_tokenizer(tokenizer, recipe, FakeSource(), out, discriminator=discriminator, resume=resume)
         assert resume or not torch.equal(before, discriminator.logit.weight)

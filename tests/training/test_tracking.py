@@ -1,10 +1,10 @@
-import importlib.util
+import sys
 
 import numpy as np
 import pytest
 
 from mutoscope.errors import UserError
-from mutoscope.training.tracking import JsonlTracker, TensorBoardTracker, WandbTracker, read_log
+from mutoscope.training.tracking import TRACKERS, JsonlTracker, open_trackers, read_log
 
 
 def test_each_step_is_one_line_that_is_on_disk_at_once(tmp_path):
@@ -15,7 +15,7 @@ def test_each_step_is_one_line_that_is_on_disk_at_once(tmp_path):
     tracker.close()
 
 
-def test_continuing_drops_what_was_logged_after_the_checkpoint_and_a_torn_line(tmp_path):
+def test_continuing_drops_lines_after_the_checkpoint_and_a_cut_line(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 0, "loss": 3}\n{"step": 1, "loss": 2}\n{"step": 2, "loss": 1}\n{"step": 3, "lo')
     tracker = JsonlTracker(path, start_step=2)
@@ -24,12 +24,48 @@ def test_continuing_drops_what_was_logged_after_the_checkpoint_and_a_torn_line(t
     assert [line["loss"] for line in read_log(path)] == [3, 2, 1.1]
 
 
-@pytest.mark.parametrize(
-    ("module", "make"),
-    [("tensorboard", lambda path: TensorBoardTracker(path)), ("wandb", lambda path: WandbTracker("p", "n"))],
-)
-def test_a_tracker_that_is_not_installed_says_what_to_install(tmp_path, module, make):
-    if importlib.util.find_spec(module):
-        pytest.skip(f"{module} is installed")
-    with pytest.raises(UserError, match=r"mutoscope\[tracking\]"):
-        make(tmp_path)
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_tracker_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    with pytest.raises(UserError, match=rf"{TRACKERS[name]} is not installed; install mutoscope\[tracking\]"):
+        open_trackers([name], tmp_path, "run", {})
+    assert not list(tmp_path.iterdir())
+
+
+WANDB = """
+calls = []
+class Run:
+    def log(self, values, step): calls.append((step, values))
+    def finish(self): calls.append("finished")
+def init(project, name, config): calls.append((project, name, config)); return Run()
+def Image(array): return array.shape
+"""
+
+
+def test_a_weights_and_biases_run_gets_numbers_and_images(tmp_path, monkeypatch):
+    (tmp_path / "wandb.py").write_text(WANDB)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    [tracker] = open_trackers(["wandb"], tmp_path, "vq-shapes", {"loop": {}})
+    tracker.log(3, {"loss": 1.5})
+    tracker.image(4, "sheet", np.zeros((2, 5, 3), np.uint8))
+    tracker.close()
+    calls = sys.modules["wandb"].calls
+    assert calls[0] == ("mutoscope", "vq-shapes", {"loop": {}})
+    assert calls[1:] == [(3, {"loss": 1.5}), (4, {"sheet": (2, 5, 3)}), "finished"]
+    monkeypatch.delitem(sys.modules, "wandb")
+
+
+def test_tensorboard_gets_numbers_and_images_and_drops_steps_that_a_resumed_run_repeats(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, losses in ((0, (3.0, 2.0, 1.0)), (2, (1.5,))):
+        [tracker] = open_trackers(["tensorboard"], tmp_path, "vq-shapes", {}, start)
+        for step, loss in enumerate(losses, start):
+            tracker.log(step, {"loss": loss})
+        tracker.image(start, "sheet", np.zeros((2, 5, 3), np.uint8))
+        tracker.close()
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(0, 3.0), (1, 2.0), (2, 1.5)]
+    assert found.Images("sheet")[-1].width == 5

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def run_until(name: str, clip: int, out: Path) -> int:
-    """Trains in another process that gets the signal when the batch with that clip is made; its exit status."""
+    """Trains in another process that gets the signal when the batch with that clip is read; its exit status."""
     script = RUN.format(deadly=clip, signal=name)
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
@@ -69,7 +70,7 @@ def test_a_run_killed_outright_continues_bit_for_bit(tmp_path):
     whole = train_model(FakeModel(), recipe, FakeSource(), tmp_path / "whole")
     assert run_until("SIGKILL", 4 * 10, tmp_path / "killed") == -signal.SIGKILL
     assert [p.name for p in checkpoint_paths(tmp_path / "killed" / "checkpoints")][-1] == "step-00000008.pt"
-    assert len(losses(tmp_path / "killed")) == 10  # two updates after the last checkpoint will be made again
+    assert len(losses(tmp_path / "killed")) == 10  # two updates after the last checkpoint will be repeated
     resumed = train_model(FakeModel(), recipe, FakeSource(), tmp_path / "killed", resume=True)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert torch.equal(weights(resumed.network), weights(whole.network))
@@ -132,24 +133,24 @@ def test_worker_count_does_not_change_the_run(tmp_path):
 
 
 def test_callbacks_see_the_exported_weights_in_evaluation_mode_and_cannot_disturb_the_run(tmp_path):
-    seen = []
+    recipe = features_recipe(sample_every=5, ema_decay=0.5)
+    model, seen = FakeModel(), []
 
     def nosy(event):
         torch.rand(7)  # draws from the global generator
-        seen.append((event.step, event.network.training, event.network is result_network[0]))
+        seen.append((event.step, event.network.training, weights(event.network), weights(model)))
 
-    result_network = [None]
-    recipe = features_recipe(sample_every=5, ema_decay=0.5)
     train_model(FakeModel(), recipe, FakeSource(), tmp_path / "quiet")
-    model = FakeModel()
-    train_model(model, recipe, FakeSource(), tmp_path / "nosy", callbacks=[nosy])
+    result = train_model(model, recipe, FakeSource(), tmp_path / "nosy", callbacks=[nosy])
     assert [step for step, *_ in seen] == [5, 10, 12]
-    assert not any(training for _, training, _ in seen)
+    assert not any(training for _, training, *_ in seen)
+    assert not any(torch.equal(shown, raw) for *_, shown, raw in seen)
+    assert torch.equal(seen[-1][2], weights(result.network))
     assert model.training
     assert losses(tmp_path / "quiet") == losses(tmp_path / "nosy")
 
 
-def test_averaged_weights_are_what_a_run_returns(tmp_path):
+def test_a_run_returns_averaged_weights(tmp_path):
     model = FakeModel()
     result = train_model(model, features_recipe(ema_decay=0.5), FakeSource(), tmp_path)
     assert result.network is not model and not torch.equal(weights(result.network), weights(model))
@@ -191,7 +192,7 @@ def test_resuming_a_finished_run_only_returns_its_weights(tmp_path):
     assert len(losses(tmp_path)) == 12
 
 
-def test_a_finished_run_can_be_made_longer(tmp_path):
+def test_a_finished_run_can_be_extended(tmp_path):
     train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path)
     result = train_model(FakeModel(), features_recipe(num_steps=16), FakeSource(), tmp_path, resume=True)
     assert result.steps_done == 16
@@ -200,7 +201,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
     assert log[12]["learning_rate"] > log[11]["learning_rate"]  # back on the cosine of the longer run
 
 
-def test_prepare_batch_is_given_the_step(tmp_path):
+def test_prepare_batch_gets_the_step(tmp_path):
     steps = []
     recipe = features_recipe(num_steps=3)
     train_model(
@@ -220,9 +221,9 @@ def test_step_seeds_depend_on_every_ingredient_and_set_both_generators():
     assert len({number for key in keys for number in draw(*key)}) == 8
 
 
-def test_splitting_keeps_names_and_passes_on_what_is_no_tensor():
-    batch = {"x": torch.arange(4), "task": "t", "nested": {"y": torch.arange(8).view(4, 2)}}
-    first, second = split_batch(batch, 2)
+def test_splitting_keeps_names_and_values_that_are_no_tensors():
+    batch: Any = {"x": torch.arange(4), "task": "t", "nested": {"y": torch.arange(8).view(4, 2)}}
+    first, second = map(dict, split_batch(batch, 2))
     assert first["x"].tolist() == [0, 1] and second["x"].tolist() == [2, 3]
     assert second["task"] == "t" and second["nested"]["y"].tolist() == [[4, 5], [6, 7]]
 
@@ -249,3 +250,21 @@ def test_a_run_from_before_a_field_existed_can_be_resumed(tmp_path):
     del state["recipe"]["optim"]["decay_embeddings"]
     torch.save(state, path)
     assert train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path, resume=True).finished
+
+
+def test_reports_go_to_the_trackers_of_the_recipe_which_may_change_on_resume(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train_model(FakeModel(), features_recipe(num_steps=4, report_to=("tensorboard",)), FakeSource(), tmp_path)
+    logged = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [event.step for event in logged] == [0, 1, 2, 3]
+    assert [event.value for event in logged] == pytest.approx(losses(tmp_path))
+    assert train_model(FakeModel(), features_recipe(num_steps=6), FakeSource(), tmp_path, resume=True).finished
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"Weights & Biases is not installed; install mutoscope\[tracking\]"):
+        train_model(FakeModel(), features_recipe(report_to=("wandb",)), FakeSource(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

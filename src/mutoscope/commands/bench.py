@@ -127,10 +127,12 @@ def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, 
     path = None if out is None else common.check_output_file(out)
     if path is not None and path.suffix.lower() != ".png":
         raise UserError(f"--out draws a .png, found {out!r}.")
+    from dataclasses import replace
+
     from mutoscope import hub
-    from mutoscope.runs.clips import clip_source
+    from mutoscope.data.sources.clips import FolderData
+    from mutoscope.data.sources.shapes.source import ShapesData
     from mutoscope.studies.entropy import EntropyConfig, analyse, check_drawing, draw
-    from mutoscope.training.config import DataConfig
 
     if path is not None:
         check_drawing()  # before the minutes that the clips take
@@ -138,8 +140,8 @@ def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, 
     if data != "shapes" and not Path(data).expanduser().is_dir():
         raise UserError(f"There is no folder {data!r}. Give a folder of videos, or shapes for the built-in world.")
     folder = None if data == "shapes" else str(Path(data).expanduser())
-    size = {"num_frames": index.num_frames, "height": index.height, "width": index.width}
-    source = clip_source(DataConfig("folder" if folder else "shapes", folder, **size))
+    data_config = FolderData(path=folder) if folder else ShapesData()
+    source = replace(data_config, num_frames=index.num_frames, height=index.height, width=index.width).open()
     config = EntropyConfig(min(num_clips, source.num_clips or num_clips), frame, num_parallel)
     _, rows, columns = tokenizer.spec.latent_shape(index.num_frames, index.height, index.width)
     report = analyse(tokenizer, source, config, (rows, columns))

@@ -1,6 +1,7 @@
-"""mutoscope inspect: what a loader will see, and what is broken."""
+"""mutoscope inspect: clips for training, and broken files."""
 
 from pathlib import Path
+from typing import cast
 
 import mutoscope.commands.common as common
 
@@ -14,18 +15,18 @@ def inspect(
     headers_only: bool = False,
     sheet: str | None = None,
 ) -> common.Report:
-    """Decode every video of a folder, of a copy of a data set, or one video, to its end and report what is there.
+    """Decode every video of a folder, of a copy of a data set, or one video, to its end and report its contents.
 
-    UCF-101, BAIR, Kinetics-600, Something-Something v2, nuScenes, Objectron and ImageNet are known by their layouts:
-    their splits, classes and what their own lists name but the disk lacks are reported too.
+    The layouts of UCF-101, BAIR, Kinetics-600, Something-Something v2, nuScenes, Objectron and ImageNet are recognised:
+    their splits, classes and missing files are reported too.
     Files that cannot be read are listed with the reason. The status is 0 as long as something can be read.
 
     Args:
         path: video or folder of videos, whose sub-folders are classes; or the folder of a data set
         num_frames: frames per clip, for counting clips
         frame_stride: source frames per clip frame
-        headers_only: believe headers instead of decoding everything: quick, and finds fewer faults
-        sheet: also write one picture (.png) with some videos from all over the folder, a row each
+        headers_only: believe headers instead of decoding everything; faster, and finds fewer faults
+        sheet: also write a contact sheet (.png) of some videos from all over the folder, a row each
     """
     common.check_range("--num-frames", num_frames, low=1)
     common.check_range("--frame-stride", frame_stride, low=1)
@@ -33,15 +34,15 @@ def inspect(
     from mutoscope.data.inspect import inspect as look
     from mutoscope.data.inspect import sheet as draw
 
-    place = Path(path).expanduser()
-    report = look(place, num_frames, frame_stride, headers_only)
+    folder = Path(path).expanduser()
+    report: common.Report = {**look(folder, num_frames, frame_stride, headers_only)}
     report["warnings"] = [warning for video in report.get("videos", []) for warning in video["warnings"]]
     if not report["readable"]:
         report["failure"] = f"None of the {report['files']} files can be read; the first: {_first_reason(report)}"
     elif target is not None:
         from mutoscope.data.video.read import write_video
 
-        write_video(target, draw(place)[None], 1)
+        write_video(target, draw(folder)[None], 1)
         report["sheet"] = str(sheet)
     return report
 
@@ -51,9 +52,9 @@ def _first_reason(report: common.Report) -> str:
 
 
 def summary(report: common.Report) -> str:
-    from mutoscope.data.inspect import format_inspection
+    from mutoscope.data.inspect import FolderReport, format_inspection
 
     # Warnings go to standard error, once.
     videos = [{**video, "warnings": []} for video in report.get("videos", [])]
-    lines = format_inspection({**report, "videos": videos})
+    lines = format_inspection(cast(FolderReport, {**report, "videos": videos}))
     return f"{lines}\n{report['sheet']}" if "sheet" in report else lines

@@ -1,11 +1,17 @@
 """mutoscope tokenize: a cache of tokens, so that training need not encode every clip again."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from mutoscope.data.base import DataConfig
+
+ENDLESS_CLIPS = 4096  # default number of clips of an endless source
 
 
 def tokenize(
@@ -27,16 +33,15 @@ def tokenize(
     num_workers: int = 0,
     device: str = "cpu",
 ) -> common.Report:
-    """Encode clips once and keep their tokens, with those of the condition videos that the tasks need.
+    """Encode clips once and store their tokens, with those of the condition videos that the tasks need.
 
-    An interrupted run continues when it is started again. A recipe takes the cache with
-    --data.kind tokens --data.path OUT.
+    An interrupted run continues when it is started again. A recipe trains on the cache with --data OUT.
 
     Args:
         model: bundled name or folder of a tokenizer, or of a model with one
-        data: folder of videos, or "shapes" for the built-in world
-        out: folder of the cache, made new
-        num_clips: how many clips (default: all of a folder, 4096 of the built-in world)
+        data: folder of videos, or "shapes" for the synthetic dataset
+        out: folder of the cache, which must not exist
+        num_clips: how many clips (default: all of a folder, 4096 of the synthetic dataset)
         num_frames: frames per clip (default: those of the model)
         height: of the clips (default: that of the model)
         width: of the clips (default: that of the model)
@@ -44,7 +49,7 @@ def tokenize(
         dataset: layout of the folder, if it is a copy of a data set: ucf101, bair, kinetics600, ssv2, nuscenes,
             objectron or imagenet
         split: of the data set: train, validation or test
-        windows: of the data set: clips of every video, evenly spread over its time
+        windows: of the data set: clips of every video, at equal distances over its time
         tasks: the tasks whose conditions are encoded too
         batch_size: clips encoded together
         num_workers: processes that read the clips
@@ -62,45 +67,34 @@ def tokenize(
     common.check_range("--num-workers", num_workers, low=0)
     common.check_range("--windows", windows, low=1)
     if data != "shapes" and not Path(data).expanduser().is_dir():
-        raise UserError(f"There is no folder {data!r}. Give a folder of videos, or shapes for the built-in world.")
+        raise UserError(f"There is no folder {data!r}. Give a folder of videos, or shapes for the synthetic dataset.")
 
     from mutoscope import hub
-    from mutoscope.data.sources.datasets.catalog import KINDS
-    from mutoscope.runs.clips import clip_source, describe_data
     from mutoscope.runs.tokenize import tokenize as encode
     from mutoscope.sampling.tasks import check_task
-    from mutoscope.training.config import DataConfig
 
     for task in tasks:
         check_task(task)
     index = hub.load_index(model)
     target = Path(out).expanduser()
     hub.check_writable_folder(target.parent)
-    folder = None if data == "shapes" else str(Path(data).expanduser())
-    if dataset is not None and (dataset not in KINDS or folder is None):
-        raise UserError(f"--dataset is one of {', '.join(KINDS)}, and DATA its folder; found {dataset} and {data}.")
-    values: dict[str, Any] = {"split": split, "windows": windows} if dataset else {}
-    config = DataConfig(
-        kind=cast(Any, dataset or ("folder" if folder else "shapes")),
-        path=folder,
-        num_frames=num_frames or index.num_frames,
-        height=height or index.height,
-        width=width or index.width,
-        frame_stride=frame_stride,
-        **values,
-    )
-    source = clip_source(config)
+    sizes = {
+        "num_frames": num_frames or index.num_frames,
+        "height": height or index.height,
+        "width": width or index.width,
+    }
+    config = clip_config(data, dataset, sizes, {"frame_stride": frame_stride, "split": split, "windows": windows})
+    source = config.open()
     tokenizer = hub.load_tokenizer(model).to(common.parse_device(device))
     start = time.perf_counter()
-    count = num_clips or source.num_clips or 4096
     cache = encode(
         tokenizer,
         model,
         source,
         target,
-        num_clips=count,
+        num_clips=num_clips or source.num_clips or ENDLESS_CLIPS,
         tasks=tasks,
-        data=describe_data(config) | {"seed": config.seed, "path": folder},
+        data=config.origin(),
         batch_size=batch_size,
         num_workers=num_workers,
     )
@@ -114,6 +108,24 @@ def tokenize(
         "bytes": sum(file.stat().st_size for file in target.iterdir()),
         "seconds": time.perf_counter() - start,
     }
+
+
+def clip_config(
+    data: str, dataset: str | None, sizes: Mapping[str, int], options: Mapping[str, object]
+) -> "DataConfig":
+    """The data that DATA and --dataset name. `options`: settings that only some kinds of data have."""
+    from dataclasses import fields
+
+    from mutoscope.data.sources.datasets.catalog import KINDS
+    from mutoscope.data.sources.registry import source_class
+
+    folder = None if data == "shapes" else str(Path(data).expanduser())
+    if dataset is not None and (dataset not in KINDS or folder is None):
+        raise UserError(f"--dataset is one of {', '.join(KINDS)}, and DATA its folder; found {dataset} and {data}.")
+    kind = dataset or ("folder" if folder else "shapes")
+    known = {field.name for field in fields(source_class(kind))}
+    values = {"kind": kind, "path": folder, **sizes, **options}
+    return source_class(kind)(**{name: value for name, value in values.items() if name in known})
 
 
 def summary(report: common.Report) -> str:

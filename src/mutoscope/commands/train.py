@@ -26,6 +26,8 @@ def train(
     """Train a tokenizer or a model from a recipe, into a folder that the other verbs take as a model.
 
     Every field of the recipe is a flag, such as --loop.num-steps 200; `mutoscope train RECIPE --help` lists them.
+    --data PATH trains on a folder of videos or images, a data set or a token cache instead of the recipe's data: its
+    kind is found out from the path, or named with --data.kind.
     Works unchanged under torchrun. Ctrl-C saves a checkpoint; --resume continues from it.
 
     Args:
@@ -62,11 +64,35 @@ def train(
 
 
 def resolve_recipe(name: str, overrides: Sequence[str] = ()) -> "Recipe":
-    """A recipe by name or JSON file, with flags such as --loop.num-steps 200 applied."""
-    recipe = named_recipe(name)
-    if not overrides:
+    """A recipe by name or JSON file, with flags such as --loop.num-steps 200 applied.
+
+    `--data PATH` and `--data.kind KIND` come first: they decide which other flags of the data there are.
+    """
+    recipe, flags = named_recipe(name), list(overrides)
+    kind, path = take_flag(flags, "--data.kind"), take_flag(flags, "--data")
+    if kind is not None or path is not None:
+        from mutoscope.training.config import with_data
+
+        path = None if path is None else str(Path(path).expanduser())
+        recipe = with_data(recipe, kind, path)
+    if not flags:
         return recipe
-    return common.parse_flags(type(recipe), f"mutoscope train {name}", overrides, default=recipe)
+    return common.parse_flags(type(recipe), f"mutoscope train {name}", flags, default=recipe)
+
+
+def take_flag(flags: list[str], name: str) -> str | None:
+    """Removes a flag and its value (`--name value` or `--name=value`); returns the value, None without the flag."""
+    for i, flag in enumerate(flags):
+        if flag == name:
+            if i + 1 == len(flags) or flags[i + 1].startswith("--"):
+                raise UserError(f"{name} needs a value.")
+            value = flags[i + 1]
+            del flags[i : i + 2]
+            return value
+        if flag.startswith(f"{name}="):
+            del flags[i]
+            return flag.partition("=")[2]
+    return None
 
 
 def named_recipe(name: str) -> "Recipe":

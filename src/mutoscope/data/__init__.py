@@ -1,4 +1,4 @@
-"""Where frames come from: video files, folders of clips, the built-in world of moving shapes, cached tokens.
+"""Sources of frames: video files, folders of clips, the synthetic dataset "shapes", cached tokens.
 
-Nothing is imported here, so that reading a video does not need torch and training on shapes does not need PyAV.
+This file imports nothing, so that reading a video does not need torch and training on shapes does not need PyAV.
 """

@@ -1,4 +1,4 @@
-"""Frames brought to the size that a model or a comparison needs."""
+"""Crop and resize frames to the size that a model or a comparison needs."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ Frames = UInt8[np.ndarray, "_t _h _w 3"]  # an underscore: sizes of different vi
 
 
 def fit_frames(frames: Frames, height: int, width: int) -> UInt8[np.ndarray, "t height width 3"]:
-    """Crop to the middle of the wanted aspect ratio and resize with an anti-aliasing filter."""
+    """Crop frames to the middle at the requested aspect ratio and resize them with an anti-aliasing filter."""
     _, h, w, _ = frames.shape
     if (h, w) == (height, width):
         return np.ascontiguousarray(frames)

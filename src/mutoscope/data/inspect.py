@@ -1,41 +1,103 @@
-"""What a loader will see in a video, a folder of videos or a copy of a data set, and what is broken."""
+"""A report about a video, a folder of videos or a copy of a data set: clips for training, and broken files."""
 
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Required, TypedDict
 
 import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from mutoscope.data.media import spread
 from mutoscope.data.sources.datasets.catalog import list_dataset, present_splits, recognise
 from mutoscope.data.sources.datasets.listing import Listing
-from mutoscope.data.sources.folder import MediaFile, clip_span, clip_starts, find_videos, spread
+from mutoscope.data.sources.folder import MediaFile, clip_span, clip_starts, find_videos
 from mutoscope.data.sources.readers import ContainerReader, count_frames
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.data.video.read import VideoInfo, iter_frames, probe
 from mutoscope.errors import UserError
 
+if TYPE_CHECKING:
+    from mutoscope.data.base import Item
+
 FIRST_FRAME_ONLY = 10**9  # a stride: all frames are decoded, one is converted to RGB
-SMALL = (8, 8)  # size that frames are scaled to where only reading them matters
+SMALL = (8, 8)  # frames are scaled to this size where only reading them matters
 SHEET_ROWS, SHEET_FRAMES, SHEET_SIDE = 12, 8, 64
 
 
-def inspect(
-    path: str | Path, num_frames: int = 16, frame_stride: int = 1, headers_only: bool = False
-) -> dict[str, Any]:
-    """Decode every video of a folder (or one video, or a copy of a data set) to its end and report what is there.
+class Problem(TypedDict):
+    """A file and what is wrong with it."""
+
+    path: str
+    reason: str
+
+
+VideoReport = TypedDict(
+    "VideoReport",
+    {
+        "path": str,
+        "frames": int,
+        "frames_in_header": int | None,
+        "height": int,
+        "width": int,
+        "fps": float,
+        "seconds": float,
+        "codec": str,
+        "pixel_format": str | None,
+        "stream": int,
+        "class": str | None,
+        "caption": str,
+        "clips": int,
+        "warnings": list[str],
+    },
+)
+"""One readable video."""
+
+
+class SplitReport(TypedDict):
+    """Counts of one split of a data set."""
+
+    files: int
+    readable: int
+    broken: int
+    damaged: int
+    missing: int
+    unlisted: int
+    short: int
+    clips: int
+    class_counts: dict[str, int]
+
+
+class FolderReport(TypedDict, total=False):
+    """A folder of videos, or a data set; `inspect` explains the keys."""
+
+    files: Required[int]
+    readable: Required[int]
+    broken: Required[list[Problem]]
+    clips: Required[int]
+    classes: Required[list[str]]
+    videos: list[VideoReport]
+    dataset: str
+    missing: list[Problem]
+    damaged: list[Problem]
+    class_counts: dict[str, int]
+    notes: list[str]
+    splits: dict[str, SplitReport]
+
+
+def inspect(path: str | Path, num_frames: int = 16, frame_stride: int = 1, headers_only: bool = False) -> FolderReport:
+    """Decode every video of a folder (or one video, or a copy of a data set) to its end and report its contents.
 
     Keys: "files" and "readable" (counts), "broken" (list of {"path", "reason"}), "clips" (non-overlapping clips of
     num_frames frames, frame_stride apart, that `ClipDataset` would cut), "classes" (names).
     A folder of videos adds "videos" (a dict for each readable file: path, frames, frames_in_header, height and width
     upright, fps, seconds, codec, pixel_format, stream, class, caption, clips, warnings). A data set (see
-    `datasets.recognise`) adds "dataset", "missing" (list of {"path", "reason"} of what its lists name and the disk
-    lacks), "damaged" (the same of files that are read in part), "class_counts", "notes", and "splits": for each split
-    its files, readable, broken, missing, short (videos that give no clip), unlisted, clips and class_counts.
+    `catalog.recognise`) adds "dataset", "missing" (list of {"path", "reason"} of files that its lists name and the
+    disk lacks), "damaged" (the same of files that are read in part), "class_counts", "notes", and "splits": for each
+    split its files, readable, broken, missing, short (videos that give no clip), unlisted, clips and class_counts.
 
-    headers_only: believe what headers say instead of decoding, which finds fewer faults in less time.
+    headers_only: believe headers instead of decoding, which takes less time and finds fewer faults.
     Raises UserError where the path is missing, the folder holds no videos, or the single video cannot be read.
     """
     if min(num_frames, frame_stride) < 1:
@@ -44,7 +106,8 @@ def inspect(
     if (kind := recognise(path)) is not None:
         return inspect_dataset(kind, Path(path), span, headers_only)
     files, classes = find_videos(path)
-    broken, videos = [], []
+    broken: list[Problem] = []
+    videos: list[VideoReport] = []
     for file in tqdm(files, "inspect", disable=None, leave=False):
         try:
             videos.append(inspect_video(file, classes, span, headers_only))
@@ -62,7 +125,7 @@ def inspect(
     }
 
 
-def inspect_video(file: MediaFile, classes: list[str], span: int, headers_only: bool = False) -> dict[str, Any]:
+def inspect_video(file: MediaFile, classes: list[str], span: int, headers_only: bool = False) -> VideoReport:
     """Details of one video; span: frames of the video that one clip covers."""
     info: VideoInfo = probe(file.path)
     with iter_frames(file.path, stride=FIRST_FRAME_ONLY, max_frames=1 if headers_only else None) as reader:
@@ -92,40 +155,47 @@ def inspect_video(file: MediaFile, classes: list[str], span: int, headers_only: 
 # -------------------------------------------------------------------------------------------------------- data sets
 
 
-def inspect_dataset(kind: str, folder: Path, span: int, headers_only: bool) -> dict[str, Any]:
-    """Every split of a data set of which the copy holds or lists anything; see `inspect`."""
+def inspect_dataset(kind: str, folder: Path, span: int, headers_only: bool) -> FolderReport:
+    """Every split of a data set that the copy holds or lists; see `inspect`."""
     names = present_splits(kind, folder)
     if not names:
         raise UserError(f"{folder} looks like {kind}, but holds none of its splits; docs/datasets.md shows the layout")
     span = 1 if kind == "imagenet" else span
-    report: dict[str, Any] = {"dataset": kind, "broken": [], "missing": [], "damaged": [], "splits": {}}
-    classes: list[str] = []
-    counts: Counter[str] = Counter()
-    for name in names:
-        listing = list_dataset(kind, folder, name)
-        report["splits"][name] = inspect_split(listing, span, headers_only, report)
-        classes = classes or listing.classes
-        counts.update(listing.class_counts())
-        report["notes"] = list(listing.notes)
-    totals = {key: sum(split[key] for split in report["splits"].values()) for key in ("files", "readable", "clips")}
-    return totals | {"classes": classes, "class_counts": {name: counts[name] for name in classes}} | report
+    listings = [list_dataset(kind, folder, name) for name in names]
+    problems: dict[str, list[Problem]] = {"broken": [], "missing": [], "damaged": []}
+    splits = {listing.split: inspect_split(listing, span, headers_only, problems) for listing in listings}
+    classes = next((listing.classes for listing in listings if listing.classes), [])
+    counts = sum((Counter(listing.class_counts()) for listing in listings), Counter())
+    return {
+        "files": sum(split["files"] for split in splits.values()),
+        "readable": sum(split["readable"] for split in splits.values()),
+        "clips": sum(split["clips"] for split in splits.values()),
+        "classes": classes,
+        "class_counts": {name: counts[name] for name in classes},
+        "dataset": kind,
+        "broken": problems["broken"],
+        "missing": problems["missing"],
+        "damaged": problems["damaged"],
+        "splits": splits,
+        "notes": list(listings[-1].notes),
+    }
 
 
-def inspect_split(listing: Listing, span: int, headers_only: bool, report: dict[str, Any]) -> dict[str, Any]:
-    """Counts of one split; what is broken, damaged or missing is added to the lists of `report`."""
+def inspect_split(listing: Listing, span: int, headers_only: bool, problems: dict[str, list[Problem]]) -> SplitReport:
+    """Counts of one split; broken, damaged and missing files are added to the lists of `problems`."""
     frames: list[int] = []
     broken = damaged = 0
     for file in tqdm(listing.files, listing.split, disable=None, leave=False):
         try:
-            count, problems = readable_frames(listing, file, headers_only)
+            count, faults = readable_frames(listing, file, headers_only)
         except UserError as error:
-            report["broken"].append({"path": file.name, "reason": str(error)})
+            problems["broken"].append({"path": file.name, "reason": str(error)})
             broken += 1
             continue
         frames.append(count)
-        report["damaged"] += [{"path": file.name, "reason": problem} for problem in problems]
-        damaged += bool(problems)
-    report["missing"] += [{"path": problem.path, "reason": problem.reason} for problem in listing.missing]
+        problems["damaged"] += [Problem(path=file.name, reason=fault) for fault in faults]
+        damaged += bool(faults)
+    problems["missing"] += [Problem(path=gone.path, reason=gone.reason) for gone in listing.missing]
     clips = [len(clip_starts(count, span, span)) for count in frames]
     return {
         "files": len(listing.files),
@@ -141,7 +211,7 @@ def inspect_split(listing: Listing, span: int, headers_only: bool, report: dict[
 
 
 def readable_frames(listing: Listing, file: MediaFile, headers_only: bool) -> tuple[int, list[str]]:
-    """Frames of an entry and what a decoder says about damage. Raises UserError for one that cannot be read."""
+    """Frames of an entry, and the decoder's messages about damage. Raises UserError for an unreadable entry."""
     promised = listing.reader.num_frames(file)
     if headers_only:
         return promised, []
@@ -154,24 +224,24 @@ def readable_frames(listing: Listing, file: MediaFile, headers_only: bool) -> tu
 
 
 def sheet(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
-    """Some videos from all over a folder or data set, a row each: the frames a loader would give, with their class.
+    """A contact sheet of some videos from all over a folder or data set: a row each of the frames a loader gives.
 
-    Raises UserError where nothing can be read.
+    Raises UserError where no video can be read.
     """
-    from mutoscope.data.sources.clips import ClipDataset  # torch, which a report without a picture can do without
+    from mutoscope.data.sources.clips import ClipDataset  # imports torch, which the report alone does not need
 
     path = Path(path)
     kind = recognise(path)
     found: Path | Listing = path if kind is None else list_dataset(kind, path, present_splits(kind, path)[0])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the report beside the sheet tells the same
+        warnings.simplefilter("ignore")  # the report beside the contact sheet lists the same files
         dataset = ClipDataset(found, SHEET_FRAMES, SHEET_SIDE, SHEET_SIDE, windows=1, short="loop")
         rows = [dataset[item] for item in spread(len(dataset), SHEET_ROWS)]
     labels = [_label(row, dataset.classes) for row in rows]
     return contact_sheet([row["video"].numpy() for row in rows], labels=labels)
 
 
-def _label(row: dict[str, Any], classes: list[str]) -> str:
+def _label(row: "Item", classes: list[str]) -> str:
     name = classes[row["label"]] if row["label"] >= 0 else ""
     return " ".join(part for part in (name, row["caption"], Path(row["path"]).name) if part)
 
@@ -179,29 +249,36 @@ def _label(row: dict[str, Any], classes: list[str]) -> str:
 # ------------------------------------------------------------------------------------------------------- for people
 
 
-def format_inspection(report: dict[str, Any]) -> str:
+def format_inspection(report: FolderReport) -> str:
     """The report of `inspect` as lines of text for people."""
     kind = f"{report['dataset']}: " if "dataset" in report else ""
     lines = [
         f"{kind}{report['readable']} of {report['files']} files readable, {report['clips']} clips, "
         f"{len(report['classes'])} classes"
     ]
-    for name, split in report.get("splits", {}).items():
-        more = [f"{split['readable']} readable", f"{split['clips']} clips"]
-        more += [f"{split[key]} {key}" for key in ("missing", "broken", "damaged", "short", "unlisted") if split[key]]
-        filled = [count for count in split["class_counts"].values() if count]
-        if filled:
-            more.append(f"{len(filled)} classes of {min(filled)} to {max(filled)}")
-        lines.append(f"  {name}: {', '.join(more)}")
+    lines += [_split_line(name, split) for name, split in report.get("splits", {}).items()]
     lines += [f"  note: {note}" for note in report.get("notes", [])]
     for video in report.get("videos", []):
-        size, rate = f"{video['height']}x{video['width']}", f"{video['fps']:.5g} fps"
-        kind = f"{video['codec']} {video['pixel_format']}"
-        name = f"{video['class']}: " if video["class"] else ""
-        lines.append(
-            f"  {name}{video['path']}: {video['frames']} frames {size}, {rate}, {kind}, {video['clips']} clips"
-        )
+        lines.append(_video_line(video))
         lines += [f"    warning: {warning}" for warning in video["warnings"]]
-    for what in ("broken", "damaged", "missing"):
-        lines += [f"  {what}: {entry['path']}: {entry['reason']}" for entry in report.get(what, [])]
+    lists = {"broken": report["broken"], "damaged": report.get("damaged", []), "missing": report.get("missing", [])}
+    for name, entries in lists.items():
+        lines += [f"  {name}: {entry['path']}: {entry['reason']}" for entry in entries]
     return "\n".join(lines)
+
+
+def _split_line(name: str, split: SplitReport) -> str:
+    faults = {key: split[key] for key in ("missing", "broken", "damaged", "short", "unlisted")}
+    parts = [f"{split['readable']} readable", f"{split['clips']} clips"]
+    parts += [f"{count} {key}" for key, count in faults.items() if count]
+    filled = [count for count in split["class_counts"].values() if count]
+    if filled:
+        parts.append(f"{len(filled)} classes of {min(filled)} to {max(filled)}")
+    return f"  {name}: {', '.join(parts)}"
+
+
+def _video_line(video: VideoReport) -> str:
+    size, rate = f"{video['height']}x{video['width']}", f"{video['fps']:.5g} fps"
+    kind = f"{video['codec']} {video['pixel_format']}"
+    name = f"{video['class']}: " if video["class"] else ""
+    return f"  {name}{video['path']}: {video['frames']} frames {size}, {rate}, {kind}, {video['clips']} clips"

@@ -1,56 +1,25 @@
-"""Batches whose contents depend only on (seed, step): not on workers, ranks, or where a run was interrupted."""
+"""Batches whose contents depend on (seed, step) only: not on workers, ranks, or where a run was interrupted."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mutoscope.data.sources.shapes.world import ShapesWorld, shapes_batch
-
-
-class BatchSource(Protocol):
-    """Something that makes a batch from clip indices. `num_clips` is None when it never ends."""
-
-    @property
-    def num_clips(self) -> int | None: ...
-
-    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]: ...
-
-
-class ShapesSource:
-    """The built-in world as an endless batch source: "video" uint8 (b, t, h, w, 3), "label", "attributes"."""
-
-    num_clips = None
-
-    def __init__(self, world: ShapesWorld):
-        self.world = world
-
-    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
-        return shapes_batch(self.world, list(indices))
-
-
-class ItemSource:
-    """Any map-style dataset of dicts as a batch source; items are stacked with torch's default rule."""
-
-    def __init__(self, dataset: Any):
-        self.dataset, self.num_clips = dataset, len(dataset)
-
-    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
-        return default_collate([self.dataset[int(index)] for index in indices])
+from mutoscope.data.base import BatchT, ClipSource
 
 
 @dataclass(frozen=True)
 class StepSampler(Sampler[list[int]]):
-    """Yields the clip indices of updates start_step ... num_steps-1, the share of one rank.
+    """The clip indices that one rank reads in updates start_step ... num_steps-1.
 
     Update s uses stream positions s·batch_size ... (s+1)·batch_size - 1. In an endless source position p is clip p.
     In a source of n clips position p is entry p mod n of the permutation of epoch p div n, drawn from (seed, epoch);
-    epochs follow each other without dropping the remainder. Its saveable position is the step alone.
+    epochs follow each other without dropping the remainder. The step is all that a checkpoint must hold to resume it.
     """
 
     num_clips: int | None
@@ -89,11 +58,14 @@ def _permutation(num_clips: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def make_loader(
-    source: BatchSource, batches: Sampler[list[int]] | Sequence[list[int]], num_workers: int = 0, seed: int = 0
-) -> DataLoader:
-    """A DataLoader that has `num_workers` processes make whole batches of `source`, given by clip indices, in order."""
+    source: ClipSource[BatchT],
+    batches: Sampler[list[int]] | Sequence[list[int]],
+    num_workers: int = 0,
+    seed: int = 0,
+) -> Iterable[BatchT]:
+    """Batches of `source` in the order of `batches`, each a list of clip indices; read by `num_workers` processes."""
     return DataLoader(
-        source,  # type: ignore[arg-type]
+        cast(Dataset[BatchT], source),  # DataLoader only indexes it, with the lists of `batches`
         sampler=batches,
         batch_size=None,
         num_workers=num_workers,

@@ -2,17 +2,19 @@
 
 The paper states learning rates, batches, epochs, data and tokenizers, and that the rest follows MAR (arXiv 2406.11838),
 from which optimiser, warm-up, clipping, averaging, dropout and mask ratios come. Sizes are MAR's, as the paper names
-none. `--tokenizer` names the folder of a published autoencoder. Nothing here was run to its end by us.
+none. `--tokenizer` names the folder of a published autoencoder. These recipes have not been run to their end here.
 """
 
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from mutoscope.models.magi import MAX_INTERVAL, MAGIConfig
-from mutoscope.training.config import DataConfig, LoopConfig, ModelRecipe, OptimConfig
+from mutoscope.data.base import MAX_INTERVAL
+from mutoscope.data.sources.datasets.source import DatasetData
+from mutoscope.models.magi import MAGIConfig
+from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig
 
-ALL_CLIPS = 10**9  # a finite source ends the token cache at its last clip
+ALL_CLIPS = 10**9  # more than there are: a finite source ends the token cache at its last clip
 # name -> width, layers, heads, layers and width of the diffusion head
 SIZES = {
     "tiny": (64, 2, 4, 2, 64),
@@ -21,15 +23,15 @@ SIZES = {
     "L": (1024, 16, 16, 8, 1280),
     "H": (1280, 20, 16, 12, 1536),
 }
+Setting = Literal["ucf101", "ucf101-cosmos", "kinetics600"]
 # name -> folder, frames of a clip, channels and shape of its latents
-TOKENIZERS = {
+TOKENIZERS: dict[Setting, tuple[str, int, int, tuple[int, int, int]]] = {
     "ucf101": ("runs/sd-vae", 16, 4, (16, 32, 32)),
     "ucf101-cosmos": ("runs/cosmos-vae", 17, 16, (5, 32, 32)),
     "kinetics600": ("runs/omnitokenizer-vae", 17, 8, (5, 32, 32)),
 }
 # name -> learning rate, clips per update, updates, updates of warm-up (100 epochs; a tenth of the run)
 SCHEDULES = {"ucf101": (1e-4, 128, 104_000, 7_450), "kinetics600": (2e-4, 256, 281_000, 28_100)}
-Setting = Literal["ucf101", "ucf101-cosmos", "kinetics600"]
 
 
 def magi(setting: Setting, size: str, teacher_forcing: Literal["complete", "masked"] = "complete") -> ModelRecipe:
@@ -46,8 +48,8 @@ def magi(setting: Setting, size: str, teacher_forcing: Literal["complete", "mask
     return ModelRecipe(
         name=f"magi-{size}-{setting}{suffix}",
         tokenizer=tokenizer,
-        data=DataConfig(
-            "kinetics600" if setting == "kinetics600" else "ucf101",
+        data=DatasetData(
+            kind="kinetics600" if setting == "kinetics600" else "ucf101",
             num_frames=frames,
             height=256,
             width=256,

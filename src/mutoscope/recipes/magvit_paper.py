@@ -1,8 +1,8 @@
 """MAGVIT's own recipes: every dataset and size of arXiv 2212.05199 (§4.1, appendix B.2, Tab. 8 and 9).
 
 A recipe is named after what it trains and on what: `magvit-vq-b-ucf101` is the tokenizer, `magvit-b-ucf101` the
-transformer on its tokens. `--data.path` names a copy of the data set (docs/datasets.md). Nothing here was run to its
-end by us, and the published figures of each dataset stand beside it to compare with.
+transformer on its tokens. `--data.path` names a copy of the data set (docs/datasets.md). These recipes have not been
+run to their end here; the published figures of each data set are listed with it for comparison.
 
 Tokenizers see random windows and crops of every video, as in the paper. Transformers learn from tokens encoded once, of
 `windows` × `crops` clips per video (BAIR: all 15 windows, also mirrored).
@@ -14,25 +14,25 @@ recipe whose length was never published; ours is a choice.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-from mutoscope.data.sources.datasets.catalog import DatasetKind
+from mutoscope.data.sources.datasets.source import DatasetData, ImagenetData, VideoSetKind
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.tokenizers.discriminator import DiscriminatorConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 from mutoscope.training.config import (
     AdversarialConfig,
-    DataConfig,
     LoopConfig,
     ModelRecipe,
     OptimConfig,
+    Options,
     TokenizerRecipe,
 )
 
 Size = Literal["B", "L", "H"]
 EIGHT_TASKS = tuple(task for task in TASKS if not task.startswith("class-conditional"))
-ALL_CLIPS = 10**9  # a finite source ends the token cache at its last clip
+ALL_CLIPS = 10**9  # more than there are: a finite source ends the token cache at its last clip
 IMAGENET_IMAGES, IMAGENET_EPOCHS = 1_281_167, 100
 
 
@@ -40,14 +40,14 @@ IMAGENET_IMAGES, IMAGENET_EPOCHS = 1_281_167, 100
 class PaperDataset:
     """One row of the paper's tables.
 
-    kind: the data set. windows, crops, mirrored: clips of a video that a transformer learns from; mirroring, which the
-      released code does for BAIR alone, holds for the tokenizer too.
+    kind: the data set. windows, crops, mirrored: clips of a video that a transformer learns from; tokenizers mirror
+      clips too (the released code mirrors BAIR only).
     epochs: of the tokenizers B and L, then of the transformers B and L.
     sampling: options of the sampler that differ from 12 steps, cosine, choice temperature 4.5.
-    published: FVD of B and L, to compare with under `protocol`.
+    published: FVD of B and L by `protocol`.
     """
 
-    kind: DatasetKind
+    kind: VideoSetKind
     num_videos: int
     side: int
     epochs: tuple[int, int, int, int]
@@ -56,7 +56,7 @@ class PaperDataset:
     published: str
     num_classes: int = 0
     fps: int = 25
-    sampling: dict[str, Any] | None = None
+    sampling: Options | None = None
     context_frames: int = 1
     latent_context_frames: int = 1
     windows: int = 1
@@ -102,12 +102,12 @@ def updates(num_videos: int, batch_size: int, epochs: int) -> int:
 
 
 def tokenizer(dataset: str, size: Size) -> TokenizerRecipe:
-    """The 3D-VQ of a dataset, against its discriminator: Adam (0, 0.99), rate 1e-4, one epoch of warm-up, one cosine.
+    """The 3D-VQ of a dataset, with adversarial training: Adam (0, 0.99), rate 1e-4, one epoch of warm-up, one cosine.
 
     LeCam stays off as in every released configuration (the paper uses it and gives no weight); the perceptual term
     needs `--adversarial.perceptual-weights FILE`. UCF-101 and BAIR were inflated from a 2D-VQ trained on ImageNet:
     `--start-from FOLDER` (from scratch B reaches 127 instead of 58 FVD in reconstruction, Tab. 7).
-    Cost: B made 0.41 updates/s on 16 TPUv2 chips, L 0.56 on 32 TPUv4 chips.
+    Cost as published: B 0.41 updates/s on 16 TPUv2 chips, L 0.56 on 32 TPUv4 chips.
     """
     row = DATASETS[dataset]
     width: Literal["B", "L"] = "B" if size == "B" else "L"  # there is no published H tokenizer
@@ -116,7 +116,7 @@ def tokenizer(dataset: str, size: Size) -> TokenizerRecipe:
     per_epoch = row.num_videos // batch_size
     return TokenizerRecipe(
         name=f"magvit-vq-{width.lower()}-{dataset}",
-        data=_data(row, random_crops=True),
+        data=replace(_data(row), random_crops=True),
         tokenizer=VQ3DConfig.paper(width, resolution),
         optim=OptimConfig(1e-4, beta1=0.0, beta2=0.99, warmup_steps=per_epoch),
         loop=LoopConfig(per_epoch * row.epochs[width == "L"], batch_size, ema_decay=0.999),
@@ -128,9 +128,9 @@ def tokenizer(dataset: str, size: Size) -> TokenizerRecipe:
 def transformer(dataset: str, size: Size) -> ModelRecipe:
     """The transformer of a dataset: AdamW (0.9, 0.96), decay 0.045, clipping at 1, 5,000 updates of warm-up, batch 256.
 
-    One task alone has no task token; several share the model through it, each batch one task. H was shown in the paper
-    without a recipe: its length here is L's.
-    Cost: B made 1.24 updates/s on 16 TPUv2 chips, L 2.70 on 32 TPUv4 chips.
+    A model of one task has no task token; several tasks share the model through it, one task per batch. The paper
+    shows H without a recipe: its length here is L's.
+    Cost as published: B 1.24 updates/s on 16 TPUv2 chips, L 2.70 on 32 TPUv4 chips.
     """
     row, short = DATASETS[dataset], size.lower()
     multi = {"num_special_tokens": 16, "task_token": True} if len(row.tasks) > 1 else {}
@@ -138,7 +138,7 @@ def transformer(dataset: str, size: Size) -> ModelRecipe:
     return ModelRecipe(
         name=f"magvit-{short}-{dataset}",
         tokenizer=f"runs/magvit-vq-{vq}-{dataset}",
-        data=_data(row, windows=row.windows, crops=row.crops),
+        data=replace(_data(row), windows=row.windows, crops=row.crops),
         model=MagvitConfig.paper(
             size,
             num_classes=row.num_classes,
@@ -166,7 +166,7 @@ def imagenet_2d(size: Size) -> TokenizerRecipe:
     per_epoch = IMAGENET_IMAGES // 256
     return TokenizerRecipe(
         name=f"magvit-2d-vq-{width.lower()}-imagenet",
-        data=DataConfig("imagenet", num_frames=1, height=128, width=128, random_crops=True),
+        data=ImagenetData(num_frames=1, height=128, width=128, random_crops=True),
         tokenizer=VQ3DConfig.paper(width, per_frame=True),
         optim=OptimConfig(1e-4, beta1=0.0, beta2=0.99, warmup_steps=per_epoch),
         loop=LoopConfig(per_epoch * IMAGENET_EPOCHS, 256, ema_decay=0.999),
@@ -175,10 +175,11 @@ def imagenet_2d(size: Size) -> TokenizerRecipe:
     )
 
 
-def _data(row: PaperDataset, **changes: Any) -> DataConfig:
+def _data(row: PaperDataset) -> DatasetData:
     """16 frames in a row, the shorter side of the video scaled to that of the clip."""
-    sizes = {"num_frames": 16, "height": row.side, "width": row.side, "fps": row.fps}
-    return DataConfig(row.kind, **sizes, mirrored=row.mirrored, **changes)
+    return DatasetData(
+        kind=row.kind, num_frames=16, height=row.side, width=row.side, fps=row.fps, mirrored=row.mirrored
+    )
 
 
 def _recipes() -> dict[str, Callable[[], TokenizerRecipe | ModelRecipe]]:

@@ -2,7 +2,7 @@
 
 `vq16-imagenet` is the image tokenizer. `llamagen-XL-imagenet`, `par-XL-4x-imagenet` ... are the transformers on its
 tokens, `par-XL-4x-ucf101` ... those on clips, whose tokenizer `causal-ucf101` is our own: the paper's was never
-released. Images and videos are read from a folder (`--data.path`); nothing here was run to its end by us.
+released. `--data.path` names the folder of images or videos. These recipes have not been run to their end here.
 
 Two departures from the official scripts, both towards the paper: a warm-up and one cosine, which the scripts lack, and
 attention dropout of 0.1.
@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from mutoscope.data.sources.datasets.source import DatasetData, ImagenetData
 from mutoscope.models.par import PARConfig
 from mutoscope.tokenizers.causal3d import Causal3DConfig
 from mutoscope.tokenizers.discriminator import DiscriminatorConfig, PatchDiscriminatorConfig
 from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.training.config import (
     AdversarialConfig,
-    DataConfig,
     LoopConfig,
     ModelRecipe,
     OptimConfig,
@@ -27,8 +27,8 @@ from mutoscope.training.config import (
 
 IMAGENET_IMAGES, UCF101_CLIPS = 1_281_167, 9_537
 # The paper's 8 frames per second: every third of 25.
-UCF101 = DataConfig("ucf101", num_frames=17, height=128, width=128, frame_stride=3, fps=8)
-ALL_CLIPS = 10**9  # a finite source ends the token cache at its last clip
+UCF101 = DatasetData(kind="ucf101", num_frames=17, height=128, width=128, frame_stride=3, fps=8)
+ALL_CLIPS = 10**9  # more than there are: a finite source ends the token cache at its last clip
 
 # guidance scale of the published evaluations
 GUIDANCE = {
@@ -38,16 +38,16 @@ GUIDANCE = {
 
 
 def vq16_imagenet() -> TokenizerRecipe:
-    """VQ-16 against a PatchGAN that joins after 20,000 updates; batch 128, 40 epochs, 256×256.
+    """VQ-16 with adversarial training (PatchGAN) from update 20,000 on; batch 128, 40 epochs, 256×256.
 
     The perceptual term, LPIPS, needs two files: `--adversarial.perceptual-weights` (torchvision's VGG-16) and
-    `--adversarial.perceptual-heads` (LPIPS' `vgg.pth`). Without them the run goes on and says so.
+    `--adversarial.perceptual-heads` (LPIPS' `vgg.pth`). Without them the run warns and has no perceptual loss.
     Published: rFID 2.19 at 256 pixels, 0.94 at 384.
     """
     per_epoch = IMAGENET_IMAGES // 128
     return TokenizerRecipe(
         name="vq16-imagenet",
-        data=DataConfig("imagenet", num_frames=1, height=256, width=256, random_crops=True),
+        data=ImagenetData(num_frames=1, height=256, width=256, random_crops=True),
         tokenizer=VQ2DConfig.paper(16),
         optim=OptimConfig(1e-4, beta1=0.9, beta2=0.95),
         loop=LoopConfig(40 * per_epoch, 128, clip_norm=1.0, autocast="bf16"),
@@ -76,7 +76,7 @@ def imagenet(size: str, num_parallel: int) -> ModelRecipe:
     return ModelRecipe(
         name=recipe_name(size, num_parallel, "imagenet"),
         tokenizer="runs/vq16-imagenet",
-        data=DataConfig("imagenet", num_frames=1, height=384, width=384, ten_crops=True),
+        data=ImagenetData(num_frames=1, height=384, width=384, ten_crops=True),
         model=PARConfig.paper(size, num_parallel=num_parallel, attention_dropout=0.1),
         optim=_optim(2e-4 if large else 1e-4, 15 * per_epoch),
         loop=LoopConfig(300 * per_epoch, batch_size, clip_norm=1.0, autocast="bf16"),

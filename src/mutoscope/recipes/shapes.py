@@ -1,8 +1,9 @@
-"""Recipes on the built-in world: everything here trains on two CPU cores, with nothing to download."""
+"""Recipes on the synthetic dataset "shapes": they train on two CPU cores, without any download."""
 
 from functools import partial
 from typing import Literal
 
+from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.magi import MAGIConfig
 from mutoscope.models.magvit import MagvitConfig
@@ -11,7 +12,6 @@ from mutoscope.models.par import PARConfig
 from mutoscope.tokenizers.causal3d import Causal3DConfig
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 from mutoscope.training.config import (
-    DataConfig,
     FeaturesRecipe,
     LoopConfig,
     ModelRecipe,
@@ -23,18 +23,17 @@ from mutoscope.training.config import (
 def vq_shapes() -> TokenizerRecipe:
     """MAGVIT's 3D-VQ, small: 16x32x32 clips to 8x8x8 tokens from 512 codes (voxels of 2x4x4), no adversarial loss.
 
-    Squared error and the paper's three quantizer terms, with averaged weights as published. Departures: Muon on the
-    kernels (in two pilots of 400 updates 22.6 dB against Adam's 20.0) and beta1 0.9 for the rest; a weak entropy term,
-    chosen because most tokens of a clip show plain background; one normalisation group, slightly ahead of 2 and 8 in
-    short pilots.
+    Squared error and the paper's three quantizer terms, with averaged weights as published. Departures from the paper:
+    Muon on the kernels (22.6 dB after 400 updates, Adam 20.0) and beta1 0.9 for the rest; a weak entropy term, because
+    most tokens of a clip show plain background; one normalisation group (slightly better than 2 and 8 in short runs).
 
-    Cost: 13 clips/s on two idle CPU cores at 2.5 GHz in float32, 41 minutes. Training batches are at 18.8 dB after 220
-    updates, 22.4 after 480, 24.3 after 980, 26.6 after 1,800, 28.6 after 3,600 and near 30.5 at the end; held-back
-    clips with averaged weights at 30.7 dB.
+    Cost: 41 minutes on two CPU cores at 2.5 GHz in float32, 13 clips/s.
+    Result: PSNR of training batches 18.8 dB after 220 updates, 22.4 after 480, 24.3 after 980, 26.6 after 1,800, 28.6
+    after 3,600 and about 30.5 at the end; held-back clips with averaged weights 30.7 dB.
     """
     return TokenizerRecipe(
         name="vq-shapes",
-        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        data=ShapesData(num_frames=16, height=32, width=32),
         tokenizer=VQ3DConfig(
             filters=8,
             channel_multipliers=(2, 3, 8),
@@ -54,31 +53,30 @@ def vq_shapes() -> TokenizerRecipe:
 def magvit_shapes() -> ModelRecipe:
     """MAGVIT, small: a transformer of 2.9M parameters on the 512 tokens of `vq-shapes`, all ten tasks.
 
-    One network for all through the task token, one task per batch; class-conditional generation gets five times, frame
-    prediction three times and both together twice the share of the others. AdamW (0.9, 0.96) with Muon on the matrices,
-    decay 0.045, gradients clipped at 1, warm-up and cosine as published. No dropout but that of a tenth of the labels,
-    which the published recipe lacks and guidance needs: a small network sees too few clips to learn them by heart.
-    Rates twice as high as those of the first, smaller model gave a lower loss in a pilot of 500 updates (1.57 against
-    1.68). Clips are drawn with guidance 4, temperature 0.8 and a choice temperature of 30 instead of 4.5, which leaves
-    a model that is not sure of itself less often with plain background; what completes a given part, with guidance 2
-    and 20, as more guidance costs 1 dB in that part.
+    One network for all tasks through the task token, one task per batch; class-conditional generation gets five times,
+    frame prediction three times and both together twice the share of the others. AdamW (0.9, 0.96) with Muon on the
+    matrices, decay 0.045, gradients clipped at 1, warm-up and cosine as published; learning rates are those with the
+    lower loss of two in runs of 500 updates. The only dropout is that of a tenth of the labels, which the published
+    recipe lacks and guidance needs: a small network sees too few clips to overfit.
 
-    From the frame that frame prediction is given, the network also names the class, and sampling draws it first: else
-    tokens that are drawn at once each follow another motion. Without, the main shape is kept in 0.73 of the clips.
+    Sampling: guidance 4, temperature 0.8 and choice temperature 30 instead of 4.5, which leaves fewer clips with plain
+    background only; guidance 2 and choice temperature 20 for tasks that complete a conditioning region, where more
+    guidance costs 1 dB.
 
-    Cost: half a minute to encode the clips and their eight kinds of conditions and 5 minutes of training on one H200
-    shared with six other runs, in bfloat16 (`--loop.autocast bf16 --loop.num-workers 3`), 2,400 clips/s. The loss on
-    masked tokens (mean over 500 updates around) is 1.8 after 400 updates, 1.65 after 1,000, 1.45 after 2,000, 1.1 after
-    4,000 and 0.9 at the end. There the bundled weights had no class loss yet; they learnt it in 4,200 more updates of
-    32 clips at a fifth of the rates, 29 clips/s on two CPU cores with AMX (compiled), after which 0.95 of the main
-    shapes are named right. The recipe with a class loss from its start has not been run. Two CPU cores see as many
-    clips as the GPU did in two days; `--loop.batch-size 16 --loop.num-steps 12000 --cache-clips 8000` makes a preview
-    in an afternoon.
+    The network also predicts the class from the first frame (class loss), and frame prediction draws the class first:
+    otherwise tokens drawn in the same step follow different motions, and the main shape is kept in 0.73 of the clips.
+
+    Cost: half a minute to encode clips and conditions and 5 minutes of training on one H200 in bfloat16
+    (`--loop.autocast bf16 --loop.num-workers 3`), 2,400 clips/s. Two CPU cores need two days for as many clips;
+    `--loop.batch-size 16 --loop.num-steps 12000 --cache-clips 8000` gives a preview in an afternoon.
+    Result: loss on masked tokens 1.8 after 400 updates, 1.65 after 1,000, 1.45 after 2,000, 1.1 after 4,000 and 0.9 at
+    the end. The bundled weights were trained without the class loss first and with it for 4,200 more updates of 32
+    clips at a fifth of the learning rates, after which 0.95 of the main shapes are classified correctly.
     """
     return ModelRecipe(
         name="magvit-shapes",
         tokenizer="vq-shapes",
-        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        data=ShapesData(num_frames=16, height=32, width=32),
         model=MagvitConfig(
             num_layers=6,
             hidden_size=192,
@@ -112,18 +110,18 @@ def par_shapes(num_parallel: int) -> ModelRecipe:
     """PAR, small: 1.4M parameters on the 512 tokens of `vq-shapes`, class-conditional, n tokens per step.
 
     131 steps with n = 4, 47 with n = 16, 512 with n = 1 (LlamaGen). AdamW with Muon on the matrices, warm-up and one
-    cosine; no dropout but that of the label, as a small network sees too few clips to learn them by heart.
+    cosine; the only dropout is that of the label, because a small network sees too few clips to overfit.
 
-    Cost: with n = 4 four minutes on one H200 shared with six other runs, in bfloat16, 1,300 clips/s. The loss is 1.3
-    after 400 updates, 0.88 after 1,000, 0.69 after 2,000, 0.58 after 3,000 and 0.51 at the end, with n = 16 about 0.01
-    more after equally many. The bundled n = 16 had 2,828 updates (0.60), n = 4 had 4,546. Two CPU cores make 13 clips/s
-    in float32: `--loop.batch-size 16 --loop.num-steps 3600` took 75 minutes and ended at 0.69.
-    n = 1 has not been run to its end.
+    Cost: four minutes with n = 4 on one H200 in bfloat16, 1,300 clips/s. On two CPU cores in float32, 13 clips/s,
+    `--loop.batch-size 16 --loop.num-steps 3600` takes 75 minutes and ends at a loss of 0.69.
+    Result: loss 1.3 after 400 updates, 0.88 after 1,000, 0.69 after 2,000, 0.58 after 3,000 and 0.51 at the end with
+    n = 4, about 0.01 more with n = 16. The bundled weights had 4,546 updates (n = 4) and 2,828 (n = 16, loss 0.60).
+    Not measured for n = 1.
     """
     return ModelRecipe(
         name=f"par-shapes-{num_parallel}x",
         tokenizer="vq-shapes",
-        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        data=ShapesData(num_frames=16, height=32, width=32),
         model=PARConfig(
             num_layers=6,
             hidden_size=128,
@@ -148,18 +146,19 @@ def par_shapes(num_parallel: int) -> ModelRecipe:
 def nova_shapes() -> ModelRecipe:
     """NOVA, small: text to video on the per-frame latents of `vae-shapes`, 16 tokens per frame.
 
-    Captions of the world through an encoder of words without weights. AdamW with Muon on the matrices, warm-up and one
-    cosine.
+    Captions of the synthetic dataset through a word encoder without weights. AdamW with Muon on the matrices, warm-up
+    and one cosine.
 
-    Cost: 5 minutes to encode the clips, then 33 clips/s on one CPU core with AMX in bfloat16 (`--loop.autocast bf16`),
-    50 minutes; 26 clips/s on two cores without in float32. The loss is 2.3 after 250 updates, 1.9 after 500, 1.5 after
-    2,000, 1.2 after 4,000 and 1.15 at the end. Of 200 held-back captions, generated clips show the colour in 0.98, the
-    shape in 0.84 and the motion in 0.71.
+    Cost: 5 minutes to encode the clips, then 50 minutes on one CPU core with AMX in bfloat16
+    (`--loop.autocast bf16`), 33 clips/s; 26 clips/s on two cores without AMX in float32.
+    Result: loss 2.3 after 250 updates, 1.9 after 500, 1.5 after 2,000, 1.2 after 4,000 and 1.15 at the end. For 200
+    held-back captions, generated clips show the right colour in 0.98, the right shape in 0.84 and the right motion in
+    0.71.
     """
     return ModelRecipe(
         name="nova-shapes",
         tokenizer="vae-shapes",
-        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        data=ShapesData(num_frames=16, height=32, width=32),
         model=NOVAConfig(
             hidden_size=128,
             temporal_layers=3,
@@ -187,29 +186,27 @@ def nova_shapes() -> ModelRecipe:
 def magi_shapes(teacher_forcing: Literal["complete", "masked"] = "complete") -> ModelRecipe:
     """MAGI, small, or its twin with masked teacher forcing: on the per-frame latents of `vae-shapes`, 16 tokens each.
 
-    Classes, first frames and actions: every second clip is one of the controllable world. Frames lie 1 to 3 steps
-    apart, and what is seen as history is noisy, as in the paper. AdamW with Muon on the matrices, warm-up and one
-    cosine.
+    Classes, first frames and actions: every second clip is controllable. Frames are 1 to 3 time steps apart, and the
+    context is noisy, as in the paper. AdamW with Muon on the matrices, warm-up and one cosine.
 
-    For clips of any length the first frame stays in sight: half of the clips jump from it to a later time, and noise
-    spares it, so that it can be told what has drifted. Where these clips are history they have flaws, complete teacher
-    forcing only: a lost shape is to come back. A class is hidden in a tenth of the clips, but actions are not:
-    without either, a clip is one of the free world. History is hidden in a tenth, for guidance by it.
+    For clips of any length the first frame stays in the window: half of the clips have a temporal gap after it, and the
+    first frame stays free of noise, so that later frames can be compared with it. Where clips with a gap are context,
+    some of their frames are corrupted (complete teacher forcing only), so that a lost shape can come back. A class is
+    hidden in a tenth of the clips, but actions are not: a clip without either is a free one. All context is hidden in a
+    tenth, for guidance by history.
 
-    Cost: on one H200 shared with six other runs seven minutes, in bfloat16, 700 to 1,200 clips/s; without jumps the
-    loss is 0.23 after 400 updates, 0.17 after 1,000, 0.14 after 2,000 and 0.12 after 4,000. The bundled weights went on
-    from there with everything above for 19,550 updates of 32 clips at up to 6e-4 and 1.2e-3, the last 9,400 with flaws
-    as they are now, 20 to 33 clips/s on two CPU cores with AMX (compiled; a fifth less if not); the loss, now also of
-    clips with wrong shapes in all they show behind their first frame, ended at 0.131. On such a CPU
-    `--loop.batch-size 8 --cache-clips 16000 --loop.autocast bf16` makes a preview in an hour. A clip of the
-    controllable world moves an eighth as much as the others, and a first frame does not say which world it is from.
+    Cost: seven minutes on one H200 in bfloat16, 700 to 1,200 clips/s. On two CPU cores with AMX, 20 to 33 clips/s
+    compiled, `--loop.batch-size 8 --cache-clips 16000 --loop.autocast bf16` gives a preview in an hour.
+    Result: without temporal gaps, loss 0.23 after 400 updates, 0.17 after 1,000, 0.14 after 2,000 and 0.12 after 4,000.
+    The bundled weights continued from there with all of the above for 19,550 updates of 32 clips at learning rates up
+    to 6e-4 and 1.2e-3 and ended at a loss of 0.131. Limits: a controllable clip moves an eighth as much as a free one,
+    and a first frame does not show which of the two it belongs to.
     """
     suffix = "" if teacher_forcing == "complete" else "-mtf"
     return ModelRecipe(
         name=f"magi-shapes{suffix}",
         tokenizer="vae-shapes",
-        data=DataConfig(
-            kind="shapes",
+        data=ShapesData(
             num_frames=16,
             height=32,
             width=32,
@@ -251,15 +248,15 @@ def magi_shapes(teacher_forcing: Literal["complete", "masked"] = "complete") -> 
 
 
 def shapes_features() -> FeaturesRecipe:
-    """The judge behind every `shapes-...` metric: seven heads on labels and attributes, endless augmented clips.
+    """The feature network of every `shapes-...` metric: seven heads on labels and attributes, endless augmented clips.
 
-    Cost: 82 clips/s on two CPU cores at 2.5 GHz, 9 minutes. Colours and motions are learned within 300 updates; shapes
-    stay at chance until update 450 and then come quickly: class accuracy on training batches is 0.4 at 500, 0.75 at
-    700, 0.9 at 850 and 0.98 from 1,250 on.
+    Cost: 9 minutes on two CPU cores at 2.5 GHz, 82 clips/s.
+    Result: colours and motions are learned within 300 updates, shapes from update 450 on; class accuracy on training
+    batches is 0.4 at update 500, 0.75 at 700, 0.9 at 850 and 0.98 from 1,250 on.
     """
     return FeaturesRecipe(
         name="shapes-features",
-        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        data=ShapesData(num_frames=16, height=32, width=32),
         optim=OptimConfig(peak_learning_rate=2e-3, beta1=0.9, beta2=0.99, weight_decay=0.01, warmup_steps=200),
         loop=LoopConfig(num_steps=1_400, batch_size=32, ema_decay=0.995, clip_norm=1.0, num_workers=0),
     )
@@ -268,17 +265,17 @@ def shapes_features() -> FeaturesRecipe:
 def vae_shapes() -> TokenizerRecipe:
     """A KL autoencoder of single frames, small: 16x32x32 clips to 4 channels on a grid of 16x8x8, for NOVA and MAGI.
 
-    Squared error and a weak pull towards N(0, 1); optimisers as in `vq_shapes`. When training ends, latents are given
-    mean 0 and variance 1. Widths, cost of the KL term and number of channels are choices, not yet the outcome of a
-    comparison.
+    Squared error and a weak KL term towards N(0, 1); optimisers as in `vq_shapes`. When training ends, latents are
+    normalised to mean 0 and variance 1. Widths, cost of the KL term and number of channels are choices that were not
+    compared with others.
 
-    Cost: 9 clips/s on two idle CPU cores at 2.5 GHz in float32, 14 minutes. Training batches are at 25 dB after 220
-    updates, 32 after 460, 36 after 880 and 38 at the end; held-back clips with averaged weights at 37.0 dB, with a
-    shapes-FVD of 0.07 from the clips themselves.
+    Cost: 14 minutes on two CPU cores at 2.5 GHz in float32, 9 clips/s.
+    Result: PSNR of training batches 25 dB after 220 updates, 32 after 460, 36 after 880 and 38 at the end; held-back
+    clips with averaged weights 37.0 dB, at a shapes-FVD of 0.07 from the clips themselves.
     """
     return TokenizerRecipe(
         name="vae-shapes",
-        data=DataConfig(kind="shapes", num_frames=16, height=32, width=32),
+        data=ShapesData(num_frames=16, height=32, width=32),
         tokenizer=Causal3DConfig(
             filters=16,
             channel_multipliers=(1, 3, 6),

@@ -1,21 +1,23 @@
 """NOVA's own recipes (arXiv 2412.14169 §4.1 and appendix A): text to image, then text to video from those weights.
 
 Captions are the text files beside images and videos of a folder (`--data.path`); latents and text features are cached
-once. `--tokenizer` names the folder of a published autoencoder and `--text-encoder` that of Phi-2. Nothing here was run
-to its end by us.
+once. `--tokenizer` names the folder of a published autoencoder and `--text-encoder` that of Phi-2. These recipes have
+not been run to their end here.
 
-Published: 127 A100 days for the images at 512 pixels and 342 with video; 267, 320 and 608 for 0.3B, 0.6B and 1.4B at
-1024 pixels. Departures from the scripts: latents are cached as means instead of being drawn anew every epoch, the
-averaged weights start at once, and one caption is kept per clip.
+Cost as published: 127 A100 days for the images at 512 pixels and 342 with video; 267, 320 and 608 for 0.3B, 0.6B and
+1.4B at 1024 pixels. Departures from the scripts: latents are cached as means instead of being drawn again every epoch,
+the averaged weights start at once, and one caption is kept per clip.
 """
 
 from collections.abc import Callable
 from functools import partial
 
+from mutoscope.data.sources.clips import FolderData
+from mutoscope.data.sources.images import ImagesData
 from mutoscope.models.nova import NOVAConfig
-from mutoscope.training.config import DataConfig, LoopConfig, ModelRecipe, OptimConfig
+from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig
 
-ALL_CLIPS = 10**9  # a finite source ends the token cache at its last clip
+ALL_CLIPS = 10**9  # more than there are: a finite source ends the token cache at its last clip
 # name -> width, heads, layers and width of the diffusion head
 IMAGE_SIZES = {"0.3B": (768, 12, 6, 768), "0.6B": (1024, 16, 6, 1024), "1.4B": (1536, 16, 6, 1536)}
 OPTIM = OptimConfig(1e-4, 0.9, 0.95, weight_decay=0.02, decay_all=True, schedule="constant")
@@ -30,7 +32,7 @@ def images(size: str) -> ModelRecipe:
     return ModelRecipe(
         name=f"nova-{size}-1024",
         tokenizer="runs/sdxl-vae",
-        data=DataConfig("images", num_frames=1, height=1024, width=1024),
+        data=ImagesData(num_frames=1, height=1024, width=1024),
         model=NOVAConfig(
             hidden_size=width,
             temporal_heads=heads,
@@ -61,7 +63,7 @@ def videos() -> ModelRecipe:
     return ModelRecipe(
         name="nova-0.6B-video",
         tokenizer="runs/osp-vae",
-        data=DataConfig("folder", num_frames=33, height=480, width=768, frame_stride=2, fps=12),
+        data=FolderData(num_frames=33, height=480, width=768, frame_stride=2, fps=12),
         model=NOVAConfig(),
         optim=OPTIM,
         loop=LoopConfig(60_000, 384, accumulation=8, ema_decay=0.97, ema_every=100, autocast="bf16"),

@@ -1,5 +1,6 @@
 """What a recipe's model must have in common with its tokenizer and its token cache."""
 
+from mutoscope.data.base import ClipBatch, ClipSource
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import VideoTokenizer
@@ -39,13 +40,22 @@ def check_captions(cache: TokenCache, recipe: ModelRecipe) -> None:
         raise UserError(f"Captions in {cache.folder} are {found} rows and channels, the model reads {tuple(wanted)}.")
 
 
+def check_source(source: ClipSource[ClipBatch], recipe: ModelRecipe) -> None:
+    """Raises UserError, before any clip is encoded, where a model of actions would read clips without them."""
+    if recipe.model.action_size is not None and "actions" not in source.fields:
+        raise UserError(
+            "The model reads actions, but these clips have none: use other data, or omit model.action_size."
+        )
+
+
 def check_actions(cache: TokenCache, recipe: ModelRecipe) -> None:
-    """Raise UserError unless the cache has the actions that the model reads, one for every latent frame."""
+    """Raises UserError unless the cache has the actions that the model reads, one for every latent frame."""
     size, frames = recipe.model.action_size, recipe.model.latent_shape[0]
-    if size is not None and cache.info.action_shape != (frames, size):
+    found = cache.fields["actions"].shape if "actions" in cache.fields else None
+    if size is not None and found != (frames, size):
         raise UserError(
             f"The model reads {size} numbers of action for each of {frames} latent frames, {cache.folder} holds "
-            f"{cache.info.action_shape or 'none'}: tokenize clips with such actions, or omit model.action_size."
+            f"{found or 'none'}: tokenize clips with such actions, or omit model.action_size."
         )
 
 

@@ -1,14 +1,12 @@
 """Sample contact sheets: they need a sampler, which `training` may not import; the caller passes them as callbacks."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from mutoscope import hub
+from mutoscope.data.base import ClipBatch
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import needs_video
 from mutoscope.text import TextEncoder
@@ -26,7 +24,7 @@ class GenerationSheet:
         self,
         tokenizer: VideoTokenizer,
         index: hub.ModelIndex,
-        examples: Mapping[str, Any],
+        examples: ClipBatch,
         text_encoder: TextEncoder | None = None,
         seed: int = 0,
     ):
@@ -46,7 +44,7 @@ class GenerationSheet:
         conditions: dict[str, object] = {"task_video": list(self.clips.numpy())} if needs_video(task) else {}
         if task == "text-conditional":
             conditions["prompt"] = self.examples["caption"]
-        if task == "action-conditional":
+        if task == "action-conditional" and "actions" in self.examples:
             conditions["context"] = list(self.clips[:, :1].numpy())
             conditions["actions"] = list(self.examples["actions"].numpy())
         if task.startswith("class-conditional"):

@@ -12,20 +12,21 @@ import torch
 from torch import nn
 
 from mutoscope import hub
-from mutoscope.data.sources.shapes.mixed import MIXED_CLASS_NAMES
-from mutoscope.data.sources.tokens import TokenCache
+from mutoscope.data.base import DataConfig
+from mutoscope.data.sources.registry import from_description
+from mutoscope.data.sources.tokens import TokenCache, TokensData
 from mutoscope.errors import UserError
 from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
-from mutoscope.families import AnyFamily, family_of
+from mutoscope.families import FAMILIES, AnyFamily, family_of
 from mutoscope.json_config import dataclass_from_dict, read_json
 from mutoscope.runs.checks import (
     check_actions,
     check_captions,
     check_labels,
     check_model_fits,
+    check_source,
     condition_tasks,
 )
-from mutoscope.runs.clips import clip_source, describe_data, example_clips, from_description, shapes_world
 from mutoscope.runs.sheets import GenerationSheet
 from mutoscope.runs.tokenize import CONTEXT_FRAMES, CaptionReader, tokenize
 from mutoscope.sampling.tasks import condition_key, needs_video
@@ -41,7 +42,6 @@ from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 from mutoscope.training.callbacks import Callback, ReconstructionSheet
 from mutoscope.training.config import (
     AdversarialConfig,
-    DataConfig,
     FeaturesRecipe,
     ModelRecipe,
     Recipe,
@@ -51,7 +51,7 @@ from mutoscope.training.config import (
 )
 from mutoscope.training.distributed import Process, barrier, join
 from mutoscope.training.tokenizer_trainer import set_latent_statistics, train_tokenizer
-from mutoscope.training.tracking import Tracker
+from mutoscope.training.tracking import Tracker, check_trackers
 from mutoscope.training.trainer import TrainResult, train_model
 
 WORDS, MAX_CAPTIONS = "words", 4096  # captions that the words of an endless world are taken from
@@ -80,6 +80,7 @@ def train(
     """
     out = Path(out)
     hub.check_writable_folder(out)
+    check_trackers(recipe.loop.report_to)
     if recipe.loop.threads:
         torch.set_num_threads(recipe.loop.threads)
     torch.manual_seed(recipe.loop.seed)  # initial weights
@@ -111,24 +112,20 @@ def flushed_denormals() -> Iterator[None]:
 
 def load_recipe(path: str | Path) -> Recipe:
     """The recipe in a JSON file, for example the recipe.json of an earlier run."""
-    return from_json(read_json(Path(path)), str(path))
+    return from_json(read_json(Path(path)), str(path), tuple(family.config for family in FAMILIES.values()))
 
 
 def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
     """model_index.json of a finished run; `values` are the fields that depend on the family."""
-    cached = describe_data(data)
-    names = cached.get("class_names")
-    described = {name: value for name, value in cached.items() if name not in ("class_names", "seed", "path")}
-    if described.get("kind") == "shapes":
-        origin = from_description(data, described)
-        names = MIXED_CLASS_NAMES if origin.mixed else shapes_world(origin, seed=0).class_names
+    described = data.describe()
+    names = described["class_names"] if "class_names" in described else from_description(data, described).class_names()
     return hub.ModelIndex(
         num_frames=data.num_frames,
         height=data.height,
         width=data.width,
         fps=data.fps,
-        class_names=tuple(names) if names else None,
-        data=described,
+        class_names=tuple(cast(Sequence[str], names)) or None,
+        data={name: value for name, value in described.items() if name not in ("class_names", "seed", "path")},
         **values,
     )
 
@@ -143,11 +140,11 @@ def _train_tokenizer(
     discriminator = make_discriminator(game.discriminator) if game else None
     start_inflated(recipe, tokenizer, discriminator)
     perceptual = perceptual_loss(game) if game else None
-    sheet = ReconstructionSheet(example_clips(recipe.data)["video"])
+    sheet = ReconstructionSheet(recipe.data.examples()["video"])
     result = train_tokenizer(
         tokenizer,
         recipe,
-        clip_source(recipe.data),
+        recipe.data.open(),
         out,
         discriminator=discriminator,
         perceptual=perceptual.to(process.device) if perceptual else None,
@@ -156,7 +153,7 @@ def _train_tokenizer(
     )
     if result.finished and process.is_main:
         if tokenizer.spec.latent_channels is not None:
-            set_latent_statistics(cast(VideoTokenizer, result.network), clip_source(recipe.data))
+            set_latent_statistics(cast(VideoTokenizer, result.network), recipe.data.open())
         index = model_index(recipe.data, family="tokenizer", model=None)
         parts = {"tokenizer": result.network, "discriminator": discriminator}
         hub.save_pretrained(out, index, recipe=to_json(recipe), **parts)
@@ -192,7 +189,7 @@ def start_inflated(recipe: TokenizerRecipe, tokenizer: VideoTokenizer, discrimin
 def _train_model(
     recipe: ModelRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
-    if recipe.data.random_crops:
+    if recipe.data.redraws:
         raise UserError("Tokens are encoded once, so random crops would not change: use data.ten_crops instead.")
     tokenizer = hub.load_tokenizer(recipe.tokenizer).to(process.device)
     channels_last(tokenizer)
@@ -218,8 +215,8 @@ def _train_model(
     )
     sheets: list[Callback] = []
     origin = from_description(recipe.data, cache.info.data)
-    if origin.kind == "shapes" or recipe.data.kind != "tokens":  # videos behind a ready cache may be gone
-        clips = example_clips(origin)
+    if not origin.needs_files or not isinstance(recipe.data, TokensData):  # the videos of a finished cache may be gone
+        clips = origin.examples()
         sheets = [GenerationSheet(tokenizer, index, clips, text)]
     prepare = family.batch_step(recipe.model, recipe.task_weights)
     callbacks = (*sheets, *callbacks)
@@ -261,7 +258,7 @@ def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextE
     if recipe.text_encoder == WORDS:
         folder = out / "text_encoder"
         if process.is_main and not folder.is_dir():
-            source = clip_source(recipe.data)
+            source = recipe.data.open()
             count = source.num_clips or MAX_CAPTIONS
             captions = [text for i in range(0, count, 64) for text in source[range(i, min(i + 64, count))]["caption"]]
             folder.mkdir(parents=True)
@@ -274,7 +271,7 @@ def _train_features(
     recipe: FeaturesRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
     network = ShapesFeatures(ShapesFeaturesConfig())
-    result = train_model(network, recipe, clip_source(recipe.data), out, callbacks=callbacks, **options)
+    result = train_model(network, recipe, recipe.data.open(), out, callbacks=callbacks, **options)
     if result.finished and process.is_main:
         save_shapes_features(result.network, out)
     return result
@@ -297,26 +294,25 @@ def open_cache(
     recipe: ModelRecipe, tokenizer: VideoTokenizer, out: Path, process: Process, text: TextEncoder | None = None
 ) -> TokenCache:
     """The cache the recipe names, or the run's own `out/tokens`, which the main process fills first if need be."""
-    if recipe.data.kind == "tokens":
-        cache = TokenCache(recipe.data.path or "")
+    if isinstance(recipe.data, TokensData):
+        cache = recipe.data.cache()
     else:
         if process.is_main:
+            source = recipe.data.open()
+            check_source(source, recipe)
             tokenize(
                 tokenizer,
                 recipe.tokenizer,
-                clip_source(recipe.data),
+                source,
                 out / "tokens",
                 num_clips=recipe.cache_clips,
                 num_workers=recipe.loop.num_workers,
                 tasks=condition_tasks(recipe),
-                data=describe_data(recipe.data) | {"seed": recipe.data.seed, "path": recipe.data.path},
+                data=recipe.data.origin(),
                 context_frames=recipe.model.context_frames,
                 text=caption_reader(recipe, text),
                 motion=recipe.motion,
-                interval="interval" in recipe.model.clip_fields and recipe.data.max_interval > 1,
-                actions="actions" in recipe.model.clip_fields,
-                history_only="history_only" in recipe.model.clip_fields and recipe.data.max_jump > 0,
-                history="history" in recipe.model.clip_fields and recipe.data.flawed_history,
+                fields=recipe.model.clip_fields,
             )
         barrier(process)
         cache = TokenCache(out / "tokens")

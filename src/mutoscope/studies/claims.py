@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from mutoscope import hub
+from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.shapes.world import HELD_BACK_SEED
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
@@ -24,11 +25,10 @@ from mutoscope.evaluation.metrics.frechet import frechet_distance_between
 from mutoscope.evaluation.networks.shapes_classifier import Readings, ShapesClassifier
 from mutoscope.evaluation.sources.shapes_clips import RealClips, real_clips
 from mutoscope.hub import write_json
-from mutoscope.models.base import VideoModel
-from mutoscope.runs.clips import clip_source, describe_data, shapes_world
+from mutoscope.models.base import ModelConfig, VideoModel
 from mutoscope.runs.tokenize import tokenize
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
-from mutoscope.training.config import DataConfig, LoopConfig, ModelConfig, ModelRecipe, OptimConfig
+from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig
 from mutoscope.training.trainer import Batch, train_model
 
 # Betas and weight decay of MAGVIT (arXiv 2212.05199, appendix B); higher rates for small networks and few updates.
@@ -131,13 +131,13 @@ class Laboratory(ABC, Generic[VariantT]):
         cache = tokenize(
             tokenizer,
             config.tokenizer,
-            clip_source(data),
+            data.open(),
             out / "tokens",
             num_clips=config.num_train_clips,
             tasks=cls.tasks,
-            data=describe_data(data) | {"seed": data.seed},
+            data=data.describe() | {"seed": data.seed},
         )
-        real = real_clips(shapes_world(data, HELD_BACK_SEED).config, 0, config.num_clips)
+        real = real_clips(data.world(HELD_BACK_SEED).config, 0, config.num_clips)
         return cls(config, out, tokenizer, cache, classifier, real, classifier.read(real.video))
 
     @property
@@ -151,7 +151,7 @@ class Laboratory(ABC, Generic[VariantT]):
 
     def real_against_real(self) -> float:
         """shapes-FVD of as many further real clips."""
-        config = shapes_world(clip_data(self.config), HELD_BACK_SEED).config
+        config = clip_data(self.config).world(HELD_BACK_SEED).config
         return self.distance_of(real_clips(config, self.config.num_clips, self.config.num_clips).video)
 
     def video(self, clips: UInt8[Tensor, "n t h w 3"]) -> Float[Tensor, "n 3 t h w"]:
@@ -301,7 +301,7 @@ def open_tokenizer(config: ClaimsConfig, device: str | torch.device) -> VideoTok
     return tokenizer
 
 
-def clip_data(config: ClaimsConfig) -> DataConfig:
+def clip_data(config: ClaimsConfig) -> ShapesData:
     """The shapes dataset at the clip size that the tokenizer was trained for."""
     index = hub.load_index(config.tokenizer)
-    return DataConfig("shapes", num_frames=index.num_frames, height=index.height, width=index.width)
+    return ShapesData(num_frames=index.num_frames, height=index.height, width=index.width)

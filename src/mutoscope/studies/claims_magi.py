@@ -25,7 +25,6 @@ from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
 from mutoscope.evaluation.networks.shapes_detector import shapes_agree
 from mutoscope.evaluation.sources.shapes_clips import real_clips
 from mutoscope.models.magi import MAGI, FrameConditions, MAGIConfig
-from mutoscope.runs.clips import clip_source, describe_data, shapes_world
 from mutoscope.runs.tokenize import tokenize
 from mutoscope.sampling.base import last_of
 from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, StreamCondition
@@ -149,20 +148,20 @@ class Laboratory(claims.Laboratory[Variant]):
             tokenize(
                 tokenizer,
                 config.tokenizer,
-                clip_source(kind),
+                kind.open(),
                 out / name,
                 num_clips=config.num_train_clips,
-                data=describe_data(kind) | {"seed": kind.seed},
-                interval=kind.max_interval > 1,
+                data=kind.describe() | {"seed": kind.seed},
+                fields=("interval",),
             )
             for name, kind in (
                 ("tokens-plain", data),
                 ("tokens", dataclasses.replace(data, max_interval=config.max_interval)),
             )
         )
-        real = real_clips(shapes_world(data, HELD_BACK_SEED).config, 0, config.num_clips)
+        real = real_clips(data.world(HELD_BACK_SEED).config, 0, config.num_clips)
         length = plain.info.clip_shape[1] * config.windows
-        rollout = dataclasses.replace(shapes_world(data, HELD_BACK_SEED).config, num_frames=length)
+        rollout = dataclasses.replace(data.world(HELD_BACK_SEED).config, num_frames=length)
         clips = [ShapesWorld(rollout, HELD_BACK_SEED).clip(i) for i in range(config.num_rollouts)]
         colors = torch.zeros(len(clips), len(COLORS), dtype=torch.bool)
         for row, clip in zip(colors, clips, strict=True):

@@ -22,7 +22,6 @@ from mutoscope.evaluation.metrics.temporal import mean_squared_motion
 from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
 from mutoscope.evaluation.sources.shapes_clips import real_clips
 from mutoscope.models.nova import NOVA, NOVAConfig
-from mutoscope.runs.clips import clip_source, describe_data, shapes_world
 from mutoscope.runs.tokenize import CaptionReader, tokenize
 from mutoscope.sampling.base import last_of
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition
@@ -103,7 +102,7 @@ class Laboratory(claims.Laboratory[Variant]):
     ) -> Self:
         assert isinstance(config, ClaimsConfig)
         tokenizer, data = claims.open_tokenizer(config, device), claims.clip_data(config)
-        source = clip_source(data)
+        source = data.open()
         folder = out / "text_encoder"
         if not folder.is_dir():
             folder.mkdir(parents=True)
@@ -115,10 +114,10 @@ class Laboratory(claims.Laboratory[Variant]):
             source,
             out / "tokens",
             num_clips=config.num_train_clips,
-            data=describe_data(data) | {"seed": data.seed},
+            data=data.describe() | {"seed": data.seed},
             text=CaptionReader(encoder, TEXT_LENGTH),
         )
-        real = real_clips(shapes_world(data, HELD_BACK_SEED).config, 0, config.num_clips)
+        real = real_clips(data.world(HELD_BACK_SEED).config, 0, config.num_clips)
         text = encoder.encode(real.captions, TEXT_LENGTH)
         return cls(config, out, tokenizer, cache, classifier, real, classifier.read(real.video), text)
 
@@ -178,7 +177,7 @@ class Laboratory(claims.Laboratory[Variant]):
     def measure_windows(self, model: NOVA, seed: int) -> list[float]:
         """shapes-FVD of each window of a continued clip against the same window of real clips."""
         data, length = claims.clip_data(self.config), self.cache.info.clip_shape[1]
-        long = dataclasses.replace(shapes_world(data, HELD_BACK_SEED).config, num_frames=length * self.config.windows)
+        long = dataclasses.replace(data.world(HELD_BACK_SEED).config, num_frames=length * self.config.windows)
         real = real_clips(long, 0, self.config.num_clips).video
         clips, _, _ = self.generate(model, length * self.config.windows, seed)
         return [

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mutoscope.data.loader import BatchSource
+from mutoscope.data.base import ClipBatch, ClipSource
 from mutoscope.errors import UserError
 from mutoscope.layers.token_order import region_order
 from mutoscope.tokenizers.base import VideoTokenizer
@@ -75,7 +75,7 @@ class EntropyReport(TypedDict):
 
 
 @torch.no_grad()
-def measure_moments(tokenizer: VideoTokenizer, source: BatchSource, config: EntropyConfig) -> Moments:
+def measure_moments(tokenizer: VideoTokenizer, source: ClipSource[ClipBatch], config: EntropyConfig) -> Moments:
     """One pass over the clips. Raises UserError for a tokenizer without codes or too few clips."""
     quantizer = getattr(tokenizer, "quantizer", None) or getattr(tokenizer, "bottleneck", None)
     if tokenizer.spec.vocab_size is None or quantizer is None:
@@ -148,7 +148,7 @@ def entropy_increase(
 
 
 def analyse(
-    tokenizer: VideoTokenizer, source: BatchSource, config: EntropyConfig, side: tuple[int, int]
+    tokenizer: VideoTokenizer, source: ClipSource[ClipBatch], config: EntropyConfig, side: tuple[int, int]
 ) -> EntropyReport:
     """Maps for the corner and the middle, and the increase for the orders by regions and by rows.
 

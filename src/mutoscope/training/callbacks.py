@@ -1,14 +1,13 @@
-"""What a loop tells the outside while it runs: progress, log lines, sample sheets; and when to stop early."""
+"""Events of a training loop: progress, log lines, sample sheets, and signals that stop it early."""
 
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,20 +24,23 @@ from mutoscope.training.config import LoopConfig
 from mutoscope.training.distributed import Process, mean_over_ranks
 from mutoscope.training.tracking import Tracker
 
+Batch = Mapping[str, object]
+"""A batch of any source by field: tensors, nested dicts of tensors, and values of the whole batch such as the task."""
+
 
 @dataclass(frozen=True)
 class TrainEvent:
-    """Handed to every callback after each `sample_every` updates and after the last one, on the main process.
+    """Passed to every callback after each `sample_every` updates and after the last one, on the main process.
 
     network: the weights that would be exported now (averaged ones where the recipe keeps them), in evaluation mode.
     batch: the clips of the latest update on this rank, on the training device.
-    save_image: writes a picture below the run's `samples` folder and hands it to the trackers.
+    save_image: writes an image below the run's `samples` folder and passes it to the trackers.
     """
 
     step: int
     num_steps: int
     network: nn.Module
-    batch: dict[str, Any]
+    batch: Batch
     save_image: Callable[[str, UInt8[np.ndarray, "h w 3"]], None]
 
 
@@ -46,9 +48,9 @@ Callback = Callable[[TrainEvent], None]
 
 
 class ReconstructionSheet:
-    """Sample sheet of a tokenizer: for each clip a row of real frames above a row of decoded ones.
+    """Contact sheet of a tokenizer: for each clip a row of real frames above a row of decoded ones.
 
-    clips: the same ones every time, so that sheets of different steps compare; uint8 (b, t, h, w, 3).
+    clips: the same every time, so that sheets of different steps compare; uint8 (b, t, h, w, 3).
     """
 
     def __init__(self, clips: UInt8[Tensor, "b t h w 3"], every_nth_frame: int = 2):
@@ -68,7 +70,7 @@ class ReconstructionSheet:
 def paired_sheet(
     real: UInt8[Tensor, "b t h w 3"], decoded: UInt8[Tensor, "b t h w 3"], every_nth_frame: int = 1
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """One picture: time runs to the right, each real clip stands directly above its counterpart."""
+    """One image: time runs to the right, each real clip is directly above its counterpart."""
     pairs = [clip[::every_nth_frame].numpy() for pair in zip(real, decoded, strict=True) for clip in pair]
     return contact_sheet(pairs, columns=len(pairs[0]))
 
@@ -100,8 +102,8 @@ class Recorder:
     def record(self, step: int, losses: dict[str, Tensor], learning_rate: float, grad_norm: Tensor) -> None:
         """Counts update `step`; on every `log_every`-th one, and the last, reads the numbers off the device and logs.
 
-        Raises UserError when the loss is not finite, also before a checkpoint is due: a good one must not be replaced
-        by one that cannot be continued.
+        Raises UserError when the loss is not finite, also before a checkpoint is due: a good checkpoint must not be
+        replaced by one that cannot be continued.
         """
         self._bar.update()
         log_now = step % self.loop.log_every == 0 or step + 1 == self.loop.num_steps
@@ -120,7 +122,7 @@ class Recorder:
             for tracker in self.trackers:
                 tracker.log(step, values)
 
-    def notify(self, callbacks: Sequence[Callback], steps_done: int, network: nn.Module, batch: dict[str, Any]) -> None:
+    def notify(self, callbacks: Sequence[Callback], steps_done: int, network: nn.Module, batch: Batch) -> None:
         """Calls every callback with `network` in evaluation mode, then puts its mode back."""
         if not self.process.is_main:
             return
@@ -155,8 +157,11 @@ def check_finite(step: int, values: dict[str, float], checkpoints: Path) -> None
 
 
 def due(step: int, every: int, num_steps: int) -> bool:
-    """True after update `step` when something done every `every` updates, and after the last one, is to happen."""
+    """True after update `step` for events that occur every `every` updates and after the last one."""
     return (step + 1) % every == 0 or step + 1 == num_steps
+
+
+Handler = Callable[[int, FrameType | None], object] | int | None  # what `signal.signal` takes and returns
 
 
 class StopSignals:
@@ -164,7 +169,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, Handler] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers

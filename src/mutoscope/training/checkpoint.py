@@ -1,19 +1,18 @@
-"""Checkpoints: written whole or not at all, checked when read, only continued under the recipe that made them."""
+"""Checkpoints: written whole or not at all, checked when read, only continued under the recipe that wrote them."""
 
 import json
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict, cast
 
 import torch
 
 from mutoscope.errors import UserError
-from mutoscope.training.config import completed
 
-# Fields that may differ on resume: they change what is written or how fast, or (num_steps) where the cosine ends.
+# Fields that may differ on resume: they change logs or speed, or (num_steps) the end of the cosine.
 FREE_FIELDS = (
     "loop.num_steps",
     "loop.log_every",
@@ -21,15 +20,31 @@ FREE_FIELDS = (
     "loop.checkpoint_every",
     "loop.num_workers",
     "loop.threads",
+    "loop.report_to",
 )
 
 
 class Stateful(Protocol):
     """Anything a checkpoint can hold: modules, optimisers, schedulers."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, object]: ...
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+    def load_state_dict(self, state_dict: dict[str, object]) -> object: ...
+
+
+RecipeValues = Mapping[str, object]  # a recipe as JSON values
+
+
+class Checkpoint(TypedDict):
+    """The content of a checkpoint file."""
+
+    step: int
+    """Updates done."""
+    recipe: dict[str, object]
+    parts: dict[str, dict[str, object]]
+    """Name -> state dict of a `Stateful`."""
+    torch_rng: torch.Tensor
+    generator: torch.Tensor
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
@@ -42,7 +57,7 @@ def save_checkpoint(
     step: int,
     parts: Mapping[str, Stateful],
     generator: torch.Generator,
-    recipe: dict[str, Any],
+    recipe: RecipeValues,
     keep: int = 2,
 ) -> Path:
     """Writes the state after `step` updates under a temporary name, then renames it; keeps the newest `keep`.
@@ -52,9 +67,9 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
     temporary = path.with_suffix(".tmp")
-    state = {
+    state: Checkpoint = {
         "step": step,
-        "recipe": recipe,
+        "recipe": dict(recipe),
         "parts": {name: part.state_dict() for name, part in parts.items()},
         "torch_rng": torch.get_rng_state(),
         "generator": generator.get_state(),
@@ -77,10 +92,10 @@ def save_checkpoint(
     return path
 
 
-def load_latest_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+def load_latest_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpoint | None:
     """The newest checkpoint that reads back whole, or None when there is none.
 
-    A damaged one is passed over with a warning; when all are damaged, UserError.
+    A damaged one is skipped with a warning; raises UserError when all are damaged.
     """
     paths = checkpoint_paths(folder)
     for path in reversed(paths):
@@ -94,17 +109,17 @@ def load_latest_checkpoint(folder: Path, device: torch.device | str = "cpu") -> 
     return None
 
 
-def _load(path: Path, device: torch.device | str) -> dict[str, Any]:
+def _load(path: Path, device: torch.device | str) -> Checkpoint:
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise ValueError(f"wrong checksum of {damaged}")
     state = torch.load(path, map_location=device, weights_only=True)
-    if missing := {"step", "recipe", "parts", "torch_rng", "generator"} - state.keys():
+    if missing := Checkpoint.__required_keys__ - state.keys():
         raise ValueError(f"{', '.join(sorted(missing))} missing")
-    return state
+    return cast(Checkpoint, state)
 
 
-def restore(state: dict[str, Any], parts: Mapping[str, Stateful], generator: torch.Generator) -> int:
+def restore(state: Checkpoint, parts: Mapping[str, Stateful], generator: torch.Generator) -> int:
     """Puts a loaded checkpoint into the objects of this run; returns the number of updates done."""
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
@@ -115,16 +130,18 @@ def restore(state: dict[str, Any], parts: Mapping[str, Stateful], generator: tor
 
 def start_or_resume(
     folder: Path,
-    recipe: dict[str, Any],
+    recipe: RecipeValues,
     parts: Mapping[str, Stateful],
     generator: torch.Generator,
     resume: bool,
     device: torch.device | str = "cpu",
+    complete: Callable[[RecipeValues], RecipeValues] = lambda saved: saved,
 ) -> int:
-    """The step to go on with: 0 for a new run, the last good checkpoint's when resuming.
+    """The step to continue from: 0 for a new run, the last good checkpoint's when resuming.
 
     Refuses (UserError) to start over existing checkpoints and to continue under a recipe that differs in anything
-    but FREE_FIELDS. A changed num_steps moves the end of the cosine; the updates already made stay as they were.
+    but FREE_FIELDS. A changed num_steps moves the end of the cosine; updates already done stay as they were.
+    complete: adds to a saved recipe the fields that did not exist when it was saved.
     """
     if not resume:
         if checkpoint_paths(folder):
@@ -134,7 +151,7 @@ def start_or_resume(
     if state is None:
         warnings.warn(f"No checkpoint in {folder} yet; starting at step 0.", stacklevel=2)
         return 0
-    if changed := [name for name in changed_fields(completed(state["recipe"]), recipe) if name not in FREE_FIELDS]:
+    if changed := [name for name in changed_fields(complete(state["recipe"]), recipe) if name not in FREE_FIELDS]:
         raise UserError(
             f"The run in {folder} was started with other settings: {', '.join(changed)} differ. "
             "Resume with the recipe.json beside it or choose another output folder."
@@ -142,7 +159,7 @@ def start_or_resume(
     return restore(state, parts, generator)
 
 
-def write_recipe(out: Path, recipe: dict[str, Any]) -> None:
+def write_recipe(out: Path, recipe: RecipeValues) -> None:
     """Puts recipe.json into the run's folder, whole or not at all; it can be loaded and trained again."""
     out.mkdir(parents=True, exist_ok=True)
     temporary = out / "recipe.json.tmp"
@@ -150,15 +167,15 @@ def write_recipe(out: Path, recipe: dict[str, Any]) -> None:
     temporary.replace(out / "recipe.json")
 
 
-def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def changed_fields(old: RecipeValues, new: RecipeValues) -> list[str]:
     """Dotted names of the fields in which two recipes differ."""
     before, after = _flatten(old), _flatten(new)
     missing = object()
     return sorted(n for n in before.keys() | after.keys() if before.get(n, missing) != after.get(n, missing))
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(values: RecipeValues, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for name, value in values.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat

@@ -1,4 +1,4 @@
-"""One process or many: started by torchrun, data parallel, rank 0 writes. Nothing else knows about ranks."""
+"""One process or many: started by torchrun, data parallel, rank 0 writes. No other file knows about ranks."""
 
 import atexit
 import contextlib
@@ -32,7 +32,7 @@ def join(device: str | torch.device | None = None) -> Process:
     """Joins the group that torchrun describes in the environment: gloo on CPU, nccl on CUDA.
 
     Without torchrun this is a single process on `device`, by default CUDA where there is one. Calling it again returns
-    the same place. The group is left when the process exits, because torchrun's store lets nobody join it twice.
+    the same process. The group is left when the process exits, because torchrun's store lets nobody join it twice.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device is None:
@@ -83,6 +83,6 @@ def any_rank(flag: bool, process: Process) -> bool:
 
 
 def barrier(process: Process) -> None:
-    """Waits until every rank has come here."""
+    """Waits until every rank has arrived."""
     if process.world_size > 1:
         dist.barrier()

@@ -6,9 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Quintic iteration whose slope at zero is steep: singular values land near 1 (0.7 to 1.2) after five rounds.
+# Keller Jordan's quintic iteration, whose slope at zero is steep: five iterations bring singular values near 1 (0.7 to
+# 1.2).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_ROUNDS = 5
+_ITERATIONS = 5
+_SMALLEST_NORM = 1e-7  # keeps a zero matrix from dividing by zero; Keller Jordan's value
+_UPDATE_SCALE = 0.2  # root mean square of a typical Adam update (arXiv 2502.16982 §2.2)
 
 
 def orthogonalize(matrices: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
@@ -17,7 +20,7 @@ def orthogonalize(matrices: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
     Newton–Schulz iteration X ← (a + b XXᵀ + c (XXᵀ)²) X in the matrix's own precision; a zero matrix stays zero.
     """
     a, b, c = _COEFFICIENTS
-    x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
+    x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + _SMALLEST_NORM)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     # Every factor is a polynomial of the first XXᵀ, so all of them commute: iterating on the small square matrices
@@ -25,7 +28,7 @@ def orthogonalize(matrices: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
     gram = x @ x.mT
     identity = torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device)
     product = identity
-    for _ in range(_ROUNDS):
+    for _ in range(_ITERATIONS):
         factor = a * identity + b * gram + c * gram @ gram
         product = factor @ product
         gram = factor @ gram @ factor
@@ -62,16 +65,17 @@ class Muon(torch.optim.AdamW):
 
     def _orthogonal_update(self, parameters: list[Tensor], group: dict) -> None:
         """One update of matrices of one shape together: a GPU would wait for the start of each product otherwise."""
-        gradients, buffers = [p.grad for p in parameters], [self._momentum_buffer(p) for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]  # `step` passes no others
+        buffers = [self._momentum_buffer(p) for p in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         torch._foreach_lerp_(gradients, buffers, group["momentum"])
         update = orthogonalize(torch.stack([gradient.flatten(1) for gradient in gradients]))  # (k, m, n)
-        scale = 0.2 * max(update.shape[1:]) ** 0.5
+        scale = _UPDATE_SCALE * max(update.shape[1:]) ** 0.5
         updates = [part.view(p.shape) for part, p in zip(update.contiguous(), parameters, strict=True)]
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(parameters, updates, alpha=-group["lr"] * scale)
         for parameter in parameters:
-            parameter.grad = None  # AdamW skips what has no gradient
+            parameter.grad = None  # AdamW skips parameters without a gradient
 
     def _momentum_buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -83,7 +87,7 @@ class Muon(torch.optim.AdamW):
 
 
 def _alike(parameters: list[Tensor]) -> list[list[Tensor]]:
-    """By shape as matrices."""
+    """Parameters grouped by their shape as matrices."""
     groups: dict[tuple[int, int], list[Tensor]] = {}
     for parameter in parameters:
         groups.setdefault((len(parameter), parameter[0].numel()), []).append(parameter)

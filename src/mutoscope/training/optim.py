@@ -1,7 +1,7 @@
 """Optimiser, learning-rate schedule, gradient clipping and averaged weights."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -18,9 +18,9 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def decayed_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The matrices of dense and attention layers: what the papers' code calls kernels.
+    """The matrices of dense and attention layers, called kernels in the papers' code.
 
-    A matrix that is also an embedding (tied output layer) counts as an embedding and is left out.
+    A matrix that is also an embedding (tied output layer) counts as an embedding and is excluded.
     """
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
     found: dict[int, nn.Parameter] = {}
@@ -51,7 +51,7 @@ def convolution_kernels(model: nn.Module) -> list[nn.Parameter]:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW with decoupled decay on `decayed_parameters` (and embeddings if asked); with weight_decay 0 plain Adam.
+    """AdamW with decoupled decay on `decayed_parameters` (and embeddings with `decay_embeddings`); Adam if it is 0.
 
     With `muon_learning_rate` those matrices and all convolution kernels get Muon's updates instead.
     """
@@ -121,12 +121,14 @@ def make_ema(model: nn.Module, decay: float | None) -> AveragedModel | None:
     return ema
 
 
-def clip_gradients(model: nn.Module, clip_norm: float | None) -> torch.Tensor:
+def clip_gradients(
+    model: nn.Module, clip_norm: float | None, groups: Sequence[nn.Module] | None = None
+) -> torch.Tensor:
     """Scales all gradients to a global norm of at most `clip_norm`; returns the norm before clipping.
 
-    Where several networks play against each other (`players`), each is clipped by itself; the norm is the first's.
+    groups: networks clipped separately, such as a tokenizer and its discriminator; the norm is that of the first.
     """
     if clip_norm is not None:
-        norms = [nn.utils.clip_grad_norm_(part.parameters(), clip_norm) for part in getattr(model, "players", [model])]
+        norms = [nn.utils.clip_grad_norm_(part.parameters(), clip_norm) for part in groups or [model]]
         return norms[0]
     return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

@@ -1,17 +1,18 @@
-"""Stage 1: the losses that train a tokenizer to reconstruct clips, alone or against a discriminator.
+"""Stage 1: the losses that train a tokenizer to reconstruct clips, with or without a discriminator.
 
 arXiv 2212.05199, §3.1 and appendix B.1.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mutoscope.data.loader import BatchSource
+from mutoscope.data.base import ClipBatch, ClipSource
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.tokenizers.discriminator import (
     discriminator_loss,
@@ -30,11 +31,11 @@ ClipDistance = Callable[[Tensor, Tensor], Tensor]
 
 def training_video(tokenizer: VideoTokenizer, batch: Batch) -> Float[Tensor, "b 3 t h w"]:
     """The batch's clips in [-1, 1], channels last in memory like the kernels."""
-    return tokenizer.from_uint8(batch["video"]).contiguous(memory_format=torch.channels_last_3d)
+    return tokenizer.from_uint8(cast(Tensor, batch["video"])).contiguous(memory_format=torch.channels_last_3d)
 
 
 class ReconstructionLoss(nn.Module):
-    """The tokenizer's training loss as a forward pass, which is what data parallelism can wrap."""
+    """The tokenizer's training loss as a forward pass, so that data parallelism can wrap it."""
 
     def __init__(self, tokenizer: VideoTokenizer):
         super().__init__()
@@ -49,7 +50,7 @@ class AdversarialLoss(nn.Module):
     """Tokenizer and discriminator in one pass and one sum of losses; both are updated from the same forward pass.
 
     The generator's terms see the discriminator's weights as constants, the discriminator's terms see the
-    reconstruction as a constant, so one backward pass gives each player its own gradient.
+    reconstruction as a constant, so one backward pass gives each network its own gradient.
 
         L_G = reconstruction + quantizer + 0.1 · softplus(−D(v̂)) + 0.1 · perceptual(v, v̂)
         L_D = softplus(−D(v)) + softplus(D(v̂)) + 10 · ‖∂D(v)/∂v‖² + w · LeCam
@@ -67,32 +68,27 @@ class AdversarialLoss(nn.Module):
     ):
         super().__init__()
         self.tokenizer, self.discriminator, self.config = tokenizer, discriminator, config
-        # Behind a function, so that a frozen network is neither trained nor saved with every checkpoint.
+        # Inside a function, so that the frozen network is no submodule: neither trained nor saved with checkpoints.
         self.perceptual = None if perceptual is None else lambda real, fake: perceptual(real, fake)
         self.register_buffer("average_real", torch.zeros(()))
         self.register_buffer("average_fake", torch.zeros(()))
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        meets = batch.get("step", self.config.start_step) >= self.config.start_step
-        return self.losses(training_video(self.tokenizer, batch), generator, meets)
-
-    @property
-    def players(self) -> tuple[nn.Module, nn.Module]:
-        """Whose gradients are clipped each by itself."""
-        return self.tokenizer, self.discriminator
+        step = cast(int, batch.get("step", self.config.start_step))
+        return self.losses(training_video(self.tokenizer, batch), generator, step >= self.config.start_step)
 
     def losses(
-        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None, meets: bool = True
+        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None, adversarial: bool = True
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Sum and weighted terms for clips in [-1, 1]; moves LeCam's averages on.
+        """Sum and weighted terms for clips in [-1, 1]; updates LeCam's averages.
 
-        `meets` False leaves the game out: its terms count 0.
+        adversarial: whether adversarial training has started; before, its terms are weighted 0.
         """
         output = self.tokenizer.forward_train(video, generator)
         real, fake = (video + 1) / 2, (output.reconstruction + 1) / 2  # [0, 1], as the discriminator reads them
-        game = self._generator_terms(real, fake) | self._discriminator_terms(real, fake.detach())
-        weight = 1.0 if meets else 0.0
-        terms = output.losses | {name: term * weight for name, term in game.items()}
+        opposed = self._generator_terms(real, fake) | self._discriminator_terms(real, fake.detach())
+        weight = 1.0 if adversarial else 0.0
+        terms = output.losses | {name: term * weight for name, term in opposed.items()}
         if self.perceptual is not None:
             terms["perceptual"] = self.config.perceptual_weight * self.perceptual(real, fake)
         return torch.stack([term.float() for term in terms.values()]).sum(), terms
@@ -122,7 +118,7 @@ class AdversarialLoss(nn.Module):
 def train_tokenizer(
     tokenizer: VideoTokenizer,
     recipe: TokenizerRecipe,
-    source: BatchSource,
+    source: ClipSource[ClipBatch],
     out: str | Path,
     *,
     discriminator: nn.Module | None = None,
@@ -135,35 +131,39 @@ def train_tokenizer(
     """Trains `tokenizer` in place on batches with "video" uint8 (b, t, h, w, 3); returns what to export.
 
     With `recipe.adversarial` a discriminator (`discriminator`, or a fresh one) is trained in place beside it, and
-    `perceptual(real, fake)` of clips in [0, 1], if given, joins the loss; only the tokenizer is averaged and returned.
+    `perceptual(real, fake)` of clips in [0, 1] is added to the loss unless it is None; only the tokenizer is averaged
+    and returned.
     Writes `log.jsonl`, `checkpoints/` and `samples/` below `out`. With `resume`, continues the newest good checkpoint
     there; on CPU the continued run equals an uninterrupted one bit for bit.
     Raises UserError for a changed recipe, a full disk, damaged checkpoints or a diverging loss.
     """
     if recipe.adversarial is None:
         objective: nn.Module = ReconstructionLoss(tokenizer)
+        clip_groups = None
     else:
         discriminator = discriminator or make_discriminator(recipe.adversarial.discriminator)
         objective = AdversarialLoss(tokenizer, discriminator, recipe.adversarial, perceptual)
+        clip_groups = (tokenizer, discriminator)
     return run_loop(
         tokenizer,
         channels_last(objective),
         recipe,
         source,
         out,
-        prepare_batch=lambda batch, step: batch | {"step": step},
+        prepare_batch=lambda batch, step: {**batch, "step": step},
         resume=resume,
         callbacks=callbacks,
         trackers=trackers,
         device=device,
+        clip_groups=clip_groups,
     )
 
 
 def set_latent_statistics(
-    tokenizer: nn.Module, source: BatchSource, num_clips: int = 256, batch_size: int = 16
+    tokenizer: VideoTokenizer, source: ClipSource[ClipBatch], num_clips: int = 256, batch_size: int = 16
 ) -> None:
-    """Latents of mean 0 and variance 1 over the first clips of `source`, which is what video models are trained on."""
+    """Latents of mean 0 and variance 1 over the first clips of `source`, which video models are trained on."""
     device, count = next(tokenizer.parameters()).device, min(num_clips, source.num_clips or num_clips)
-    places = (list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size))
-    videos = (training_video(tokenizer, to_device(source[place], device)) for place in places)
+    parts = (list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size))
+    videos = (training_video(tokenizer, to_device(source[part], device)) for part in parts)
     tokenizer.set_latent_statistics(videos)

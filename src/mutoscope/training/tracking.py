@@ -1,6 +1,8 @@
-"""Where numbers and sample sheets go: a JSONL file always, TensorBoard or Weights & Biases on request."""
+"""Logs of a run: a JSONL file always, TensorBoard or Weights & Biases on request."""
 
+import importlib.util
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +13,7 @@ from mutoscope.errors import UserError
 
 
 class Tracker(Protocol):
-    """The three things a training loop tells its trackers."""
+    """Receives the numbers and images of a training loop, and its end."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Named numbers of one update; steps count from 0."""
@@ -20,14 +22,14 @@ class Tracker(Protocol):
         """A sample sheet drawn after `step` updates."""
 
     def close(self) -> None:
-        """Everything is on disk or sent after this."""
+        """Writes or sends everything that is still buffered."""
 
 
 class JsonlTracker:
     """One JSON object per line: step and values. The file stays valid whenever the process dies."""
 
     def __init__(self, path: str | Path, start_step: int = 0):
-        """Continues the file at `path`, dropping what an interrupted run wrote at or after `start_step`."""
+        """Continues the file at `path`, dropping lines of an interrupted run at or after `start_step`."""
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_log(self.path) if line["step"] < start_step]
@@ -48,7 +50,7 @@ class JsonlTracker:
 
 
 def read_log(path: str | Path) -> list[dict[str, float]]:
-    """The lines of a JSONL log; a last line torn by a crash is left out, a missing file is empty."""
+    """The lines of a JSONL log; a last line cut off by a crash is ignored, a missing file is empty."""
     lines = []
     for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
         try:
@@ -61,12 +63,12 @@ def read_log(path: str | Path) -> list[dict[str, float]]:
 class TensorBoardTracker:
     """Scalars and images for `tensorboard --logdir FOLDER`; needs the `tracking` extra."""
 
-    def __init__(self, folder: str | Path):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError("TensorBoard is not installed; install mutoscope[tracking].") from error
-        self._writer = SummaryWriter(str(folder))
+    def __init__(self, folder: str | Path, start_step: int = 0):
+        """Continues the logs in `folder`, hiding events of an interrupted run at or after `start_step`."""
+        check_trackers(["tensorboard"])
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=start_step or None)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -82,12 +84,12 @@ class TensorBoardTracker:
 class WandbTracker:
     """Scalars and images in a Weights & Biases run; needs the `tracking` extra and its own login."""
 
-    def __init__(self, project: str, name: str, config: dict | None = None):
-        try:
-            import wandb
-        except ImportError as error:
-            raise UserError("Weights & Biases is not installed; install mutoscope[tracking].") from error
-        self._wandb, self._run = wandb, wandb.init(project=project, name=name, config=config)
+    def __init__(self, project: str, name: str, config: Mapping[str, object] | None = None):
+        check_trackers(["wandb"])
+        import wandb
+
+        settings = None if config is None else dict(config)
+        self._wandb, self._run = wandb, wandb.init(project=project, name=name, config=settings)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
@@ -97,3 +99,28 @@ class WandbTracker:
 
     def close(self) -> None:
         self._run.finish()
+
+
+# name in `LoopConfig.report_to` -> what the error calls it
+TRACKERS = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases"}
+WANDB_PROJECT = "mutoscope"
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises UserError for a tracker whose package is not installed."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"{TRACKERS[name]} is not installed; install mutoscope[tracking].")
+
+
+def open_trackers(
+    names: Sequence[str], out: Path, name: str, config: Mapping[str, object], start_step: int = 0
+) -> list[Tracker]:
+    """The trackers of a run that writes into `out`. Raises UserError for one that is not installed."""
+    check_trackers(names)
+    found: list[Tracker] = []
+    if "tensorboard" in names:
+        found.append(TensorBoardTracker(out / "tensorboard", start_step))
+    if "wandb" in names:
+        found.append(WandbTracker(WANDB_PROJECT, name, config))
+    return found

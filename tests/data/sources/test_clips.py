@@ -38,7 +38,7 @@ def folder(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_items_hold_clip_label_caption_and_place(folder: Path):
+def test_items_hold_clip_label_caption_and_start(folder: Path):
     dataset = ClipDataset(folder, num_frames=8, height=16, width=24)
     assert dataset.classes == ["cats", "dogs"]
     assert len(dataset) == 40 // 8 + 150 // 8 + 12 // 8 + 1
@@ -211,7 +211,7 @@ def test_an_error_when_every_file_breaks_later(sample: Sample, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_what_a_worker_finds_broken_is_counted_in_the_main_process(sample: Sample, tmp_path: Path):
+def test_files_a_worker_finds_broken_are_counted_in_the_main_process(sample: Sample, tmp_path: Path):
     copy_samples(sample, tmp_path, "plain_mp4", "long_mp4")
     dataset = ClipDataset(tmp_path, 8, 16, 16)
     (tmp_path / "long_mp4.mp4").write_bytes(b"broken now")
@@ -270,9 +270,9 @@ def test_drawn_intervals_give_frames_that_far_apart(folder: Path):
     for number in range(len(dataset)):
         item = dataset[number]
         seen.add(item["interval"])
-        for place in range(4):
-            single = every[item["start"] + place * item["interval"]]["video"][0]
-            assert torch.equal(item["video"][place], single)
+        for frame in range(4):
+            single = every[item["start"] + frame * item["interval"]]["video"][0]
+            assert torch.equal(item["video"][frame], single)
     assert seen == {1, 2, 3}
 
 

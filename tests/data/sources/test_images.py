@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_classes_are_folders_and_hidden_or_foreign_files_are_left_out(folder: Path):
+def test_classes_are_folders_and_hidden_or_foreign_files_do_not_count(folder: Path):
     (folder / "ant" / ".unfinished.png").touch()
     (folder / "notes.txt").touch()
     files, classes = find_images(folder)
@@ -45,7 +45,7 @@ def test_ten_crops_are_the_middle_four_corners_and_their_mirrors(folder: Path):
     assert dataset[10]["label"] == 1 and len(dataset) == 20
 
 
-def test_random_crops_show_most_of_an_image_at_any_place_and_mirrored_half_the_time(folder: Path):
+def test_random_crops_show_most_of_an_image_at_any_position_and_mirrored_half_the_time(folder: Path):
     source = RandomCrops(ImageDataset(folder / "bee", 44, 44))  # 88x44: whole width, or 0.8 of it
     crops = [source[[position]]["video"][0, 0].numpy().astype(int) for position in range(200)]
     widths = [abs(crop[0, -1, 1] - crop[0, 0, 1]) / 2 for crop in crops]  # green is twice the column

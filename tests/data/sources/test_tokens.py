@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from mutoscope.data.loader import StepSampler, make_loader
-from mutoscope.data.sources.tokens import TokenCache, TokenCacheInfo, TokenCacheWriter, token_dtype
+from mutoscope.data.sources.tokens import (
+    StoredField,
+    TokenCache,
+    TokenCacheInfo,
+    TokenCacheWriter,
+    TokensData,
+    token_dtype,
+)
 from mutoscope.errors import UserError
 
 INFO = TokenCacheInfo(7, (2, 3, 3), "int16", "vq", "hash", ("frame-prediction",), {"kind": "shapes"})
@@ -25,7 +32,7 @@ def fill(folder, info=INFO):
     return writer.finish()
 
 
-def test_what_was_written_is_read_back_as_a_batch(tmp_path):
+def test_a_written_cache_is_read_back_as_batches(tmp_path):
     cache = fill(tmp_path / "cache")
     batch = cache[[5, 0]]
     tokens, _, conditions = clips(5, 1)
@@ -152,17 +159,68 @@ def test_captions_and_motion_are_kept_beside_the_clips(tmp_path):
     assert batch["motion"].tolist() == [3.0, 0.25]
 
 
-def test_intervals_marked_frames_and_actions_are_kept_and_unknown_actions_stay_unknown(tmp_path):
-    info = replace(INFO, interval=True, history_only=True, history=True, action_shape=(2, 3))
-    writer = TokenCacheWriter(tmp_path / "cache", info)
+FIELDS = {
+    "interval": StoredField("int64"),
+    "history_only": StoredField("bool", (2,)),
+    "history": StoredField("int16", (2, 3, 3)),
+    "actions": StoredField("float32", (2, 3)),
+}
+
+
+def fill_fields(folder):
+    writer = TokenCacheWriter(folder, replace(INFO, fields=FIELDS))
     actions = torch.arange(42.0).view(7, 2, 3)
     actions[4] = torch.nan
     seen_only = torch.arange(14).view(7, 2) % 3 == 1
     more = {"interval": torch.arange(7) + 1, "history_only": seen_only, "history": clips(7, 7)[0], "actions": actions}
     writer.write(*clips(0, 7), more)
-    batch = writer.finish()[[4, 2]]
+    return writer.finish(), more
+
+
+def test_fields_are_kept_by_name_and_unknown_actions_stay_unknown(tmp_path):
+    cache, more = fill_fields(tmp_path / "cache")
+    batch = cache[[4, 2]]
     assert batch["interval"].tolist() == [5, 3]
-    assert batch["history_only"].dtype == torch.bool and torch.equal(batch["history_only"], seen_only[[4, 2]])
+    assert batch["history_only"].dtype == torch.bool and torch.equal(
+        batch["history_only"], more["history_only"][[4, 2]]
+    )
     assert torch.equal(batch["history"], clips(7, 7)[0][[4, 2]])
     assert batch["actions"][0].isnan().all()
-    assert torch.equal(batch["actions"][1], actions[2])
+    assert torch.equal(batch["actions"][1], more["actions"][2])
+    assert set(cache.fields) == {"label", *FIELDS}
+
+
+def former(values):
+    """Metadata as earlier versions wrote it: one key for each field."""
+    values = {name: value for name, value in values.items() if name != "fields"}
+    return values | {"interval": True, "action_shape": [2, 3], "history_only": True, "history": True}
+
+
+def test_a_cache_of_an_earlier_version_opens_with_the_same_fields(tmp_path):
+    cache, _ = fill_fields(tmp_path / "cache")
+    path = tmp_path / "cache" / "metadata.json"
+    path.write_text(json.dumps(former(json.loads(path.read_text()))))
+    old = TokenCache(tmp_path / "cache")
+    assert old.info == cache.info
+    assert torch.equal(old[[2]]["actions"], cache[[2]]["actions"])
+
+
+def test_an_unfinished_cache_of_an_earlier_version_is_continued(tmp_path):
+    info = replace(INFO, fields={"interval": StoredField("int64")})
+    TokenCacheWriter(tmp_path / "cache", info).write(*clips(0, 4), {"interval": torch.ones(4, dtype=torch.int64)})
+    path = tmp_path / "cache.partial" / "progress.json"
+    progress = json.loads(path.read_text())
+    del progress["info"]["fields"]
+    progress["info"] |= {"interval": True, "action_shape": None, "history_only": False, "history": False}
+    path.write_text(json.dumps(progress))
+    assert TokenCacheWriter(tmp_path / "cache", info).position == 4
+
+
+def test_a_cache_is_no_source_of_pixels(tmp_path):
+    fill(tmp_path / "cache")
+    data = TokensData(path=str(tmp_path / "cache"))
+    assert data.describe() == {"kind": "shapes"} and data.cache().num_clips == 7
+    with pytest.raises(UserError, match="pixels are needed"):
+        data.open()
+    with pytest.raises(UserError, match="needs a path"):
+        TokensData().cache()

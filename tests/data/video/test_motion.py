@@ -16,7 +16,7 @@ def moving_square(step: int) -> np.ndarray:
     return frames
 
 
-def test_faster_motion_scores_higher_and_rest_scores_nothing():
+def test_faster_motion_scores_higher_and_rest_scores_zero():
     pytest.importorskip("cv2")
     scores = [motion_score(moving_square(step)) for step in (0, 1, 3)]
     assert scores[0] < 0.01 < scores[1] < scores[2]

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mutoscope.data.media import covering_size
 from mutoscope.data.video import decode, write
-from mutoscope.data.video.decode import covering_size
 from mutoscope.data.video.read import (
     FrameStream,
     VideoClip,
@@ -233,7 +233,7 @@ def test_a_damaged_tail_gives_the_frames_before_it_and_one_warning(sample: Sampl
     assert video.frames.mean(axis=(1, 2, 3)).min() > 50  # none is black
 
 
-def test_frames_that_the_decoder_patched_are_told(sample: Sample, tmp_path: Path):
+def test_frames_that_the_decoder_patched_are_reported(sample: Sample, tmp_path: Path):
     path = sample("plain_mp4")
     with av.open(str(path)) as container:
         packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
@@ -275,7 +275,7 @@ def test_reading_only_frames_before_the_damage_gives_no_warning(sample: Sample):
         ("audio_only", "no video stream"),
     ],
 )
-def test_files_without_pictures_are_refused_in_one_sentence(sample: Sample, kind: str, message: str):
+def test_files_without_frames_are_refused_in_one_sentence(sample: Sample, kind: str, message: str):
     with pytest.raises(UserError, match=message) as error:
         read_video(sample(kind))
     assert "\n" not in str(error.value)
@@ -358,7 +358,7 @@ def test_plain_colours_survive_within_two_levels(tmp_path: Path, suffix: str, co
     assert mean == pytest.approx(color, abs=2.5)
 
 
-def test_mp4_is_what_browsers_play(tmp_path: Path, moving):
+def test_mp4_has_a_format_that_browsers_play(tmp_path: Path, moving):
     write_video(tmp_path / "clip.mp4", moving(6, 32, 32), Fraction(30000, 1001))
     data = (tmp_path / "clip.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
@@ -517,7 +517,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, moving, suffix
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(path.name, b"old")]
 
 
-def test_closing_twice_does_nothing(tmp_path: Path, moving):
+def test_closing_twice_has_no_effect(tmp_path: Path, moving):
     with VideoWriter(tmp_path / "clip.mp4", 8) as writer:
         writer.write(moving(1, 16, 16)[0])
         writer.close()
@@ -530,12 +530,12 @@ def full_disk(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("place", ["add", "finish", "rename"])
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, moving, monkeypatch, place: str):
-    if place == "rename":
+@pytest.mark.parametrize("stage", ["add", "finish", "rename"])
+def test_a_full_disk_is_reported_and_leaves_no_file(tmp_path: Path, moving, monkeypatch, stage: str):
+    if stage == "rename":
         monkeypatch.setattr(write.os, "replace", full_disk)
     else:
-        monkeypatch.setattr(write.FfmpegEncoder, place, full_disk)
+        monkeypatch.setattr(write.FfmpegEncoder, stage, full_disk)
     with pytest.raises(UserError, match="No space left"):
         write_video(tmp_path / "clip.mp4", moving(3, 16, 16), 8)
     assert list(tmp_path.iterdir()) == []
@@ -547,7 +547,7 @@ def run_python(program: str, *arguments: object) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".png"])
-def test_a_write_that_runs_out_of_room_is_told_and_leaves_nothing(tmp_path: Path, suffix: str):
+def test_a_write_that_runs_out_of_room_is_reported_and_leaves_no_file(tmp_path: Path, suffix: str):
     """The system refuses files beyond 20 kB, as a full disk would."""
     program = """
         import resource, sys

@@ -1,16 +1,28 @@
-"""A folder of videos, or a data set in its own layout, as fixed-length clips for training."""
+"""Clips of a fixed length from a folder of videos, or from a data set in its own layout."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
+from mutoscope.data.base import (
+    INTERVAL,
+    LABEL,
+    ClipBatch,
+    ClipSource,
+    Field,
+    Item,
+    PathData,
+    StackedItems,
+    check_interval,
+    stacked_items,
+)
 from mutoscope.data.loader import stream_index
 from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.folder import FileProblem, MediaFile, clip_span, clip_starts, find_videos
@@ -23,28 +35,44 @@ class TooShort(UserError):
     """A video with fewer frames than a clip needs."""
 
 
+class ClipOptions(TypedDict, total=False):
+    """Options of `ClipDataset`, which documents them."""
+
+    clip_step: int | None
+    windows: int | None
+    crops: int
+    mirrored: bool
+    random_start: bool
+    random_crop: bool
+    random_flip: bool
+    max_interval: int
+    short: Literal["skip", "loop"]
+    seed: int
+
+
 class ClipDataset(Dataset):
     """Clips of `num_frames` frames, `frame_stride` apart, of all videos of a folder (see `folder.py` for classes) or of
-    a split of a data set (see `datasets.py`).
+    a split of a data set (see `datasets/catalog.py`).
 
     Item i is a dict: "video" uint8 (t, h, w, 3), "label" int (-1 without classes), "caption" str, "path" str and
-    "start", the clip's first frame in the file; a data set may add more, such as "actions". Clips start every
-    `clip_step` frames (default: the length of a clip, so that they do not overlap), or, with `windows`, at that many
-    places spread evenly from the first possible one to the last (one: at the beginning), whatever a video's length.
-    Frames are scaled to cover height x width, then cropped to it: in the middle, or with `crops` at that many places
-    spread evenly along the longer side. `mirrored` gives every clip a second time, mirrored.
+    "start", the clip's first frame in the file; a data set may add more, such as "actions" (`fields` lists them). Clips
+    start every `clip_step` frames (default: the length of a clip, so that they do not overlap), or, with `windows`, at
+    that many positions at equal distances from the first possible one to the last (one: at the beginning), whatever a
+    video's length. Frames are scaled to cover height x width, then cropped to it: in the middle, or with `crops` at
+    that many positions at equal distances along the longer side. `mirrored` adds every clip a second time, mirrored.
 
     random_start moves a clip by up to clip_step frames, or with `windows` anywhere; random_crop moves the crop,
-    random_flip mirrors half of the clips. max_interval draws how many strides the frames of a clip lie apart, from 1 to
-    this or what the video allows, and its first frame anywhere; "interval" in the item tells. All draws are a function
-    of (seed, epoch, i) alone, so items do not depend on the number of loader workers.
-    short: what becomes of videos shorter than a clip: "skip" (they are listed in `.skipped`) or "loop", which repeats
+    random_flip mirrors half of the clips. max_interval draws how many strides the frames of a clip are apart, from 1 to
+    this or as far as the video allows, and its first frame anywhere; "interval" in the item is that number. All draws
+    are a function of (seed, epoch, i) only, so items do not depend on the number of loader workers.
+    short: what happens to videos shorter than a clip: "skip" (they are listed in `.skipped`) or "loop", which repeats
     them from their beginning.
 
-    Only headers are read at construction; with `windows` nothing is, and what is broken or short shows when it is
-    loaded. Files that cannot be used are reported by one warning each, listed in `.broken` and skipped; one that fails
-    later is replaced by a clip of another file, and one with a damaged tail gives clips from before the damage. What a
-    data set's own lists name and the disk lacks is in `.missing`. Raises UserError where nothing readable is left.
+    Only headers are read at construction; with `windows` not even these are, and broken or short videos show when they
+    are loaded. Files that cannot be used are reported by one warning each, listed in `.broken` and skipped; a file that
+    fails later is replaced by a clip of another file, and a file with a damaged end gives clips from before the damage.
+    `.missing` lists files that the data set's own lists name and the disk lacks. Raises UserError where nothing
+    readable is left.
     """
 
     def __init__(
@@ -75,7 +103,7 @@ class ClipDataset(Dataset):
         if short not in ("skip", "loop"):
             raise UserError(f'short must be "skip" or "loop"; got {short!r}')
         if windows is not None and clip_step is not None:
-            raise UserError("windows and clip_step both say where clips start; leave one of them out")
+            raise UserError("windows and clip_step both say where clips start; omit one of them")
         listing = folder if isinstance(folder, Listing) else Listing("folder", Path(folder), "", *find_videos(folder))
         self.folder, self.classes, self.missing = listing.folder, listing.classes, listing.missing
         self.num_frames, self.height, self.width = num_frames, height, width
@@ -87,7 +115,7 @@ class ClipDataset(Dataset):
         self._skipped_at_start: list[FileProblem] = []
         self._broken_at_start: list[FileProblem] = []
         self._reasons: dict[int, str] = {}
-        self._promised: dict[int, int] = {}  # frames of each video, as far as they were asked for
+        self._promised: dict[int, int] = {}  # frames of each video, as far as they were read
         self.videos = list(listing.files) if windows else self._usable(listing.files)
         per_video = [windows or len(self._starts(number)) for number in range(len(self.videos))]
         self._first_item = np.cumsum([0, *per_video]) * self.variants  # item number of each video's first clip
@@ -95,10 +123,24 @@ class ClipDataset(Dataset):
         self._problems = _shared(torch.zeros(len(self.videos), dtype=torch.uint8))
         self._epoch = _shared(torch.zeros((), dtype=torch.int64))
 
-    # -------------------------------------------------------------------------------------------- what can be used
+        self.fields = self._fields(listing.frame_fields)
+
+    def _fields(self, frame_fields: Mapping[str, int]) -> dict[str, Field]:
+        """The fields of an item beside its clip; `frame_fields`: numbers per frame of further fields."""
+        varied = {"interval": INTERVAL} if self.max_interval > 1 else {}
+        frames = {
+            name: Field("float32", (self.num_frames, size), per_frame=True) for name, size in frame_fields.items()
+        }
+        return {"label": LABEL} | varied | frames
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.classes
+
+    # ----------------------------------------------------------------------------------------------- usable files
 
     def _usable(self, files: Sequence[MediaFile]) -> list[MediaFile]:
-        """Files whose headers promise a clip; the others are noted down."""
+        """Files whose headers promise a clip; the others are listed."""
         usable: list[MediaFile] = []
         for file in files:
             count = self._examine(file)
@@ -172,20 +214,20 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return int(self._first_item[-1])
 
-    def __getitem__(self, item: int) -> dict[str, Any]:
+    def __getitem__(self, item: int) -> Item:
         if not -len(self) <= item < len(self):
             raise IndexError(f"item {item} of {len(self)}")
         item %= len(self)
         return self.item(item, item_generator(self.seed, int(self._epoch), item))
 
-    def item(self, item: int, generator: torch.Generator) -> dict[str, Any]:
+    def item(self, item: int, generator: torch.Generator) -> Item:
         """Item `item` with these random draws."""
         number = int(np.searchsorted(self._first_item, item, side="right")) - 1
         window, variant = divmod(item - int(self._first_item[number]), self.variants)
         clip = self._tried(number, window, variant, generator)
         return clip if clip is not None else self._replacement(number, variant, generator)
 
-    def _tried(self, number: int, window: int, variant: int, generator: torch.Generator) -> dict[str, Any] | None:
+    def _tried(self, number: int, window: int, variant: int, generator: torch.Generator) -> Item | None:
         """The clip, or None after its file is reported."""
         try:
             return self._clip(number, window, variant, generator)
@@ -195,8 +237,8 @@ class ClipDataset(Dataset):
             self._report(number, BROKEN, f"{error}; its clips are replaced by others")
         return None
 
-    def _replacement(self, failed: int, variant: int, generator: torch.Generator) -> dict[str, Any]:
-        """A clip of another file, chosen by this item's own draws, so that it does not depend on what failed before."""
+    def _replacement(self, failed: int, variant: int, generator: torch.Generator) -> Item:
+        """A clip of another file, chosen by this item's own draws, so that it does not depend on earlier failures."""
         for number in torch.randperm(len(self.videos), generator=generator).tolist():
             if number == failed:
                 continue
@@ -222,7 +264,7 @@ class ClipDataset(Dataset):
             return [max(0, last) * window // max(1, self.windows - 1) for window in range(self.windows)]
         return clip_starts(count, self.span, self.clip_step) or range(1)  # one clip of a video to loop
 
-    def _clip(self, number: int, window: int, variant: int, generator: torch.Generator) -> dict[str, Any]:
+    def _clip(self, number: int, window: int, variant: int, generator: torch.Generator) -> Item:
         start, stride, interval = self._starts(number)[window], self.frame_stride, 1
         if self.max_interval > 1:
             interval, start = self._interval(self._num_frames(number), generator)
@@ -250,7 +292,7 @@ class ClipDataset(Dataset):
         return min(max(0, last), start + int(torch.randint(self.clip_step, (), generator=generator)))
 
     def _interval(self, available: int, generator: torch.Generator) -> tuple[int, int]:
-        """How many strides the frames lie apart, up to `max_interval` or what the video allows, and the first frame."""
+        """How many strides the frames are apart, up to `max_interval` or as the video allows, and the first frame."""
         steps = max(self.num_frames - 1, 1) * self.frame_stride
         longest = max(1, min(self.max_interval, (available - 1) // steps))
         interval = 1 + int(torch.randint(longest, (), generator=generator))
@@ -258,7 +300,7 @@ class ClipDataset(Dataset):
         return interval, int(torch.randint(room + 1, (), generator=generator))
 
     def _read(self, number: int, start: int, stride: int) -> tuple[UInt8[np.ndarray, "t h w 3"], int, list[int]]:
-        """Frames of a clip, where they start (earlier than asked for where the file ends sooner), and their numbers."""
+        """Frames of a clip, where they start (earlier than requested where the file ends sooner), and their numbers."""
         file, promised = self.videos[number], self._num_frames(number)
         size, span = (self.height, self.width), clip_span(self.num_frames, stride)
         steps = np.arange(self.num_frames) * stride
@@ -286,24 +328,49 @@ class ClipDataset(Dataset):
         return frames[:, top : top + self.height, left : left + self.width]
 
 
-@dataclass(frozen=True)
-class RandomClips:
-    """A dataset with random draws as an endless batch source in which a clip looks different each time it comes.
+class RandomClips(ClipSource[ClipBatch]):
+    """A dataset with random draws as an endless source in which a clip looks different each time it is read.
 
     Clip p is the item at position p of the endless stream of permutations (see `StepSampler`), with draws from
-    (seed, p): a batch depends on nothing else.
+    (seed, p): a batch depends on the indices only.
     """
 
-    dataset: ClipDataset
-    seed: int = 0
-    num_clips: None = None
+    def __init__(self, dataset: ClipDataset, seed: int = 0):
+        self.dataset, self.seed = dataset, seed
+        self.class_names, self.fields = dataset.class_names, dataset.fields
 
-    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
-        return default_collate([self._clip(int(position)) for position in indices])
+    def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
+        return stacked_items([self._clip(int(position)) for position in indices])
 
-    def _clip(self, position: int) -> dict[str, Any]:
+    def _clip(self, position: int) -> Item:
         index = stream_index(position, len(self.dataset), self.seed)
         return self.dataset.item(index, item_generator(self.seed, 0, position))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderData(PathData):
+    """Settings of a folder of videos, whose sub-folders are classes."""
+
+    kind: Literal["folder"] = "folder"
+    frame_stride: int = 1
+    """source frames per clip frame"""
+    max_interval: int = 1
+    """frames of a clip are 1 to this many strides apart, drawn for each clip"""
+
+    def __post_init__(self) -> None:
+        check_interval(self.max_interval)
+
+    def open(self) -> ClipSource[ClipBatch]:
+        sizes = self.num_frames, self.height, self.width, self.frame_stride
+        path = self.required_path()
+        return StackedItems(ClipDataset(path, *sizes, max_interval=self.max_interval, seed=self.seed))
+
+    def class_names(self) -> Sequence[str]:
+        return find_videos(self.required_path())[1]
+
+    def describe(self) -> dict[str, object]:
+        described: dict[str, object] = {"kind": self.kind, "class_names": list(self.class_names())}
+        return described if self.max_interval == 1 else described | {"max_interval": self.max_interval}
 
 
 def item_generator(seed: int, epoch: int, item: int) -> torch.Generator:

@@ -1,22 +1,23 @@
-"""A folder of videos as data sets see it: which files, which classes, which captions, how many clips.
+"""The layout of a plain folder of videos: files, classes, captions, and how many clips a video gives.
 
 Classes are the sub-folders directly below the folder, in alphabetical order. A caption is the text file beside a video
-with the same name and the suffix .txt. Hidden files are left out: unfinished videos are written under hidden names.
+with the same name and the suffix .txt. Hidden files do not count (see `media.files_below`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mutoscope.data.video.decode import VIDEO_SUFFIXES
+from mutoscope.data.media import VIDEO_SUFFIXES, files_below, spread
 from mutoscope.errors import UserError
 
 
 @dataclass(frozen=True)
 class MediaFile:
-    """One video or image of a data set. label: position of its class, -1 for one without class.
+    """One video or image of a data set.
 
-    caption: "" without one. part: which part of the file it is, "" for all of it.
+    label: index of its class, -1 without a class. caption: "" without a caption. part: which part of the file is meant,
+    "" for the whole file.
     """
 
     path: Path
@@ -26,13 +27,13 @@ class MediaFile:
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """The name that reports print."""
         return f"{self.path}#{self.part}" if self.part else str(self.path)
 
 
 @dataclass(frozen=True)
 class FileProblem:
-    """A file that is not used, or not to its end, and why."""
+    """A file that is skipped, or read in part, and the reason."""
 
     path: str
     reason: str
@@ -48,7 +49,7 @@ def find_videos(folder: str | Path) -> tuple[list[MediaFile], list[str]]:
         return [MediaFile(folder, -1, read_caption(folder))], []
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; check the path")
-    paths = sorted(path for path in folder.rglob("*") if is_video(path.relative_to(folder)) and path.is_file())
+    paths = files_below(folder, VIDEO_SUFFIXES)
     if not paths:
         raise UserError(f"{folder} holds no videos; known suffixes are {' '.join(sorted(VIDEO_SUFFIXES))}")
     labels, classes = class_folders(folder, paths)
@@ -56,20 +57,15 @@ def find_videos(folder: str | Path) -> tuple[list[MediaFile], list[str]]:
 
 
 def class_folders(folder: Path, paths: Sequence[Path]) -> tuple[list[int], list[str]]:
-    """The class of every file, -1 for one that lies outside class folders, and the names of the classes."""
+    """The class of every file, -1 for a file outside class folders, and the names of the classes."""
     class_of = {path: path.relative_to(folder).parts[0] for path in paths if path.parent != folder}
     classes = sorted(set(class_of.values()))
     numbers = {name: i for i, name in enumerate(classes)}
     return [numbers[class_of[path]] if path in class_of else -1 for path in paths], classes
 
 
-def is_video(path: Path) -> bool:
-    """By its name: a known suffix, and no part of the path hidden."""
-    return path.suffix.lower() in VIDEO_SUFFIXES and not any(part.startswith(".") for part in path.parts)
-
-
 def read_caption(path: Path) -> str:
-    """Text of the sidecar file, "" without one."""
+    """Text of the file beside a video or image, "" without such a file."""
     sidecar = path.with_suffix(".txt")
     return sidecar.read_text(encoding="utf-8", errors="replace").strip() if sidecar.is_file() else ""
 
@@ -84,7 +80,6 @@ def clip_starts(video_frames: int, span: int, step: int) -> Sequence[int]:
     return range(0, video_frames - span + 1, step)
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` of the numbers below `count`, evenly spread."""
-    wanted = min(count, wanted)
-    return [number * count // wanted for number in range(wanted)]
+__all__ = [
+    "FileProblem", "MediaFile", "class_folders", "clip_span", "clip_starts", "find_videos", "read_caption", "spread",
+]  # fmt: skip

@@ -1,29 +1,29 @@
-"""A folder of images as clips of one frame: the middle, ten crops, or random ones.
+"""A folder of images as clips of one frame: the middle, ten crops, or random crops.
 
 Classes are the sub-folders directly below the folder, in alphabetical order (the layout of ImageNet).
 """
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
-from torch.utils.data import default_collate
+from PIL import Image
 
+from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, Item, PathData, StackedItems, stacked_items
 from mutoscope.data.loader import stream_index
+from mutoscope.data.media import IMAGE_SUFFIXES, files_below, open_image
 from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.folder import MediaFile, class_folders, read_caption
-from mutoscope.data.video.decode import IMAGE_SUFFIXES
 from mutoscope.errors import UserError
 
-TEN_CROP_MARGIN = 1.1  # the images behind ten crops are a tenth larger than a crop
-SMALLEST_CROP = 0.8  # of the shorter side, for random crops
+TEN_CROP_MARGIN = 1.1  # images for ten crops are a tenth larger than a crop, as in LlamaGen's scripts
+SMALLEST_CROP = 0.8  # part of the shorter side that a random crop shows at least, as in LlamaGen's scripts
 
 
 def find_images(folder: str | Path) -> tuple[list[MediaFile], list[str]]:
@@ -34,26 +34,21 @@ def find_images(folder: str | Path) -> tuple[list[MediaFile], list[str]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; check the path.")
-    suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-    paths = sorted(path for path in folder.rglob("*") if is_image(path.relative_to(folder)) and path.is_file())
+    paths = files_below(folder, IMAGE_SUFFIXES)
     if not paths:
-        raise UserError(f"{folder} holds no images; known suffixes are {suffixes}.")
+        raise UserError(f"{folder} holds no images; known suffixes are {' '.join(sorted(IMAGE_SUFFIXES))}.")
     labels, classes = class_folders(folder, paths)
     return [MediaFile(path, label, read_caption(path)) for path, label in zip(paths, labels, strict=True)], classes
-
-
-def is_image(relative: Path) -> bool:
-    """By suffix; nothing hidden, since unfinished files are written under hidden names."""
-    return relative.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in relative.parts)
 
 
 @dataclass
 class ImageDataset:
     """Item i is a dict: "video" uint8 (1, height, width, 3), "label" int, "caption" str, "path" str.
+
     Images are scaled to cover height x width with an anti-aliasing filter, then cropped to the middle. `ten_crops`
-    makes ten items of every image, scaled a tenth larger: the middle, four corners, and the five mirrored, as
-    LlamaGen's scripts cache them. A file that cannot be read is reported once,
-    listed in `broken` and replaced by the next one that can.
+    takes ten items from every image, scaled a tenth larger: the middle, four corners, and the five mirrored, as
+    LlamaGen's scripts cache them. A file that cannot be read is reported once, listed in `broken` and replaced by the
+    next one that can.
     """
 
     folder: str | Path | Listing
@@ -67,16 +62,17 @@ class ImageDataset:
             self.files, self.class_names = self.folder.files, self.folder.classes
         else:
             self.files, self.class_names = find_images(self.folder)
+        self.fields: Mapping[str, Field] = {"label": LABEL}
 
     def __len__(self) -> int:
         return len(self.files) * (10 if self.ten_crops else 1)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Item:
         position, crop = divmod(index, 10) if self.ten_crops else (index, 0)
         image, file = self._readable(position)
         return _item(self._cropped(image, crop), file)
 
-    def random_item(self, index: int, generator: np.random.Generator) -> dict[str, Any]:
+    def random_item(self, index: int, generator: np.random.Generator) -> Item:
         """Image `index` in a random crop (see `random_crop`)."""
         image, file = self._readable(index)
         return _item(random_crop(image, self.height, self.width, generator), file)
@@ -93,11 +89,10 @@ class ImageDataset:
         if path in self.broken:
             return None
         try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return open_image(path)
+        except UserError as error:
             self.broken.append(path)
-            warnings.warn(f"{path} cannot be read ({error}); it is left out.", stacklevel=2)
+            warnings.warn(f"{error}; it cannot be read and is skipped.", stacklevel=2)
             return None
 
     def _cropped(self, image: Image.Image, crop: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -113,36 +108,69 @@ class ImageDataset:
         return np.ascontiguousarray(pixels[:, ::-1] if crop >= 5 else pixels)
 
 
-def _item(frame: UInt8[np.ndarray, "h w 3"], file: MediaFile) -> dict[str, Any]:
+def _item(frame: UInt8[np.ndarray, "h w 3"], file: MediaFile) -> Item:
     kept = {"label": file.label, "caption": file.caption, "path": str(file.path)}
     return {"video": torch.from_numpy(frame[None]), **kept}
 
 
-@dataclass(frozen=True)
-class RandomCrops:
-    """A dataset of images as an endless batch source in which an image looks different each time it comes.
+class RandomCrops(ClipSource[ClipBatch]):
+    """A dataset of images as an endless source in which an image looks different each time it is read.
 
     Clip p is the image at position p of the endless stream of permutations (see `StepSampler`), in a crop drawn from
-    (seed, p): a batch depends on nothing else.
+    (seed, p): a batch depends on the indices only.
     """
 
-    dataset: ImageDataset
-    seed: int = 0
-    num_clips: None = None
+    def __init__(self, dataset: ImageDataset, seed: int = 0):
+        self.dataset, self.seed = dataset, seed
+        self.class_names, self.fields = dataset.class_names, dataset.fields
 
-    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
-        return default_collate([self._clip(int(position)) for position in indices])
+    def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
+        return stacked_items([self._clip(int(position)) for position in indices])
 
-    def _clip(self, position: int) -> dict[str, Any]:
+    def _clip(self, position: int) -> Item:
         index = stream_index(position, len(self.dataset.files), self.seed)
         generator = np.random.Generator(np.random.PCG64([self.seed, position]))
         return self.dataset.random_item(index, generator)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImagesData(PathData):
+    """Settings of a folder of images, whose sub-folders are classes; each image is a clip of one frame."""
+
+    kind: Literal["images"] = "images"
+    num_frames: int = 1
+    random_crops: bool = False
+    """another scale, crop and mirroring each time an image is read, for tokenizers"""
+    ten_crops: bool = False
+    """ten crops of every image instead of the middle"""
+
+    def __post_init__(self) -> None:
+        if self.random_crops and self.ten_crops:
+            raise UserError("random_crops draw a crop each time, without ten_crops: omit one of them.")
+
+    @property
+    def redraws(self) -> bool:
+        return self.random_crops
+
+    def open(self) -> ClipSource[ClipBatch]:
+        return self.source(self.required_path())
+
+    def source(self, folder: str | Listing) -> ClipSource[ClipBatch]:
+        """The images of a folder, or of a split of a data set."""
+        images = ImageDataset(folder, self.height, self.width, self.ten_crops)
+        return RandomCrops(images, self.seed) if self.random_crops else StackedItems(images)
+
+    def class_names(self) -> Sequence[str]:
+        return find_images(self.required_path())[1]
+
+    def describe(self) -> dict[str, object]:
+        return {"kind": self.kind, "class_names": list(self.class_names()), "ten_crops": self.ten_crops}
+
+
 def random_crop(
     image: Image.Image, height: int, width: int, generator: np.random.Generator
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """As LlamaGen's tokenizer is trained: scaled by a random factor, cropped at a random place, mirrored half the time.
+    """A crop as in the training of LlamaGen's tokenizer: at a random scale and position, mirrored half the time.
 
     The crop's shorter side is all of the image's, or as little as 0.8 of it: the scaled image is drawn evenly from the
     whole numbers of pixels in between.

@@ -1,15 +1,15 @@
-"""Frames of one entry of a data set, whatever it is stored as."""
+"""Readers of the entries of a data set: video files, or one image per frame."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 
+from mutoscope.data.media import read_image, stacked
 from mutoscope.data.sources.folder import MediaFile
-from mutoscope.data.video.decode import covering_size
 from mutoscope.data.video.read import SEEK_AFTER, FrameIndex, FrameStream, index_frames, iter_frames, probe
 from mutoscope.errors import UserError
 
@@ -18,22 +18,22 @@ Clip = UInt8[np.ndarray, "t h w 3"]
 
 
 class VideoReader(Protocol):
-    """How the entries of a data set are read."""
+    """Reads the entries of a data set."""
 
     def num_frames(self, file: MediaFile) -> int:
-        """Frames that the entry promises. Raises UserError where it cannot be read at all."""
+        """Frames that the entry promises. Raises UserError for an unreadable entry."""
         ...
 
     def read(
         self, file: MediaFile, start: int, max_frames: int, stride: int, size: tuple[int, int] | None
     ) -> tuple[Clip, int]:
-        """Up to `max_frames` frames from `start` on, each scaled to cover `size` (h, w; None: as they are), and how
-        many frames the entry was seen to hold. Raises UserError where none can be read.
+        """Up to `max_frames` frames from `start` on, scaled to cover `size` (h, w; None: as stored), and the number of
+        frames found in the entry so far. Raises UserError where none can be read.
         """
         ...
 
     def extras(self, file: MediaFile, frames: Sequence[int]) -> dict[str, np.ndarray]:
-        """What else is known of these frames, such as actions: arrays of one row per frame."""
+        """Further fields of these frames, such as actions: float32 arrays of one row per frame."""
         ...
 
 
@@ -44,7 +44,7 @@ class ContainerReader:
     _indices: dict[Path, FrameIndex] = field(default_factory=dict, repr=False)
 
     def num_frames(self, file: MediaFile) -> int:
-        """By the header; where it says nothing, counted."""
+        """The header's number of frames; where it has none, frames are counted."""
         return probe(file.path).num_frames or count_frames(file.path)
 
     def read(
@@ -106,45 +106,14 @@ class StillsReader:
         return {}
 
 
-def stacked(frames: Sequence[np.ndarray], size: tuple[int, int] | None) -> Clip:
-    """Frames of one size as a clip, which may have none."""
-    return np.stack(frames) if frames else np.empty((0, *(size or (0, 0)), 3), np.uint8)
-
-
 def _stills(file: MediaFile) -> StillsFile:
     if not isinstance(file, StillsFile):
         raise TypeError(f"{file} has no frames")
     return file
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """An image as RGB, scaled with an anti-aliasing filter to cover `size` (h, w).
-
-    Raises UserError for a broken one.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return fitted(image.convert("RGB"), size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} is not an image that can be read ({reason})") from None
-
-
-def fitted(image: Any, size: tuple[int, int] | None) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of an RGB image, scaled to cover `size` (h, w)."""
-    from PIL import Image
-
-    if size is not None:
-        height, width = covering_size((image.height, image.width), size)
-        if (width, height) != image.size:
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.array(image)
-
-
 def count_frames(path: Path) -> int:
-    """Frames of a file whose header does not say: by its packets, or by decoding where these do not tell.
+    """Frames of a file without a number in its header: by its packets, or by decoding where these are unreliable.
 
     Raises UserError where not even the first frame decodes.
     """

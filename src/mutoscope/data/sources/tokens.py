@@ -3,15 +3,12 @@
     tokens.npy             (n, *clip shape), int16 or int32 tokens, float16 latents
     label.npy              (n,) int64
     condition-<task>.npy   like tokens.npy: the encoded condition video of that task
-    caption.npy            (n, rows, channels) float16: text features, and caption_length.npy (n,) the real rows
-    motion.npy             (n,) float32: optical flow
-    interval.npy           (n,) int64: source frames from one frame to the next
-    history_only.npy       (n, t) bool: frames that are to be read, but not to be learned
-    history.npy            like tokens.npy: the clips as they are shown where they are history
-    actions.npy            (n, t, numbers) float32: what is done in every frame, NaN where nothing is known
+    caption.npy            (n, rows, channels) float16: text features, and caption_length.npy (n,): rows that hold words
+    motion.npy             (n,) float32: mean optical flow in pixels
+    <field>.npy            (n, *shape): any other per-clip field of the source (`TokenCacheInfo.fields`)
     metadata.json          TokenCacheInfo; written last, so a folder without it is unfinished
 
-Only the format lives here. What fills a cache decides what is encoded and with which tokenizer.
+This file holds the format only. `runs/tokenize.py` fills a cache and decides what is encoded with which tokenizer.
 """
 
 import json
@@ -20,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, PathData, TokenBatch
 from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict
 
@@ -36,14 +34,21 @@ DTYPES = ("int16", "int32", "float16")
 
 
 @dataclass(frozen=True)
+class StoredField:
+    """How one per-clip field is stored: NumPy's name of its type, and the shape of one clip's value."""
+
+    dtype: str
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class TokenCacheInfo:
-    """What a cache holds and what it was made with; two runs with equal info would write equal caches.
+    """The contents and the origin of a cache; two runs with equal info write equal caches.
 
     clip_shape: (t, h, w) of tokens, (c, t, h, w) of latents. conditions: tasks whose condition videos are encoded too.
-    tokenizer, tokenizer_hash: name and SHA-256 of the weights. data: where the clips came from.
-    caption_shape: rows and channels of the text features, if there are any; motion, interval: whether flow and the
-    distance of frames are told; action_shape: frames and numbers of the actions, if any; history_only: whether some
-    frames are not to be learned; history: whether history looks different from what is to be learned.
+    tokenizer, tokenizer_hash: name and SHA-256 of the weights. data: the origin of the clips (`DataConfig.origin`).
+    caption_shape: rows and channels of the text features, None without captions. motion: whether optical flow is
+    stored. fields: every other per-clip field beside the label, by name.
     """
 
     num_clips: int
@@ -52,47 +57,59 @@ class TokenCacheInfo:
     tokenizer: str
     tokenizer_hash: str
     conditions: tuple[str, ...] = ()
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, object] = field(default_factory=dict)
     caption_shape: tuple[int, int] | None = None
     motion: bool = False
-    interval: bool = False
-    action_shape: tuple[int, int] | None = None
-    history_only: bool = False
-    history: bool = False
+    fields: dict[str, StoredField] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise UserError(f"dtype must be one of {', '.join(DTYPES)}, found {self.dtype!r}.")
 
     @classmethod
-    def from_json(cls, values: Any, path: Path) -> "TokenCacheInfo":
-        """Raises UserError when fields are missing, unknown or make no sense."""
+    def from_json(cls, values: object, path: Path) -> "TokenCacheInfo":
+        """Raises UserError when keys are missing or unknown, or their values are not valid."""
         where = f"{path} does not describe a token cache of this version; tokenize the clips again"
-        return dataclass_from_dict(cls, values, where)
+        values = with_fields(values) if isinstance(values, Mapping) else values
+        return dataclass_from_dict(cls, cast(Mapping[str, object], values), where)
 
     def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """File name without suffix -> (dtype, shape)."""
-        tokens = (self.dtype, (self.num_clips, *self.clip_shape))
-        n = self.num_clips
-        arrays = {"tokens": tokens, "label": ("int64", (n,))} | {
-            f"condition-{task}": tokens for task in self.conditions
-        }
+        tokens, n = (self.dtype, (self.num_clips, *self.clip_shape)), self.num_clips
+        arrays = {"tokens": tokens, "label": ("int64", (n,))}
+        arrays |= {f"condition-{task}": tokens for task in self.conditions}
         if self.caption_shape is not None:
             arrays |= {"caption": ("float16", (n, *self.caption_shape)), "caption_length": ("int64", (n,))}
-        if self.action_shape is not None:
-            arrays["actions"] = ("float32", (n, *self.action_shape))
-        if self.history:
-            arrays["history"] = tokens
-        if self.history_only:
-            arrays["history_only"] = ("bool", (n, self.clip_shape[-3]))
-        told = {"interval": ("int64", self.interval), "motion": ("float32", self.motion)}
-        return arrays | {name: (dtype, (n,)) for name, (dtype, present) in told.items() if present}
+        if self.motion:
+            arrays["motion"] = ("float32", (n,))
+        return arrays | {name: (stored.dtype, (n, *stored.shape)) for name, stored in self.fields.items()}
+
+
+# One key per field, as metadata was written before `fields` -> how that field was stored
+_OLD_KEYS = ("interval", "history_only", "history", "action_shape")
+
+
+def with_fields(values: Mapping[str, object]) -> dict[str, object]:
+    """Metadata as it is written now; caches of earlier versions have one key for each field."""
+    kept = {name: value for name, value in values.items() if name not in _OLD_KEYS}
+    old = {name: value for name, value in values.items() if name in _OLD_KEYS and value}
+    clip_shape = values.get("clip_shape")
+    if not old or not isinstance(clip_shape, list):
+        return kept
+    stored: dict[str, object] = {
+        "interval": {"dtype": "int64"},
+        "history_only": {"dtype": "bool", "shape": clip_shape[-3:-2]},
+        "history": {"dtype": values.get("dtype"), "shape": clip_shape},
+        "action_shape": {"dtype": "float32", "shape": old.get("action_shape")},
+    }
+    names = {"action_shape": "actions"}
+    return kept | {"fields": {names.get(name, name): stored[name] for name in old}}
 
 
 class TokenCacheWriter:
     """Fills a cache in order and picks up where an interrupted writer stopped.
 
-    Until `finish` everything lies in a folder named `<folder>.partial`, so `folder` is either complete or absent.
+    Until `finish` everything is in a folder named `<folder>.partial`, so `folder` is either complete or absent.
     """
 
     def __init__(self, folder: str | Path, info: TokenCacheInfo):
@@ -112,8 +129,10 @@ class TokenCacheWriter:
         return 0
 
     def _resume(self) -> int:
-        progress = json.loads((self.partial / PROGRESS).read_text())
-        if progress["info"] != _plain(self.info):
+        path = self.partial / PROGRESS
+        progress = json.loads(path.read_text())
+        found, wanted = (TokenCacheInfo.from_json(values, path) for values in (progress["info"], _plain(self.info)))
+        if found != wanted:
             raise UserError(f"{self.partial} is an unfinished cache of other clips or another tokenizer; remove it.")
         return progress["position"]
 
@@ -126,8 +145,7 @@ class TokenCacheWriter:
     ) -> None:
         """Appends a batch of encoded clips (b, *clip_shape) and, for every task of the info, their conditions.
 
-        `more`: "caption", "caption_length", "motion", "interval", "history_only", "history" and "actions", as far as
-        the info names them.
+        `more`: "caption" and "caption_length", "motion", and the fields of the info, all of which must be there.
         """
         end = self.position + len(tokens)
         if end > self.info.num_clips:
@@ -158,14 +176,8 @@ class TokenCacheWriter:
         os.replace(temporary, self.partial / PROGRESS)
 
 
-class TokenCache:
-    """A finished cache as a batch source: `cache[indices]` gives a batch, `num_clips` its size.
-
-    Batch: "tokens" int64 (b, t, h, w) or latents float32 (b, c, t, h, w); "label" int64 (b,);
-    "conditions" {task: like tokens}; with captions "caption" float32 (b, rows, channels) and "caption_mask" bool
-    (b, rows); "motion" float32 (b,), "interval" int64 (b,), "history_only" bool (b, t), "history" like tokens and
-    "actions" float32 (b, t, numbers) where the cache has them.
-    """
+class TokenCache(ClipSource[TokenBatch]):
+    """A finished cache: `cache[indices]` is a batch of tokens with every stored field (see `TokenBatch`)."""
 
     def __init__(self, folder: str | Path):
         """Raises UserError when the folder holds no finished cache or its files do not fit its metadata."""
@@ -178,6 +190,10 @@ class TokenCache:
             raise UserError(message) from None
         self.info = TokenCacheInfo.from_json(values, path)
         self.num_clips = self.info.num_clips
+        self.class_names = tuple(cast(Sequence[str], self.info.data.get("class_names", ())))
+        self.fields = {"label": LABEL} | {
+            name: Field(stored.dtype, stored.shape) for name, stored in self.info.fields.items()
+        }
         for name, expected in self.info.arrays().items():
             if (str(self._arrays[name].dtype), self._arrays[name].shape) != expected:
                 raise UserError(f"{self.folder / name}.npy does not fit {path}; tokenize the clips again.")
@@ -189,7 +205,7 @@ class TokenCache:
         except (OSError, ValueError) as error:
             raise UserError(f"The token cache {self.folder} is damaged ({error}); tokenize the clips again.") from None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Workers open the files themselves: a pickled memory map would be copied whole."""
         return {name: value for name, value in self.__dict__.items() if name != "_arrays"}
 
@@ -199,26 +215,54 @@ class TokenCache:
         return self._arrays["label"]
 
     def __len__(self) -> int:
-        return self.num_clips
+        return self.info.num_clips
 
-    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
-        rows = np.asarray(indices, dtype=np.int64)
-        conditions = {task: self._read(f"condition-{task}", rows) for task in self.info.conditions}
-        batch = {"tokens": self._read("tokens", rows), "label": self._read("label", rows), "conditions": conditions}
-        if self.info.caption_shape is not None:
-            places = torch.arange(self.info.caption_shape[0])
-            lengths = self._read("caption_length", rows)
-            batch |= {"caption": self._read("caption", rows), "caption_mask": places < lengths[:, None]}
-        more = ("motion", "interval", "history_only", "history", "actions")
-        return batch | {name: self._read(name, rows) for name in more if name in self.info.arrays()}
+    def __getitem__(self, indices: Sequence[int]) -> TokenBatch:
+        rows, info = np.asarray(indices, dtype=np.int64), self.info
+        batch: TokenBatch = {
+            "tokens": self._read("tokens", rows),
+            "label": self._read("label", rows),
+            "conditions": {task: self._read(f"condition-{task}", rows) for task in info.conditions},
+        }
+        if info.caption_shape is not None:
+            numbers, lengths = torch.arange(info.caption_shape[0]), self._read("caption_length", rows)
+            batch["caption"], batch["caption_mask"] = self._read("caption", rows), numbers < lengths[:, None]
+        if info.motion:
+            batch["motion"] = self._read("motion", rows)
+        fields = {name: self._read(name, rows) for name in info.fields}
+        return cast(TokenBatch, {**batch, **fields})
 
     def _read(self, name: str, rows: np.ndarray) -> Tensor:
         values = self._arrays[name][rows]
         return torch.from_numpy(values.astype({"f": np.float32, "b": np.bool_}.get(values.dtype.kind, np.int64)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokensData(PathData):
+    """Settings of a finished token cache; its own metadata says which clips it holds."""
+
+    kind: Literal["tokens"] = "tokens"
+
+    def open(self) -> ClipSource[ClipBatch]:
+        """Raises UserError: a cache holds no pixels."""
+        raise UserError(
+            f"{self.path or 'A token cache'} holds tokens, and pixels are needed here: name the videos themselves "
+            "with --data."
+        )
+
+    def cache(self) -> TokenCache:
+        """The cache. Raises UserError where it is not finished or damaged."""
+        return TokenCache(self.required_path())
+
+    def class_names(self) -> Sequence[str]:
+        return self.cache().class_names
+
+    def describe(self) -> dict[str, object]:
+        return self.cache().info.data
+
+
 def token_dtype(vocab_size: int | None) -> str:
-    """The smallest stored type for this many codes; float16 for continuous latents (None)."""
+    """The smallest stored dtype for this many codes; float16 for continuous latents (None)."""
     if vocab_size is None:
         return "float16"
     return "int16" if vocab_size <= 2**15 else "int32"
@@ -234,5 +278,5 @@ def _checked(value: Tensor, dtype: np.dtype) -> np.ndarray:
     return stored
 
 
-def _plain(info: TokenCacheInfo) -> dict[str, Any]:
+def _plain(info: TokenCacheInfo) -> dict[str, object]:
     return json.loads(json.dumps(asdict(info)))

@@ -1,4 +1,4 @@
-"""Frames of one or several clips laid out on one picture."""
+"""Contact sheets: the frames of one or several clips on one image."""
 
 from collections.abc import Sequence
 
@@ -24,8 +24,8 @@ def contact_sheet(
     pixels sharp. pad: pixels between cells (none outside, so that a sheet of one frame is that frame).
     labels: one line of text above each clip.
     """
-    given = [clips] if getattr(clips, "ndim", None) == 4 else list(clips)
-    clips = [_checked(clip).repeat(scale, axis=1).repeat(scale, axis=2) for clip in given]
+    listed = [clips] if isinstance(clips, np.ndarray) and clips.ndim == 4 else list(clips)
+    clips = [_checked(clip).repeat(scale, axis=1).repeat(scale, axis=2) for clip in listed]
     if not clips or not all(len(clip) for clip in clips):
         raise ValueError("a contact sheet needs at least one clip and one frame in each")
     if labels is not None and len(labels) != len(clips):

@@ -1,25 +1,29 @@
 """From a file to decoded frames: opening, choosing a stream, decoding in order, seeking, noticing damage.
 
-`video_io.py` is the public face; this file holds the parts that know how containers and decoders misbehave.
+`read.py` has the public functions; this file holds the parts that know how containers and decoders misbehave.
 PyAV is imported inside the functions so that the package works without it.
 """
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mutoscope.data.media import covering_size
 from mutoscope.errors import UserError
 
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .gif .mpg .mpeg .wmv .flv .ts .m2ts .mts .3gp .ogv .y4m .hevc .h264".split()
-)
-IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .tif .tiff".split())
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+    NumberedFrame = tuple[int, float, VideoFrame]  # number, seconds after the first frame, frame
 
 # Formats FFmpeg opens although nobody means a video by them: text drawn as a screen, play lists that open other files.
 NOT_VIDEO_FORMATS = frozenset("tty hls concat dash sdp rtsp lavfi ffmetadata".split())
@@ -27,7 +31,6 @@ NOT_VIDEO_FORMATS = frozenset("tty hls concat dash sdp rtsp lavfi ffmetadata".sp
 SEEKABLE_FORMATS = frozenset("mov mp4 matroska webm".split())
 # Codecs of which one packet is one shown frame (VP8 hides frames in packets of their own).
 SEEKABLE_CODECS = frozenset("h264 hevc vp9 av1 mpeg4 mjpeg prores ffv1".split())
-DEFAULT_FPS = 25.0
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 
 
@@ -35,8 +38,8 @@ HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 class FrameIndex:
     """Presentation times of all packets of one stream, in stream time units, from reading packets without decoding.
 
-    pts: sorted, one per packet; keyframe_pts: sorted. `reliable` says whether frame i is the i-th time, which is what
-    seeking needs; where it is false only `num_packets` means something.
+    pts: sorted, one per packet; keyframe_pts: sorted. `reliable` says whether frame i is the i-th time, as
+    seeking needs it; where it is false only `num_packets` means something.
     """
 
     num_packets: int
@@ -47,7 +50,7 @@ class FrameIndex:
 
 @dataclass
 class DecodeState:
-    """What one pass over a stream has found so far."""
+    """Findings of one pass over a stream so far."""
 
     num_decoded: int = 0  # frames from the start of the stream to the last decoded one
     num_patched: int = 0  # frames in which the decoder covered up damage
@@ -69,7 +72,7 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
-def require_av(path: str | Path) -> Any:
+def require_av(path: str | Path) -> "ModuleType":
     """PyAV, or a UserError that says how to get it."""
     try:
         import av
@@ -78,7 +81,7 @@ def require_av(path: str | Path) -> Any:
     return av
 
 
-def open_container(path: str | Path) -> Any:
+def open_container(path: str | Path) -> "InputContainer":
     """Open with FFmpeg. The `file:` prefix keeps a colon in a name from being taken for a protocol."""
     path = check_file(path)
     av = require_av(path)
@@ -97,20 +100,20 @@ def open_container(path: str | Path) -> Any:
     return container
 
 
-def video_streams(container: Any) -> list[Any]:
-    """Video streams without cover pictures, which containers also keep as video."""
+def video_streams(container: "InputContainer") -> "list[VideoStream]":
+    """Video streams without cover images, which containers also store as video."""
     from av.stream import Disposition
 
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
-def choose_stream(container: Any, path: str | Path, stream: int | None, notes: list[str]) -> Any:
+def choose_stream(container: "InputContainer", path: str | Path, stream: int | None, notes: list[str]) -> "VideoStream":
     """The first video stream, or the one whose container index is `stream`; a note where there was a choice."""
     candidates = video_streams(container)
     indices = [s.index for s in candidates]
     if not candidates:
         kinds = sorted({s.type for s in container.streams}) or ["nothing"]
-        raise UserError(f"{path} holds no video stream (found: {', '.join(kinds)}); name a file with pictures in it")
+        raise UserError(f"{path} holds no video stream (found: {', '.join(kinds)}); name a video file")
     if stream is None:
         if len(candidates) > 1:
             others = ", ".join(map(str, indices[1:]))
@@ -127,38 +130,14 @@ def choose_stream(container: Any, path: str | Path, stream: int | None, notes: l
     return chosen
 
 
-def codec_name(stream: Any) -> str:
+def codec_name(stream: "VideoStream") -> str:
     """h264, vp9, av1 ...: the format, not the library that decodes it."""
     return stream.codec_context.codec.canonical_name
 
 
-def average_fps(stream: Any) -> float:
-    """Average rate by the header in frames per second; 25 where the header says nothing usable.
-
-    GIF has no rate, only delays, of which FFmpeg reports the shortest: there the packets are counted.
-    """
-    if codec_name(stream) == "gif" and stream.container.format.name == "gif":
-        return _gif_fps(stream.container.name) or DEFAULT_FPS
-    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
-        if rate and 0 < rate <= 1000:
-            return float(rate)
-    return DEFAULT_FPS
-
-
-def _gif_fps(url: str) -> float | None:
-    import av
-
-    count, seconds = 0, 0.0
-    with suppress(av.FFmpegError), av.open(url, metadata_errors="replace") as container:
-        for packet in container.demux(video=0):
-            if packet.size and packet.duration:
-                count, seconds = count + 1, seconds + float(packet.duration * packet.time_base)
-    return count / seconds if seconds else None
-
-
-def stream_seconds(container: Any, stream: Any) -> float | None:
-    """Length of the stream the header promises, in seconds; None where it promises nothing."""
-    if stream.duration:
+def stream_seconds(container: "InputContainer", stream: "VideoStream") -> float | None:
+    """Length of the stream by its header, in seconds; None where the header has none."""
+    if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # as Matroska has it
     if tag:
@@ -192,12 +171,17 @@ def index_frames(path: str | Path, stream: int | None = None) -> FrameIndex:
 
 
 def decode_stream(
-    container: Any, stream: Any, fps: float, state: DecodeState, start: int = 0, index: FrameIndex | None = None
-) -> Iterator[tuple[int, float, Any]]:
+    container: "InputContainer",
+    stream: "VideoStream",
+    fps: float,
+    state: DecodeState,
+    start: int = 0,
+    index: FrameIndex | None = None,
+) -> "Iterator[NumberedFrame]":
     """(number, seconds after the first frame, frame) from frame `start` on, in decoding order.
 
     Presentation times may go backwards in damaged or old files, so frames are numbered by counting. A decoder error
-    ends the stream and is kept in `state.error`: what follows a damaged packet has lost its place in the count.
+    ends the stream and is kept in `state.error`: frames after a damaged packet can no longer be numbered.
     """
     if index is not None and index.reliable and 0 < start < len(index.pts):
         decoded = _decode_after_seek(container, stream, fps, state, start, index)
@@ -208,7 +192,7 @@ def decode_stream(
     yield from _numbered(_decode_packets(container, stream, state), 0, start, None, fps, state)
 
 
-def _decode_packets(container: Any, stream: Any, state: DecodeState) -> Iterator[Any]:
+def _decode_packets(container: "InputContainer", stream: "VideoStream", state: DecodeState) -> "Iterator[VideoFrame]":
     import av
 
     try:
@@ -220,8 +204,8 @@ def _decode_packets(container: Any, stream: Any, state: DecodeState) -> Iterator
 
 
 def _numbered(
-    frames: Iterator[Any], first: int, start: int, origin: int | None, fps: float, state: DecodeState
-) -> Iterator[tuple[int, float, Any]]:
+    frames: "Iterator[VideoFrame]", first: int, start: int, origin: int | None, fps: float, state: DecodeState
+) -> "Iterator[NumberedFrame]":
     """Count frames from `first` and give those from `start` on. origin: time stamp of the stream's first frame."""
     seconds = None
     for number, frame in enumerate(frames, first):
@@ -235,7 +219,7 @@ def _numbered(
             yield number, seconds, frame
 
 
-def _seconds(frame: Any, origin: int | None, previous: float | None, number: int, fps: float) -> float:
+def _seconds(frame: "VideoFrame", origin: int | None, previous: float | None, number: int, fps: float) -> float:
     """Seconds after the first frame. A stamp that is missing or goes backwards becomes one frame after the previous."""
     if frame.pts is None or origin is None or not frame.time_base:
         return number / fps if previous is None else previous + 1 / fps
@@ -244,15 +228,20 @@ def _seconds(frame: Any, origin: int | None, previous: float | None, number: int
 
 
 def _decode_after_seek(
-    container: Any, stream: Any, fps: float, state: DecodeState, start: int, index: FrameIndex
-) -> Iterator[tuple[int, float, Any]] | None:
+    container: "InputContainer",
+    stream: "VideoStream",
+    fps: float,
+    state: DecodeState,
+    start: int,
+    index: FrameIndex,
+) -> "Iterator[NumberedFrame] | None":
     """Decode from the last keyframe before frame `start`; None where the first frame shows that the seek failed."""
     import av
 
     target = index.pts[start]
     before = index.keyframe_pts[index.keyframe_pts <= target]
     if not len(before) or before[-1] == index.pts[0]:
-        return None  # nothing to gain
+        return None  # the stream begins with this keyframe
     try:
         container.seek(int(before[-1]), stream=stream)
     except av.FFmpegError:
@@ -265,14 +254,14 @@ def _decode_after_seek(
         return None
     number = int(np.searchsorted(index.pts, first.pts))
 
-    def rest() -> Iterator[Any]:
+    def rest() -> "Iterator[VideoFrame]":
         yield first
         yield from frames
 
     return _numbered(rest(), number, start, int(index.pts[0]), fps, state)
 
 
-def damage_note(container: Any, stream: Any, path: str | Path, state: DecodeState) -> str | None:
+def damage_note(container: "InputContainer", stream: "VideoStream", path: str | Path, state: DecodeState) -> str | None:
     """One sentence where a stream read to its end holds clearly less than its header promises, else None."""
     count, promised = state.num_decoded, (stream.frames or 0) - state.num_discarded
     of_promised = f" of the {promised} in its header" if promised > count else ""
@@ -289,8 +278,8 @@ def damage_note(container: Any, stream: Any, path: str | Path, state: DecodeStat
     return None
 
 
-def picture_notes(stream: Any, frame: Any, path: str | Path) -> list[str]:
-    """What a viewer would show differently from the array: non-square pixels, high dynamic range, odd rotation."""
+def frame_notes(stream: "VideoStream", frame: "VideoFrame", path: str | Path) -> list[str]:
+    """Differences between a viewer's image and the array: non-square pixels, high dynamic range, odd rotation."""
     notes = []
     aspect: Fraction | None = stream.codec_context.sample_aspect_ratio
     if aspect and aspect != 1:
@@ -299,11 +288,13 @@ def picture_notes(stream: Any, frame: Any, path: str | Path) -> list[str]:
     if frame.color_trc in HDR_TRANSFERS:
         notes.append(f"{path} is high dynamic range ({HDR_TRANSFERS[frame.color_trc]}); converted without tone mapping")
     if frame.rotation % 90:
-        notes.append(f"{path} asks for a rotation of {frame.rotation} degrees; the nearest quarter turn is applied")
+        notes.append(f"{path} states a rotation of {frame.rotation} degrees; the nearest quarter turn is applied")
     return notes
 
 
-def rgb_array(frame: Any, stored_size: tuple[int, int], size: tuple[int, int] | None, keep_aspect: bool) -> np.ndarray:
+def rgb_array(
+    frame: "VideoFrame", stored_size: tuple[int, int], size: tuple[int, int] | None, keep_aspect: bool
+) -> np.ndarray:
     """Upright uint8 (h, w, 3). stored_size: (h, w) of the stream's first frame, which later frames must match."""
     turns = round(frame.rotation / 90) % 4
     height, width = stored_size
@@ -312,11 +303,3 @@ def rgb_array(frame: Any, stored_size: tuple[int, int], size: tuple[int, int] | 
         height, width = covering_size(stored_size, wanted) if keep_aspect else wanted
     array = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)  # (h, w, 3)
     return np.ascontiguousarray(np.rot90(array, k=turns))
-
-
-def covering_size(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, int]:
-    """Smallest (h, w) of the shape of `size` that covers `cover`: one side equal, the other at least as long."""
-    (height, width), (cover_height, cover_width) = size, cover
-    if cover_height * width >= cover_width * height:
-        return cover_height, max(cover_width, round(width * cover_height / height))
-    return max(cover_height, round(height * cover_width / width)), cover_width

@@ -1,4 +1,4 @@
-"""How much moves in a clip: dense optical flow, which text-to-video models are told (arXiv 2412.14169 §3.2)."""
+"""Motion in a clip by dense optical flow, a condition of NOVA's text-to-video models (arXiv 2412.14169 §3.2)."""
 
 import itertools
 
@@ -6,6 +6,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mutoscope.errors import UserError
+
+# Scale of the pyramid, its levels, window, iterations, neighbourhood and its Gaussian: the values of OpenCV's tutorial.
+FARNEBACK = (0.5, 3, 15, 3, 5, 1.2)
 
 
 def motion_score(frames: UInt8[np.ndarray, "t h w 3"]) -> float:
@@ -21,6 +24,6 @@ def motion_score(frames: UInt8[np.ndarray, "t h w 3"]) -> float:
     lengths = []
     for before, after in itertools.pairwise(grey):
         start = np.zeros((*before.shape, 2), np.float32)
-        flow = cv2.calcOpticalFlowFarneback(before, after, start, 0.5, 3, 15, 3, 5, 1.2, 0)
+        flow = cv2.calcOpticalFlowFarneback(before, after, start, *FARNEBACK, 0)
         lengths.append(float(np.linalg.norm(flow, axis=-1).mean()))
     return float(np.mean(lengths)) if lengths else 0.0

@@ -4,40 +4,41 @@ In: `read_video`, `iter_frames` (bounded memory), `probe` (header only). Out: `w
 `contact_sheet`, kept in `video_write.py` and `contact_sheet.py` and offered here too.
 
 Frames are uint8 (t, h, w, 3) RGB, upright (the file's rotation is applied), in the order in which the decoder gives
-them. 10-bit and HDR pictures are converted by FFmpeg's default matrix without tone mapping; pixels are taken as square.
+them. 10-bit and HDR frames are converted by FFmpeg's default matrix without tone mapping; pixels are taken as square.
 """
 
 import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from mutoscope.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, covering_size, upright_rgb
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.data.video.decode import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
     DecodeState,
     FrameIndex,
-    average_fps,
     check_file,
     choose_stream,
     codec_name,
-    covering_size,
     damage_note,
     decode_stream,
+    frame_notes,
     index_frames,
     open_container,
-    picture_notes,
     rgb_array,
     stream_seconds,
     video_streams,
 )
+from mutoscope.data.video.rate import average_fps, measured_fps
 from mutoscope.data.video.write import VideoClip, VideoWriter, write_video
 from mutoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 # Number, seconds after the first frame, conversion to RGB.
 SourceFrame = tuple[int, float, Callable[[], np.ndarray]]
@@ -70,7 +71,7 @@ class Video:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the header says. height and width as stored (before rotation); num_frames 0 and seconds None if unknown."""
+    """A header. height and width as stored (before rotation); num_frames is 0 and seconds None if unknown."""
 
     path: str
     num_frames: int
@@ -86,7 +87,7 @@ class VideoInfo:
 
 
 def probe(path: str | Path, stream: int | None = None) -> VideoInfo:
-    """Read the header only. Counts in headers may be missing or wrong; only decoding tells.
+    """Read the header only. Counts in headers may be missing or wrong; only decoding shows the truth.
 
     Raises UserError where the file is missing, a folder, empty, not a video or without a video stream.
     """
@@ -108,10 +109,23 @@ def probe(path: str | Path, stream: int | None = None) -> VideoInfo:
         )
 
 
+class FrameOptions(TypedDict, total=False):
+    """Options of `read_video`, which documents them."""
+
+    start: int
+    max_frames: int | None
+    stride: int
+    fps: float | None
+    size: tuple[int, int] | None
+    keep_aspect: bool
+    stream: int | None
+    index: FrameIndex | None
+
+
 class FrameStream:
     """Frames of one file, one at a time: iterate it, or use it in a `with` statement to close the file early.
 
-    fps is known from the start (the header's average rate, over `stride`, or the rate asked for); `warnings` and
+    fps is known from the start (the header's average rate, over `stride`, or the requested rate); `warnings` and
     `times` grow while frames are read and are complete at the end.
     """
 
@@ -136,7 +150,7 @@ class FrameStream:
         self.size, self.keep_aspect = size, keep_aspect
         self.warnings: list[str] = []
         self.times: list[float] = []
-        self._container: Any = None
+        self._container: InputContainer | None = None
         self._state = DecodeState()
         if self.path.suffix.lower() in IMAGE_SUFFIXES:
             self.source_fps = IMAGE_FPS
@@ -145,7 +159,8 @@ class FrameStream:
             self._container = open_container(self.path)
             self._stream = choose_stream(self._container, path, stream, self.warnings)
             self.source_fps = average_fps(self._stream)
-            source = self._video_frames(index if fps is None else None, start if fps is None else 0)
+            start_frame = start if fps is None else 0
+            source = self._video_frames(self._container, index if fps is None else None, start_frame)
         self.fps = (fps or self.source_fps) / stride
         if fps is not None:
             source = at_constant_rate(source, fps, 1 / self.source_fps)
@@ -200,29 +215,29 @@ class FrameStream:
         if self._container is not None:
             self._container.close()
 
-    def _video_frames(self, index: FrameIndex | None, start: int) -> Iterator[SourceFrame]:
+    def _video_frames(self, container: "InputContainer", index: FrameIndex | None, start: int) -> Iterator[SourceFrame]:
         """(number, seconds after the first frame, conversion to RGB), with one warning where the file is damaged."""
         if index is None and start >= SEEK_AFTER:
             index = index_frames(self.path, self._stream.index)
         state = self._state
         stored_size = None
-        decoded = decode_stream(self._container, self._stream, self.source_fps, state, start, index)
+        decoded = decode_stream(container, self._stream, self.source_fps, state, start, index)
         for number, seconds, frame in decoded:
             if stored_size is None:
                 stored_size = (frame.height, frame.width)
-                self.warnings += picture_notes(self._stream, frame, self.path)
+                self.warnings += frame_notes(self._stream, frame, self.path)
             elif stored_size != (frame.height, frame.width) and not state.notes:
                 state.notes.append(f"{self.path} changes size at frame {number}; all frames take the size of the first")
                 self.warnings += state.notes
             yield number, seconds, lambda f=frame, s=stored_size: rgb_array(f, s, self.size, self.keep_aspect)
-        note = damage_note(self._container, self._stream, self.path, state)
+        note = damage_note(container, self._stream, self.path, state)
         if state.num_decoded == 0:
             raise UserError(f"{self.path} holds no frame that can be decoded ({state.error or 'the stream is empty'})")
         self.warnings += [note] if note else []
-        self._container.close()
+        container.close()
 
 
-def iter_frames(path: str | Path, **options: Any) -> FrameStream:
+def iter_frames(path: str | Path, **options: Unpack[FrameOptions]) -> FrameStream:
     """Frames of a video or still image one by one, in bounded memory. Options are those of `read_video`.
 
     The file is opened at once (errors come here); `.fps` is known immediately, `.warnings` fills up while reading.
@@ -270,19 +285,8 @@ def read_video(
     return Video(frames, rate, np.array(reader.times), tuple(reader.warnings))
 
 
-def measured_fps(times: list[float], header_fps: float) -> float:
-    """The header's rate, or the real average of a whole video where the two differ by more than 2 percent.
-
-    Containers such as Matroska state a nominal rate, which is far from the average of a variable-rate video.
-    """
-    if len(times) < 3 or times[-1] <= times[0]:
-        return header_fps
-    measured = (len(times) - 1) / (times[-1] - times[0])
-    return measured if abs(measured / header_fps - 1) > 0.02 else header_fps
-
-
 def _collect(reader: FrameStream) -> UInt8[np.ndarray, "t h w 3"]:
-    """All frames in one array, never held twice: made at the expected length, of which unused pages cost nothing."""
+    """All frames in one array, never held twice: unused pages of an array allocated too long cost no memory."""
     first = next(reader)
     room = max(1, min(reader.expected_frames(), MAX_BYTES_AHEAD // first.nbytes))
     video, count = np.empty((room, *first.shape), dtype=np.uint8), 1  # (t, h, w, 3)
@@ -311,24 +315,16 @@ def at_constant_rate(source: Iterator[SourceFrame], fps: float, frame_seconds: f
 
 
 def _image_frames(path: Path, size: tuple[int, int] | None, keep_aspect: bool) -> Iterator[SourceFrame]:
-    """A still image as a video of one frame (animated images: of all their frames), upright by its EXIF tag."""
-    from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+    """A still image as a video of one frame (an animated image: of all its frames), upright by its EXIF tag."""
+    from PIL import Image, ImageSequence
 
     try:
         with Image.open(path) as image:
             for number, frame in enumerate(ImageSequence.Iterator(image)):
-                picture = _to_8_bit_rgb(ImageOps.exif_transpose(frame))
+                rgb = upright_rgb(frame)
                 if size is not None:
-                    height, width = covering_size((picture.height, picture.width), size) if keep_aspect else size
-                    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-                yield number, number / IMAGE_FPS, lambda p=picture: np.array(p)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+                    height, width = covering_size((rgb.height, rgb.width), size) if keep_aspect else size
+                    rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
+                yield number, number / IMAGE_FPS, lambda image=rgb: np.array(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that can be read ({error})") from None
-
-
-def _to_8_bit_rgb(image: Any) -> Any:
-    if not image.mode.startswith("I"):
-        return image.convert("RGB")
-    from PIL import Image
-
-    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")  # 16-bit grey

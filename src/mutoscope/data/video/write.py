@@ -1,17 +1,17 @@
 """Frames to files: H.264 MP4 that browsers play, VP9 WebM, GIF, PNG contact sheet.
 
 Every file is written under a hidden temporary name in the same folder and renamed when complete, so a target either
-holds the whole video or what it held before.
+holds the whole video or its former content.
 """
 
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,12 +20,16 @@ from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.data.video.decode import require_av
 from mutoscope.errors import UserError
 
+if TYPE_CHECKING:
+    from av.video.stream import VideoStream
+    from PIL.Image import Image
+
 MAX_SHEET_FRAMES = 64
 GIF_MAX_FPS = 50  # browsers slow down frames shown for less than 2/100 s
 BT709 = 1  # code of ITU-R BT.709 in the colour tags of H.264 and VP9
 LIMITED_RANGE = 1
 
-# Options chosen for pictures people judge models by: close to transparent, still small.
+# People rate models by these videos: quality close to transparent, files still small.
 H264_OPTIONS = {"crf": "17", "preset": "medium"}
 VP9_OPTIONS = {"crf": "20", "b:v": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
 
@@ -43,7 +47,7 @@ class VideoWriter:
 
     Use it in a `with` statement: the file appears when the block ends, and not at all where it ends by an exception.
     fps may be a float or an exact Fraction. scale: whole-number enlargement that keeps pixels sharp.
-    `warnings` tells what the format could not hold. Raises UserError for an unknown suffix, a folder that is missing
+    `warnings` lists what the format could not hold. Raises UserError for an unknown suffix, a folder that is missing
     or cannot be written, a full disk, and a video without frames.
     """
 
@@ -66,7 +70,7 @@ class VideoWriter:
         if self.path.is_dir():
             raise UserError(f"cannot write {self.path}: it is a folder; name a file")
         if not self.path.parent.is_dir():
-            raise UserError(f"cannot write {self.path}: there is no folder {self.path.parent}; make it first")
+            raise UserError(f"cannot write {self.path}: there is no folder {self.path.parent}; create it first")
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +101,7 @@ class VideoWriter:
         self.num_frames += 1
 
     def close(self) -> None:
-        """Complete the file and give it its name; closing again does nothing."""
+        """Complete the file and give it its name; a second call has no effect."""
         if self._closed:
             return
         if self._encoder is None:
@@ -108,7 +112,7 @@ class VideoWriter:
         self._closed = True
 
     def abort(self) -> None:
-        """Drop what was written; the target keeps what it held before."""
+        """Drop the unfinished file; the target keeps its former content."""
         if self._closed:
             return
         self._closed = True
@@ -125,7 +129,7 @@ class VideoWriter:
         except (OSError, *media_errors()) as error:
             self.abort()
             reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot write {self.path}: {reason}; free space or choose another place") from error
+            raise UserError(f"cannot write {self.path}: {reason}; free space or choose another folder") from error
         except BaseException:
             self.abort()
             raise
@@ -164,7 +168,8 @@ class FfmpegEncoder:
             )
         options = {"movflags": "+faststart"} if mp4 else {}
         self.container = av.open(f"file:{path}", "w", format="mp4" if mp4 else "webm", options=options)
-        self.stream: Any = self.container.add_stream("libx264" if mp4 else "libvpx-vp9", rate=fps)
+        codec = "libx264" if mp4 else "libvpx-vp9"
+        self.stream = cast("VideoStream", self.container.add_stream(codec, rate=fps))
         self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, "yuv420p"
         self.stream.options = dict(H264_OPTIONS if mp4 else VP9_OPTIONS)
         context = self.stream.codec_context
@@ -177,11 +182,11 @@ class FfmpegEncoder:
 
         if any(self.padding):
             frame = np.pad(frame, ((0, self.padding[0]), (0, self.padding[1]), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="itu709")
-        picture.pts = self.count
+        encoded = av.VideoFrame.from_ndarray(frame, format="rgb24")
+        encoded = encoded.reformat(format="yuv420p", dst_colorspace="itu709")
+        encoded.pts = self.count
         self.count += 1
-        self.container.mux(self.stream.encode(picture))
+        self.container.mux(self.stream.encode(encoded))
 
     def finish(self) -> None:
         self.container.mux(self.stream.encode(None))
@@ -228,7 +233,7 @@ class GifEncoder:
         self.file.close()
 
 
-def to_palette(frame: UInt8[np.ndarray, "h w 3"]) -> Any:
+def to_palette(frame: UInt8[np.ndarray, "h w 3"]) -> "Image":
     """A Pillow palette image: exact up to 256 colours, median cut beyond."""
     from PIL import Image
 
@@ -271,7 +276,13 @@ class SheetEncoder:
         self.frames = []
 
 
-ENCODERS: dict[str, Any] = {".mp4": FfmpegEncoder, ".webm": FfmpegEncoder, ".gif": GifEncoder, ".png": SheetEncoder}
+EncoderClass = Callable[[Path, Fraction, tuple[int, int], list[str]], Encoder]
+ENCODERS: dict[str, EncoderClass] = {
+    ".mp4": FfmpegEncoder,
+    ".webm": FfmpegEncoder,
+    ".gif": GifEncoder,
+    ".png": SheetEncoder,
+}
 
 
 def write_video(
@@ -289,7 +300,7 @@ def write_video(
 
 @dataclass(frozen=True, eq=False)
 class VideoClip:
-    """Frames with their rate: what a pipeline returns."""
+    """Frames with their rate, as a pipeline returns them."""
 
     frames: UInt8[np.ndarray, "t h w 3"]
     fps: float
@@ -299,5 +310,5 @@ class VideoClip:
         return len(self.frames)
 
     def save(self, path: str | Path, scale: int = 1) -> list[str]:
-        """Write .mp4, .webm, .gif or a .png contact sheet by the suffix of `path`; returns what the format changed."""
+        """Write .mp4, .webm, .gif or a .png contact sheet by the suffix of `path`; returns warnings about changes."""
         return write_video(path, self.frames, self.fps, scale)

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from mutoscope.data.media import covering_pixels
 from mutoscope.data.sources.folder import MediaFile
-from mutoscope.data.sources.readers import Clip, fitted
+from mutoscope.data.sources.readers import Clip
 from mutoscope.data.sources.shapes.world import (
     CLASS_NAMES,
     CLASSES,
@@ -111,7 +112,7 @@ class ShapesReader:
 
         frames = ShapesWorld(self.config, self.seed).clip(int(file.part)).frames[start::stride][:max_frames]
         if size is not None:
-            frames = np.stack([fitted(Image.fromarray(frame), size) for frame in frames])
+            frames = np.stack([covering_pixels(Image.fromarray(frame), size) for frame in frames])
         return frames, self.config.num_frames
 
     def extras(self, file: MediaFile, frames: object) -> dict[str, np.ndarray]:

@@ -113,6 +113,8 @@ class NOVABatch(TypedDict):
     """True on rows of `caption` that belong to a word."""
     label: NotRequired[Int[Tensor, " b"]]
     """Class of every clip, in [0, num_classes)."""
+    motion: NotRequired[Float[Tensor, " b"]]
+    """Mean optical flow of every clip in pixels, for video models; missing: the published default."""
 
 
 class NOVA(VideoModel[NOVAConfig, NOVABatch]):
@@ -377,7 +379,7 @@ class NOVA(VideoModel[NOVAConfig, NOVABatch]):
     def loss(self, batch: NOVABatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Diffusion loss of the masked tokens (see `loss_of`), with conditions dropped at random for guidance."""
         latents = batch["tokens"]
-        prefix = self.with_motion(self.batch_prefix(batch, generator), None)
+        prefix = self.with_motion(self.batch_prefix(batch, generator), batch.get("motion"))
         return self.loss_of(latents, prefix, self.draw(latents, generator))
 
     def batch_prefix(self, batch: NOVABatch, generator: torch.Generator) -> Float[Tensor, "b l d"]:

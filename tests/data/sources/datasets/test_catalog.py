@@ -51,7 +51,7 @@ def test_a_copy_is_recognised_and_its_splits_are_counted(miniature: Miniature, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_clip_has_pictures_and_what_is_broken_is_reported_once_and_replaced(miniature: Miniature, kind: str):
+def test_every_clip_has_frames_and_broken_files_are_reported_once_and_replaced(miniature: Miniature, kind: str):
     dataset = opened(kind, miniature(kind))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -67,7 +67,7 @@ def test_every_clip_has_pictures_and_what_is_broken_is_reported_once_and_replace
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_missing_is_told_once_when_a_split_is_opened(miniature: Miniature, kind: str):
+def test_missing_files_are_reported_once_when_a_split_is_opened(miniature: Miniature, kind: str):
     missing = EXPECTED[kind][2]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -218,7 +218,7 @@ def test_objectron_videos_are_upright(miniature: Miniature):
     assert item["label"] == 0
 
 
-def test_imagenet_reads_pictures_of_any_content_and_flat_validation(miniature: Miniature, tmp_path: Path):
+def test_imagenet_reads_images_of_any_content_and_flat_validation(miniature: Miniature, tmp_path: Path):
     listing = list_dataset("imagenet", miniature("imagenet"))
     images = ImageDataset(listing, 16, 16)
     with pytest.warns(UserWarning, match="n01440764_0"):
@@ -254,7 +254,7 @@ def test_short_videos_may_be_looped(miniature: Miniature):
     assert item["path"].endswith("g09_c01.avi") and torch.equal(item["video"][8:], item["video"][:8])
 
 
-def test_what_cannot_be_opened_is_said_in_a_sentence(miniature: Miniature, tmp_path: Path):
+def test_data_sets_that_cannot_be_opened_are_refused_in_a_sentence(miniature: Miniature, tmp_path: Path):
     with pytest.raises(UserError, match="unknown data set 'mnist'"):
         list_dataset("mnist", tmp_path)
     with pytest.raises(UserError, match="has the splits train, test; found 'validation'"):

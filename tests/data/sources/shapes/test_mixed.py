@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mutoscope.data.sources.shapes.mixed import MIXED_CLASS_NAMES, VariedShapesSource, flawed
+from mutoscope.data.sources.shapes.mixed import MIXED_CLASS_NAMES, VariedShapesSource, corrupted
 from mutoscope.data.sources.shapes.world import CLASS_NAMES, ShapesConfig, ShapesWorld
 from mutoscope.errors import UserError
 from mutoscope.evaluation.networks.shapes_detector import colors_in_sight
@@ -19,7 +19,7 @@ def test_frames_of_an_interval_are_those_of_a_longer_clip():
         np.testing.assert_array_equal(WORLD.clip(index, interval=3).frames, long.clip(index).frames[::3])
 
 
-def test_intervals_cover_the_range_and_are_told():
+def test_intervals_cover_the_range_and_are_stated():
     batch = VariedShapesSource(WORLD, max_interval=3)[range(40)]
     assert set(batch["interval"].tolist()) == {1, 2, 3}
     for index in range(4):
@@ -46,42 +46,42 @@ def test_clips_depend_on_their_index_alone():
         assert torch.equal(together[name][1:], alone[name])
 
 
-def test_a_world_with_actions_has_no_intervals():
+def test_controllable_shapes_have_no_intervals():
     with pytest.raises(UserError, match="1 step apart"):
         AGENTS.clip(0, interval=2)
 
 
-def test_a_jump_leaves_out_frames_behind_the_first_one():
+def test_a_gap_omits_frames_after_the_first_one():
     source = VariedShapesSource(WORLD, 2, AGENTS, max_jump=6)
-    batch, jumps = source[range(60)], set()
+    batch, gaps = source[range(60)], set()
     assert batch["history_only"].any(1).tolist() == [False, False, True, True] * 15
     for index in (i for i in range(60) if i % 4 > 1):
         world, interval = (WORLD, AGENTS)[index % 2], int(batch["interval"][index])
         longer = ShapesWorld(replace(world.config, num_frames=11), 3).clip(index, interval=interval)
-        made = batch["video"][index].numpy()
-        fits = [j for j in range(1, 7) if np.array_equal(made, longer.frames[[0, *range(j + 1, j + 5)]])]
+        shown = batch["video"][index].numpy()
+        fits = [j for j in range(1, 7) if np.array_equal(shown, longer.frames[[0, *range(j + 1, j + 5)]])]
         assert fits
-        jumps.add(fits[0])
-        if longer.actions is not None:  # what leads to the next frame shown
+        gaps.add(fits[0])
+        if longer.actions is not None:  # the action that leads to the next frame shown
             led = longer.actions[[fits[0] + i for i in range(4)]]
             np.testing.assert_array_equal(batch["actions"][index, :4].numpy(), led)
-    assert jumps == set(range(1, 7))
+    assert gaps == set(range(1, 7))
 
 
-def test_only_the_frame_jumped_to_is_not_to_be_learned():
+def test_only_the_frame_after_the_gap_is_no_target():
     batch = VariedShapesSource(WORLD, max_jump=6)[range(8)]
     frames = batch["history_only"].nonzero()
     assert frames.tolist() == [[2, 1], [3, 1], [6, 1], [7, 1]]
 
 
-def test_clips_without_a_jump_are_what_they_are_without_jumps():
+def test_clips_without_a_gap_do_not_depend_on_max_jump():
     plain, jumping = VariedShapesSource(WORLD, 2, AGENTS)[range(4)], VariedShapesSource(WORLD, 2, AGENTS, 6)[range(4)]
     assert "history_only" not in plain
     for name in ("video", "label", "interval"):
         assert torch.equal(plain[name][:2], jumping[name][:2])
 
 
-def test_clips_that_jump_have_flaws_where_they_are_history():
+def test_clips_with_a_gap_are_corrupted_where_they_are_context():
     source = VariedShapesSource(WORLD, 2, AGENTS, max_jump=6, flawed_history=True)
     plain, batch = VariedShapesSource(WORLD, 2, AGENTS, max_jump=6)[range(64)], source[range(64)]
     for name in ("video", "label", "interval", "history_only", "actions"):
@@ -94,18 +94,18 @@ def test_clips_that_jump_have_flaws_where_they_are_history():
     assert 0.4 < changed[changed.any(1)][:, -1].float().mean() < 0.8
 
 
-def test_flaws_of_every_kind_are_drawn_and_leave_the_clip_alone():
+def test_corruptions_of_every_kind_are_drawn_and_leave_the_clip_alone():
     world, colours = ShapesWorld(ShapesConfig(num_frames=8), seed=5), []
     for seed in range(150):
         clip = world.clip(seed)
         before = colors_in_sight(torch.from_numpy(clip.frames)).sum(-1)
-        wrong = flawed(clip, np.random.default_rng(seed))
+        wrong = corrupted(clip, np.random.default_rng(seed))
         np.testing.assert_array_equal(clip.frames, world.clip(seed).frames)
         colours += (colors_in_sight(torch.from_numpy(wrong)).sum(-1) - before).tolist()
-    assert {-2, -1, 0, 1} <= set(colours)  # two left out or one, changed, one too many
+    assert {-2, -1, 0, 1} <= set(colours)  # two missing or one, changed, one too many
 
 
-def test_flaws_depend_on_the_index_of_a_clip_alone():
+def test_corruptions_depend_on_the_index_of_a_clip_alone():
     source = VariedShapesSource(WORLD, 3, AGENTS, 6, flawed_history=True)
     together, alone = source[[6, 7, 15]], source[[15]]
     assert torch.equal(together["history"][2:], alone["history"])

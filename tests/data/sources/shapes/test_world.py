@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutoscope.data.loader import ShapesSource, StepSampler, make_loader
+from mutoscope.data.loader import StepSampler, make_loader
+from mutoscope.data.sources.shapes.source import ShapesSource
 from mutoscope.data.sources.shapes.world import (
     CLASS_NAMES,
     CLASSES,
@@ -126,7 +127,7 @@ def test_orbiting_keeps_its_distance_from_a_centre():
         assert np.ptp(distances) < 1e-3 and distances.mean() > 0.15
 
 
-def test_spinning_and_pulsing_stay_in_place():
+def test_spinning_and_pulsing_keep_their_position():
     for track in motion_of("spin"):
         assert np.ptp(track[:, :3], axis=0).max() < 1e-6 and np.ptp(track[:, 3]) > 2
     for track in motion_of("pulse"):
@@ -139,7 +140,7 @@ def test_swinging_goes_both_ways_and_tilts():
         assert sideways.max() > 0.01 and sideways.min() < -0.01 and np.ptp(track[:, 3]) > 0.5
 
 
-def test_the_agent_goes_where_it_is_steered_and_pushes_what_it_meets():
+def test_the_agent_follows_its_actions_and_pushes_shapes_it_touches():
     config = ShapesConfig(controllable=True, max_objects=2)
     pushed = 0
     for index in range(30):

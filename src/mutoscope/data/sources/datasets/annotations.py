@@ -4,8 +4,9 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from mutoscope.data.media import VIDEO_SUFFIXES, files_below
 from mutoscope.data.sources.datasets.listing import (
     SPLIT_FOLDERS,
     Listing,
@@ -13,11 +14,11 @@ from mutoscope.data.sources.datasets.listing import (
     sort_out,
     split_folder,
     sub_folder,
-    visible,
 )
 from mutoscope.data.sources.folder import FileProblem, MediaFile
-from mutoscope.data.video.decode import VIDEO_SUFFIXES
 from mutoscope.errors import UserError
+
+T = TypeVar("T")
 
 # ---------------------------------------------------------------------------------------------------------- UCF-101
 
@@ -26,9 +27,9 @@ UCF_LISTS, UCF_VIDEOS = "ucfTrainTestlist", ("UCF-101", "UCF101")
 
 def ucf_lists(folder: Path) -> Path | None:
     """The folder of split lists: in the data set's folder, or beside the folder of its videos."""
-    for place in (folder, folder.parent) if folder.name in UCF_VIDEOS else (folder,):
-        if (place / UCF_LISTS / "classInd.txt").is_file():
-            return place / UCF_LISTS
+    for base in (folder, folder.parent) if folder.name in UCF_VIDEOS else (folder,):
+        if (base / UCF_LISTS / "classInd.txt").is_file():
+            return base / UCF_LISTS
     return None
 
 
@@ -51,7 +52,7 @@ def list_ucf101(folder: Path, split: str, fold: int = 1) -> Listing:
     other = "test" if split == "train" else "train"
     elsewhere = lists / f"{other}list{fold:02d}.txt"
     known = {*names, *(line.split()[0] for line in (read_lines(elsewhere) if elsewhere.is_file() else []))}
-    present = {path.relative_to(videos).as_posix() for path in visible(videos, {".avi"})}
+    present = {path.relative_to(videos).as_posix() for path in files_below(videos, {".avi"})}
     return Listing("ucf101", folder, split, files, classes, missing, len(present - known))
 
 
@@ -65,20 +66,20 @@ def _ucf_classes(path: Path) -> Iterator[tuple[int, str]]:
 
 def _list_class_folders(kind: str, folder: Path, split: str) -> Listing:
     """A split as a folder of class folders; classes are numbered in the training folder's alphabetical order."""
-    place = split_folder(folder, split)
-    if place is None:
+    base = split_folder(folder, split)
+    if base is None:
         raise UserError(f"{folder} holds neither lists of its splits nor a folder {split!r}; see docs/datasets.md")
-    classes = class_names(split_folder(folder, "train") or place)
+    classes = class_names(split_folder(folder, "train") or base)
     labels = {name: label for label, name in enumerate(classes)}
-    found = list(visible(place, VIDEO_SUFFIXES))
-    class_of = {path: path.relative_to(place).parts[0] for path in found}
+    found = list(files_below(base, VIDEO_SUFFIXES))
+    class_of = {path: path.relative_to(base).parts[0] for path in found}
     named = [MediaFile(path, labels[class_of[path]]) for path in found if class_of[path] in labels]
     files, missing = sort_out(named)
     return Listing(kind, folder, split, files, classes, missing, len(found) - len(named))
 
 
 def class_names(folder: Path) -> list[str]:
-    """Sub-folders in alphabetical order, nothing hidden."""
+    """Visible sub-folders in alphabetical order."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
@@ -99,7 +100,7 @@ def _csv_header(path: Path) -> list[str]:
 
 
 def list_kinetics600(folder: Path, split: str) -> Listing:
-    """The files that are there; the tables give their classes. Dead links make most tables longer than any copy.
+    """The files on disk, with classes from the tables. Most tables are longer than any copy, because links died.
 
     Classes are numbered in alphabetical order of those in the training table, or of all tables without one.
     """
@@ -110,19 +111,19 @@ def list_kinetics600(folder: Path, split: str) -> Listing:
     named = rows["train"] if any(row["label"] for row in rows["train"]) else list(_kinetics_rows(tables, None))
     classes = sorted({row["label"] for row in named if row["label"]})
     labels = {name: label for label, name in enumerate(classes)}
-    place = split_folder(folder, split) or folder
+    base = split_folder(folder, split) or folder
     present: dict[str, Path] = {}
-    for path in visible(place, VIDEO_SUFFIXES):
+    for path in files_below(base, VIDEO_SUFFIXES):
         present.setdefault(path.stem, path)
     listed, missing = [], []
     for row in rows[split]:
         path = present.pop(stem := _kinetics_stem(row), None) or present.pop(row["youtube_id"], None)
         if path is None:
-            missing.append(FileProblem(str(place / f"{stem}.mp4"), "there is no such file"))
+            missing.append(FileProblem(str(base / f"{stem}.mp4"), "there is no such file"))
         else:
             listed.append(MediaFile(path, labels.get(row["label"], -1)))
     files, empty = sort_out(listed)
-    unlisted = len(present) if place != folder else 0
+    unlisted = len(present) if base != folder else 0
     return Listing("kinetics600", folder, split, files, classes, [*missing, *empty], unlisted)
 
 
@@ -156,10 +157,10 @@ SSV2_PREFIXES = ("", "something-something-v2-")
 
 def ssv2_table(folder: Path, name: str) -> Path | None:
     """labels.json and the like, under their short or long name, in the folder or in one called labels."""
-    for place in (folder, folder / "labels", folder / "annotations"):
+    for base in (folder, folder / "labels", folder / "annotations"):
         for prefix in SSV2_PREFIXES:
-            if (place / f"{prefix}{name}").is_file():
-                return place / f"{prefix}{name}"
+            if (base / f"{prefix}{name}").is_file():
+                return base / f"{prefix}{name}"
     return None
 
 
@@ -197,7 +198,7 @@ def _ssv2_answers(folder: Path) -> dict[str, str]:
     return {video: label for video, _, label in (line.partition(";") for line in lines)}
 
 
-def _json(path: Path, expected: type) -> Any:
+def _json(path: Path, expected: type[T]) -> T:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from mutoscope.data.media import covering_pixels, decode_image, stacked
 from mutoscope.data.sources.datasets.listing import Listing, split_folder, sub_folder
 from mutoscope.data.sources.datasets.tfrecord import Record, Values, index_records, parse_example, read_record
 from mutoscope.data.sources.folder import FileProblem, MediaFile
-from mutoscope.data.sources.readers import Clip, fitted, stacked
+from mutoscope.data.sources.readers import Clip
 from mutoscope.errors import UserError
 
 NUM_FRAMES, SIDE = 30, 64
@@ -49,12 +50,14 @@ def list_bair(folder: Path, split: str, camera: Camera = "image_aux1", with_acti
             records, problem = [], str(error)
         files += [RecordFile(path, -1, part=str(number), record=record) for number, record in enumerate(records)]
         missing += [FileProblem(str(path), problem)] if problem else []
-    return Listing("bair", folder, split, files, missing=missing, reader=BairReader(camera, with_actions))
+    sizes = {name: size for name, (_, size) in ACTIONS.items()} if with_actions else {}
+    reader = BairReader(camera, with_actions)
+    return Listing("bair", folder, split, files, missing=missing, reader=reader, frame_fields=sizes)
 
 
 @dataclass(frozen=True)
 class BairReader:
-    """Trajectories of TFRecord files. with_actions: items hold "actions" float32 (t, 4), the command given at each
+    """Trajectories of TFRecord files. with_actions: items hold "actions" float32 (t, 4), the command sent in each
     frame, and "endeffector_positions" float32 (t, 3).
     """
 
@@ -96,7 +99,7 @@ def _frame(
     file: MediaFile, features: dict[str, Values], camera: Camera, number: int, size: tuple[int, int] | None
 ) -> UInt8[np.ndarray, "h w 3"]:
     """One frame: raw pixels in the authors' files (although the key says encoded), PNG in TFDS' copy."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     single, all_frames = features.get(f"{number}/{camera}/encoded"), features.get(camera)
     if isinstance(single, list) and len(single) == 1:
@@ -106,11 +109,10 @@ def _frame(
     else:
         raise UserError(f"{file.name} holds no frame {number} of the camera {camera}; found {len(features)} features")
     if len(data) == SIDE * SIDE * 3:
-        return fitted(Image.frombytes("RGB", (SIDE, SIDE), data), size)
+        return covering_pixels(Image.frombytes("RGB", (SIDE, SIDE), data), size)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return fitted(image.convert("RGB"), size)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        return covering_pixels(decode_image(io.BytesIO(data)), size)
+    except (OSError, ValueError, SyntaxError):
         raise UserError(
             f"{file.name}: frame {number} is neither raw {SIDE}x{SIDE} pixels nor an image ({len(data)} bytes)"
         ) from None

@@ -1,12 +1,13 @@
-"""The papers' data sets in the layouts they come in: which splits they have, what a copy holds, clips from it.
+"""The papers' data sets in their own layouts: splits, contents of a copy, and clips from it.
 
-`docs/datasets.md` shows each layout. Every data set gives what a folder of videos gives (see `ClipDataset`).
+`docs/datasets.md` shows each layout. Every data set opens as the same kind of dataset as a folder of videos.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
+from mutoscope.data.media import IMAGE_SUFFIXES, files_below
 from mutoscope.data.sources.datasets.annotations import (
     class_names,
     kinetics_tables,
@@ -17,7 +18,7 @@ from mutoscope.data.sources.datasets.annotations import (
     ssv2_table,
     ucf_lists,
 )
-from mutoscope.data.sources.datasets.bair import find_record_files, list_bair
+from mutoscope.data.sources.datasets.bair import Camera, find_record_files, list_bair
 from mutoscope.data.sources.datasets.listing import (
     SPLITS,
     Listing,
@@ -25,16 +26,14 @@ from mutoscope.data.sources.datasets.listing import (
     sort_out,
     split_folder,
     sub_folder,
-    visible,
 )
 from mutoscope.data.sources.datasets.nuscenes import list_nuscenes, tables_folder
 from mutoscope.data.sources.folder import MediaFile
 from mutoscope.data.sources.readers import StillsFile, StillsReader
-from mutoscope.data.video.decode import IMAGE_SUFFIXES
 from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from mutoscope.data.sources.clips import ClipDataset
+    from mutoscope.data.sources.clips import ClipDataset, ClipOptions
 
 DatasetKind = Literal["ucf101", "bair", "kinetics600", "ssv2", "nuscenes", "objectron", "imagenet"]
 Split = Literal["train", "validation", "test"]
@@ -51,10 +50,18 @@ SPLITS_OF: dict[str, tuple[str, ...]] = {
 MIRROR_CHANGES_CLASS = ("ssv2",)  # "pushing from left to right"
 
 
-def list_dataset(kind: str, folder: str | Path, split: str = "train", *, fold: int = 1, **options: Any) -> Listing:
-    """What one split of a data set holds; see `Listing`. Nothing but lists and folders is read.
+def list_dataset(
+    kind: str,
+    folder: str | Path,
+    split: str = "train",
+    *,
+    fold: int = 1,
+    camera: Camera = "image_aux1",
+    with_actions: bool = False,
+) -> Listing:
+    """The contents of one split of a data set. Reads lists and folders, and no video.
 
-    fold: which of UCF-101's three splits. options of "bair": camera, with_actions.
+    fold: which of UCF-101's three splits. camera, with_actions: of BAIR.
     Raises UserError for an unknown data set or split, where the folder is missing, or where its lists are damaged.
     """
     folder = Path(folder)
@@ -68,7 +75,9 @@ def list_dataset(kind: str, folder: str | Path, split: str = "train", *, fold: i
         raise UserError(f"there is no folder {folder}; check the path")
     if kind == "ucf101":
         return list_ucf101(folder, split, fold)
-    return LISTERS[kind](folder, split, **options)
+    if kind == "bair":
+        return list_bair(folder, split, camera, with_actions)
+    return LISTERS[kind](folder, split)
 
 
 def open_dataset(
@@ -82,12 +91,12 @@ def open_dataset(
     *,
     fold: int = 1,
     with_actions: bool = False,
-    **options: Any,
+    **options: "Unpack[ClipOptions]",
 ) -> "ClipDataset":
     """Clips of one split of a data set; `options` are those of `ClipDataset`, one window per video by default.
 
-    with_actions: BAIR's items hold "actions" (t, 4) and "endeffector_positions" (t, 3) too; they know no mirror image.
-    Raises UserError where nothing is left of the split, or for mirroring what means something else in a mirror.
+    with_actions: BAIR's items hold "actions" (t, 4) and "endeffector_positions" (t, 3) too, and cannot be mirrored.
+    Raises UserError where nothing is left of the split, or for mirroring where a mirrored clip has another meaning.
     """
     from mutoscope.data.sources.clips import ClipDataset  # torch, which lists of files can do without
 
@@ -97,13 +106,13 @@ def open_dataset(
         raise UserError(f"clips of {kind} must not be mirrored: {why} in a mirror")
     if with_actions and kind != "bair":
         raise UserError(f"{kind} has no actions; bair does")
-    extra = {"with_actions": True} if with_actions else {}
-    listing = list_dataset(kind, folder, split, fold=fold, **extra).checked()
-    return ClipDataset(listing, num_frames, height, width, frame_stride, **{"windows": 1, **options})
+    listing = list_dataset(kind, folder, split, fold=fold, with_actions=with_actions).checked()
+    options.setdefault("windows", 1)
+    return ClipDataset(listing, num_frames, height, width, frame_stride, **options)
 
 
 def recognise(folder: str | Path) -> str | None:
-    """Which data set a folder is laid out as; None for a plain folder of videos or images."""
+    """The data set whose layout a folder has; None for a plain folder of videos or images."""
     folder = Path(folder)
     if not folder.is_dir():
         return None
@@ -111,7 +120,7 @@ def recognise(folder: str | Path) -> str | None:
 
 
 def present_splits(kind: str, folder: str | Path) -> list[str]:
-    """The splits of a data set of which this copy holds or lists anything."""
+    """The splits of a data set that this copy holds or lists."""
     found = []
     for split in SPLITS_OF[kind]:
         try:
@@ -127,18 +136,18 @@ def present_splits(kind: str, folder: str | Path) -> list[str]:
 
 
 def list_imagenet(folder: Path, split: str) -> Listing:
-    """Images of class folders (named n01440764 and the like); validation may lie flat beside LOC_val_solution.csv."""
+    """Images of class folders (named n01440764 and the like); validation may be flat beside LOC_val_solution.csv."""
     root = imagenet_root(folder)
-    place = split_folder(root, split)
-    if place is None:
+    base = split_folder(root, split)
+    if base is None:
         raise UserError(f"{root} holds no folder {split!r}; see docs/datasets.md")
-    classes = class_names(split_folder(root, "train") or place)
+    classes = class_names(split_folder(root, "train") or base)
     labels = {name: label for label, name in enumerate(classes)}
-    paths = list(visible(place, IMAGE_SUFFIXES))
+    paths = list(files_below(base, IMAGE_SUFFIXES))
     solution = {} if split == "train" else _validation_labels(folder)
     named = []
     for path in paths:
-        first = path.relative_to(place).parts[0]
+        first = path.relative_to(base).parts[0]
         name = solution.get(path.stem, "") if first == path.name else first
         label = labels.get(name, -1)
         if label >= 0 or split == "test":
@@ -162,8 +171,8 @@ def _validation_labels(folder: Path) -> dict[str, str]:
 
 def _is_imagenet(folder: Path) -> bool:
     """Class folders with WordNet's numbers."""
-    place = split_folder(imagenet_root(folder), "train") or split_folder(imagenet_root(folder), "validation")
-    names = class_names(place) if place is not None else []
+    base = split_folder(imagenet_root(folder), "train") or split_folder(imagenet_root(folder), "validation")
+    names = class_names(base) if base is not None else []
     return bool(names) and all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in names)
 
 
@@ -171,16 +180,15 @@ def _is_ucf101(folder: Path) -> bool:
     """The lists, or class folders in which files are named v_<Class>_gNN_cNN.avi."""
     if ucf_lists(folder) is not None:
         return True
-    place = split_folder(folder, "train")
-    return place is not None and next(place.glob("*/v_*_g[0-9][0-9]_c[0-9][0-9].avi"), None) is not None
+    base = split_folder(folder, "train")
+    return base is not None and next(base.glob("*/v_*_g[0-9][0-9]_c[0-9][0-9].avi"), None) is not None
 
 
 def _is_objectron(folder: Path) -> bool:
     return (folder / "videos").is_dir() and next(folder.glob("index/*_annotations_*"), None) is not None
 
 
-LISTERS: dict[str, Callable[..., Listing]] = {
-    "bair": list_bair,
+LISTERS: dict[str, Callable[[Path, str], Listing]] = {
     "kinetics600": list_kinetics600,
     "ssv2": list_ssv2,
     "nuscenes": list_nuscenes,

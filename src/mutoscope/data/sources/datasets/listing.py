@@ -1,8 +1,8 @@
-"""What a data set on disk holds: its entries, classes, and what it should hold but does not."""
+"""The contents of a data set on disk: its entries, its classes, and the files that are missing."""
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,8 +22,9 @@ SPLIT_FOLDERS = {
 class Listing:
     """One split of a data set.
 
-    missing: what the data set's own lists name and the disk does not hold, or holds damaged. unlisted: files that lie
-    there and belong to no split. notes: what a reader should know about how the split was made.
+    missing: files that the data set's own lists name and the disk does not hold, or holds damaged. unlisted: files on
+    disk that belong to no split. notes: what a reader should know about how the split was chosen. frame_fields: further
+    fields of a clip with one float32 row per frame, by name: numbers in a row.
     """
 
     kind: str
@@ -35,14 +36,15 @@ class Listing:
     unlisted: int = 0
     reader: VideoReader = field(default_factory=ContainerReader)
     notes: tuple[str, ...] = ()
+    frame_fields: Mapping[str, int] = field(default_factory=dict)
 
     def class_counts(self) -> dict[str, int]:
-        """Entries of each class, also of those without any."""
+        """Entries of each class, also of classes without any."""
         counts = Counter(file.label for file in self.files)
         return {name: counts[label] for label, name in enumerate(self.classes)}
 
     def checked(self) -> "Listing":
-        """Itself, after one warning if something is missing. Raises UserError where nothing is left."""
+        """This listing, after one warning if files are missing. Raises UserError where nothing is left."""
         where = f"the {self.split} split of {self.kind} in {self.folder}"
         if not self.files:
             if not self.missing:
@@ -63,7 +65,7 @@ class Listing:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines without their ends, of whichever system, and without empty ones. Raises UserError."""
+    """Non-empty lines of a file, without line ends of any system. Raises UserError where it cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except OSError as error:
@@ -72,7 +74,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def problem_of(path: Path) -> str | None:
-    """Why a file cannot hold anything, without opening it; None for one that may."""
+    """Why a file cannot hold anything, without opening it; None for a file that may."""
     try:
         return None if path.stat().st_size else "the file is empty (0 bytes)"
     except OSError:
@@ -80,7 +82,7 @@ def problem_of(path: Path) -> str | None:
 
 
 def sort_out(files: Sequence[MediaFile]) -> tuple[list[MediaFile], list[FileProblem]]:
-    """Files that are there, and those that are not or are empty."""
+    """Files that exist, and those that do not or are empty."""
     kept, missing = [], []
     for file in files:
         reason = problem_of(file.path)
@@ -92,17 +94,9 @@ def sort_out(files: Sequence[MediaFile]) -> tuple[list[MediaFile], list[FileProb
 
 
 def sub_folder(folder: Path, names: Sequence[str]) -> Path | None:
-    """The first of these sub-folders that is there."""
+    """The first of these sub-folders that exists."""
     return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
 def split_folder(folder: Path, split: str) -> Path | None:
     return sub_folder(folder, SPLIT_FOLDERS[split])
-
-
-def visible(folder: Path, suffixes: frozenset[str] | set[str]) -> Iterator[Path]:
-    """All files below a folder with one of these suffixes, in order of path, nothing hidden."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in suffixes and not hidden and path.is_file():
-            yield path

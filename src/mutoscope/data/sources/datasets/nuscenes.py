@@ -2,9 +2,8 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.folder import FileProblem, MediaFile
@@ -19,6 +18,9 @@ NOTE = (
 )
 
 
+Row = Mapping[str, str | int]  # of a table, by column
+
+
 def tables_folder(folder: Path) -> Path | None:
     """The folder with the tables: v1.0-trainval, or v1.0-mini and the like."""
     found = sorted(path.parent for path in folder.glob("v1.0-*/scene.json"))
@@ -27,7 +29,7 @@ def tables_folder(folder: Path) -> Path | None:
 
 
 def list_nuscenes(folder: Path, split: str) -> Listing:
-    """Every VIDEO_FRAMES frames in a row are one video; a video of which an image is missing is left out whole."""
+    """Every VIDEO_FRAMES frames in a row are one video; a video that lacks an image is omitted."""
     tables = tables_folder(folder)
     if tables is None:
         raise UserError(f"{folder} holds no tables of nuScenes (v1.0-trainval/scene.json and others)")
@@ -50,10 +52,10 @@ def list_nuscenes(folder: Path, split: str) -> Listing:
 
 
 def _images(folder: Path) -> Iterator[str]:
-    """Names, as the tables have them, of the camera's images that are there and not empty."""
+    """Names, as the tables write them, of the camera's images that exist and are not empty."""
     for kind in ("samples", "sweeps"):
-        place = folder / kind / CHANNEL
-        for path in place.iterdir() if place.is_dir() else ():
+        images = folder / kind / CHANNEL
+        for path in images.iterdir() if images.is_dir() else ():
             if path.stat().st_size:
                 yield f"{kind}/{CHANNEL}/{path.name}"
 
@@ -66,18 +68,18 @@ def _frames_of_scenes(tables: Path) -> dict[str, list[str]]:
         for row in _table(tables, "calibrated_sensor", "token", "sensor_token")
         if row["sensor_token"] in sensors
     }
-    scenes = {row["token"]: row["name"] for row in _table(tables, "scene", "token", "name")}
+    scenes = {row["token"]: str(row["name"]) for row in _table(tables, "scene", "token", "name")}
     samples = {row["token"]: row["scene_token"] for row in _table(tables, "sample", "token", "scene_token")}
     found: dict[str, list[tuple[int, str]]] = defaultdict(list)
     keys = ("calibrated_sensor_token", "sample_token", "timestamp", "filename")
     for row in _table(tables, "sample_data", *keys):
-        scene = scenes.get(samples.get(row["sample_token"], ""))
+        scene = scenes.get(samples.get(str(row["sample_token"]), ""))
         if scene is not None and row["calibrated_sensor_token"] in cameras:
             found[scene].append((int(row["timestamp"]), str(row["filename"])))
     return {scene: [name for _, name in sorted(frames)] for scene, frames in found.items()}
 
 
-def _table(tables: Path, name: str, *keys: str) -> Iterable[dict[str, Any]]:
+def _table(tables: Path, name: str, *keys: str) -> Iterable[Row]:
     """Rows of a table, all of which have these keys."""
     path = tables / f"{name}.json"
     try:

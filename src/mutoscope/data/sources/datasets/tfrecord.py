@@ -26,7 +26,7 @@ Values = list[bytes] | np.ndarray
 
 @dataclass(frozen=True)
 class Record:
-    """Where a payload lies in its file, in bytes."""
+    """Position of a payload in its file, in bytes."""
 
     offset: int
     length: int
@@ -100,7 +100,7 @@ def _after_zeros(state: int, length: int) -> int:
 
 
 def index_records(path: Path) -> tuple[list[Record], str | None]:
-    """Places of all whole records, and what is wrong with the file behind them; None where it ends as it should.
+    """Positions of all whole records, and the fault of the file after them; None if it ends as it should.
 
     Reads headers only; payloads are checked when they are read. Raises UserError where the file cannot be opened.
     """
@@ -219,7 +219,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, and the position behind it."""
+    """A number of 7 bits a byte, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(message):

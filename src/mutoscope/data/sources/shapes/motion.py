@@ -1,7 +1,7 @@
-"""How the shapes of the built-in world move: a path over time for each motion, and the words for it.
+"""Motions of the synthetic dataset "shapes": a path over time for each motion, and the words of its caption.
 
-Positions and radii are fractions of the picture, angles radians, `t` counts frames from 0.
-Every motion gets the same arguments: four uniform numbers `u`, a phase, a sign (direction), radius and angle.
+Positions and radii are fractions of the frame, angles are in radians, `t` counts frames from 0.
+Every motion takes the same arguments: four uniform numbers `u`, a phase, a sign (direction), radius and angle.
 """
 
 from math import pi

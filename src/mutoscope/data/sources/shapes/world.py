@@ -1,6 +1,6 @@
-"""The built-in world: an endless, deterministic source of short clips of moving shapes.
+"""The synthetic dataset "shapes": an endless, deterministic stream of short clips of moving shapes.
 
-Clip `index` of a world is a pure function of `(seed, index)`: the same in every process and worker.
+Clip `index` is a pure function of `(seed, index)`: the same in every process and worker.
 Coordinates are in units of the frame (x to the right, y down, both 0…1), times in frames.
 """
 
@@ -11,8 +11,8 @@ from math import pi
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from torch import Tensor
 
+from mutoscope.data.base import ClipBatch
 from mutoscope.data.sources.shapes.motion import drift_track, main_track
 from mutoscope.errors import UserError
 
@@ -32,13 +32,13 @@ PALETTE = np.array(
     ],
     dtype=np.float32,
 )
-# A spinning circle looks like a resting one, so that pair is no class.
+# A spinning circle looks like one at rest, so that pair is no class.
 CLASSES = tuple((s, m) for s in SHAPES for m in MOTIONS if (s, m) != ("circle", "spin"))
 CLASS_NAMES = tuple(f"{shape}-{motion}" for shape, motion in CLASSES)
 AGENT_CLASS_NAMES = tuple(f"{shape}-push" for shape in SHAPES)
-HELD_BACK_SEED = 1_000_003
+HELD_BACK_SEED = 1_000_003  # a prime far from the small seeds that training uses
 
-# Middle tones: on a near-black ground the outline alone would decide every squared error.
+# Middle tones: on a near-black ground squared errors would depend on outlines only.
 _BACKGROUND_TONES = np.array(
     [(0.33, 0.37, 0.45), (0.35, 0.43, 0.37), (0.43, 0.36, 0.42), (0.40, 0.40, 0.40), (0.46, 0.42, 0.34)],
     dtype=np.float32,
@@ -46,12 +46,16 @@ _BACKGROUND_TONES = np.array(
 _TEXTURES = ("gradient", "stripes", "checks", "clouds")
 _TEXTURE_CONTRAST = 0.025
 _EDGE_PIXELS = 1.5  # width of the ramp from background to shape
-_AGENT_SPEED = 0.05
+_AGENT_SPEED = 0.05  # frame sides per frame at full deflection: 20 frames from wall to wall
+_COUNT_WEIGHTS, _MORE_WEIGHT = (0.45, 0.4), 0.15  # weights of 1 and 2 shapes, and of each larger number
+_MAX_OVERLAP = 0.02  # shapes may start that far inside each other
+_SAME_POINT = 1e-6  # closer centres have no direction to push along
+_SIN_60 = 0.8660254
 
 
 @dataclass(frozen=True)
 class ShapesConfig:
-    """Size of the clips and kind of world.
+    """Sizes of the clips, and whether they can be controlled.
 
     `controllable`: the largest shape is an agent steered by one action per frame, (dx, dy) in [-1, 1],
     and pushes the others; otherwise every shape follows the motion of its class.
@@ -67,7 +71,7 @@ class ShapesConfig:
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 8 or self.num_frames < 1 or self.fps < 1:
             raise UserError(
-                "The built-in world needs frames of at least 8×8 pixels, 1 frame and 1 frame/s, found "
+                "The dataset shapes needs frames of at least 8×8 pixels, 1 frame and 1 frame/s, found "
                 f"{self.height}×{self.width}, {self.num_frames} frames at {self.fps} frames/s."
             )
         if not 1 <= self.max_objects <= len(COLORS):
@@ -85,10 +89,10 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class ShapesClip:
-    """A clip and everything that is true of it. Object 0 is the main one, the largest, drawn in front.
+    """A clip with all its ground truth. Object 0 is the main one, the largest, drawn in front.
 
-    `tracks` holds x, y, radius, angle per object and frame; `attributes` the labels that a judge predicts;
-    `background` what the objects are drawn over.
+    `tracks` holds x, y, radius, angle per object and frame; `attributes` the labels that the feature network predicts;
+    `background` the image that the objects are drawn over.
     """
 
     frames: UInt8[np.ndarray, "t h w 3"]
@@ -102,7 +106,7 @@ class ShapesClip:
 
 
 class ShapesWorld:
-    """Random access to the clips of one world.
+    """Random access to the clips of one seed.
 
     Seed 0 is for training by convention, `HELD_BACK_SEED` for evaluation.
     """
@@ -122,18 +126,20 @@ class ShapesWorld:
         interval: int = 1,
         shown: Sequence[int] | None = None,
     ) -> ShapesClip:
-        """Clip number `index`. `actions` replaces the random ones of a controllable world.
+        """Clip number `index`. `actions` replaces the random ones of a controllable dataset.
 
-        With `interval` d the frames lie d steps of time apart, so that everything moves d times as fast. `shown`:
-        rising numbers of the frames that are drawn, all by default; an action told is then the last one before the
-        next frame shown, and the caption says how the clip begins.
+        With `interval` d the frames are d time steps apart, so that everything moves d times as fast. `shown`:
+        rising numbers of the frames that are drawn, all by default; each action is then the last one before the next
+        frame shown, and the caption describes the beginning of the clip.
+
+        Raises UserError for actions of a free dataset, actions outside [-1, 1], or an interval with actions.
         """
         rng = np.random.default_rng([self.seed, index])
         label = int(rng.integers(len(self.class_names)))
         objects = _draw_objects(rng, label, self.config)
         background = _background(rng, self.config)
         if interval < 1 or (interval > 1 and self.config.controllable):
-            raise UserError(f"Frames lie 1 step apart, or more in a world without actions; found {interval}.")
+            raise UserError(f"Frames are 1 step apart, or more without actions; found {interval}.")
         if self.config.controllable:
             actions = (
                 _random_actions(rng, self.config.num_frames) if actions is None else _checked(actions, self.config)
@@ -141,7 +147,7 @@ class ShapesWorld:
             tracks, words = _pushed_tracks(rng, objects, actions), "pushes"
         elif actions is not None:
             raise UserError(
-                "Actions were given, but this world is not controllable: set controllable=True in ShapesConfig."
+                "These shapes are not controllable and take no actions: set controllable=True in ShapesConfig."
             )
         else:
             time = interval * np.arange(self.config.num_frames, dtype=np.float32)
@@ -162,21 +168,19 @@ class ShapesWorld:
         )
 
 
-def shapes_batch(world: ShapesWorld, indices: Sequence[int]) -> dict:
-    """Clips `indices` stacked: "video" uint8 (b, t, h, w, 3), "label" (b,), "attributes" of int64 tensors, and the
-    list of every "caption".
+def shapes_batch(world: ShapesWorld, indices: Sequence[int]) -> ClipBatch:
+    """Clips `indices` stacked: "video" uint8 (b, t, h, w, 3), "label" (b,), "attributes" of int64 tensors, "caption".
 
-    A controllable world adds "actions" float32 (b, t, 2).
+    A controllable dataset adds "actions" float32 (b, t, 2).
     """
     clips = [world.clip(int(i)) for i in indices]
-    attributes = {
-        key: torch.as_tensor(np.stack([np.asarray(clip.attributes[key]) for clip in clips]), dtype=torch.int64)
-        for key in clips[0].attributes
-    }
-    batch: dict[str, Tensor | dict[str, Tensor] | list[str]] = {
+    batch: ClipBatch = {
         "video": torch.from_numpy(np.stack([clip.frames for clip in clips])),
         "label": torch.tensor([clip.label for clip in clips]),
-        "attributes": attributes,
+        "attributes": {
+            key: torch.as_tensor(np.stack([np.asarray(clip.attributes[key]) for clip in clips]), dtype=torch.int64)
+            for key in clips[0].attributes
+        },
         "caption": [clip.caption for clip in clips],
     }
     if world.config.controllable:
@@ -184,12 +188,12 @@ def shapes_batch(world: ShapesWorld, indices: Sequence[int]) -> dict:
     return batch
 
 
-# What is in a clip ------------------------------------------------------------------------------------------------
+# Contents of a clip ------------------------------------------------------------------------------------------------
 
 
 def _draw_objects(rng: np.random.Generator, label: int, config: ShapesConfig) -> tuple[ObjectInfo, ...]:
     """The main shape of the class and up to max_objects − 1 smaller ones, all of different colours."""
-    counts = np.array([0.45, 0.4] + [0.15] * (config.max_objects - 2))[: config.max_objects]
+    counts = np.array([*_COUNT_WEIGHTS] + [_MORE_WEIGHT] * (config.max_objects - 2))[: config.max_objects]
     count = 1 + int(rng.choice(len(counts), p=counts / counts.sum()))
     count = max(count, min(2, config.max_objects)) if config.controllable else count
     colors = rng.permutation(len(COLORS))[:count]
@@ -227,13 +231,13 @@ def _caption(objects: tuple[ObjectInfo, ...], words: str) -> str:
     return f"{names[0]} {words}" + (f" in front of {rest}" if rest else "")
 
 
-# How shapes move --------------------------------------------------------------------------------------------------
+# Motion of the shapes ------------------------------------------------------------------------------------------------
 
 
 def _free_tracks(
     rng: np.random.Generator, objects: tuple[ObjectInfo, ...], time: Float32[np.ndarray, " t"]
 ) -> tuple[Float32[np.ndarray, "objects t 4"], str]:
-    """Tracks (x, y, radius, angle) of every object, and the words for what the main one does."""
+    """Tracks (x, y, radius, angle) of every object, and the words for the motion of the main one."""
     main, words = main_track(rng, MOTIONS[objects[0].motion], time)
     tracks = [main]
     for _ in objects[1:]:
@@ -241,7 +245,7 @@ def _free_tracks(
         for _attempt in range(8):
             track = drift_track(rng, time)
             gaps = [np.hypot(*(track[0, :2] - other[0, :2])) - other[0, 2] - track[0, 2] for other in tracks]
-            if min(gaps) > -0.02:
+            if min(gaps) > -_MAX_OVERLAP:
                 break
         tracks.append(track)
     return np.stack(tracks), words
@@ -269,7 +273,7 @@ def _checked(actions: np.ndarray, config: ShapesConfig) -> Float32[np.ndarray, "
 def _pushed_tracks(
     rng: np.random.Generator, objects: tuple[ObjectInfo, ...], actions: np.ndarray
 ) -> Float32[np.ndarray, "objects t 4"]:
-    """The agent moves by its actions, frame by frame; what it touches is pushed out of its way."""
+    """The agent moves by its actions, frame by frame, and pushes every shape it touches out of its way."""
     count, num_frames = len(objects), len(actions)
     radii = np.concatenate([[rng.uniform(0.17, 0.20)], rng.uniform(0.13, 0.155, size=count - 1)])
     positions = rng.uniform(radii, 1 - radii, size=(2, count)).T  # (objects, 2)
@@ -291,11 +295,11 @@ def _separate(positions: np.ndarray, radii: np.ndarray) -> np.ndarray:
             distance = float(np.hypot(*away))
             overlap = radii[i] + radii[j] - distance
             if overlap > 0:
-                positions[j] += overlap * (away / distance if distance > 1e-6 else np.array([1.0, 0.0]))
+                positions[j] += overlap * (away / distance if distance > _SAME_POINT else np.array([1.0, 0.0]))
     return positions
 
 
-# How a clip looks -------------------------------------------------------------------------------------------------
+# Appearance of a clip -------------------------------------------------------------------------------------------------
 
 
 def _background(rng: np.random.Generator, config: ShapesConfig) -> Float32[np.ndarray, "h w 3"]:
@@ -328,7 +332,7 @@ def _signed_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if shape == "square":
         return np.maximum(np.abs(u), np.abs(v)) - 0.9
     if shape == "triangle":
-        slanted = 0.8660254 * np.abs(u) - 0.5 * v
+        slanted = _SIN_60 * np.abs(u) - 0.5 * v
         return np.maximum(slanted, v) - 0.72
     au, av = np.abs(u), np.abs(v)
     return np.minimum(np.maximum(au - 1.15, av - 0.42), np.maximum(au - 0.42, av - 1.15))

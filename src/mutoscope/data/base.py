@@ -1,0 +1,215 @@
+"""The contract of every data source: which per-clip fields it has, and the batches it gives.
+
+A model is conditioned on per-clip fields (its configuration lists them in `clip_fields`). A source declares the fields
+it has in `ClipSource.fields`. Everything between the two, from the token cache to the training loop, passes fields on
+by name: a new condition therefore touches its source and its model only.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, Required, TypedDict, TypeVar, cast
+
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from mutoscope.data.media import spread
+from mutoscope.errors import UserError
+
+MAX_INTERVAL = 25  # largest frame interval that MAGI's embedding knows (arXiv 2501.12389 §4.1)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One per-clip field of a source.
+
+    dtype: NumPy's name of the type of its values. shape: of one clip's value, () for a number.
+    per_frame: the first axis counts the frames of the clip, so that a tokenizer must keep frames apart.
+    encoded: the value is a clip of pixels of the video's shape; the token cache stores its tokens instead.
+    """
+
+    dtype: str
+    shape: tuple[int, ...] = ()
+    per_frame: bool = False
+    encoded: bool = False
+
+
+LABEL = Field("int64")
+INTERVAL = Field("int64")
+
+
+class ClipBatch(TypedDict, total=False):
+    """Clips as pixels. A source may add fields of its own, which it declares in `ClipSource.fields`."""
+
+    video: Required[UInt8[Tensor, "b t h w 3"]]
+    label: Required[Int[Tensor, " b"]]
+    """Class of each clip, -1 without a class."""
+    caption: Required[list[str]]
+    """One text per clip, "" without a caption."""
+    path: list[str]
+    """File of each clip, as reports name it."""
+    start: Int[Tensor, " b"]
+    """First frame of each clip in its file."""
+    actions: Float[Tensor, "b t a"]
+    """Row t is done in frame t and leads to frame t + 1; NaN where the action is unknown."""
+    interval: Int[Tensor, " b"]
+    """Source frames from one frame of a clip to the next."""
+    history_only: Bool[Tensor, "b t"]
+    """Frames that are context for later frames but no target."""
+    history: UInt8[Tensor, "b t h w 3"]
+    """The clips as they look when they are context: partly corrupted."""
+    attributes: dict[str, Int[Tensor, "b ..."]]
+    """Further labels by name, for classifiers."""
+
+
+class TokenBatch(TypedDict, total=False):
+    """Clips as tokens or latents, with the conditions a model may read. Every other field of the cache is a key too."""
+
+    tokens: Required[Tensor]
+    """Codes int64 (b, t, h, w), or latents float32 (b, c, t, h, w)."""
+    label: Required[Int[Tensor, " b"]]
+    conditions: Required[dict[str, Tensor]]
+    """Task -> the encoded condition videos, like `tokens`."""
+    caption: Float[Tensor, "b l d"]
+    """Text features."""
+    caption_mask: Bool[Tensor, "b l"]
+    """Which rows of `caption` hold a word."""
+    motion: Float[Tensor, " b"]
+    """Mean optical flow in pixels."""
+    actions: Float[Tensor, "b t a"]
+    interval: Int[Tensor, " b"]
+    history_only: Bool[Tensor, "b t"]
+    history: Tensor
+    """Like `tokens`: the clips as they look when they are context."""
+    task: str
+    """The task this batch trains, where a model has several."""
+    condition_tokens: Tensor
+    """The condition video of `task`, like `tokens`."""
+
+
+BatchT = TypeVar("BatchT", bound=Mapping[str, object])
+BatchT_co = TypeVar("BatchT_co", bound=Mapping[str, object], covariant=True)
+
+
+class ClipSource(ABC, Generic[BatchT_co]):
+    """Random access to clips: `source[indices]` is a batch that depends on the indices only."""
+
+    num_clips: int | None = None
+    """How many clips there are; None for an endless source."""
+    class_names: Sequence[str] = ()
+    """Name of each class, by label; empty without classes."""
+    fields: Mapping[str, Field] = {}
+    """The per-clip fields beside video and label that every batch of this source has, by their keys."""
+
+    @abstractmethod
+    def __getitem__(self, indices: Sequence[int]) -> BatchT_co:
+        """The clips at `indices`, stacked in this order."""
+
+
+Item = dict[str, Any]  # fields of one clip by name; torch collates any value
+
+
+class ItemDataset(Protocol):
+    """A map-style data set of single clips that knows its fields."""
+
+    @property
+    def class_names(self) -> Sequence[str]: ...
+
+    @property
+    def fields(self) -> Mapping[str, Field]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, item: int, /) -> Item: ...
+
+
+class StackedItems(ClipSource[ClipBatch]):
+    """The items of a data set as a source; items are stacked by torch's default rule."""
+
+    def __init__(self, dataset: ItemDataset):
+        self.dataset, self.num_clips = dataset, len(dataset)
+        self.class_names, self.fields = dataset.class_names, dataset.fields
+
+    def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
+        return stacked_items([self.dataset[int(index)] for index in indices])
+
+
+def stacked_items(items: Sequence[Item]) -> ClipBatch:
+    """One batch of single clips: tensors are stacked, numbers become tensors, texts lists."""
+    return cast(ClipBatch, default_collate(list(items)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(ABC):
+    """What every kind of training data has in common; each kind has a subclass in the file of its source.
+
+    A subclass narrows `kind` to a Literal and gives it as the default.
+    """
+
+    kind: str
+    """which kind of data; --data.kind KIND and --data PATH replace these settings by those of another kind"""
+    num_frames: int = 16
+    """frames per clip"""
+    height: int = 32
+    """rows of a frame"""
+    width: int = 32
+    """columns of a frame"""
+    fps: int = 8
+    """frames per second at which clips are shown"""
+    seed: int = 0
+    """seed of everything that is drawn at random"""
+
+    @abstractmethod
+    def open(self) -> ClipSource[ClipBatch]:
+        """The clips. Raises UserError where there are none that can be read."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """The entry about the clips in model_index.json and in the metadata of a token cache, as JSON values."""
+
+    def origin(self) -> dict[str, object]:
+        """`describe` with seed and path: the clips that a token cache was filled with."""
+        return self.describe() | {"seed": self.seed, "path": None}
+
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes; empty without classes. Reads the folder where classes are folders."""
+        return ()
+
+    def examples(self, count: int = 4) -> ClipBatch:
+        """The same few clips every time, for sample sheets: taken evenly from the whole source."""
+        source = self.open()
+        return source[spread(source.num_clips or count, count)]
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether clips are read from files, which may be gone later."""
+        return True
+
+    @property
+    def redraws(self) -> bool:
+        """Whether a clip looks different each time it is read, which a token cache cannot hold."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathData(DataConfig):
+    """Data in a folder."""
+
+    path: str | None = None
+    """the folder"""
+
+    def required_path(self) -> str:
+        """The folder; raises UserError where none is named."""
+        if not self.path:
+            raise UserError(f"Data of kind {self.kind!r} needs a path: name the folder with --data.path.")
+        return self.path
+
+    def origin(self) -> dict[str, object]:
+        return super().origin() | {"path": self.path}
+
+
+def check_interval(max_interval: int) -> None:
+    """Raises UserError unless frame intervals up to this one can be embedded."""
+    if not 1 <= max_interval <= MAX_INTERVAL:
+        raise UserError(f"max_interval must be between 1 and {MAX_INTERVAL}, found {max_interval}.")

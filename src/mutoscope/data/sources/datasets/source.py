@@ -1,0 +1,93 @@
+"""The papers' data sets as training data: their settings, and the clips of one split as a source."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mutoscope.data.base import ClipBatch, ClipSource, PathData, StackedItems, check_interval
+from mutoscope.data.sources.clips import RandomClips
+from mutoscope.data.sources.datasets.catalog import Split, list_dataset, open_dataset
+from mutoscope.data.sources.images import ImagesData
+from mutoscope.errors import UserError
+
+VideoSetKind = Literal["ucf101", "bair", "kinetics600", "ssv2", "nuscenes", "objectron"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetData(PathData):
+    """Settings of a data set of videos in its own layout (docs/datasets.md)."""
+
+    kind: VideoSetKind
+    frame_stride: int = 1
+    """source frames per clip frame"""
+    split: Split = "train"
+    fold: int = 1
+    """number of UCF-101's split lists: 1, 2 or 3"""
+    windows: int = 1
+    """clips per video, at equal distances over its time"""
+    crops: int = 1
+    """crops per clip, at equal distances along its longer side"""
+    mirrored: bool = False
+    """every clip a second time, mirrored; with random_crops, half of the clips are mirrored"""
+    random_crops: bool = False
+    """another start and crop each time a video is read, for tokenizers"""
+    max_interval: int = 1
+    """frames of a clip are 1 to this many strides apart, drawn for each clip"""
+
+    def __post_init__(self) -> None:
+        check_interval(self.max_interval)
+        if self.random_crops and (self.windows != 1 or self.crops != 1):
+            raise UserError("random_crops draw windows and crops at random: leave windows and crops at 1.")
+
+    @property
+    def redraws(self) -> bool:
+        return self.random_crops
+
+    def open(self) -> ClipSource[ClipBatch]:
+        clips = open_dataset(
+            self.kind,
+            self.required_path(),
+            self.split,
+            self.num_frames,
+            self.height,
+            self.width,
+            self.frame_stride,
+            fold=self.fold,
+            with_actions=self.kind == "bair" and not self.mirrored,  # a mirrored action has another sign
+            windows=self.windows,
+            crops=self.crops,
+            mirrored=self.mirrored and not self.random_crops,
+            random_start=self.random_crops,
+            random_crop=self.random_crops,
+            random_flip=self.mirrored and self.random_crops,
+            max_interval=self.max_interval,
+            seed=self.seed,
+        )
+        return RandomClips(clips, self.seed) if self.random_crops else StackedItems(clips)
+
+    def class_names(self) -> Sequence[str]:
+        return list_dataset(self.kind, self.required_path(), self.split, fold=self.fold).classes
+
+    def describe(self) -> dict[str, object]:
+        names = ["kind", "split", "windows", "crops", "mirrored", "frame_stride"]
+        names += ["fold"] if self.kind == "ucf101" else []
+        names += ["max_interval"] if self.max_interval != 1 else []
+        described: dict[str, object] = {name: getattr(self, name) for name in names}
+        return described | {"class_names": list(self.class_names())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagenetData(ImagesData):
+    """Settings of ImageNet in its own layout (docs/datasets.md)."""
+
+    kind: Literal["imagenet"] = "imagenet"
+    split: Split = "train"
+
+    def open(self) -> ClipSource[ClipBatch]:
+        return self.source(list_dataset(self.kind, self.required_path(), self.split).checked())
+
+    def class_names(self) -> Sequence[str]:
+        return list_dataset(self.kind, self.required_path(), self.split).classes
+
+    def describe(self) -> dict[str, object]:
+        return {"split": self.split} | super().describe()

@@ -1,0 +1,62 @@
+"""`mutoscope train RECIPE --data PATH`: data of another kind than the recipe's."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mutoscope.commands.train import resolve_recipe
+from mutoscope.data.sources.clips import FolderData
+from mutoscope.data.sources.images import ImagesData
+from mutoscope.data.sources.shapes.source import ShapesData
+from mutoscope.errors import UserError
+from mutoscope.models.magi import MAGIConfig
+from mutoscope.training.config import ModelRecipe
+
+
+@pytest.mark.parametrize("form", [["--data", "{}"], ["--data={}"], ["--data.kind", "folder", "--data.path", "{}"]])
+def test_any_recipe_takes_a_folder_of_videos(tmp_path: Path, form: list[str]):
+    (tmp_path / "clip.webm").touch()
+    flags = [flag.format(tmp_path) for flag in form]
+    recipe = resolve_recipe("vq-shapes", [*flags, "--data.height", "64", "--data.frame-stride", "2"])
+    assert recipe.data == FolderData(path=str(tmp_path), num_frames=16, height=64, width=32, frame_stride=2)
+
+
+def test_the_kind_is_found_from_the_path_and_other_flags_still_count(tmp_path: Path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    recipe = resolve_recipe("vq-shapes", ["--loop.num-steps", "7", "--data", str(tmp_path), "--data.ten-crops"])
+    assert recipe.data == ImagesData(path=str(tmp_path), num_frames=16, ten_crops=True)
+    assert recipe.loop.num_steps == 7
+
+
+def test_a_kind_can_be_named_where_the_path_would_say_another(tmp_path: Path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    recipe = resolve_recipe("vq-shapes", ["--data", str(tmp_path), "--data.kind", "imagenet"])
+    assert recipe.data.kind == "imagenet"
+
+
+def test_flags_of_the_recipes_own_data_need_no_kind():
+    recipe = resolve_recipe("magi-shapes", ["--data.max-jump", "8", "--data.seed", "5"])
+    assert isinstance(recipe.data, ShapesData)
+    assert (recipe.data.max_jump, recipe.data.seed, recipe.data.mixed) == (8, 5, True)
+
+
+def test_model_and_sampling_flags_are_those_of_the_recipes_family():
+    recipe = resolve_recipe("magi-shapes", ["--model.num-layers", "2", "--sampling.guidance-scale", "2.5"])
+    assert isinstance(recipe, ModelRecipe) and isinstance(recipe.model, MAGIConfig)
+    assert recipe.model.num_layers == 2 and recipe.sampling["guidance_scale"] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", "nowhere"], "There is no 'nowhere'"),
+        (["--data"], "--data needs a value"),
+        (["--data.kind", "ucf"], "unknown kind of data 'ucf'"),
+        (["--data.kind", "folder", "--data.max-jump", "3"], "max-jump"),
+        (["--data.kind", "tokens", "--data.mixed"], "mixed"),
+    ],
+)
+def test_wrong_flags_are_refused(flags: list[str], message: str):
+    with pytest.raises(UserError, match=message):
+        resolve_recipe("vq-shapes", flags)
