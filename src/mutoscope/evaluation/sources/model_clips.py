@@ -68,8 +68,14 @@ class ModelClips:
             "seed": self.seed,
             "sampling": {**index.sampling, **index.task_sampling.get(task, {}), **self.options},
             "blend_given": index.blend_given,
-            "model_sha256": weights_hash(self.pipeline.tokenizer, self.pipeline.model),
+            "model_sha256": model_hash(self.pipeline),
         }
+
+
+def model_hash(pipeline: VideoPipeline) -> str:
+    """SHA-256 of the weights of tokenizer and network."""
+    parts = (pipeline.tokenizer, pipeline.model)
+    return weights_hash(*(part for part in parts if part is not None))
 
 
 def _ignored(event: SampleEvent) -> None:

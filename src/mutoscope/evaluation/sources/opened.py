@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from mutoscope import hub
+from mutoscope.evaluation.sources.model_clips import model_hash
 from mutoscope.evaluation.sources.windows import ClipListing
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.tokenizers.base import VideoTokenizer
@@ -60,9 +61,8 @@ class ModelSource:
 
     def described(self) -> dict[str, object]:
         """What the clips of the source depend on, as JSON; folders of its parts are no part of it."""
-        weights = hub.weights_hash(self.pipeline.tokenizer, self.pipeline.model)
         return {
-            "model_sha256": weights,
+            "model_sha256": model_hash(self.pipeline),
             "index": asdict(replace(self.index, tokenizer="", model=None, text_encoder=None)),
         }
 
