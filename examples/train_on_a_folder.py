@@ -2,9 +2,9 @@
 
     python examples/train_on_a_folder.py my_videos --tokenizer-steps 8000 --model-steps 6000 --batch-size 16
 
-The sub-folders of the folder are the classes; one is enough. Without a folder, eight short videos of moving shapes in two classes are written
-first. The default steps take about a minute on two CPU cores and show only that everything works: the generated clips
-are noise. Expect recognisable clips after some thousand steps of each stage.
+The sub-folders of the folder are the classes; one is enough. Without a folder, eight short videos of moving shapes in
+two classes are written first. The default steps take about a minute on two CPU cores and show only that everything
+works: the generated clips are noise. Expect recognisable clips after some thousand steps of each stage.
 
 The three stages are those of the command line: `mutoscope train vq-shapes --data.kind folder ...`, `mutoscope train
 par-shapes-4x --tokenizer ...`, `mutoscope generate`. Writes tokenizer/, model/ and samples.png below --out.
