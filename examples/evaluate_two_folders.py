@@ -55,10 +55,9 @@ def compare(generated: Path, real: Path, num_frames: int, size: int) -> float:
     for name in theirs:
         print(f"{name:12}{ours[name].mean():12.2f}{theirs[name].mean():12.2f}")
     scale = {name: values.std().clamp(min=1e-6) for name, values in theirs.items()}  # a constant statistic stays finite
-    features = [torch.stack([side[name] / scale[name] for name in theirs], dim=1) for side in (ours, theirs)]  # (n, 6)
-    distance = frechet_distance_between(*features)
-    counts = " and ".join(str(len(side)) for side in features)
-    print(f"Fréchet distance of these statistics, {counts} clips: {distance:.2f}")
+    x, y = (torch.stack([side[name] / scale[name] for name in theirs], dim=1) for side in (ours, theirs))  # (n, 6)
+    distance = frechet_distance_between(x, y)
+    print(f"Fréchet distance of these statistics, {len(x)} and {len(y)} clips: {distance:.2f}")
     return distance
 
 

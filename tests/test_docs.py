@@ -1,6 +1,7 @@
 """The documents and model cards are true: links, images, commands, names and flags exist."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -125,13 +126,17 @@ def test_awaited_flags_do_not_exist_yet():
 
 
 def test_wrong_commands_are_recognised():
-    assert wrong_in("mutoscope play magi-shapes".split())
-    assert wrong_in("mutoscope train magvit-shape".split())
-    assert wrong_in("mutoscope generate magvit-shapes --num-decodings 3".split())
-    assert wrong_in("mutoscope train vq-shapes --data.hight 64".split())
-    assert not wrong_in("mutoscope train vq-shapes --data.height 64 --dry-run".split())
-    assert named_model("mutoscope generate par-shape --out x.mp4".split()) == "par-shape"
-    assert named_model("mutoscope generate MODEL --out x.mp4".split()) is None
+    wrong = (
+        "mutoscope dance magi-shapes",
+        "mutoscope train magvit-shape",
+        "mutoscope generate magvit-shapes --num-decodings 3",
+        "mutoscope train vq-shapes --data.hight 64",
+    )
+    for line in wrong:
+        assert wrong_in(shlex.split(line)), line
+    assert not wrong_in(shlex.split("mutoscope train vq-shapes --data.height 64 --dry-run"))
+    assert named_model(shlex.split("mutoscope generate par-shape --out x.mp4")) == "par-shape"
+    assert named_model(shlex.split("mutoscope generate MODEL --out x.mp4")) is None
 
 
 # ----------------------------------------------------------------------------------------------------------- voice
