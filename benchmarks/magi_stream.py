@@ -8,7 +8,7 @@ Parts of the report:
   steps    delay of the first frame, sustained frames per second with decoding, and shapes-FVD of clips predicted from
            their first frame, for several numbers of steps
   guided   frames per second with guidance and without
-  told     shapes-FVD and movement of clips continued from one frame, from one frame and the class, from three frames
+  `told`   shapes-FVD and movement of clips continued from one frame, from one frame and the class, from three frames
   actions  distance of an agent from where its actions lead
   rollout  128 frames from one frame, and from one frame and the class, with the model's default sampling and others:
            the share of rollouts with correct object count and colours by a detector that knows the palette, the
