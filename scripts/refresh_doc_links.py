@@ -3,7 +3,8 @@
     python scripts/refresh_doc_links.py [--check]
 
 A link such as [`VQ3D.encode`](../src/mutoscope/tokenizers/vq3d.py#L251) names a class, a function, or a method of a
-class. Where the file no longer defines the name and exactly one other file of the package does, the link follows it.
+class. Where the file no longer defines the name, the link follows it to the file of the package that does; of several,
+to the one whose path is most similar, with a note to look at it.
 --check changes nothing and exits with status 1 if a link is wrong.
 """
 
@@ -12,6 +13,7 @@ import ast
 import os
 import re
 import sys
+from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
 
@@ -35,13 +37,16 @@ def definitions(path: Path) -> dict[str, int]:
 
 
 def locate(name: str, path: Path) -> tuple[Path, int]:
-    """File and line of a definition, looked for in `path` first; exits with a message if it is not unique."""
+    """File and line of a definition, looked for in `path` first; exits with a message if no file defines it."""
     if path.exists() and name in definitions(path):
         return path, definitions(path)[name]
     found = [other for other in sorted(PACKAGE.rglob("*.py")) if name in definitions(other)]
-    if len(found) != 1:
-        sys.exit(f"{path} does not define {name}, and {len(found)} files of the package do. Correct the link by hand.")
-    return found[0], definitions(found[0])[name]
+    if not found:
+        sys.exit(f"No file of the package defines {name}, which was in {path}. Correct the link by hand.")
+    nearest = max(found, key=lambda other: SequenceMatcher(None, str(path), str(other)).ratio())
+    if len(found) > 1:
+        print(f"{name} is defined in {len(found)} files; the link to {path} now goes to {nearest}. Is that right?")
+    return nearest, definitions(nearest)[name]
 
 
 def refreshed(text: str, folder: Path) -> str:
