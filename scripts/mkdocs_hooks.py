@@ -1,8 +1,9 @@
-"""What `mkdocs build` adds to docs/: model cards, CONTRIBUTING and CHANGELOG, and links that work inside the site.
+"""Additions of `mkdocs build` to docs/: cards, CONTRIBUTING, CHANGELOG, API pages of whole packages, working links.
 
 The documents link to files of the repository (`../src/mutoscope/…`, `../README.md`), which a reader of the repository
 can follow and a reader of the site cannot. The hook copies the cards and the two root documents into the site, and
-turns a link to any other repository file into the name of that file.
+turns a link to any other repository file into the name of that file. In docs/api a line `::: mutoscope.PACKAGE.**`
+stands for one `:::` directive per module of that package, so that no page lists modules that moved.
 """
 
 import os
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#|<)([^)#\s]+)(#[^)\s]*)?\)")
 ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "README.md": "index.md"}
 CARD = "MODEL_CARD.md"
+EVERY_MODULE = re.compile(r"^::: (mutoscope\.[\w.]+)\.\*\*$", re.MULTILINE)
 
 
 def cards() -> dict[str, Path]:
@@ -47,12 +49,22 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Rewrites the links of one page to pages of the site, or to the names of files outside it."""
+    markdown = EVERY_MODULE.sub(lambda directive: "\n\n".join(map("::: {}".format, modules_of(directive[1]))), markdown)
     here = page.file.src_uri
     source = generated_pages().get(here, ROOT / "docs" / here)
     return "".join(
         line if is_code else LINK.sub(lambda link: rewritten(link, source.parent, here), line)
         for line, is_code in with_fences(markdown)
     )
+
+
+def modules_of(package: str) -> list[str]:
+    """Dotted names of the modules of a package, by folder and name; files that only mark a folder are omitted."""
+    folder = ROOT / "src" / Path(*package.split("."))
+    found = [path for path in sorted(folder.rglob("*.py")) if path.name != "__init__.py"]
+    found += [path for path in sorted(folder.rglob("__init__.py")) if len(path.read_text(encoding="utf-8")) > 200]
+    parts = (path.relative_to(ROOT / "src").with_suffix("").parts for path in found)
+    return sorted(".".join(part for part in names if part != "__init__") for names in parts)
 
 
 def with_fences(markdown: str) -> list[tuple[str, bool]]:
