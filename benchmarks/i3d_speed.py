@@ -1,19 +1,19 @@
-"""I3D features against the plainest PyTorch loop that is correct.
+"""Time of I3D features against the plainest PyTorch loop that is correct.
 
     python benchmarks/i3d_speed.py OUT.json [--clips 64] [--threads 2] [--repeats 3] [--batch-size 4] [--processor-time]
 
 Same weights, same clips (16 frames of 64×64 pixels, resizing included), in one process; runs alternate, so the ratio is
-that of one machine at one time. The plain loop pads by hand, applies convolution, batch norm and ReLU one after the
-other in PyTorch's usual layout, and keeps no map longer than needed. "Ours" is `Extractors.read`: batch norms taken
-into the convolutions, channels last in memory, 1×1×1 convolutions as matrix products. --processor-time counts what the
-process used instead of the time on the clock, for one thread on a machine that has other work.
+that of one machine at one time. The plain loop pads explicitly, applies convolution, batch norm and ReLU one after the
+other in PyTorch's default memory format, and frees every map after its last use. "Ours" is `Extractors.read`: batch
+norms folded into the convolutions, channels-last memory format, 1×1×1 convolutions as matrix products.
+--processor-time measures processor time instead of wall-clock time, for one thread on a machine with other work.
 """
 
 import argparse
-import json
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from mutoscope.data.sources.shapes.world import ShapesConfig, ShapesWorld, shape
 from mutoscope.evaluation.metrics.conventions import CONVENTIONS, i3d_input
 from mutoscope.evaluation.networks.extractors import Extractors
 from mutoscope.evaluation.networks.i3d import I3D, MIXED_NAMES, POOL_BEFORE, I3DConfig, same_padding
+from timing import write_report
 
 CONVENTION = CONVENTIONS["tats"]
 
@@ -67,7 +68,7 @@ def plain(weights: dict[str, Tensor], clips: Tensor, batch_size: int) -> Tensor:
 
 
 def random_i3d() -> I3D:
-    """Random weights, with batch norms that are not those of a fresh network."""
+    """Random weights, batch norms included: those of a fresh network are the identity, which hides mistakes."""
     torch.manual_seed(0)
     network = I3D(I3DConfig(eps=CONVENTION.eps))
     for name, value in network.state_dict().items():
@@ -92,7 +93,7 @@ def main() -> None:
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     ours = Extractors(CONVENTION, i3d=network.fold(), batch_size=args.batch_size)
 
-    runs = {
+    runs: dict[str, Callable[[Tensor], Tensor]] = {
         "plain": lambda some: plain(weights, some, args.batch_size),
         "ours": lambda some: ours.read(some)["i3d"],
     }
@@ -120,8 +121,9 @@ def main() -> None:
         "time_to_plain": medians["ours"] / medians["plain"],
         "relative_difference_of_logits": difference,
     }
-    args.out.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"ours takes {report['time_to_plain']:.2f} of the plain loop's time; logits differ by {difference:.1e}")
+    write_report(args.out, report)
+    ratio = medians["ours"] / medians["plain"]
+    print(f"ours takes {ratio:.2f} of the plain loop's time; logits differ by {difference:.1e}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The pictures of docs/magi.md: masks, curves of the comparisons, a long rollout.
+"""The images of docs/magi.md: masks, curves of the comparisons, a long rollout.
 
 python benchmarks/magi_figures.py masks docs/images/magi_masks.png
 python benchmarks/magi_figures.py claims benchmarks/results/magi_claims.json docs/images/magi_claims.png
@@ -24,7 +24,7 @@ from mutoscope.studies.claims_magi import CONTEXT
 
 
 def masks(out: Path, count: int = 4) -> None:
-    """Rows see columns: O complete frames, M masked copies."""
+    """Attention masks, rows attend to dark columns: O complete frames, M masked copies."""
     complete = frame_history_mask(*frame_slots(count))
     masked = causal_frames_mask(count, count, torch.device("cpu"))
     figure, axes = plt.subplots(1, 2, figsize=(7, 3.6), width_ratios=[2, 1], layout="constrained")
@@ -44,6 +44,7 @@ def claims(report: Path, out: Path) -> None:
     """Errors by frame, shapes-FVD and movement by window, for every variant."""
     rows = json.loads(report.read_text())["rows"]
     figure, axes = plt.subplots(1, 4, figsize=(14, 3.4), layout="constrained")
+    windows = np.arange(0)
     for row in rows:
         error = row["error_by_frame"]
         axes[0].plot(range(CONTEXT + 1, CONTEXT + 1 + len(error)), error, label=row["variant"])
@@ -52,9 +53,9 @@ def claims(report: Path, out: Path) -> None:
         axes[2].plot(windows, row["movement_over_real_by_window"], marker=".")
         axes[3].plot(windows, row["detected_by_window"], marker=".")
     copying = rows[0]["error_of_copying_by_frame"]
-    axes[0].plot(range(CONTEXT + 1, CONTEXT + 1 + len(copying)), copying, "k:", label="last given frame")
+    axes[0].plot(range(CONTEXT + 1, CONTEXT + 1 + len(copying)), copying, "k:", label="last context frame")
     axes[3].plot(windows, rows[0]["detected_in_real_by_window"], "k:", label="real clips")
-    titles = ("squared error after 4 given frames", "shapes-FVD up to frame", "movement over real", "shapes detected")
+    titles = ("squared error after 4 context frames", "shapes-FVD up to frame", "movement over real", "shapes detected")
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("frame")
@@ -64,17 +65,17 @@ def claims(report: Path, out: Path) -> None:
 
 
 def rollout(model: str, out: Path, count: int = 6, every: int = 8) -> None:
-    """Every eighth of 128 frames; above what happened, below what the model makes of the first frame and the class."""
+    """Every eighth of 128 frames: the real clip above the clip generated from its first frame and its class."""
     pipeline = VideoPipeline.from_pretrained(model)
     world = ShapesWorld(ShapesConfig(pipeline.index.height, pipeline.index.width, 128), HELD_BACK_SEED)
     clips = [world.clip(i) for i in range(count)]
     real, labels = [clip.frames for clip in clips], [clip.label for clip in clips]
     context = [frames[:1] for frames in real]
-    made = pipeline.generate(context=context, class_label=labels, num_frames=128).clips
-    lines = [np.concatenate(list(video[::every]), axis=1) for pair in zip(real, (c.frames for c in made), strict=True)
-             for video in pair]  # fmt: skip
-    picture = Image.fromarray(np.concatenate(lines))
-    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(out)
+    generated = pipeline.generate(context=context, class_label=labels, num_frames=128).clips
+    pairs = zip(real, (clip.frames for clip in generated), strict=True)
+    rows = [np.concatenate(list(video[::every]), axis=1) for pair in pairs for video in pair]  # (h, frames * w, 3)
+    image = Image.fromarray(np.concatenate(rows))
+    image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST).save(out)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""MAGVIT's 12 parallel steps against one token at a time: MAGVIT-B and the autoregressive transformer of its size.
+"""Speed of MAGVIT's 12 parallel steps against one token at a time: MAGVIT-B, and an autoregressive model of its size.
 
     python benchmarks/magvit_speed.py OUT.json [--device cuda --dtype bfloat16 --compile --capture --ar-tokens 1024]
 
 Both have random weights, 1,024 tokens (a clip of 16×128×128) and a class label, in one process, so that the ratio is
 that of one machine at one time. The autoregressive transformer keeps keys and values; with --ar-tokens fewer than
-1,024 of its tokens are timed, spread over the sequence, and the rest is interpolated.
+1,024 some of its tokens are timed, evenly spaced in the sequence, and the others are interpolated.
 """
 
 import argparse
@@ -12,11 +12,8 @@ import itertools
 import json
 import os
 import platform
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import Literal, TypedDict
 
 import torch
 
@@ -26,62 +23,65 @@ from mutoscope.models.magvit.baselines import MagvitAR, MagvitARConfig
 from mutoscope.sampling.autoregressive import AutoregressiveSampler
 from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
+from timing import median_seconds, write_report
 
 FRAMES = 16
 
 
-def seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median time of a call after one that does not count."""
-    times = []
-    for repeat in range(repeats + 1):
-        synchronize(device)
-        start = time.perf_counter()
-        call()
-        synchronize(device)
-        if repeat:
-            times.append(time.perf_counter() - start)
-    return median(times)
+Size = Literal["B", "L"]
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+class Row(TypedDict):
+    """One measurement of the report."""
+
+    model: str
+    steps: int
+    seconds: float
 
 
-def prepared(model: Any, options: argparse.Namespace) -> Any:
-    """The network with its blocks compiled and its steps as CUDA graphs, as far as that is asked for."""
-    model = model.to(options.device, getattr(torch, options.dtype)).eval()
+class ParallelRow(Row):
+    tflops_per_second: float
+
+
+class SerialRow(Row):
+    seconds_per_token: float
+
+
+def prepare(model: Magvit | MagvitAR, options: argparse.Namespace) -> None:
+    """Move the network to its device in evaluation mode, and compile its blocks if the options say so."""
+    model.to(options.device, getattr(torch, options.dtype)).eval()
     if options.compile:
         block = type(model.blocks[0])
         block.forward = torch.compile(block.forward)
-    wrapper = CapturedMagvit if isinstance(model, Magvit) else CapturedMagvitAR
-    return wrapper(model) if options.capture else model
 
 
 @torch.inference_mode()
-def parallel_row(size: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """A whole clip's tokens in 12 steps, and the floating-point operations that takes."""
+def parallel_row(size: Size, device: torch.device, options: argparse.Namespace) -> ParallelRow:
+    """A whole clip's tokens in 12 steps, and the floating-point operations per second."""
     config = MagvitConfig.paper(size, num_classes=101, tasks=("class-conditional",))
     model = Magvit(config)
     weights = sum(p.numel() for p in model.blocks.parameters())
-    network = prepared(model, options)
+    prepare(model, options)
+    network = CapturedMagvit(model) if options.capture else model
     sampler, label = MaskedSampler(MaskedSamplerConfig()), torch.zeros(1, dtype=torch.int64, device=device)
 
     def call() -> None:
         for _ in sampler.sample(network, "class-conditional", label, generator=seeded(device)):
             pass
 
-    taken = seconds(call, device, options.repeats)
+    taken = median_seconds(call, device, options.repeats)
     n = config.prefix_length + config.num_tokens
     operations = 12 * (2 * weights * n + 4 * config.num_layers * n * n * config.hidden_size)
     return {"model": f"MAGVIT-{size}", "steps": 12, "seconds": taken, "tflops_per_second": operations / taken / 1e12}
 
 
 @torch.inference_mode()
-def autoregressive_row(size: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    """A whole clip's tokens one by one; on a CPU from the times of single tokens at several depths of the sequence."""
+def autoregressive_row(size: Size, device: torch.device, options: argparse.Namespace) -> SerialRow:
+    """A whole clip's tokens one by one, or interpolated from single tokens at several positions of the sequence."""
     config = MagvitARConfig.paper(size, num_classes=101)
-    network, total = prepared(MagvitAR(config), options), config.num_tokens
+    model, total = MagvitAR(config), config.num_tokens
+    prepare(model, options)
+    network = CapturedMagvitAR(model) if options.capture else model
     if options.ar_tokens >= total:
         label, sampler = torch.zeros(1, dtype=torch.int64, device=device), AutoregressiveSampler()
 
@@ -89,7 +89,7 @@ def autoregressive_row(size: str, device: torch.device, options: argparse.Namesp
             for _ in sampler.sample(network, label, None, seeded(device)):
                 pass
 
-        taken = seconds(call, device, options.repeats)
+        taken = median_seconds(call, device, options.repeats)
         return {"model": f"AR-{size}", "steps": total, "seconds": taken, "seconds_per_token": taken / total}
     cache, token = network.new_cache(1), torch.zeros(1, 1, dtype=torch.int64, device=device)
     depths = torch.linspace(0, total - 1, max(2, options.ar_tokens // 8)).long().tolist()
@@ -97,34 +97,34 @@ def autoregressive_row(size: str, device: torch.device, options: argparse.Namesp
     for depth in depths:
 
         def step(depth: int = depth) -> None:
-            cache.length = depth  # what the skipped positions hold does not change the time
+            cache.length = depth  # the contents of the skipped positions do not change the time
             network.code_logits(token, cache).argmax(-1)
 
-        times.append(seconds(step, device, 7))
+        times.append(median_seconds(step, device, 7))
     per_token = sum((a + b) / 2 for a, b in itertools.pairwise(times)) / (len(times) - 1)
     return {"model": f"AR-{size}", "steps": total, "seconds": per_token * total, "seconds_per_token": per_token}
 
 
 def seeded(device: torch.device) -> torch.Generator:
-    """On the device itself, so that drawing does not wait for the CPU."""
+    """A generator on the device itself, so that drawing does not wait for the CPU."""
     return torch.Generator(device).manual_seed(0)
 
 
 @torch.inference_mode()
-def decoder_row(size: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+def decoder_row(size: Size, device: torch.device, options: argparse.Namespace) -> Row:
     tokenizer = VQ3D(VQ3DConfig.paper("B" if size == "B" else "L")).to(device).eval()
     tokens = torch.zeros(1, 4, 16, 16, dtype=torch.int64, device=device)
     return {
         "model": f"3D-VQ-{size} decoder",
         "steps": 1,
-        "seconds": seconds(lambda: tokenizer.decode(tokens), device, 3),
+        "seconds": median_seconds(lambda: tokenizer.decode(tokens), device, 3),
     }
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 8192) -> float:
     """Tera-operations per second of a large product of random matrices."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / seconds(lambda: a @ b, device, 9) / 1e12
+    return 2 * size**3 / median_seconds(lambda: a @ b, device, 9) / 1e12
 
 
 def main() -> None:
@@ -157,8 +157,7 @@ def main() -> None:
         "frames_per_second": FRAMES / parallel["seconds"],
         "frames_per_second_with_decoding": FRAMES / (parallel["seconds"] + decoder["seconds"]),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(options.out, report)
     print(json.dumps(report, indent=2))
 
 

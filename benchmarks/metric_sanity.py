@@ -1,14 +1,14 @@
-"""Do the metrics notice what is wrong? Each distortion at rising strength, on the built-in world and real clips.
+"""Sensitivity of the metrics: each distortion at rising strength, on "shapes" and on real clips.
 
     python benchmarks/metric_sanity.py OUT.json [--num-clips 512] [--videos FOLDER] [--i3d FILE] [--plot OUT.png]
     python benchmarks/metric_sanity.py OUT.json --plot OUT.png --only-plot
 
 One half of the clips is distorted and compared with the other half (shapes-FVD; FVD where I3D's weights are given) and
 with itself before the distortion (PSNR, SSIM). Motion and flicker need no reference. `rises` says whether a distance
-grows from no distortion to the first strength and from each strength to the next; `falls` tells the same of
-PSNR, where it is finite, and SSIM.
-Real clips have too few videos for a distance of their own; the built-in world's judge, which never saw their like, is
-shown for what it is.
+grows from no distortion to the first strength and from each strength to the next; `falls` says whether PSNR, where it
+is finite, and SSIM fall from each strength to the next.
+There are too few real clips for a distance of their own. The feature network of "shapes", which was never trained on
+such clips, is applied to them to show its limits.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -37,12 +37,30 @@ from mutoscope.evaluation.metrics.temporal import flicker, motion
 from mutoscope.evaluation.networks.extractors import Extractors, WeightFiles
 from mutoscope.evaluation.protocols.protocol import Judge, real_clips
 from mutoscope.evaluation.sources.windows import WindowRule, list_videos, read_window, windows
+from timing import write_report
 
 NUM_FRAMES = 16
+NOT_DRAWN = "faint noise"
+
+Figures = dict[str, float | None]
+"""Metrics of one set of clips; None where a PSNR is infinite."""
+
+
+class Distorted(TypedDict):
+    """Metrics of one distortion at every strength."""
+
+    strengths: tuple[float, ...]
+    rows: list[Figures]
+    rises: dict[str, bool]
+    falls: dict[str, bool]
+
+
+Table = dict[str, Figures | Distorted]
+"""Metrics by distortion, and under "undistorted" those of the clips as they are."""
 
 
 def blur(clips: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    """Gaussian blur of every frame, deviation in pixels."""
+    """Gaussian blur of every frame, standard deviation in pixels."""
     radius = max(1, round(3 * sigma))
     weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
     weights = (weights / weights.sum())[None, None]
@@ -54,22 +72,22 @@ def blur(clips: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
 
 
 def noise(clips: Tensor, levels: float, generator: torch.Generator) -> Tensor:
-    """Gaussian noise, deviation in grey levels."""
+    """Gaussian noise, standard deviation in grey levels."""
     return to_uint8(clips.float() + levels * torch.randn(clips.shape, generator=generator))
 
 
 def shuffle(clips: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """That share of the frames takes each other's places."""
+    """This share of the frames is permuted cyclically."""
     t = clips.shape[1]
     moved, result = max(2, round(share * t)), clips.clone()
     for i in range(len(clips)):
-        places = torch.randperm(t, generator=generator)[:moved]
-        result[i, places] = clips[i, places.roll(1)]
+        positions = torch.randperm(t, generator=generator)[:moved]
+        result[i, positions] = clips[i, positions.roll(1)]
     return result
 
 
 def freeze(clips: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """The last share of the frames repeats the one before."""
+    """The last frames, this share of the clip, repeat the frame before them."""
     last = clips.shape[1] - 1 - round(share * (clips.shape[1] - 1))
     result = clips.clone()
     result[:, last + 1 :] = clips[:, last : last + 1]
@@ -89,7 +107,7 @@ def compress(clips: Tensor, quality: float, generator: torch.Generator) -> Tenso
 Distortion = Callable[[Tensor, float, torch.Generator], Tensor]
 DISTORTIONS: dict[str, tuple[Distortion, tuple[float, ...]]] = {  # strengths from weak to strong
     "blur": (blur, (0.5, 1.0, 2.0, 4.0)),
-    "faint noise": (noise, (4.0, 12.0)),  # the judge was trained to overlook up to 10 levels
+    NOT_DRAWN: (noise, (4.0, 12.0)),  # the feature network was trained to ignore up to 10 levels
     "noise": (noise, (32.0, 48.0, 64.0, 96.0)),
     "frame shuffle": (shuffle, (0.25, 0.5, 0.75, 1.0)),
     "freeze": (freeze, (0.25, 0.5, 0.75, 1.0)),
@@ -101,8 +119,8 @@ def to_uint8(values: Tensor) -> Tensor:
     return values.round().clamp(0, 255).to(torch.uint8)
 
 
-def pixel_figures(real: Tensor, distorted: Tensor) -> dict[str, float | None]:
-    """Figures that need no network; None where a PSNR is infinite."""
+def pixel_figures(real: Tensor, distorted: Tensor) -> Figures:
+    """Metrics that need no network."""
     found = {
         "psnr_mcvd_db": psnr_of_clip(real, distorted).mean().item(),
         "psnr_magvit_db": psnr_per_frame(real, distorted).mean().item(),
@@ -114,39 +132,41 @@ def pixel_figures(real: Tensor, distorted: Tensor) -> dict[str, float | None]:
     return {name: value if np.isfinite(value) else None for name, value in found.items()}
 
 
-def table(clips: Tensor, readers: dict[str, Callable[[Tensor], Tensor]], seed: int) -> dict[str, object]:
-    """Rows of figures for every distortion and strength, and those of clips as they are."""
+def table(clips: Tensor, readers: dict[str, Callable[[Tensor], Tensor]], seed: int) -> Table:
+    """Metrics for every distortion and strength, and those of the clips as they are."""
     half = len(clips) // 2
     first, second = clips[:half], clips[half : 2 * half]
-    seen = {name: read(second) for name, read in readers.items()}
+    references = {name: read(second) for name, read in readers.items()}
 
-    def row(made: Tensor) -> dict[str, float | None]:
-        distances = {}
+    def row(distorted: Tensor) -> Figures:
+        distances: Figures = {}
         for name, read in readers.items():
-            features = read(made)
-            distances[name] = frechet_distance_between(features, seen[name])
-            distances[name.replace("fvd", "kvd")] = kvd(features, seen[name])  # no bias from the number of clips
-        return distances | pixel_figures(first, made)
+            features = read(distorted)
+            distances[name] = frechet_distance_between(features, references[name])
+            distances[name.replace("fvd", "kvd")] = kvd(features, references[name])  # no bias from the number of clips
+        return distances | pixel_figures(first, distorted)
 
-    rows: dict[str, Any] = {"undistorted": row(first)}
+    undistorted = row(first)
+    rows: Table = {"undistorted": undistorted}
     for name, (distort, strengths) in DISTORTIONS.items():
         results = [row(distort(first, strength, torch.Generator().manual_seed(seed))) for strength in strengths]
         distances = [key for key in results[0] if key.endswith(("fvd", "kvd"))]
-        rises = {key: _monotone([rows["undistorted"], *results], key, 1) for key in distances}
+        rises = {key: _monotone([undistorted, *results], key, 1) for key in distances}
         finite = [key for key in results[0] if all(result[key] is not None for result in results)]
         falls = {key: _monotone(results, key, -1) for key in finite if key.startswith(("psnr", "ssim"))}
         rows[name] = {"strengths": strengths, "rows": results, "rises": rises, "falls": falls}
-        print(name, *(f"{key} {[round(result[key], 2) for result in results]}" for key in distances), flush=True)
+        print(name, *(f"{key} {[round(result[key] or 0.0, 2) for result in results]}" for key in distances), flush=True)
     return rows
 
 
-def _monotone(rows: list[dict[str, Any]], key: str, sign: int) -> bool:
-    """Whether a figure moves one way from row to row."""
-    return all(sign * (after[key] - before[key]) > 0 for before, after in itertools.pairwise(rows))
+def _monotone(rows: list[Figures], key: str, sign: int) -> bool:
+    """Whether a metric rises (sign 1) or falls (sign -1) from row to row; one that is infinite does neither."""
+    values = [row[key] for row in rows]
+    return all(a is not None and b is not None and sign * (b - a) > 0 for a, b in itertools.pairwise(values))
 
 
 def real_video_clips(folder: Path, side: int = 64) -> Tensor:
-    """Six windows of every video that is long enough, at side × side pixels; halves hold clips of all videos."""
+    """Six windows of every video that is long enough, at side × side pixels; each half has clips of all videos."""
     chosen = windows(list_videos(folder, NUM_FRAMES), WindowRule("uniform", count=6), NUM_FRAMES)
     chosen = [*chosen[0::2], *chosen[1::2]]
     clips = []
@@ -154,29 +174,29 @@ def real_video_clips(folder: Path, side: int = 64) -> Tensor:
         try:
             clips.append(read_window(window, NUM_FRAMES, 1, (side, side)))
         except UserError as error:
-            print(f"left out: {window.file.path.name}: {error}")
+            print(f"omitted: {window.file.path.name}: {error}")
     return torch.stack(clips)
 
 
-def draw(report: dict, path: Path) -> None:
+def draw(report: dict[str, dict], path: Path) -> None:
     """Distances and PSNR against strength, a row of panels for each kind of clips; dotted: without distortion."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    worlds = [name for name in ("shapes", "videos") if name in report]
-    shown = [name for name in DISTORTIONS if name != "faint noise"]
-    figure, axes = plt.subplots(len(worlds), len(shown), figsize=(3 * len(shown), 2.6 * len(worlds)))
-    for line, world in zip(np.atleast_2d(axes), worlds, strict=True):
-        rows = report[world]
+    datasets = [name for name in ("shapes", "videos") if name in report]
+    shown = [name for name in DISTORTIONS if name != NOT_DRAWN]
+    figure, axes = plt.subplots(len(datasets), len(shown), figsize=(3 * len(shown), 2.6 * len(datasets)))
+    for line, dataset in zip(np.atleast_2d(axes), datasets, strict=True):
+        rows = report[dataset]
         key = next((name for name in ("fvd", "shapes_fvd") if name in rows["undistorted"]), "ssim_magvit")
         for panel, name in zip(line, shown, strict=True):
             steps = range(len(rows[name]["strengths"]))
             panel.plot(steps, [row[key] for row in rows[name]["rows"]], "o-", color="tab:red")
             panel.axhline(rows["undistorted"][key], color="tab:red", linestyle=":", linewidth=1)
             panel.set_xticks(list(steps), [f"{s:g}" for s in rows[name]["strengths"]])
-            panel.set_title(f"{world}: {name}", fontsize=9)
+            panel.set_title(f"{dataset}: {name}", fontsize=9)
             panel.set_ylabel(key, color="tab:red", fontsize=8)
             other = panel.twinx()
             other.plot(steps, [row["psnr_mcvd_db"] for row in rows[name]["rows"]], "s--", color="tab:blue")
@@ -188,7 +208,7 @@ def draw(report: dict, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--num-clips", type=int, default=512, help="clips of the built-in world, both halves together")
+    parser.add_argument("--num-clips", type=int, default=512, help="clips of shapes, both halves together")
     parser.add_argument("--videos", type=Path, help="folder of real videos")
     parser.add_argument("--i3d", help="I3D's weights, for FVD")
     parser.add_argument("--seed", type=int, default=0)
@@ -209,7 +229,7 @@ def main() -> None:
             videos = real_video_clips(args.videos)
             report["num_video_clips"] = len(videos)
             report["videos"] = table(videos, shapes_readers, args.seed)
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_report(args.out, report, indent=1)
     if args.plot:
         draw(json.loads(args.out.read_text()), args.plot)
 

@@ -1,13 +1,13 @@
-"""How much memory NOVA's 0.6B video model needs for a clip of 33×480×768, part by part.
+"""Memory of NOVA's 0.6B video model for a clip of 33×480×768, part by part.
 
     python benchmarks/nova_memory.py OUT.json [--windows 256] [--measured-window 128] [--no-measure]
 
-Weights are random. Weights, keys and values, and activations are computed from shapes: the networks run on tensors
-without numbers, and the largest sum of what is alive at once is kept. What libraries take for themselves during one
-operation is not in it, so one AR step (a set of tokens through the spatial encoder, all others known, and one step of
-the diffusion head) and one tile of the autoencoder, 17 frames of --measured-window pixels a side, are also run in
-processes of their own, which report how far their resident memory rose at most. bfloat16 everywhere; the autoencoder,
-which the pipeline keeps in float32, in both.
+Weights are random. The memory of weights, keys and values, and activations is computed from shapes: the networks run on
+fake tensors, and the largest sum of tensors alive at the same time is kept. The workspace of libraries during an
+operation is not included, so one AR step (a set of tokens through the spatial encoder, all others known, and one step
+of the diffusion head) and one tile of the autoencoder, 17 frames of --measured-window pixels a side, also run in
+separate processes, which report the largest rise of their resident memory. bfloat16 everywhere; the autoencoder,
+which the pipeline keeps in float32, in both dtypes.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,41 +35,52 @@ from mutoscope.pipeline import peak_memory_bytes, reset_peak_memory
 from mutoscope.sampling.frame_ar import set_sizes
 from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL, TileOptions
 from mutoscope.tokenizers.autoencoder_kl_network import AutoencoderKLConfig
+from timing import Report, write_report
 
 FRAMES, HEIGHT, WIDTH = 33, 480, 768
 MODEL = NOVAConfig()  # the published text-to-video model
 AUTOENCODER = AutoencoderKLConfig.opensora()
-PHI_2 = 2_648_560_640  # of its 2.78 billion parameters, those that are loaded: the output layer for words is not
+PHI_2 = 2_648_560_640  # the loaded parameters of its 2.78 billion: the output layer for words is not loaded
 PASSES = 2  # with guidance: conditional and unconditional
 MEASURED = ("step", "decode", "encode")
-LIMIT = 8_000_000_000
+LIMIT = 8_000_000_000  # bytes of memory that a measuring process may allocate
+
+
+Config = TypeVar("Config")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors made inside that are alive at once."""
+    """Counts the bytes of tensors created inside that are alive at the same time."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
         self.known: set[int] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         for tensor in tree_leaves((args, kwargs)):
-            self._note(tensor, made_here=False)
+            self._record(tensor, created_here=False)
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            self._note(tensor, made_here=True)
+            self._record(tensor, created_here=True)
         return result
 
-    def _note(self, tensor: Any, made_here: bool) -> None:
+    def _record(self, tensor: object, created_here: bool) -> None:
         if not isinstance(tensor, Tensor):
             return
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self.known:  # a view, or something that was there before
+        if key in self.known:  # a view, or a tensor seen before
             return
         self.known.add(key)
-        size = storage.nbytes() if made_here else 0
+        size = storage.nbytes() if created_here else 0
         self.now += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._forget, key, size)
@@ -83,8 +94,8 @@ def bytes_of(network: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
 
 
-def build(kind: type[nn.Module], config: Any, dtype: torch.dtype) -> nn.Module:
-    """A network of one number format, without one of another format beside it."""
+def build(kind: Callable[[Config], Network], config: Config, dtype: torch.dtype) -> Network:
+    """A network built in `dtype`: building it in float32 first would need both copies at once."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -94,13 +105,12 @@ def build(kind: type[nn.Module], config: Any, dtype: torch.dtype) -> nn.Module:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is run, on numbers or on shapes alone
+# Calls, which run on numbers or on shapes alone
 
 
 def step_call(dtype: torch.dtype) -> tuple[NOVA, Callable[[], Tensor]]:
-    """The last set of a frame: everything else is known, so that both halves of the layers see all places."""
+    """The last set of a frame: all other tokens are known, so that both halves of the layers run on all positions."""
     model = build(NOVA, MODEL, dtype)
-    assert isinstance(model, NOVA)
     n, size = prod(MODEL.grid), largest_set()
     context = torch.zeros(PASSES, prod(MODEL.coarse_grid), MODEL.hidden_size, dtype=dtype)
     ids = torch.arange(n).expand(PASSES, -1)
@@ -121,17 +131,15 @@ def largest_set() -> int:
 
 
 def first_slot_call(dtype: torch.dtype) -> tuple[NOVA, Callable[[], Tensor]]:
-    """Text, motion and the first slot through the temporal encoder; its cache is counted apart."""
+    """Text, motion and the first slot through the temporal encoder; its cache is counted separately."""
     model = build(NOVA, MODEL, dtype)
-    assert isinstance(model, NOVA)
     prefix = torch.zeros(PASSES, MODEL.text_length + 2, MODEL.hidden_size, dtype=dtype)
     return model, lambda: model.start(prefix, MODEL.latent_shape[0])[1]
 
 
 def autoencoder_call(part: str, dtype: torch.dtype, windows: int | None) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """The whole clip in tiles of 17 frames, in windows of so many pixels or whole frames."""
+    """The whole clip in tiles of 17 frames, in windows of this many pixels or whole frames."""
     network = build(AutoencoderKL, AUTOENCODER, dtype)
-    assert isinstance(network, AutoencoderKL)
     network.tiles = TileOptions(spatial=windows)
     t, h, w = MODEL.latent_shape
     if part == "decode":
@@ -142,9 +150,8 @@ def autoencoder_call(part: str, dtype: torch.dtype, windows: int | None) -> tupl
 
 
 def window_call(part: str, dtype: torch.dtype, window: int) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """One window of one tile: what is done at once when the clip is cut up."""
+    """One window of one tile: one pass of the network when the clip is decoded in windows."""
     network = build(AutoencoderKL, AUTOENCODER, dtype)
-    assert isinstance(network, AutoencoderKL)
     if part == "decode":
         side = window // network.spec.spatial_stride
         latents = torch.zeros(1, AUTOENCODER.latent_channels, network.tile_latents, side, side, dtype=dtype)
@@ -154,7 +161,7 @@ def window_call(part: str, dtype: torch.dtype, window: int) -> tuple[nn.Module, 
 
 
 def computed(make: Callable[[], tuple[nn.Module, Callable[[], Tensor]]]) -> dict[str, int]:
-    """Bytes of the weights, and the largest sum of everything else alive at once."""
+    """Bytes of the weights, and the largest sum of all other tensors alive at the same time."""
     with FakeTensorMode(), torch.inference_mode():
         network, call = make()
         with LiveBytes() as live:
@@ -163,7 +170,7 @@ def computed(make: Callable[[], tuple[nn.Module, Callable[[], Tensor]]]) -> dict
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Measuring, in a process of its own
+# Measuring, in a separate process
 
 
 def resident() -> int:
@@ -172,8 +179,8 @@ def resident() -> int:
 
 
 @torch.inference_mode()
-def measure(name: str, window: int) -> dict[str, Any]:
-    """How far resident memory rises above what it was with the network loaded."""
+def measure(name: str, window: int) -> dict[str, float]:
+    """The largest rise of resident memory above that with the network loaded."""
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
     torch.set_num_threads(1)
     dtype = torch.bfloat16
@@ -188,7 +195,8 @@ def measure(name: str, window: int) -> dict[str, Any]:
     }
 
 
-def measured_in_a_process(name: str, window: int) -> dict[str, Any]:
+def measured_in_a_process(name: str, window: int) -> Report:
+    """The result of `measure` from a new process, whose memory no earlier work has raised."""
     command = [sys.executable, __file__, "-", "--measure", name, "--measured-window", str(window)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -201,7 +209,7 @@ def measured_in_a_process(name: str, window: int) -> dict[str, Any]:
 
 
 def cache_bytes(layers: int, length: int) -> int:
-    """Keys and values of so many positions in all passes of guidance."""
+    """Keys and values of this many positions in all passes of guidance."""
     with FakeTensorMode():
         shape = layers, PASSES, 1, length, MODEL.hidden_size
         cache = KVCache.reserve(shape, torch.device("cpu"), torch.bfloat16)
@@ -209,7 +217,7 @@ def cache_bytes(layers: int, length: int) -> int:
 
 
 def components(windows: int) -> dict[str, int]:
-    """Bytes of every part, with its number format in the name where that is not bfloat16."""
+    """Bytes of every part, with its dtype in the name unless it is bfloat16."""
     half, single = torch.bfloat16, torch.float32
     step = computed(lambda: step_call(half))
     first = computed(lambda: first_slot_call(half))
@@ -233,8 +241,8 @@ def components(windows: int) -> dict[str, int]:
 
 
 def peaks(parts: dict[str, int], offload: bool, tiled: bool, suffix: str) -> dict[str, int]:
-    """The three phases of a call: encoding prompts, sampling, decoding. Weights of all networks are there throughout,
-    the text encoder's only in the first one if it is offloaded.
+    """Bytes in the phases of a call. The weights of all networks are loaded throughout, except for those of the text
+    encoder: offloaded, they are loaded in the first phase only.
     """
     weights = parts["transformer"] + parts[f"autoencoder{suffix}"]
     encoder = 0 if offload else parts["text_encoder"]
@@ -253,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--windows", type=int, default=256, help="pixels along the side of the autoencoder's windows")
-    parser.add_argument("--measured-window", type=int, default=128, help="pixels along the side of what is run")
+    parser.add_argument("--measured-window", type=int, default=128, help="pixels along the side of the measured window")
     parser.add_argument("--no-measure", action="store_true", help="only compute")
     parser.add_argument("--measure", choices=MEASURED, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -261,31 +269,35 @@ def main() -> None:
         print(json.dumps(measure(arguments.measure, arguments.measured_window)))
         return
     parts = components(arguments.windows)
-    report: dict[str, Any] = {
+    rows = [
+        {"text_encoder_offload": offload, "windows": tiled, "autoencoder": name, **peaks(parts, offload, tiled, suffix)}
+        for name, suffix in (("float32", "_float32"), ("bfloat16", ""))
+        for offload in (False, True)
+        for tiled in (False, True)
+    ]
+    report: Report = {
         "machine": platform.machine(),
         "torch": torch.__version__,
         "clip": [FRAMES, HEIGHT, WIDTH],
         "dtype": "bfloat16",
         "windows": arguments.windows,
         "computed_bytes": parts,
-        "peaks_bytes": [
-            {"text_encoder_offload": offload, "windows": tiled, "autoencoder": name, **peaks(parts, offload, tiled, s)}
-            for name, s in (("float32", "_float32"), ("bfloat16", ""))
-            for offload in (False, True)
-            for tiled in (False, True)
-        ],
+        "peaks_bytes": rows,
     }
     if not arguments.no_measure:
         window = arguments.measured_window
-        makers = {part: lambda p=part: window_call(p, torch.bfloat16, window) for part in MEASURED[1:]}
-        makers["step"] = lambda: step_call(torch.bfloat16)
-        report |= {"measured_window": window, "measured": {}}
+        calls: dict[str, Callable[[], tuple[nn.Module, Callable[[], Tensor]]]] = {
+            part: lambda p=part: window_call(p, torch.bfloat16, window) for part in MEASURED[1:]
+        }
+        calls["step"] = lambda: step_call(torch.bfloat16)
+        measured: dict[str, Report] = {}
+        report |= {"measured_window": window, "measured": measured}
         for name in MEASURED:
             found = measured_in_a_process(name, window)
-            report["measured"][name] = found | {"computed_activations": computed(makers[name])["activations"]}
-            print(name, report["measured"][name], flush=True)
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
-    for row in report["peaks_bytes"]:
+            measured[name] = found | {"computed_activations": computed(calls[name])["activations"]}
+            print(name, measured[name], flush=True)
+    write_report(arguments.out, report)
+    for row in rows:
         print(row)
 
 

@@ -1,21 +1,19 @@
-"""What approximation and extrapolation cost a NOVA model of the built-in world.
+"""Quality of a NOVA model of "shapes" with approximate decoding and in clips longer than in training.
 
     python benchmarks/nova_quality.py MODEL OUT.json [--num-clips 200] [--refresh 1 2 4] [--windows 3]
 
 "refresh": protocol shapes-text, exact (1) and with every other value of `context_refresh`: shares of clips in which
-the judge sees the caption's colour, shape and motion, beside real clips, with intervals, and seconds of the processor
-per clip, the decoder into pixels included. "drift": clips of so many times the trained length from the captions of real
-clips of that length: mean pixel, contrast, sharpness and movement for every frame index, and the same shares in windows
-of the trained length, beside the real clips.
+the feature network recognises the caption's colour, shape and motion, beside real clips, with intervals, and processor
+seconds per clip, decoding to pixels included. "drift": clips of --windows times the trained length from the captions of
+real clips of that length: mean pixel, contrast, sharpness and movement for every frame index, and the same shares in
+windows of the trained length, beside the real clips.
 """
 
 import argparse
-import json
 import platform
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,25 +22,29 @@ from mutoscope.evaluation.metrics.drift import drift
 from mutoscope.evaluation.protocols.protocol import Judge, real_clips
 from mutoscope.evaluation.sources.clips import described_clips, world_of
 from mutoscope.pipeline import VideoPipeline
+from timing import Report, write_report
 
 
 class Timed:
-    """A pipeline that adds up the seconds its calls take."""
+    """A pipeline that sums the processor seconds of its calls."""
 
     def __init__(self, pipeline: VideoPipeline) -> None:
         self.pipeline, self.seconds = pipeline, 0.0
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.pipeline, name)
 
-    def __call__(self, **options: Any) -> Any:
+    def __call__(self, *, num_samples: int | None = None, **options: object) -> object:
         begin = time.process_time()
-        clips = self.pipeline(**options)
+        clips = self.pipeline(num_samples=num_samples, **options)
         self.seconds += time.process_time() - begin
         return clips
 
 
-def refresh_row(pipeline: VideoPipeline, refresh: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def refresh_row(
+    pipeline: VideoPipeline, refresh: int, arguments: argparse.Namespace
+) -> tuple[Report, dict[str, float]]:
+    """A row of the report, and the shares of its clips that show the caption's colour, shape and motion."""
     timed = Timed(pipeline)
     report = evaluate(
         timed,
@@ -52,26 +54,29 @@ def refresh_row(pipeline: VideoPipeline, refresh: int, arguments: argparse.Names
         batch_size=arguments.batch_size,
         context_refresh=refresh,
     )
-    return {
+    row: Report = {
         "context_refresh": refresh,
         "processor_seconds_per_clip": timed.seconds / arguments.num_clips,
         "metrics": report["metrics"],
         "protocol": report["protocol_details"],
     }
+    names = ("color", "shape", "motion")
+    return row, {name: report["metrics"][f"text_{name}_accuracy"]["value"] for name in names}
 
 
-def drift_row(pipeline: VideoPipeline, refresh: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    world = world_of(pipeline)
-    length = world.num_frames
-    world = replace(world, num_frames=arguments.windows * length)
-    real = real_clips(world, 0, arguments.num_clips)
-    options = {"num_frames": world.num_frames, "context_refresh": refresh}
-    clips = described_clips(pipeline, real.captions, world, arguments.seed, options, arguments.batch_size)
+def drift_row(pipeline: VideoPipeline, refresh: int, arguments: argparse.Namespace) -> Report:
+    """Statistics by frame of clips that are several times as long as in training."""
+    config = world_of(pipeline)
+    length = config.num_frames
+    config = replace(config, num_frames=arguments.windows * length)
+    real = real_clips(config, 0, arguments.num_clips)
+    options = {"num_frames": config.num_frames, "context_refresh": refresh}
+    clips = described_clips(pipeline, real.captions, config, arguments.seed, options, arguments.batch_size)
     stride = max(length // 2, 1)
     return {
         "context_refresh": refresh,
         "trained_frames": length,
-        "frames": world.num_frames,
+        "frames": config.num_frames,
         **drift(Judge.bundled(), clips, real, length, stride),
     }
 
@@ -82,7 +87,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--num-clips", type=int, default=200)
     parser.add_argument("--refresh", nargs="+", type=int, default=[1, 2, 4])
-    parser.add_argument("--windows", type=int, default=3, help="times the trained length; 0 leaves drift out")
+    parser.add_argument("--windows", type=int, default=3, help="times the trained length; 0 omits drift")
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -90,7 +95,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pipeline = VideoPipeline.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype))
-    report: dict[str, Any] = {
+    refresh_rows: list[Report] = []
+    drift_rows: list[Report] = []
+    report: Report = {
         "model": arguments.model,
         "machine": platform.machine(),
         "torch": torch.__version__,
@@ -98,17 +105,16 @@ def main() -> None:
         "dtype": arguments.dtype,
         "num_clips": arguments.num_clips,
         "sampling": pipeline.index.sampling,
-        "refresh": [],
-        "drift": [],
+        "refresh": refresh_rows,
+        "drift": drift_rows,
     }
     for refresh in arguments.refresh:
-        row = refresh_row(pipeline, refresh, arguments)
-        report["refresh"].append(row)
-        shares = {name: row["metrics"][f"text_{name}_accuracy"]["value"] for name in ("color", "shape", "motion")}
+        row, shares = refresh_row(pipeline, refresh, arguments)
+        refresh_rows.append(row)
         print(f"context_refresh {refresh}: {row['processor_seconds_per_clip']:.3f} s per clip, {shares}", flush=True)
     if arguments.windows:
-        report["drift"].append(drift_row(pipeline, arguments.refresh[0], arguments))
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+        drift_rows.append(drift_row(pipeline, arguments.refresh[0], arguments))
+    write_report(arguments.out, report)
 
 
 if __name__ == "__main__":

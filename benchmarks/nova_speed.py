@@ -1,9 +1,9 @@
-"""NOVA's sampler against a plain loop written the way the official pipeline is.
+"""Speed of NOVA's sampler against a plain loop written the way the official pipeline is.
 
     python benchmarks/nova_speed.py OUT.json [--threads 1] [--repeats 2] [--frames 5] [--refresh 1 4 8]
 
 Same weights, same draws, in one process; runs alternate, so the ratio is that of one machine at one time. Times are
-those of the processor, and ratios compare the fastest run of each: other work on the machine disturbs both the least.
+processor times, and ratios compare the fastest run of each, which other work on the machine disturbs the least.
 The plain loop grows its cache by concatenation, embeds whole frames at every step, runs the last spatial block and the
 diffusion head's patch embedding for every token, doubles the noisy input, and computes the head's condition and time
 paths anew in every diffusion step. The other rows are the library's sampler: exact, and with `context_refresh`.
@@ -19,12 +19,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mutoscope.layers.attention import attention
+from mutoscope.layers.diffusion import Plan
 from mutoscope.layers.patchify import patchify, unpatchify
 from mutoscope.models.nova import NOVA, NOVAConfig
+from mutoscope.models.nova_networks import Block
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition, set_sizes
+from timing import Report, write_report
 
 MODEL = NOVAConfig(
     hidden_size=384,
@@ -44,7 +47,7 @@ SAMPLER = FrameARSamplerConfig(num_decoding_steps=16, num_diffusion_steps=8, gui
 
 
 class Clock:
-    """Seconds spent in each part."""
+    """Sums the processor seconds of each named part."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -56,8 +59,9 @@ class Clock:
         return result
 
 
-def plain_block(block, x: Tensor, past: list[Tensor] | None) -> Tensor:
+def plain_block(block: nn.Module, x: Tensor, past: list[Tensor] | None) -> Tensor:
     """A transformer block whose cache is a pair of tensors that grow by concatenation."""
+    assert isinstance(block, Block)
     a = block.attention
     q, k, v = a.qkv(x).unflatten(-1, (3, a.heads, -1)).permute(2, 0, 3, 1, 4)
     if past is not None:
@@ -75,12 +79,12 @@ def plain(model: NOVA, prefix: Tensor, frames: int, generator: torch.Generator, 
     n, h, w = config.grid[0] * config.grid[1], *config.latent_shape[1:]
     plan = config.diffusion.plan(SAMPLER.num_diffusion_steps)
     caches: list[list[Tensor]] = [[] for _ in model.temporal_encoder.blocks]
-    done: list[Tensor] = []
+    frames_done: list[Tensor] = []
     order = reference = None
     for t in range(frames):
 
         def temporal(t: int = t) -> Tensor:
-            frame = done[-1].repeat(2, 1, 1, 1, 1) if t else None
+            frame = frames_done[-1].repeat(2, 1, 1, 1, 1) if t else None
             x = model.slot_tokens(frame, 2, t, frames)[:, 0]
             x = torch.cat([prefix, x], 1) if t == 0 else x
             for block, past in zip(model.temporal_encoder.blocks, caches, strict=True):
@@ -103,8 +107,8 @@ def plain(model: NOVA, prefix: Tensor, frames: int, generator: torch.Generator, 
             chosen = ids[..., None].expand(-1, -1, tokens.shape[2])
             tokens = tokens.scatter(1, chosen, patchify(x, p)[:, 0].gather(1, chosen))
             frame, start = unpatchify(tokens[:, None], config.grid, p), start + size
-        done.append(frame)
-    return torch.cat(done, 2)
+        frames_done.append(frame)
+    return torch.cat(frames_done, 2)
 
 
 def plain_spatial(model: NOVA, context: Tensor, frame: Tensor, known: Tensor) -> Tensor:
@@ -113,18 +117,18 @@ def plain_spatial(model: NOVA, context: Tensor, frame: Tensor, known: Tensor) ->
     x = encoder.patch_embedding(patchify(frame, model.config.patch_size)[:, 0])
     hidden = torch.ones(x.shape[:2]).scatter(1, known, 0.0)[..., None]
     x = x * (1 - hidden) + model.mask_token * hidden + model._grid_features(model.config.grid)
-    places = known[..., None].expand(-1, -1, x.shape[2])
+    positions = known[..., None].expand(-1, -1, x.shape[2])
     half = len(encoder.blocks) // 2
-    y = torch.cat([context, x.gather(1, places)], 1)
+    y = torch.cat([context, x.gather(1, positions)], 1)
     for block in encoder.blocks[:half]:
         y = plain_block(block, y, None)
-    y = torch.cat([y[:, :m], x.scatter(1, places, y[:, m:])], 1)
+    y = torch.cat([y[:, :m], x.scatter(1, positions, y[:, m:])], 1)
     for block in encoder.blocks[half:]:
         y = plain_block(block, y, None)
     return encoder.norm(y[:, m:])
 
 
-def plain_head(model: NOVA, plan, z: Tensor, x: Tensor, ids: Tensor) -> Tensor:
+def plain_head(model: NOVA, plan: Plan, z: Tensor, x: Tensor, ids: Tensor) -> Tensor:
     """All diffusion steps of one set, on whole frames."""
     head, p = model.head, model.config.patch_size
     both = ids.repeat(2, 1)
@@ -145,7 +149,7 @@ def plain_head(model: NOVA, plan, z: Tensor, x: Tensor, ids: Tensor) -> Tensor:
     return x
 
 
-def tuned(model: NOVA, prefix: Tensor, frames: int, refresh: int) -> Tensor:
+def library_sampler(model: NOVA, prefix: Tensor, frames: int, refresh: int) -> Tensor:
     condition, generator = FrameCondition(prefix, torch.arange(2), 2), torch.Generator().manual_seed(1)
     sampler = FrameARSampler(replace(SAMPLER, context_refresh=refresh))
     *_, last = sampler.sample(model, condition, frames, generator)
@@ -160,7 +164,7 @@ def prefix_of(model: NOVA) -> Tensor:
 
 
 def deviation(clip: Tensor, exact: Tensor) -> dict[str, float]:
-    """Of latents: the largest difference, and the mean one relative to the spread of the exact latents."""
+    """Largest difference of the latents, and the norm of it relative to the standard deviation of the exact ones."""
     difference = clip.float() - exact
     return {
         "largest_difference": difference.abs().max().item(),
@@ -193,7 +197,7 @@ def main() -> None:
         network.to(getattr(torch, dtype))
         for n in arguments.refresh:
             name = f"{'exact' if n == 1 else f'context_refresh {n}'} {dtype}"
-            runs[name] = lambda m=network, n=n: tuned(m, prefix_of(m), arguments.frames, n)
+            runs[name] = lambda m=network, n=n: library_sampler(m, prefix_of(m), arguments.frames, n)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     clips: dict[str, Tensor] = {}
     for _ in range(arguments.repeats):
@@ -203,8 +207,15 @@ def main() -> None:
             seconds[name].append(time.process_time() - begin)
             print(f"{name}: {seconds[name][-1]:.2f} s of the processor", flush=True)
     fastest = {name: min(values) for name, values in seconds.items()}
-    official_clip = clips["plain float32"]
-    report = {
+    rows = {
+        name: {
+            "processor_seconds": seconds[name],
+            "ratio": fastest[name] / fastest["plain float32"],
+            **deviation(clip, clips["plain float32"]),
+        }
+        for name, clip in clips.items()
+    }
+    report: Report = {
         "machine": platform.machine(),
         "processor": processor(),
         "torch": torch.__version__,
@@ -213,21 +224,14 @@ def main() -> None:
         "sampler": asdict(SAMPLER),
         "parameters": sum(p.numel() for p in model.parameters()),
         "plain_parts": {name: value / arguments.repeats for name, value in clock.seconds.items()},
-        "rows": {
-            name: {
-                "processor_seconds": seconds[name],
-                "ratio": fastest[name] / fastest["plain float32"],
-                **deviation(clip, official_clip),
-            }
-            for name, clip in clips.items()
-        },
+        "rows": rows,
     }
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps({name: row["ratio"] for name, row in report["rows"].items()}))
+    write_report(arguments.out, report)
+    print(json.dumps({name: row["ratio"] for name, row in rows.items()}))
 
 
 def processor() -> str:
-    """What the machine says it is, and whether it multiplies bfloat16 in hardware."""
+    """Name of the processor, and its instructions for products in bfloat16."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,19 +1,15 @@
-"""LlamaGen's and PAR's sampler on a GPU: random weights, bfloat16, steps plain, as CUDA graphs, and compiled too.
+"""Speed of LlamaGen's and PAR's sampler on a GPU: random weights, bfloat16; eager, as CUDA graphs, and compiled.
 
     python benchmarks/par_gpu_speed.py OUT.json [--size 3B] [--n 1 4 16] [--modes eager captured compiled]
 
-One picture of 384x384 (24x24 tokens, 16,384 codes) with guidance, which makes two rows of every step. At batch 1 a step
-cannot take less time than reading every weight once; `bound_seconds` is that, at the rate of a large copy on the device
-(bytes read plus bytes written).
+One image of 384x384 (24x24 tokens, 16,384 codes) with guidance, so that every step has two rows. At batch 1 a step
+takes at least the time to read every weight once; `bound_seconds` is the sum of these times, at the rate of a large
+copy on the device (bytes read plus bytes written).
 """
 
 import argparse
-import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import torch
 
@@ -21,46 +17,29 @@ from mutoscope.families.captured import CapturedPAR
 from mutoscope.models.par import PAR, Block, PARConfig
 from mutoscope.sampling.base import last_of
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig
+from timing import Report, median_seconds, write_report
 
 SAMPLING = ParallelARSamplerConfig(guidance_scale=4.0)
 PLAIN_FORWARD = Block.forward
-
-
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median time of a call after one that does not count."""
-    times = []
-    for repeat in range(repeats + 1):
-        synchronize()
-        start = time.perf_counter()
-        call()
-        synchronize()
-        if repeat:
-            times.append(time.perf_counter() - start)
-    return median(times)
-
-
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def copy_rate(device: torch.device, size: int = 2**32) -> float:
     """Bytes read and written per second by a large copy."""
     a = torch.ones(size if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
     b = torch.empty_like(a)
-    return 2 * len(a) / seconds(lambda: b.copy_(a), 9)
+    return 2 * len(a) / median_seconds(lambda: b.copy_(a), device, 9)
 
 
 @torch.inference_mode()
-def row(config: PARConfig, mode: str, rate: float, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds per picture."""
+def row(config: PARConfig, mode: str, rate: float, options: argparse.Namespace) -> Report:
+    """Seconds per image, and the bound."""
     device = torch.device(options.device)
     torch.set_default_dtype(torch.bfloat16)
     with device:
         model = PAR(config).eval()
     torch.set_default_dtype(torch.float32)
     Block.forward = torch.compile(PLAIN_FORWARD) if mode == "compiled" else PLAIN_FORWARD  # type: ignore[method-assign]
-    network: Any = CapturedPAR(model) if mode in ("captured", "compiled") else model
+    network = CapturedPAR(model) if mode in ("captured", "compiled") else model
     label = torch.zeros(1, dtype=torch.int64, device=device)
     condition = Condition(model.class_prefix(label, 1), model.class_prefix(None, 1))
     sampler, steps = ParallelARSampler(SAMPLING), 0
@@ -72,7 +51,7 @@ def row(config: PARConfig, mode: str, rate: float, options: argparse.Namespace) 
 
     began = time.perf_counter()
     call()
-    first, taken = time.perf_counter() - began, seconds(call, options.repeats)
+    first, taken = time.perf_counter() - began, median_seconds(call, device, options.repeats)
     weights = sum(p.numel() * p.element_size() for name, p in model.named_parameters() if "embedding" not in name)
     bound = steps * weights / rate
     return {
@@ -98,21 +77,21 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     rate = copy_rate(device)
-    report: dict[str, Any] = {
+    rows: list[Report] = []
+    report: Report = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "model": options.size,
         "dtype": "bfloat16",
         "copy_bytes_per_second": rate,
-        "rows": [],
+        "rows": rows,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     for mode in options.modes:
         for n in options.n:
             config = PARConfig.paper(options.size, num_parallel=n)
-            report["rows"].append(row(config, mode, rate, options))
-            print(report["rows"][-1], flush=True)
-            options.out.write_text(json.dumps(report, indent=2) + "\n")
+            rows.append(row(config, mode, rate, options))
+            print(rows[-1], flush=True)
+            write_report(options.out, report)
 
 
 if __name__ == "__main__":

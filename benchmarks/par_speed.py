@@ -1,16 +1,15 @@
-"""PAR's sampler against a plain loop written the way the official scripts are.
+"""Speed of PAR's sampler against a plain loop written the way the official scripts are.
 
     python benchmarks/par_speed.py OUT.json [--threads 1] [--repeats 3] [--layers 12] [--cases 1x1 4x1 ...]
         [--only plain ours] [--processor-time]
 
 Same weights, same greedy choices, in one process; runs alternate, so the ratio is that of one machine at one time. The
-plain loop attends over the whole cache under a gathered mask, repeats heads by a factor of one, makes cache, masks and
+plain loop attends over the whole cache under a gathered mask, repeats heads by a factor of one, builds cache, masks and
 rotary table anew for every call, computes softmax for every choice, and stacks both halves of guidance from the start.
 """
 
 import argparse
 import copy
-import json
 import os
 import platform
 import time
@@ -19,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -30,16 +29,31 @@ from mutoscope.layers.masks import first_positions_mask, num_visible
 from mutoscope.layers.packed import pack_linears
 from mutoscope.models.par import PAR, Block, PARConfig
 from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig, PrefillMemo
+from timing import Report, write_report
 
 # Small enough for one core: 12 layers of width 512, 8 heads, 16x16 tokens of 16,384 codes.
 SMALL = PARConfig(12, 512, 8, latent_shape=(1, 16, 16), num_classes=1000, mlp_size=1536)
 GUIDANCE = 1.5
 
 
+class Row(TypedDict):
+    """Seconds, ratios and equal choices of one case."""
+
+    n: int
+    batch: int
+    seconds: dict[str, float]
+    ratio: NotRequired[float]
+    ids_equal: NotRequired[bool]
+    ratio_int8: NotRequired[float]
+    ids_equal_int8: NotRequired[float]
+    ratio_bf16: NotRequired[float]
+    ids_equal_bf16: NotRequired[float]
+
+
 # ------------------------------------------------------------------------------------------------------ the plain loop
 
 
-def turned(x: Tensor, table: Tensor) -> Tensor:
+def rotated(x: Tensor, table: Tensor) -> Tensor:
     pairs, (cos, sin) = x.float().reshape(*x.shape[:-1], -1, 2), table.unbind(-1)
     even, odd = pairs[..., 0], pairs[..., 1]
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(3).type_as(x)
@@ -52,7 +66,7 @@ def plain_block(
     heads, size = config.num_heads, config.head_size
     qkv = block.attention.qkv(block.attention_norm(x)).view(b, n, 3 * heads, size).transpose(1, 2)
     q, k, v = qkv.split(heads, dim=1)
-    q, k = turned(q, table), turned(k, table)
+    q, k = rotated(q, table), rotated(k, table)
     cache[0][:, :, rows], cache[1][:, :, rows] = k, v
     keys, values = (y.repeat_interleave(1, dim=1) for y in cache)
     scores = q @ keys.transpose(-2, -1) / size**0.5
@@ -95,10 +109,10 @@ def plain_loop(model: PAR, labels: Tensor, guidance_scale: float) -> Tensor:
     return torch.cat(decided, dim=1)
 
 
-# ---------------------------------------------------------------------------------------------------------- the product
+# --------------------------------------------------------------------------------------------------------- our sampler
 
 
-def product_loop(model: PAR, labels: Tensor, guidance_scale: float, memo: PrefillMemo | None) -> Tensor:
+def our_loop(model: PAR, labels: Tensor, guidance_scale: float, memo: PrefillMemo | None) -> Tensor:
     """Greedy ids in decoding order."""
     count, null = len(labels), model.config.num_classes or 0
     names = (*labels.tolist(), *[null] * count) if memo is not None else None
@@ -110,21 +124,21 @@ def product_loop(model: PAR, labels: Tensor, guidance_scale: float, memo: Prefil
 
 
 def prepared(model: PAR, weights: str) -> PAR:
-    """The same model as a pipeline decodes with it: its weights rearranged, or in 8 or 16 bits."""
-    mine = copy.deepcopy(model)
+    """A copy of the model as a pipeline prepares it for decoding: its weights packed, or in 8 or 16 bits."""
+    network = copy.deepcopy(model)
     if weights == "int8":
-        quantize_linears(mine)
+        quantize_linears(network)
     elif weights == "bf16":
-        mine = mine.bfloat16()
+        network = network.bfloat16()
     else:
-        pack_linears(mine)
-    return mine
+        pack_linears(network)
+    return network
 
 
 def alternate(
     calls: dict[str, Callable[[], Tensor]], repeats: int, clock: Callable[[], float]
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Median seconds of each call, taken in turn after a first round that does not count; and their results."""
+    """Median seconds of the calls, which alternate, after one warm-up of each; and their results."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     results: dict[str, Tensor] = {}
     for repeat in range(repeats + 1):
@@ -136,24 +150,26 @@ def alternate(
     return {name: median(values) for name, values in times.items()}, results
 
 
-def row(config: PARConfig, n: int, batch: int, only: list[str], repeats: int, clock: Callable[[], float]) -> dict:
-    """Seconds, ratios and equal choices of one case; `only` names what is run."""
+def row(config: PARConfig, n: int, batch: int, only: list[str], repeats: int, clock: Callable[[], float]) -> Row:
+    """Seconds, ratios and equal choices of one case; `only` names the loops that run."""
     torch.manual_seed(0)
     model = PAR(replace(config, num_parallel=n)).eval()
     torch.nn.init.normal_(model.output.weight, std=0.02)
     labels = torch.arange(batch)
     calls: dict[str, Callable[[], Tensor]] = {"plain": lambda: plain_loop(model, labels, GUIDANCE)}
     for name, weights in (("ours", "float"), ("ours_int8", "int8"), ("ours_bf16", "bf16")):
-        calls[name] = partial(product_loop, prepared(model, weights), labels, GUIDANCE, PrefillMemo())
+        calls[name] = partial(our_loop, prepared(model, weights), labels, GUIDANCE, PrefillMemo())
     seconds, ids = alternate({name: calls[name] for name in only}, repeats, clock)
-    found: dict[str, Any] = {"n": n, "batch": batch, "seconds": seconds}
+    found: Row = {"n": n, "batch": batch, "seconds": seconds}
     if "plain" in ids and "ours" in ids:
         found["ratio"] = seconds["ours"] / seconds["plain"]
         found["ids_equal"] = torch.equal(ids["plain"], ids["ours"])
-    for name in ("int8", "bf16"):
-        if "plain" in ids and f"ours_{name}" in ids:
-            found[f"ratio_{name}"] = seconds[f"ours_{name}"] / seconds["plain"]
-            found[f"ids_equal_{name}"] = (ids["plain"] == ids[f"ours_{name}"]).float().mean().item()
+    if "plain" in ids and "ours_int8" in ids:
+        found["ratio_int8"] = seconds["ours_int8"] / seconds["plain"]
+        found["ids_equal_int8"] = (ids["plain"] == ids["ours_int8"]).float().mean().item()
+    if "plain" in ids and "ours_bf16" in ids:
+        found["ratio_bf16"] = seconds["ours_bf16"] / seconds["plain"]
+        found["ids_equal_bf16"] = (ids["plain"] == ids["ours_bf16"]).float().mean().item()
     return found
 
 
@@ -167,26 +183,26 @@ def main() -> None:
         "--cases", nargs="+", default=[f"{n}x{b}" for n in (1, 4, 16) for b in (1, 4)], help="n x batch"
     )
     parser.add_argument("--only", nargs="+", default=["plain", "ours", "ours_int8", "ours_bf16"])
-    parser.add_argument("--processor-time", action="store_true", help="for one thread on a machine that others use")
+    parser.add_argument("--processor-time", action="store_true", help="for one thread on a machine with other work")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    report: dict[str, Any] = {
+    rows: list[Row] = []
+    report: Report = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "torch": torch.__version__,
         "threads": options.threads,
         "dtype": "float32",
         "guidance_scale": GUIDANCE,
         "clock": "processor" if options.processor_time else "wall",
-        "rows": [],
+        "rows": rows,
     }
     clock = time.process_time if options.processor_time else time.perf_counter
     config = replace(SMALL, num_layers=options.layers)
     for case in options.cases:
         n, batch = map(int, case.split("x"))
-        report["rows"].append(row(config, n, batch, options.only, options.repeats, clock))
-        print(report["rows"][-1], flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+        rows.append(row(config, n, batch, options.only, options.repeats, clock))
+        print(rows[-1], flush=True)
+    write_report(options.out, report)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Are statistics of many clips flat in memory, the same for any number of processes, and the same after a kill?
+"""Memory of evaluating many clips, and whether figures depend on the number of processes or on an interruption.
 
     python benchmarks/streaming_statistics.py OUT.json [--clips 1000 3000 10000] [--processes 1 2 4] [--threads 1]
 
 Each run is `evaluate_videos` under the protocol shapes-10k in processes of its own, with 500 real clips to save time:
-n clips of one world seed against held-back ones, and these against as many further ones. Peak memory is that of the
-whole process, Python and PyTorch included; `idle_bytes` is what a process needs with the judge loaded and one batch
-read. The killed run is sent SIGKILL once half of its parts lie in the state folder, and started again with the same
-command.
+n clips of one data seed against held-out ones, and these against as many others. Peak memory is that of the
+whole process, Python and PyTorch included; `idle_bytes` is that of a process with the feature network loaded and one
+batch read. The killed run gets SIGKILL when half of its parts are in the state folder, and is started again with the
+same command.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -33,13 +33,14 @@ from mutoscope.evaluation.sources.windows import Window
 from mutoscope.evaluation.videos import evaluate_videos, open_extractors
 from mutoscope.pipeline import peak_memory_bytes
 from mutoscope.training.distributed import join
+from timing import Report, write_report
 
 SOURCE_SEED, NUM_REAL = 5, 500
 FIGURES = ("shapes_fvd", "shapes_fvd_real", "shapes_kvd", "motion", "flicker", "sharpness_drift")
 
 
 def measure(count: int, threads: int, state: str | None, out: Path) -> None:
-    """One process of a run; every process writes what memory it needed, the first one the figures."""
+    """One process of a run: every process writes its memory, the first one also the figures."""
     torch.set_num_threads(threads)
     join("cpu")
     protocol = replace(video_protocol("shapes-10k"), num_clips=count, num_real=NUM_REAL)
@@ -47,7 +48,7 @@ def measure(count: int, threads: int, state: str | None, out: Path) -> None:
     began = time.perf_counter()
     source = world_listing(count, seed=SOURCE_SEED)
     report = evaluate_videos(source, None, protocol, state=state, batch_size=16)
-    found: dict[str, Any] = {"idle_bytes": idle, "peak_bytes": peak_memory_bytes("cpu")}
+    found: Report = {"idle_bytes": idle, "peak_bytes": peak_memory_bytes("cpu")}
     if report:
         found |= {"seconds": time.perf_counter() - began}
         found |= {"figures": {name: report["metrics"][name]["value"] for name in FIGURES}}
@@ -55,7 +56,7 @@ def measure(count: int, threads: int, state: str | None, out: Path) -> None:
 
 
 def idle_bytes(protocol: VideoProtocol) -> int:
-    """Peak memory with the judge loaded and one batch read."""
+    """Peak memory with the feature network loaded and one batch read."""
     listing = world_listing(16, seed=SOURCE_SEED)
     clips = torch.stack([listing.read(w, 16, 1, None) for w in map(Window, listing.files)])
     open_extractors(protocol, WeightFiles(), "cpu", 16).read(clips)
@@ -63,6 +64,25 @@ def idle_bytes(protocol: VideoProtocol) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------ runs
+
+
+class Run(TypedDict):
+    """Memory of every process, and the figures of the first."""
+
+    clips: int
+    processes: int
+    idle_bytes: list[int]
+    peak_bytes: list[int]
+    seconds: float
+    figures: dict[str, float]
+
+
+class KilledRun(Run):
+    """A run that was killed and started again."""
+
+    status: int
+    parts_kept: int
+    parts: int
 
 
 def start(count: int, processes: int, threads: int, out: Path, state: Path | None = None) -> subprocess.Popen[bytes]:
@@ -74,17 +94,25 @@ def start(count: int, processes: int, threads: int, out: Path, state: Path | Non
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
 
 
-def run(count: int, processes: int, threads: int, folder: Path, state: Path | None = None) -> dict[str, Any]:
+def run(count: int, processes: int, threads: int, folder: Path, state: Path | None = None) -> Run:
+    """One run to its end; exits with a message if it fails."""
     out = folder / f"{count}-{processes}"
     if start(count, processes, threads, out, state).wait():
         sys.exit(f"The run of {count} clips in {processes} processes failed.")
     found = [json.loads(Path(f"{out}.{rank}").read_text()) for rank in range(processes)]
-    memory = {key: [part[key] for part in found] for key in ("idle_bytes", "peak_bytes")}
-    print(f"{count} clips, {processes} processes: {found[0]['figures']}, {memory}", flush=True)
-    return {"clips": count, "processes": processes, **memory, **{k: found[0][k] for k in ("seconds", "figures")}}
+    result: Run = {
+        "clips": count,
+        "processes": processes,
+        "idle_bytes": [part["idle_bytes"] for part in found],
+        "peak_bytes": [part["peak_bytes"] for part in found],
+        "seconds": found[0]["seconds"],
+        "figures": found[0]["figures"],
+    }
+    print(result, flush=True)
+    return result
 
 
-def killed_run(count: int, threads: int, folder: Path) -> dict[str, Any]:
+def killed_run(count: int, threads: int, folder: Path) -> KilledRun:
     """A run that is killed after half of its parts and started again."""
     state = folder / "state"
     parts = -(-count // CHUNK) + 2 * -(-NUM_REAL // CHUNK)
@@ -94,13 +122,13 @@ def killed_run(count: int, threads: int, folder: Path) -> dict[str, Any]:
     process.send_signal(signal.SIGKILL)
     status = process.wait()
     kept = len(list(state.glob("*.safetensors")))
-    return {"status": status, "parts_kept": kept, "parts": parts} | run(count, 1, threads, folder, state)
+    return {"status": status, "parts_kept": kept, "parts": parts, **run(count, 1, threads, folder, state)}
 
 
-def differences(runs: list[dict[str, Any]]) -> float:
+def differences(figures: list[dict[str, float]]) -> float:
     """Largest relative difference of any figure from that of the first run."""
-    first = runs[0]["figures"]
-    return max(abs(other["figures"][name] / first[name] - 1) for other in runs for name in first)
+    first = figures[0]
+    return max(abs(other[name] / first[name] - 1) for other in figures for name in first)
 
 
 def main() -> None:
@@ -115,18 +143,19 @@ def main() -> None:
     if args.child is not None:
         measure(args.child, args.threads, args.state, args.out)
         return
-    report: dict[str, Any] = {"machine": platform.machine(), "threads": args.threads, "num_real": NUM_REAL}
+    report: Report = {"machine": platform.machine(), "threads": args.threads, "num_real": NUM_REAL}
     report["judge_sha256"] = Judge.bundled().sha256
     most = max(args.clips)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        report["memory"] = [run(count, 1, args.threads, folder) for count in sorted(args.clips)]
+        memory = [run(count, 1, args.threads, folder) for count in sorted(args.clips)]
         several = [run(most, number, args.threads, folder) for number in args.processes if number > 1]
-        report["processes"] = [report["memory"][-1], *several]
-        report["killed"] = killed_run(most, args.threads, folder)
-    report["largest_relative_difference_over_processes"] = differences(report["processes"])
-    report["relative_difference_after_kill"] = differences([report["memory"][-1], report["killed"]])
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+        killed = killed_run(most, args.threads, folder)
+    processes = [memory[-1], *several]
+    report |= {"memory": memory, "processes": processes, "killed": killed}
+    report["largest_relative_difference_over_processes"] = differences([one["figures"] for one in processes])
+    report["relative_difference_after_kill"] = differences([memory[-1]["figures"], killed["figures"]])
+    write_report(args.out, report, indent=1)
 
 
 if __name__ == "__main__":

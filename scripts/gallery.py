@@ -1,20 +1,21 @@
-"""Contact sheets of what a bundled model can do: held-back clips of the built-in world above what it makes of them.
+"""Contact sheets of a bundled model: held-out clips of "shapes", each above the clip generated from its condition.
 
     python scripts/gallery.py magvit-shapes docs/images/magvit-shapes [--paste-given]
 
-One picture per task: every real clip directly above the clip generated from what the task shows of it (or, for a class,
-from its label), every second frame, the same four clips and the same seed in every picture.
+One image per task: every real clip directly above the clip generated from the conditioning region of the task (or, for
+a class, from its label), every second frame, the same four clips and the same seed in every image.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from mutoscope.data.sources.shapes.source import ShapesSource
-from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig, ShapesWorld
+from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig, ShapesWorld, shapes_batch
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import needs_video
 from mutoscope.training.callbacks import paired_sheet
@@ -26,24 +27,30 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--scale", type=int, default=1, help="repeat every pixel")
-    parser.add_argument("--paste-given", action="store_true", help="put the given pixels back over the result")
+    parser.add_argument("--paste-given", action="store_true", help="copy the conditioning pixels over the result")
     options = parser.parse_args()
     pipeline = VideoPipeline.from_pretrained(options.model)
     index = pipeline.index
-    world = ShapesWorld(ShapesConfig(index.height, index.width, index.num_frames), HELD_BACK_SEED)
-    batch = ShapesSource(world)[list(range(options.clips))]
+    shapes = ShapesWorld(ShapesConfig(index.height, index.width, index.num_frames), HELD_BACK_SEED)
+    batch = shapes_batch(shapes, range(options.clips))
     options.out.mkdir(parents=True, exist_ok=True)
     for task in index.tasks:
-        given = {"task_video": list(batch["video"].numpy())} if needs_video(task) else {}
-        if task.startswith("class-conditional"):
-            given["class_label"] = batch["label"].tolist()
-        pasting = {"paste_given": True} if options.paste_given and needs_video(task) else {}
-        clips = pipeline.generate(task=task, **given, **pasting).clips
-        made = torch.from_numpy(np.stack([clip.frames for clip in clips]))
-        sheet = paired_sheet(batch["video"], made, every_nth_frame=2)
-        picture = np.kron(sheet, np.ones((options.scale, options.scale, 1), dtype=np.uint8))
-        Image.fromarray(picture).save(options.out / f"{task}.png", optimize=True)
+        sheet = paired_sheet(batch["video"], generated(pipeline, task, batch, options.paste_given), every_nth_frame=2)
+        image = np.kron(sheet, np.ones((options.scale, options.scale, 1), dtype=np.uint8))
+        Image.fromarray(image).save(options.out / f"{task}.png", optimize=True)
         print(options.out / f"{task}.png")
+
+
+def generated(pipeline: VideoPipeline, task: str, batch: Mapping[str, Tensor], paste_given: bool) -> Tensor:
+    """Clips (n, t, h, w, 3) that the model generates for one task from the conditions of a batch."""
+    conditions: dict[str, object] = {}
+    if needs_video(task):
+        conditions["task_video"] = list(batch["video"].numpy())
+        conditions["paste_given"] = paste_given
+    if task.startswith("class-conditional"):
+        conditions["class_label"] = batch["label"].tolist()
+    clips = pipeline.run(pipeline.prepare(task=task, **conditions)).clips
+    return torch.from_numpy(np.stack([clip.frames for clip in clips]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The demo keeps its promise: at least three films of at least 16 frames, a contact sheet, and a line for each."""
+"""The demo writes at least three videos of at least 16 frames and a contact sheet, and prints a line for each."""
 
 import subprocess
 import sys
@@ -19,17 +19,17 @@ def run_demo(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_demo_writes_films_and_sheets_and_names_them(tmp_path: Path):
+def test_demo_writes_videos_and_contact_sheets_and_names_them(tmp_path: Path):
     model = save_small_model(tmp_path / "model")
     video = tmp_path / "own video.mp4"
     write_video(video, ShapesWorld(ShapesConfig(height=40, width=50, num_frames=20), seed=0).clip(0).frames, fps=10)
     done = run_demo("--out", tmp_path / "outputs", "--model", model, "--class-model", model, "--video", video)
     assert done.returncode == 0, done.stderr
-    films = sorted((tmp_path / "outputs").glob("*.mp4"))
-    assert len(films) >= 3
-    for film in films:
-        assert len(read_video(film)) >= 16
-        assert str(film) in done.stdout
+    videos = sorted((tmp_path / "outputs").glob("*.mp4"))
+    assert len(videos) >= 3
+    for path in videos:
+        assert len(read_video(path)) >= 16
+        assert str(path) in done.stdout
     assert len(read_video(tmp_path / "outputs" / "round-trip.mp4")) == 20
     assert list((tmp_path / "outputs").glob("*.png"))
     assert "frames/s" in done.stdout

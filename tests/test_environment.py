@@ -1,4 +1,4 @@
-"""The environment `make venv` builds: torch as pinned, in the build first chosen, and no torchvision."""
+"""The environment that `make venv` builds: torch as pinned, in the build first installed, and no torchvision."""
 
 import importlib.util
 import json
@@ -40,7 +40,7 @@ def test_torch_is_the_pinned_version():
 @only_in_project_venv
 def test_torch_is_still_the_build_first_installed():
     record = ROOT / ".venv" / "torch-build"
-    assert record.exists(), "run `make venv`: it notes the build of torch that it installed"
+    assert record.exists(), "run `make venv`: it records the build of torch that it installed"
     assert version("torch") == record.read_text().strip()
     if "+cpu" in version("torch"):
         assert torch.version.cuda is None
@@ -60,6 +60,19 @@ def test_constraints_pin_every_requirement_without_local_versions():
     assert "torchvision" not in pinned
 
 
+def test_the_makefile_installs_extras_that_exist():
+    [line] = [row for row in (ROOT / "Makefile").read_text().splitlines() if row.startswith("EXTRAS :=")]
+    assert set(line.removeprefix("EXTRAS :=").strip().split(",")) <= set(extras())
+
+
+def test_the_citation_has_the_version_and_licence_of_the_package():
+    import yaml
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["version"] == project["version"] and citation["license"] == project["license"]
+
+
 def resolve(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-build-isolation", "--report", "-"]
     return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -68,7 +81,7 @@ def resolve(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @only_in_project_venv
 @pytest.mark.parametrize("constraints", [["-c", "constraints.txt"], []], ids=["pinned", "newest"])
-def test_installing_every_extra_keeps_torch_and_brings_no_torchvision(constraints):
+def test_installing_every_extra_keeps_torch_and_adds_no_torchvision(constraints: list[str]):
     if resolve("--no-deps", "--ignore-installed", "tqdm").returncode != 0:
         pytest.skip("no package index can be reached")
     done = resolve(*constraints, "-e", f".[{','.join(extras())}]")
@@ -79,8 +92,8 @@ def test_installing_every_extra_keeps_torch_and_brings_no_torchvision(constraint
 
 
 @pytest.mark.slow
-def test_wheel_holds_the_whole_package(tmp_path: Path):
-    """Modules, bundled models and the command: what an installation without a checkout gets."""
+def test_wheel_contains_the_whole_package(tmp_path: Path):
+    """Modules, bundled models, the command and the long description, for an installation without a checkout."""
     source = tmp_path / "source"
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -90,9 +103,11 @@ def test_wheel_holds_the_whole_package(tmp_path: Path):
     subprocess.run([*command, str(tmp_path), str(source)], check=True, capture_output=True)
     [wheel] = tmp_path.glob("mutoscope-*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        held = set(archive.namelist())
-        [entry_points] = (archive.read(name).decode() for name in held if name.endswith("entry_points.txt"))
+        contained = set(archive.namelist())
+        [entry_points] = (archive.read(name).decode() for name in contained if name.endswith("entry_points.txt"))
+        [metadata] = (archive.read(name).decode() for name in contained if name.endswith(".dist-info/METADATA"))
     package = source / "src"
     files = {str(path.relative_to(package)) for path in (package / "mutoscope").rglob("*") if path.is_file()}
-    assert files <= held
+    assert files <= contained
+    assert "Description-Content-Type: text/markdown" in metadata and "# Mutoscope" in metadata
     assert "mutoscope = mutoscope.cli:main" in entry_points
