@@ -33,8 +33,9 @@ import torch
 from mutoscope.data.sources.shapes.world import COLORS, HELD_BACK_SEED, PALETTE, ShapesClip, ShapesConfig, ShapesWorld
 from mutoscope.evaluation.metrics.frechet import frechet_distance_between
 from mutoscope.evaluation.metrics.temporal import mean_squared_motion
+from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
 from mutoscope.evaluation.networks.shapes_detector import LARGEST_DISTANCE, shapes_agree
-from mutoscope.evaluation.protocols.protocol import Judge, real_clips
+from mutoscope.evaluation.sources.shapes_clips import real_clips
 from mutoscope.hub import weights_hash
 from mutoscope.models.magi import MAGI
 from mutoscope.pipeline import VideoPipeline
@@ -84,7 +85,9 @@ def flat(pipeline: VideoPipeline, repeats: int) -> dict[str, float]:
     return {"frames_18_to_33": early, "frames_113_to_128": late, "ratio": late / early}
 
 
-def steps_row(pipeline: VideoPipeline, sets: int, steps: int, judge: Judge, clips: torch.Tensor) -> Report:
+def steps_row(
+    pipeline: VideoPipeline, sets: int, steps: int, classifier: ShapesClassifier, clips: torch.Tensor
+) -> Report:
     """Speed of one stream and quality of predictions in batches, with one number of steps."""
     options: SamplerOptions = {"num_decoding_steps": sets, "num_diffusion_steps": steps, "guidance_scale": 1.0}
     seconds = frame_seconds(pipeline, 48, context=clips[0, :1].numpy(), **options)
@@ -100,7 +103,9 @@ def steps_row(pipeline: VideoPipeline, sets: int, steps: int, judge: Judge, clip
         "num_diffusion_steps": steps,
         "first_new_frame_seconds": seconds[0] + seconds[1],
         "frames_per_second_with_decoding": 1 / statistics.median(seconds[17:]),
-        "shapes_fvd": frechet_distance_between(judge.read(torch.stack(predicted)).features, judge.read(clips).features),
+        "shapes_fvd": frechet_distance_between(
+            classifier.read(torch.stack(predicted)).features, classifier.read(clips).features
+        ),
     }
 
 
@@ -114,11 +119,11 @@ def guided(pipeline: VideoPipeline, clip: ShapesClip, repeats: int) -> dict[str,
     return {name: 1 / statistics.median(values) for name, values in seconds.items()}
 
 
-def by_condition(pipeline: VideoPipeline, judge: Judge, count: int) -> list[Report]:
+def by_condition(pipeline: VideoPipeline, classifier: ShapesClassifier, count: int) -> list[Report]:
     """Quality of clips continued from fewer and more conditions."""
     index = pipeline.index
     real = real_clips(ShapesConfig(index.height, index.width, index.num_frames), 0, count)
-    real_features = judge.read(real.video).features
+    real_features = classifier.read(real.video).features
     rows: list[Report] = []
     for frames, with_class, guidance, by in (
         (1, False, 1.0, "conditions"),
@@ -136,7 +141,7 @@ def by_condition(pipeline: VideoPipeline, judge: Judge, count: int) -> list[Repo
                 "class": with_class,
                 "guidance_scale": guidance,
                 "guidance_by": by,
-                "shapes_fvd": frechet_distance_between(judge.read(clips).features, real_features),
+                "shapes_fvd": frechet_distance_between(classifier.read(clips).features, real_features),
                 "movement_over_real": mean_squared_motion(clips) / mean_squared_motion(real.video),
             }
         )
@@ -149,14 +154,16 @@ def generated(pipeline: VideoPipeline, context: list[np.ndarray], **options: obj
     return torch.stack([torch.from_numpy(clip.frames) for clip in clips])
 
 
-def main_shape_accuracy(judge: Judge, clips: torch.Tensor, found: list[ShapesClip]) -> dict[str, float]:
+def main_shape_accuracy(classifier: ShapesClassifier, clips: torch.Tensor, found: list[ShapesClip]) -> dict[str, float]:
     """Accuracy of the feature network for the main shape and its motion."""
-    logits = judge.read(clips).logits
+    logits = classifier.read(clips).logits
     true = {name: torch.tensor([getattr(clip.objects[0], name) for clip in found]) for name in ("shape", "motion")}
     return {name: (logits[name].argmax(-1) == value).float().mean().item() for name, value in true.items()}
 
 
-def rollout(pipeline: VideoPipeline, judge: Judge, count: int, with_class: bool, options: SamplerOptions) -> Report:
+def rollout(
+    pipeline: VideoPipeline, classifier: ShapesClassifier, count: int, with_class: bool, options: SamplerOptions
+) -> Report:
     """Detected share at several frames; accuracy of the feature network and movement over the last frames."""
     index = pipeline.index
     world = ShapesWorld(ShapesConfig(index.height, index.width, LENGTH), HELD_BACK_SEED)
@@ -179,8 +186,8 @@ def rollout(pipeline: VideoPipeline, judge: Judge, count: int, with_class: bool,
         "options": options,
         "frames": [t + 1 for t in at],
         **rates,
-        "judged_at_the_end": main_shape_accuracy(judge, clips[:, -n:], found),
-        "judged_in_real": main_shape_accuracy(judge, real[:, -n:], found),
+        "judged_at_the_end": main_shape_accuracy(classifier, clips[:, -n:], found),
+        "judged_in_real": main_shape_accuracy(classifier, real[:, -n:], found),
         "share_of_real_at_the_end": rates["detected"][-1] / rates["detected_in_real"][-1],
         "movement_over_real_at_the_start": mean_squared_motion(clips[:, :n]) / mean_squared_motion(real[:, :n]),
         "movement_over_real_at_the_end": mean_squared_motion(clips[:, -n:]) / mean_squared_motion(real[:, -n:]),
@@ -230,7 +237,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", help="measure only these parts")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    pipeline, judge = VideoPipeline.from_pretrained(arguments.model), Judge.bundled()
+    pipeline, classifier = VideoPipeline.from_pretrained(arguments.model), ShapesClassifier.bundled()
     model = pipeline.model
     if not isinstance(model, MAGI):
         parser.error(f"{arguments.model} is not a MAGI model")
@@ -241,11 +248,11 @@ def main() -> None:
     parts: dict[str, Callable[[], object]] = {
         "flat": lambda: flat(pipeline, arguments.repeats),
         "cache": lambda: seconds_by_length(model, (16, 64, LENGTH)),
-        "steps": lambda: [steps_row(pipeline, *steps, judge, clips) for steps in STEPS],
+        "steps": lambda: [steps_row(pipeline, *steps, classifier, clips) for steps in STEPS],
         "guided": lambda: guided(pipeline, world.clip(0), arguments.repeats),
-        "told": lambda: by_condition(pipeline, judge, arguments.num_clips),
+        "told": lambda: by_condition(pipeline, classifier, arguments.num_clips),
         "actions": lambda: actions(pipeline, 64),
-        "rollout": lambda: [rollout(pipeline, judge, arguments.rollouts, *case) for case in ROLLOUTS],
+        "rollout": lambda: [rollout(pipeline, classifier, arguments.rollouts, *case) for case in ROLLOUTS],
     }
     weights = weights_hash(model)
     report: Report = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}

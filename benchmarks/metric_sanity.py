@@ -35,7 +35,8 @@ from mutoscope.evaluation.metrics.pixel import psnr_of_clip, psnr_per_frame
 from mutoscope.evaluation.metrics.ssim import ssim_of_clip
 from mutoscope.evaluation.metrics.temporal import flicker, motion
 from mutoscope.evaluation.networks.extractors import Extractors, WeightFiles
-from mutoscope.evaluation.protocols.protocol import Judge, real_clips
+from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
+from mutoscope.evaluation.sources.shapes_clips import real_clips
 from mutoscope.evaluation.sources.windows import WindowRule, list_videos, read_window, windows
 from timing import write_report
 
@@ -216,14 +217,14 @@ def main() -> None:
     parser.add_argument("--only-plot", action="store_true", help="draw OUT.json again")
     args = parser.parse_args()
     if not args.only_plot:
-        judge = Judge.bundled()
+        classifier = ShapesClassifier.bundled()
         readers: dict[str, Callable[[Tensor], Tensor]] = {}
         if args.i3d:
             extractors = Extractors.load(WeightFiles(i3d=args.i3d), CONVENTIONS["tats"])
             readers["fvd"] = lambda clips: extractors.read(clips)["i3d"]
-        report: dict[str, object] = {"seed": args.seed, "judge_sha256": judge.sha256, "num_clips": args.num_clips}
+        report: dict[str, object] = {"seed": args.seed, "judge_sha256": classifier.sha256, "num_clips": args.num_clips}
         clips = real_clips(ShapesConfig(), 0, args.num_clips).video
-        shapes_readers = {"shapes_fvd": lambda some: judge.read(some).features} | readers
+        shapes_readers = {"shapes_fvd": lambda some: classifier.read(some).features} | readers
         report["shapes"] = table(clips, shapes_readers, args.seed)
         if args.videos:
             videos = real_video_clips(args.videos)

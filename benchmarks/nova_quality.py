@@ -5,8 +5,9 @@
 "refresh": protocol shapes-text, exact (1) and with every other value of `context_refresh`: shares of clips in which
 the feature network recognises the caption's colour, shape and motion, beside real clips, with intervals, and processor
 seconds per clip, decoding to pixels included. "drift": clips of --windows times the trained length from the captions of
-real clips of that length: mean pixel, contrast, sharpness and movement for every frame index, and the same shares in
-windows of the trained length, beside the real clips.
+real clips of that length: mean pixel, deviation, squared gradient and squared motion for every frame index (called
+contrast, sharpness and movement in reports before November 2026), and the same shares in windows of the trained length,
+beside the real clips.
 """
 
 import argparse
@@ -14,14 +15,17 @@ import platform
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
-from mutoscope.evaluation.evaluate import evaluate
-from mutoscope.evaluation.metrics.drift import drift
-from mutoscope.evaluation.protocols.protocol import Judge, real_clips
-from mutoscope.evaluation.sources.clips import described_clips, world_of
-from mutoscope.pipeline import VideoPipeline
+from mutoscope.evaluation.engine import evaluate
+from mutoscope.evaluation.metrics.rollouts import rollout_statistics
+from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
+from mutoscope.evaluation.rows import chunk_ranges
+from mutoscope.evaluation.sources.model_clips import ModelClips
+from mutoscope.evaluation.sources.shapes_clips import real_clips, shapes_config_of
+from mutoscope.pipeline import Generation, VideoPipeline
 from timing import Report, write_report
 
 
@@ -34,11 +38,11 @@ class Timed:
     def __getattr__(self, name: str) -> object:
         return getattr(self.pipeline, name)
 
-    def __call__(self, *, num_samples: int | None = None, **options: object) -> object:
+    def generate(self, **options: object) -> Generation:
         begin = time.process_time()
-        clips = self.pipeline(num_samples=num_samples, **options)
+        generation = self.pipeline.generate(**options)
         self.seconds += time.process_time() - begin
-        return clips
+        return generation
 
 
 def refresh_row(
@@ -47,12 +51,12 @@ def refresh_row(
     """A row of the report, and the shares of its clips that show the caption's colour, shape and motion."""
     timed = Timed(pipeline)
     report = evaluate(
-        timed,
+        cast(VideoPipeline, timed),
         "shapes-text",
-        arguments.num_clips,
-        arguments.seed,
+        num_clips=arguments.num_clips,
+        seed=arguments.seed,
         batch_size=arguments.batch_size,
-        context_refresh=refresh,
+        options={"context_refresh": refresh},
     )
     row: Report = {
         "context_refresh": refresh,
@@ -66,18 +70,21 @@ def refresh_row(
 
 def drift_row(pipeline: VideoPipeline, refresh: int, arguments: argparse.Namespace) -> Report:
     """Statistics by frame of clips that are several times as long as in training."""
-    config = world_of(pipeline)
+    config = shapes_config_of(pipeline.index)
     length = config.num_frames
     config = replace(config, num_frames=arguments.windows * length)
     real = real_clips(config, 0, arguments.num_clips)
-    options = {"num_frames": config.num_frames, "context_refresh": refresh}
-    clips = described_clips(pipeline, real.captions, config, arguments.seed, options, arguments.batch_size)
+    model, found = ModelClips(pipeline, arguments.seed, {"context_refresh": refresh}), []
+    for number, part in enumerate(chunk_ranges(arguments.num_clips, arguments.batch_size)):
+        prompts = list(real.captions[part.start : part.stop])
+        found += model.generate(number, {"prompt": prompts, "num_frames": config.num_frames})
+    clips = torch.stack(found)
     stride = max(length // 2, 1)
     return {
         "context_refresh": refresh,
         "trained_frames": length,
         "frames": config.num_frames,
-        **drift(Judge.bundled(), clips, real, length, stride),
+        **rollout_statistics(ShapesClassifier.bundled(), clips, real, length, stride),
     }
 
 

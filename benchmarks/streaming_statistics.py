@@ -2,7 +2,7 @@
 
     python benchmarks/streaming_statistics.py OUT.json [--clips 1000 3000 10000] [--processes 1 2 4] [--threads 1]
 
-Each run is `evaluate_videos` under the protocol shapes-10k in processes of its own, with 500 real clips to save time:
+Each run is `evaluate` under the protocol shapes-10k in processes of its own, with 500 real clips to save time:
 n clips of one data seed against held-out ones, and these against as many others. Peak memory is that of the
 whole process, Python and PyTorch included; `idle_bytes` is that of a process with the feature network loaded and one
 batch read. The killed run gets SIGKILL when half of its parts are in the state folder, and is started again with the
@@ -24,13 +24,14 @@ from typing import TypedDict
 
 import torch
 
-from mutoscope.evaluation.networks.extractors import WeightFiles
-from mutoscope.evaluation.protocols.protocol import Judge
+from mutoscope.evaluation.engine import evaluate
+from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
+from mutoscope.evaluation.plan import Settings
 from mutoscope.evaluation.protocols.published import VideoProtocol, video_protocol
-from mutoscope.evaluation.rows import CHUNK, place
-from mutoscope.evaluation.sources.references import world_listing
+from mutoscope.evaluation.protocols.published_plan import open_extractors
+from mutoscope.evaluation.rows import CHUNK, rank_and_world_size
+from mutoscope.evaluation.sources.shapes_clips import shapes_listing
 from mutoscope.evaluation.sources.windows import Window
-from mutoscope.evaluation.videos import evaluate_videos, open_extractors
 from mutoscope.pipeline import peak_memory_bytes
 from mutoscope.training.distributed import join
 from timing import Report, write_report
@@ -46,20 +47,20 @@ def measure(count: int, threads: int, state: str | None, out: Path) -> None:
     protocol = replace(video_protocol("shapes-10k"), num_clips=count, num_real=NUM_REAL)
     idle = idle_bytes(protocol)
     began = time.perf_counter()
-    source = world_listing(count, seed=SOURCE_SEED)
-    report = evaluate_videos(source, None, protocol, state=state, batch_size=16)
+    source = shapes_listing(count, seed=SOURCE_SEED)
+    report = evaluate(source, protocol, state=state, batch_size=16)
     found: Report = {"idle_bytes": idle, "peak_bytes": peak_memory_bytes("cpu")}
-    if report:
+    if report["metrics"]:
         found |= {"seconds": time.perf_counter() - began}
         found |= {"figures": {name: report["metrics"][name]["value"] for name in FIGURES}}
-    Path(f"{out}.{place()[0]}").write_text(json.dumps(found))
+    Path(f"{out}.{rank_and_world_size()[0]}").write_text(json.dumps(found))
 
 
 def idle_bytes(protocol: VideoProtocol) -> int:
     """Peak memory with the feature network loaded and one batch read."""
-    listing = world_listing(16, seed=SOURCE_SEED)
+    listing = shapes_listing(16, seed=SOURCE_SEED)
     clips = torch.stack([listing.read(w, 16, 1, None) for w in map(Window, listing.files)])
-    open_extractors(protocol, WeightFiles(), "cpu", 16).read(clips)
+    open_extractors(protocol, Settings(batch_size=16)).read(clips)
     return peak_memory_bytes("cpu")
 
 
@@ -144,7 +145,7 @@ def main() -> None:
         measure(args.child, args.threads, args.state, args.out)
         return
     report: Report = {"machine": platform.machine(), "threads": args.threads, "num_real": NUM_REAL}
-    report["judge_sha256"] = Judge.bundled().sha256
+    report["judge_sha256"] = ShapesClassifier.bundled().sha256
     most = max(args.clips)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
