@@ -16,7 +16,7 @@ import torch
 from mutoscope.families.captured import CapturedPAR
 from mutoscope.models.par import PAR, Block, PARConfig
 from mutoscope.sampling.base import last_of
-from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig
+from mutoscope.sampling.parallel_ar import ParallelARSampler, ParallelARSamplerConfig, PrefixCondition
 from timing import Report, median_seconds, write_report
 
 SAMPLING = ParallelARSamplerConfig(guidance_scale=4.0)
@@ -41,7 +41,7 @@ def row(config: PARConfig, mode: str, rate: float, options: argparse.Namespace) 
     Block.forward = torch.compile(PLAIN_FORWARD) if mode == "compiled" else PLAIN_FORWARD  # type: ignore[method-assign]
     network = CapturedPAR(model) if mode in ("captured", "compiled") else model
     label = torch.zeros(1, dtype=torch.int64, device=device)
-    condition = Condition(model.class_prefix(label, 1), model.class_prefix(None, 1))
+    condition = PrefixCondition(model.class_prefix(label, 1), model.class_prefix(None, 1))
     sampler, steps = ParallelARSampler(SAMPLING), 0
 
     def call() -> None:

@@ -28,7 +28,7 @@ from mutoscope.layers.int8 import quantize_linears
 from mutoscope.layers.masks import first_positions_mask, num_visible
 from mutoscope.layers.packed import pack_linears
 from mutoscope.models.par import PAR, Block, PARConfig
-from mutoscope.sampling.parallel_ar import Condition, ParallelARSampler, ParallelARSamplerConfig, PrefillMemo
+from mutoscope.sampling.parallel_ar import ParallelARSampler, ParallelARSamplerConfig, PrefillMemo, PrefixCondition
 from timing import Report, write_report
 
 # Small enough for one core: 12 layers of width 512, 8 heads, 16x16 tokens of 16,384 codes.
@@ -117,7 +117,7 @@ def our_loop(model: PAR, labels: Tensor, guidance_scale: float, memo: PrefillMem
     count, null = len(labels), model.config.num_classes or 0
     names = (*labels.tolist(), *[null] * count) if memo is not None else None
     with torch.inference_mode():
-        condition = Condition(model.class_prefix(labels, count), model.class_prefix(None, count), labels=names)
+        condition = PrefixCondition(model.class_prefix(labels, count), model.class_prefix(None, count), labels=names)
         sampler = ParallelARSampler(ParallelARSamplerConfig(guidance_scale=guidance_scale))
         *_, last = sampler.sample(model, condition, draw=lambda logits, places: logits.argmax(-1), memo=memo)
     return last.tokens.flatten(1)[:, model.token_order()]

@@ -38,14 +38,8 @@ def longer(
     task = "class-conditional-frame-prediction" if class_label is not None else "frame-prediction"
     segment = 0
     while len(frames) < num_frames:
-        generation = pipeline.generate(
-            task=task,
-            context=frames[-count:],
-            context_frames=count,
-            class_label=class_label,
-            seed=seed + segment,
-            **options,
-        )
+        call = {"task": task, "context": frames[-count:], "context_frames": count, "class_label": class_label}
+        generation = pipeline.generate(pipeline.family.build_call({**options, **call, "seed": seed + segment}))
         on_segment(generation)
         frames = np.concatenate([frames, generation.clips[0].frames[count:]])
         segment += 1
@@ -80,7 +74,8 @@ def wider(
     def outpainted(strip: Frames, strip_seed: int) -> Frames:
         """The strip at an edge becomes the middle of the image; only the outer quarter of the result is new."""
         video = np.pad(strip, ((0, 0), (0, 0), (quarter, quarter), (0, 0)), mode="edge")
-        generation = pipeline.generate(task="outpaint-vertical", task_video=video, seed=strip_seed, **options)
+        call = {"task": "outpaint-vertical", "task_video": video, "seed": strip_seed}
+        generation = pipeline.generate(pipeline.family.build_call({**options, **call}))
         on_segment(generation)
         return generation.clips[0].frames
 

@@ -130,4 +130,4 @@ def test_what_cannot_be_is_refused():
         next(sampler.sample(network, PrefixCondition(condition(network).prefix), torch.Generator()))
     for options in ({"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"guidance_interval": -1}):
         with pytest.raises(UserError):
-            ParallelARSamplerConfig(**options)
+            replace(ParallelARSamplerConfig(), **options)

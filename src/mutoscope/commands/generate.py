@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mutoscope.commands.common as common
 from mutoscope.commands.options import (
@@ -216,7 +216,7 @@ def _extend(pipeline: "VideoPipeline", result: "Generation", num_frames: int, pa
     from mutoscope.extension import longer, wider
 
     request, segments, clips = result.request, [result], []
-    options = request.repeated_options() | {"on_segment": segments.append}
+    options: dict[str, Any] = {**request.repeated_options(), "on_segment": segments.append}
     keeps_class = "class-conditional-frame-prediction" in pipeline.index.tasks
     labels = request.labels.tolist() if request.labels is not None and keeps_class else [None] * len(result.clips)
     for i, (clip, label) in enumerate(zip(result.clips, labels, strict=True)):

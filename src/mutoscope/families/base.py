@@ -36,8 +36,8 @@ Prompts = str | Sequence[str] | None
 """A prompt, or one for each sample."""
 Clips = Frames | Sequence[Frames] | None
 """Frames of one clip, or a clip for each sample."""
-OnStep = Callable[[SampleEvent], None]
-Batch = dict[str, object]
+OnStep = Callable[[SampleEvent], object]
+Batch = Mapping[str, object]
 PrepareBatch = Callable[[Batch, int], Batch]
 """(batch, step) -> the batch as the loss of the family reads it."""
 

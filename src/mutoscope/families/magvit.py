@@ -259,7 +259,9 @@ class TaskMix:
 
     def __call__(self, batch: Batch, step: int) -> Batch:
         task = self.order[step % len(self.order)]
-        prepared: Batch = {name: value for name, value in batch.items() if name != "conditions"} | {"task": task}
+        prepared: dict[str, object] = {name: value for name, value in batch.items() if name != "conditions"} | {
+            "task": task
+        }
         if tasks.needs_video(task):
             conditions = batch["conditions"]
             assert isinstance(conditions, dict)

@@ -180,7 +180,7 @@ def pad_captions_left(config: PARConfig, task_weights: Mapping[str, float]) -> P
     """LlamaGen's captions have their real rows last; caches keep them first."""
 
     def prepare(batch: Batch, step: int) -> Batch:
-        kept: Batch = {name: value for name, value in batch.items() if name != "conditions"}
+        kept: dict[str, object] = {name: value for name, value in batch.items() if name != "conditions"}
         if config.text is not None:
             features, mask = kept["caption"], kept["caption_mask"]
             assert isinstance(features, Tensor) and isinstance(mask, Tensor)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mutoscope import hub
 from mutoscope.data.base import ClipBatch
+from mutoscope.models.base import VideoModel
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import needs_video
 from mutoscope.text import TextEncoder
@@ -38,9 +39,10 @@ class GenerationSheet:
 
     def generate(self, model: nn.Module, task: str) -> UInt8[Tensor, "b t h w 3"]:
         """Clips for `task` from `model`, decoded."""
-        device = next(model.parameters()).device
-        encoder = None if self.text_encoder is None else lambda: self.text_encoder
-        pipeline = VideoPipeline(self.tokenizer, model, self.index, device, text_encoder=encoder)
+        assert isinstance(model, VideoModel)
+        text_encoder = self.text_encoder
+        load = None if text_encoder is None else lambda: text_encoder
+        pipeline = VideoPipeline(self.tokenizer, model, self.index, model.device, text_encoder=load)
         conditions: dict[str, object] = {"task_video": list(self.clips.numpy())} if needs_video(task) else {}
         if task == "text-conditional":
             conditions["prompt"] = self.examples["caption"]
@@ -51,5 +53,6 @@ class GenerationSheet:
             conditions |= {"class_label": self.examples["label"].tolist()}
         if not conditions:
             conditions["num_samples"] = len(self.clips)
-        clips = pipeline.generate(task=task, seed=self.seed, **conditions).clips
+        call = pipeline.family.build_call({**conditions, "task": task, "seed": self.seed})
+        clips = pipeline.generate(call).clips
         return torch.from_numpy(np.stack([clip.frames for clip in clips]))

@@ -273,6 +273,7 @@ def _train_features(
     network = ShapesFeatures(ShapesFeaturesConfig())
     result = train_model(network, recipe, recipe.data.open(), out, callbacks=callbacks, **options)
     if result.finished and process.is_main:
+        assert isinstance(result.network, ShapesFeatures)
         save_shapes_features(result.network, out)
     return result
 

@@ -81,7 +81,7 @@ class Laboratory(claims.Laboratory[Variant]):
         frames, seconds, steps = [], 0.0, 0
         for labels in self.real.attributes["class"].split(BATCH):
             labels = labels.clamp(max=(model.config.num_classes or 1) - 1)
-            null = [model.config.num_classes] * len(labels)
+            null = [model.config.num_classes or 0] * len(labels)
             begin = self.now()
             prefix, null_prefix = model.class_prefix(labels, len(labels)), model.class_prefix(None, len(labels))
             condition = PrefixCondition(prefix, null_prefix, labels=(*labels.tolist(), *null))
