@@ -99,12 +99,11 @@ def recipe_flags(name: str, kind: str | None = None) -> frozenset[str]:
 
 def known_flags(words: list[str]) -> frozenset[str]:
     """Flags of the verb of a command; with a model or a recipe, those of the one it names, or of any."""
-    from mutoscope.hub import bundled
     from mutoscope.recipes.catalog import RECIPES
 
     verb, names = words[1], [word for word in words[2:3] if not word.startswith("-")]
     if verb != "train":
-        chosen = [name for name in names if name in bundled()] or generating_models()
+        chosen = [name for name in names if name in generating_models()] or generating_models()
         of_model = frozenset().union(*(help_flags("generate", name) for name in chosen))
         return of_model if verb == "generate" else help_flags(verb) | (of_model if takes_overrides(verb) else set())
     kinds = [words[words.index("--data.kind") + 1]] if "--data.kind" in words else []
