@@ -1,12 +1,14 @@
 """Commands in Markdown: fenced blocks, inline code, and the flags that `mutoscope VERB --help` lists."""
 
 import contextlib
+import inspect
 import io
 import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 
@@ -78,19 +80,38 @@ def help_flags(*words: str) -> frozenset[str]:
     return frozenset(re.findall(r"--[a-z][\w.-]*", text.getvalue())) | {"--json", "--debug", "--help"}
 
 
+def takes_overrides(verb: str) -> bool:
+    """Whether a verb passes flags that it does not know on to the model that it names."""
+    function = getattr(import_module(f"mutoscope.commands.{verb}"), verb)
+    return "overrides" in inspect.signature(function).parameters
+
+
+@cache
+def recipe_flags(name: str, kind: str | None = None) -> frozenset[str]:
+    """Flags of the fields of a recipe, with data of its own or of another kind."""
+    from mutoscope.commands.train import resolve_recipe
+
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        resolve_recipe(name, [*(() if kind is None else ("--data.kind", kind)), "--help"])
+    return frozenset(re.findall(r"--[a-z][\w.-]*", text.getvalue()))
+
+
 def known_flags(words: list[str]) -> frozenset[str]:
-    """Flags of the verb of a command; for `generate` and `train`, of the model or recipe it names, or of any."""
-    from mutoscope.hub import bundled
+    """Flags of the verb of a command; with a model or a recipe, those of the one it names, or of any."""
     from mutoscope.recipes.catalog import RECIPES
 
     verb, names = words[1], [word for word in words[2:3] if not word.startswith("-")]
-    if verb == "generate":
-        chosen = [name for name in names if name in bundled()] or generating_models()
-    elif verb == "train":
-        chosen = [name for name in names if name in RECIPES] or list(ANY_RECIPE)
-    else:
-        return help_flags(verb)
-    return frozenset().union(*(help_flags(verb, name) for name in chosen))
+    if verb != "train":
+        chosen = [name for name in names if name in generating_models()] or generating_models()
+        of_model = frozenset().union(*(help_flags("generate", name) for name in chosen))
+        return of_model if verb == "generate" else help_flags(verb) | (of_model if takes_overrides(verb) else set())
+    kinds = [words[words.index("--data.kind") + 1]] if "--data.kind" in words else []
+    chosen = [name for name in names if name in RECIPES] or list(ANY_RECIPE)
+    kinds += [] if set(names) & set(RECIPES) else list(ANY_KIND)
+    found = [recipe_flags(name) for name in chosen]
+    found += [recipe_flags(name, kind) for name in chosen[:1] for kind in kinds]
+    return frozenset().union(help_flags(verb), *found)
 
 
 # One recipe of each kind of configuration: flags of a recipe that is only named by a placeholder are those of any.
@@ -103,6 +124,8 @@ ANY_RECIPE = (
     "nova-shapes",
     "magi-shapes",
 )
+
+ANY_KIND = ("shapes", "folder", "images", "ucf101")  # kinds of data with settings of their own
 
 
 @cache
