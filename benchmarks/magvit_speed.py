@@ -20,8 +20,8 @@ import torch
 from mutoscope.families.captured import CapturedMagvit, CapturedMagvitAR
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.magvit.baselines import MagvitAR, MagvitARConfig
-from mutoscope.sampling.autoregressive import AutoregressiveSampler
-from mutoscope.sampling.masked import MaskedSampler, MaskedSamplerConfig
+from mutoscope.sampling.autoregressive import AutoregressiveSampler, TokenCondition
+from mutoscope.sampling.masked import MaskedCondition, MaskedSampler, MaskedSamplerConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 from timing import median_seconds, write_report
 
@@ -66,7 +66,7 @@ def parallel_row(size: Size, device: torch.device, options: argparse.Namespace) 
     sampler, label = MaskedSampler(MaskedSamplerConfig()), torch.zeros(1, dtype=torch.int64, device=device)
 
     def call() -> None:
-        for _ in sampler.sample(network, "class-conditional", label, generator=seeded(device)):
+        for _ in sampler.sample(network, MaskedCondition("class-conditional", label=label), seeded(device)):
             pass
 
     taken = median_seconds(call, device, options.repeats)
@@ -86,7 +86,7 @@ def autoregressive_row(size: Size, device: torch.device, options: argparse.Names
         label, sampler = torch.zeros(1, dtype=torch.int64, device=device), AutoregressiveSampler()
 
         def call() -> None:
-            for _ in sampler.sample(network, label, None, seeded(device)):
+            for _ in sampler.sample(network, TokenCondition(1, label), seeded(device)):
                 pass
 
         taken = median_seconds(call, device, options.repeats)

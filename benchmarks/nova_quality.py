@@ -5,9 +5,8 @@
 "refresh": protocol shapes-text, exact (1) and with every other value of `context_refresh`: shares of clips in which
 the feature network recognises the caption's colour, shape and motion, beside real clips, with intervals, and processor
 seconds per clip, decoding to pixels included. "drift": clips of --windows times the trained length from the captions of
-real clips of that length: mean pixel, deviation, squared gradient and squared motion for every frame index (called
-contrast, sharpness and movement in reports before November 2026), and the same shares in windows of the trained length,
-beside the real clips.
+real clips of that length: mean pixel, contrast, sharpness and movement for every frame index, and the same shares in
+windows of the trained length, beside the real clips.
 """
 
 import argparse
@@ -15,43 +14,37 @@ import platform
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 
 from mutoscope.evaluation.engine import evaluate
 from mutoscope.evaluation.metrics.rollouts import rollout_statistics
 from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
-from mutoscope.evaluation.rows import chunk_ranges
 from mutoscope.evaluation.sources.model_clips import ModelClips
 from mutoscope.evaluation.sources.shapes_clips import real_clips, shapes_config_of
-from mutoscope.pipeline import Generation, VideoPipeline
+from mutoscope.pipeline import Generation, OnStep, Request, VideoPipeline
 from timing import Report, write_report
 
 
-class Timed:
-    """A pipeline that sums the processor seconds of its calls."""
+class TimedPipeline(VideoPipeline):
+    """A pipeline that sums the processor seconds of its generations in `processor_seconds`."""
 
-    def __init__(self, pipeline: VideoPipeline) -> None:
-        self.pipeline, self.seconds = pipeline, 0.0
+    processor_seconds = 0.0
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.pipeline, name)
-
-    def generate(self, **options: object) -> Generation:
+    def run(self, request: Request, on_step: OnStep = lambda event: None) -> Generation:
         begin = time.process_time()
-        generation = self.pipeline.generate(**options)
-        self.seconds += time.process_time() - begin
+        generation = super().run(request, on_step)
+        self.processor_seconds += time.process_time() - begin
         return generation
 
 
 def refresh_row(
-    pipeline: VideoPipeline, refresh: int, arguments: argparse.Namespace
-) -> tuple[Report, dict[str, float]]:
+    pipeline: TimedPipeline, refresh: int, arguments: argparse.Namespace
+) -> tuple[Report, dict[str, float | None]]:
     """A row of the report, and the shares of its clips that show the caption's colour, shape and motion."""
-    timed = Timed(pipeline)
+    pipeline.processor_seconds = 0.0
     report = evaluate(
-        cast(VideoPipeline, timed),
+        pipeline,
         "shapes-text",
         num_clips=arguments.num_clips,
         seed=arguments.seed,
@@ -60,7 +53,7 @@ def refresh_row(
     )
     row: Report = {
         "context_refresh": refresh,
-        "processor_seconds_per_clip": timed.seconds / arguments.num_clips,
+        "processor_seconds_per_clip": pipeline.processor_seconds / arguments.num_clips,
         "metrics": report["metrics"],
         "protocol": report["protocol_details"],
     }
@@ -74,17 +67,19 @@ def drift_row(pipeline: VideoPipeline, refresh: int, arguments: argparse.Namespa
     length = config.num_frames
     config = replace(config, num_frames=arguments.windows * length)
     real = real_clips(config, 0, arguments.num_clips)
-    model, found = ModelClips(pipeline, arguments.seed, {"context_refresh": refresh}), []
-    for number, part in enumerate(chunk_ranges(arguments.num_clips, arguments.batch_size)):
-        prompts = list(real.captions[part.start : part.stop])
-        found += model.generate(number, {"prompt": prompts, "num_frames": config.num_frames})
-    clips = torch.stack(found)
+    source, size = ModelClips(pipeline, arguments.seed, {"context_refresh": refresh}), arguments.batch_size
+    parts = [real.captions[start : start + size] for start in range(0, len(real.captions), size)]
+    clips = [
+        clip
+        for number, prompts in enumerate(parts)
+        for clip in source.generate(number, {"prompt": list(prompts), "num_frames": config.num_frames})
+    ]
     stride = max(length // 2, 1)
     return {
         "context_refresh": refresh,
         "trained_frames": length,
         "frames": config.num_frames,
-        **rollout_statistics(ShapesClassifier.bundled(), clips, real, length, stride),
+        **rollout_statistics(ShapesClassifier.bundled(), torch.stack(clips), real, length, stride),
     }
 
 
@@ -101,7 +96,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    pipeline = VideoPipeline.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype))
+    pipeline = TimedPipeline.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype))
+    assert isinstance(pipeline, TimedPipeline)  # `from_pretrained` builds its own class
     refresh_rows: list[Report] = []
     drift_rows: list[Report] = []
     report: Report = {

@@ -25,7 +25,7 @@ from mutoscope.layers.attention import attention
 from mutoscope.layers.diffusion import Plan
 from mutoscope.layers.patchify import patchify, unpatchify
 from mutoscope.models.nova import NOVA, NOVAConfig
-from mutoscope.models.nova_networks import Block
+from mutoscope.models.nova.network import Block
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition, set_sizes
 from timing import Report, write_report
 
@@ -150,9 +150,9 @@ def plain_head(model: NOVA, plan: Plan, z: Tensor, x: Tensor, ids: Tensor) -> Te
 
 
 def library_sampler(model: NOVA, prefix: Tensor, frames: int, refresh: int) -> Tensor:
-    condition, generator = FrameCondition(prefix, torch.arange(2), 2), torch.Generator().manual_seed(1)
+    condition = FrameCondition(prefix, torch.arange(2), num_passes=2, num_frames=frames)
     sampler = FrameARSampler(replace(SAMPLER, context_refresh=refresh))
-    *_, last = sampler.sample(model, condition, frames, generator)
+    *_, last = sampler.sample(model, condition, torch.Generator().manual_seed(1))
     return last.proposal
 
 

@@ -119,7 +119,8 @@ def our_loop(model: PAR, labels: Tensor, guidance_scale: float, memo: PrefillMem
     with torch.inference_mode():
         condition = PrefixCondition(model.class_prefix(labels, count), model.class_prefix(None, count), labels=names)
         sampler = ParallelARSampler(ParallelARSamplerConfig(guidance_scale=guidance_scale))
-        *_, last = sampler.sample(model, condition, draw=lambda logits, places: logits.argmax(-1), memo=memo)
+        greedy = torch.Generator().manual_seed(0)  # not used: every draw is the most probable token
+        *_, last = sampler.sample(model, condition, greedy, draw=lambda logits, positions: logits.argmax(-1), memo=memo)
     return last.tokens.flatten(1)[:, model.token_order()]
 
 

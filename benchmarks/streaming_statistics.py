@@ -50,7 +50,7 @@ def measure(count: int, threads: int, state: str | None, out: Path) -> None:
     source = shapes_listing(count, seed=SOURCE_SEED)
     report = evaluate(source, protocol, state=state, batch_size=16)
     found: Report = {"idle_bytes": idle, "peak_bytes": peak_memory_bytes("cpu")}
-    if report["metrics"]:
+    if rank_and_world_size()[0] == 0:
         found |= {"seconds": time.perf_counter() - began}
         found |= {"figures": {name: report["metrics"][name]["value"] for name in FIGURES}}
     Path(f"{out}.{rank_and_world_size()[0]}").write_text(json.dumps(found))

@@ -15,10 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mutoscope import ShapesConfig, ShapesWorld, VideoPipeline, write_video
+from mutoscope.data.sources.clips import FolderData
 from mutoscope.models.par import PARConfig
 from mutoscope.recipes.catalog import RECIPES
 from mutoscope.runs.train import train
-from mutoscope.training.config import DataConfig, ModelRecipe, OptimConfig, TokenizerRecipe
+from mutoscope.training.config import ModelRecipe, OptimConfig, TokenizerRecipe
 
 SIZE, NUM_FRAMES = 32, 16  # clips of both recipes; other sizes need another model.latent_shape
 
@@ -32,7 +33,7 @@ def write_videos(folder: Path) -> None:
         write_video(path, shapes.clip(number).frames, fps=8)
 
 
-def train_tokenizer(data: DataConfig, out: Path, steps: int, batch_size: int) -> None:
+def train_tokenizer(data: FolderData, out: Path, steps: int, batch_size: int) -> None:
     """Stage 1: from pixels to 8x8x8 tokens of 512 codes and back."""
     recipe = RECIPES["vq-shapes"]()
     assert isinstance(recipe, TokenizerRecipe)
@@ -46,7 +47,7 @@ def train_tokenizer(data: DataConfig, out: Path, steps: int, batch_size: int) ->
     train(recipe, out, device="cpu")
 
 
-def train_model(data: DataConfig, tokenizer: Path, out: Path, steps: int, batch_size: int, num_classes: int) -> None:
+def train_model(data: FolderData, tokenizer: Path, out: Path, steps: int, batch_size: int, num_classes: int) -> None:
     """Stage 2: a class-conditional transformer on the tokens, which are encoded once."""
     recipe = RECIPES["par-shapes-4x"]()
     assert isinstance(recipe, ModelRecipe) and isinstance(recipe.model, PARConfig)
@@ -79,7 +80,7 @@ def main() -> None:
     videos = options.videos or options.out / "videos"
     if options.videos is None:
         write_videos(videos)
-    data = DataConfig(kind="folder", path=str(videos), num_frames=NUM_FRAMES, height=SIZE, width=SIZE)
+    data = FolderData(path=str(videos), num_frames=NUM_FRAMES, height=SIZE, width=SIZE)
     num_classes = sum(path.is_dir() for path in videos.iterdir())
     if not num_classes:
         parser.error(f"{videos} has no sub-folders; put the videos of each class into one, all into one if need be")

@@ -7,7 +7,6 @@ a class, from its label), every second frame, the same four clips and the same s
 """
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mutoscope.data.base import ClipBatch
 from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig, ShapesWorld, shapes_batch
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import needs_video
@@ -41,7 +41,7 @@ def main() -> None:
         print(options.out / f"{task}.png")
 
 
-def generated(pipeline: VideoPipeline, task: str, batch: Mapping[str, Tensor], paste_given: bool) -> Tensor:
+def generated(pipeline: VideoPipeline, task: str, batch: ClipBatch, paste_given: bool) -> Tensor:
     """Clips (n, t, h, w, 3) that the model generates for one task from the conditions of a batch."""
     conditions: dict[str, object] = {}
     if needs_video(task):
