@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 from mutoscope.families import FAMILIES
-from mutoscope.interop import nova
+from mutoscope.interop import pipelines
 from mutoscope.json_config import dataclass_from_dict, nearest, read_json
 from mutoscope.meta_device import on_meta_device
 from mutoscope.model_index import ModelIndex as ModelIndex
@@ -109,7 +109,7 @@ class ModelFolder:
     def load_model(self) -> AnyModel:
         """The generating network, float32 on the CPU, in evaluation mode."""
         if self.pipeline is not None:
-            return nova.load_pipeline_model(self.path, self.pipeline)
+            return pipelines.load_pipeline_model(self.path, self.pipeline)
         model = load_component(self.model_path)
         if not isinstance(model, VideoModel):
             raise UserError(f"{self.model_path} holds a {type(model).__name__}, which does not generate video.")
@@ -173,8 +173,8 @@ def open_folder(name_or_folder: str | os.PathLike[str]) -> ModelFolder:
 def _read_index(folder: Path) -> tuple[ModelIndex, Mapping[str, object] | None]:
     path = folder / INDEX
     values = read_json(path)
-    if nova.is_pipeline(values):
-        return ModelIndex(**nova.describe_pipeline(folder, values)), values
+    if pipelines.is_pipeline(values):
+        return ModelIndex(**pipelines.describe_pipeline(folder, values)), values
     return dataclass_from_dict(ModelIndex, values, str(path)), None
 
 

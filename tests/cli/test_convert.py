@@ -4,6 +4,7 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ OFFICIAL = replace(TOKENIZER, filters=32, num_groups=32, padding="zero")  # the 
 def flat(path: Path, flax: dict[str, torch.Tensor]) -> Path:
     flax = {f"params/{name}": value.contiguous() for name, value in flax.items()}
     if path.suffix == ".npz":
-        np.savez(path, **{name: value.numpy() for name, value in flax.items()})
+        arrays: dict[str, Any] = {name: value.numpy() for name, value in flax.items()}
+        np.savez(path, **arrays)
     else:
         save_file(flax, path)
     return path

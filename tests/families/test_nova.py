@@ -1,10 +1,12 @@
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 
 from mutoscope.errors import UserError
+from mutoscope.families.nova import NOVARequest
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.text import load_text_encoder
 from mutoscope.text.offload import OffloadedTextEncoder
@@ -96,7 +98,9 @@ def test_words_the_encoder_does_not_know_are_told(pipeline: VideoPipeline):
 def test_an_encoder_that_leaves_memory_gives_the_same_clips(pipeline: VideoPipeline, tmp_path: Path):
     folder = save_tiny_nova(tmp_path / "nova")
     small = VideoPipeline.from_pretrained(folder, text_encoder_offload=True, text_encoder_dtype=torch.bfloat16)
-    assert isinstance(small.prepare(prompt="a red circle").generator.text_encoder, OffloadedTextEncoder)
+    assert isinstance(
+        cast(NOVARequest, small.prepare(prompt="a red circle")).generator.text_encoder, OffloadedTextEncoder
+    )
     for prompt in ("a red circle", "a blue square", "a red circle"):
         np.testing.assert_array_equal(small(prompt=prompt).frames, pipeline(prompt=prompt).frames)
     with pytest.warns(UserWarning, match="'purple'"):

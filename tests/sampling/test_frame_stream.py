@@ -293,7 +293,7 @@ def test_temperature_0_of_discrete_tokens_takes_the_most_probable():
     "options",
     [
         {"num_decoding_steps": 0},
-        {"num_diffusion_steps": 1001},
+        {"num_diffusion_steps": 0},
         {"temperature": -1.0},
         {"guidance_scale": float("inf")},
         {"sample_range": 0.0},
