@@ -13,8 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 _MODELS = {"layers", "tokenizers", "models"}
 _SAMPLING = _MODELS | {"sampling"}
-_FAMILIES = _SAMPLING | {"data", "hub", "text", "families"}
-_PIPELINE = _FAMILIES | {"pipeline"}
+_FAMILIES = _SAMPLING | {"data", "text", "model_index", "families"}
+_PIPELINE = _FAMILIES | {"hub", "pipeline"}
 _TRAINING = _MODELS | {"data", "training"}
 _EVALUATION = _PIPELINE | {"extension", "evaluation"}
 _RUNS = _EVALUATION | _TRAINING | {"recipes", "runs"}
@@ -33,8 +33,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sampling": {"layers", "sampling"},  # samplers know no architecture
     "text": {"text"},
     "interop": _MODELS | {"interop"},
-    "hub": _MODELS | {"interop", "hub"},
+    "model_index": set(),
     "families": _FAMILIES,
+    "hub": _FAMILIES | {"interop", "hub"},
     "pipeline": _PIPELINE,
     "extension": _PIPELINE,
     "evaluation": _EVALUATION,

@@ -32,8 +32,8 @@ def bench(
     """Measure how fast a model generates, or train and compare the variants that a paper compares.
 
     speed: delay of the first frame, frames per second, memory; medians over repetitions after one warm-up run.
-    claims: every variant of the paper's ablations trained alike on the built-in world and judged by shapes-FVD. Takes
-    hours on two CPU cores; the same command continues a run that was stopped.
+    claims: every variant of the paper's ablations trained alike on synthetic clips ("shapes") and measured by
+    shapes-FVD. Takes hours on two CPU cores; the same command continues a run that was stopped.
     entropy: which tokens of a frame depend on which, and what it costs to decode several at once (PAR, Fig. 11 and 12).
 
     Args:
@@ -44,7 +44,7 @@ def bench(
         num_steps: claims: updates per training (default: 1,000, for magi 1,000)
         num_clips: claims: held-back clips per measurement (default 128, for magi 512); entropy: clips to
             encode (default 10,000, as in the paper)
-        data: entropy: folder of videos, or shapes for the built-in world
+        data: entropy: folder of videos, or shapes for synthetic clips
         frame: entropy: latent frame to look at
         num_parallel: entropy: tokens per step
         dry_run: claims: only list what would be trained
@@ -54,7 +54,7 @@ def bench(
         threads: CPU threads (default: torch's choice)
         seed: of the generated clips
         device: cpu, cuda, cuda:1, mps ...
-        dtype: number format of the network
+        dtype: precision of the network
         capture: speed: on a CUDA GPU, record the steps of a MAGVIT, PAR or LlamaGen model and replay them
     """
     if kind == "claims":
@@ -138,7 +138,7 @@ def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, 
         check_drawing()  # before the minutes that the clips take
     index, tokenizer = hub.load_index(model), hub.load_tokenizer(model)
     if data != "shapes" and not Path(data).expanduser().is_dir():
-        raise UserError(f"There is no folder {data!r}. Give a folder of videos, or shapes for the built-in world.")
+        raise UserError(f"There is no folder {data!r}. Give a folder of videos, or shapes for synthetic clips.")
     folder = None if data == "shapes" else str(Path(data).expanduser())
     data_config = FolderData(path=folder) if folder else ShapesData()
     source = replace(data_config, num_frames=index.num_frames, height=index.height, width=index.width).open()

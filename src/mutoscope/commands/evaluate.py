@@ -47,7 +47,7 @@ def evaluate(
         reference: the real videos of a published protocol: a data set in its own layout, or a folder of videos
         split: which part of that data set, where not the protocol's: train, validation or test
         task: what a model does, for protocols of several tasks
-        paste_given: what a model is given stands in its clips as it was
+        paste_given: copy the conditioning region into the generated clips unchanged
         i3d: file with I3D's Kinetics-400 weights, for FVD and KVD
         i3d_sha256: refuse another I3D file than the one with this hash
         c3d: file with C3D's UCF-101 weights, for the inception score

@@ -80,7 +80,7 @@ def reconstruct(
 
     total = probe(source).num_frames or None
     with iter_frames(source, max_frames=max_frames) as frames:
-        first = next(frames)  # a video without any frame is told before the model is loaded
+        first = next(frames)  # a video without any frame is refused before the model is loaded
         height, width, _ = first.shape
         torch_device = common.parse_device(device)
         tokenizer = hub.load_tokenizer(model).to(torch_device)

@@ -33,7 +33,7 @@ def train(
     Args:
         recipe: vq-shapes, vae-shapes, magvit-shapes, shapes-features, one of the papers' such as magvit-b-ucf101, or a
             recipe.json of an earlier run
-        out: folder for weights, checkpoints, logs and sample sheets (default: runs/NAME)
+        out: folder for weights, checkpoints, logs and contact sheets (default: runs/NAME)
         resume: continue from the newest checkpoint in the folder
         dry_run: show the resolved recipe and the size of the network, train nothing
         device: cpu, cuda ... (default: a GPU if there is one)

@@ -177,7 +177,7 @@ class DataConfig(ABC):
         return ()
 
     def examples(self, count: int = 4) -> ClipBatch:
-        """The same few clips every time, for sample sheets: taken evenly from the whole source."""
+        """The same few clips every time, for contact sheets: taken evenly from the whole source."""
         source = self.open()
         return source[spread(source.num_clips or count, count)]
 

@@ -1,7 +1,7 @@
-"""Given pixels in a generated clip without a seam: what differs at the given ones is spread over the others.
+"""The conditioning region in a generated clip without a seam: its difference is interpolated into the other pixels.
 
 Shepard's interpolation (1968) of the difference, as membranes do it in image editing (Pérez et al. 2003): the tone and
-the light of the generated part follow those of the given one, its edges and its texture stay.
+the light of the generated part follow those of the conditioning region, its edges and its texture stay.
 """
 
 import torch
@@ -20,7 +20,7 @@ def blended_and_coded(
     given: UInt8[Tensor, "#b t h w 3"],
     mask: Bool[Tensor, "t h w"],
 ) -> UInt8[Tensor, "b t h w 3"]:
-    """`blend`, and once more through the tokenizer: the given part is as good as that, and as soft as its neighbours.
+    """`blend`, and once more through the tokenizer: the conditioning region becomes as soft as its neighbours.
 
     Only frames that show anything given are changed. In the others, given shapes would leave ghosts where they were,
     and coding twice costs sharpness.
@@ -37,7 +37,7 @@ def blended_and_coded(
 def blend(
     generated: Float[Tensor, "b 3 t h w"], given: Float[Tensor, "#b 3 t h w"], mask: Bool[Tensor, "t h w"]
 ) -> Float[Tensor, "b 3 t h w"]:
-    """The given pixels where `mask` is True, elsewhere the generated ones plus the interpolated difference.
+    """The conditioning region where `mask` is True, elsewhere the generated ones plus the interpolated difference.
 
     Values in [-1, 1]. `mask` must be True somewhere.
     """

@@ -15,14 +15,6 @@ from mutoscope.models.magi import MAGIConfig
 from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig
 
 ALL_CLIPS = 10**9  # more than there are: a finite source ends the token cache at its last clip
-# name -> width, layers, heads, layers and width of the diffusion head
-SIZES = {
-    "tiny": (64, 2, 4, 2, 64),
-    "small": (128, 4, 4, 3, 128),
-    "B": (768, 12, 12, 6, 1024),
-    "L": (1024, 16, 16, 8, 1280),
-    "H": (1280, 20, 16, 12, 1536),
-}
 Setting = Literal["ucf101", "ucf101-cosmos", "kinetics600"]
 # name -> folder, frames of a clip, channels and shape of its latents
 TOKENIZERS: dict[Setting, tuple[str, int, int, tuple[int, int, int]]] = {
@@ -42,7 +34,6 @@ def magi(setting: Setting, size: str, teacher_forcing: Literal["complete", "mask
     better with complete than with masked teacher forcing.
     """
     tokenizer, frames, channels, shape = TOKENIZERS[setting]
-    width, layers, heads, head_layers, head_size = SIZES[size]
     rate, batch, updates, warmup = SCHEDULES[setting.removesuffix("-cosmos")]
     suffix = "" if teacher_forcing == "complete" else "-mtf"
     return ModelRecipe(
@@ -56,12 +47,8 @@ def magi(setting: Setting, size: str, teacher_forcing: Literal["complete", "mask
             fps=25,
             max_interval=MAX_INTERVAL,
         ),
-        model=MAGIConfig(
-            hidden_size=width,
-            num_layers=layers,
-            num_heads=heads,
-            head_layers=head_layers,
-            head_size=head_size,
+        model=MAGIConfig.paper(
+            size,
             latent_channels=channels,
             latent_shape=shape,
             teacher_forcing=teacher_forcing,

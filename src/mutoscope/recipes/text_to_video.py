@@ -14,12 +14,10 @@ from functools import partial
 
 from mutoscope.data.sources.clips import FolderData
 from mutoscope.data.sources.images import ImagesData
-from mutoscope.models.nova import NOVAConfig
+from mutoscope.models.nova import IMAGE_SIZES, NOVAConfig
 from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig
 
 ALL_CLIPS = 10**9  # more than there are: a finite source ends the token cache at its last clip
-# name -> width, heads, layers and width of the diffusion head
-IMAGE_SIZES = {"0.3B": (768, 12, 6, 768), "0.6B": (1024, 16, 6, 1024), "1.4B": (1536, 16, 6, 1536)}
 OPTIM = OptimConfig(1e-4, 0.9, 0.95, weight_decay=0.02, decay_all=True, schedule="constant")
 
 
@@ -28,21 +26,11 @@ def images(size: str) -> ModelRecipe:
 
     Published GenEval: 0.67 (0.3B), 0.69 (0.6B), 0.71 (1.4B); DPG-Bench 80.60, 82.25, 83.01.
     """
-    width, heads, head_layers, head_size = IMAGE_SIZES[size]
     return ModelRecipe(
         name=f"nova-{size}-1024",
         tokenizer="runs/sdxl-vae",
         data=ImagesData(num_frames=1, height=1024, width=1024),
-        model=NOVAConfig(
-            hidden_size=width,
-            temporal_heads=heads,
-            spatial_heads=heads,
-            head_layers=head_layers,
-            head_size=head_size,
-            latent_shape=(1, 128, 128),
-            num_time_slots=1,
-            mixer_rank=None,
-        ),
+        model=NOVAConfig.paper(size),
         optim=OPTIM,
         loop=LoopConfig(30_000, 1024, accumulation=8, ema_decay=0.98, ema_every=100, autocast="bf16"),
         task_weights={"text-conditional": 1.0},

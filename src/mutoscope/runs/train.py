@@ -1,4 +1,4 @@
-"""From a recipe to a finished model folder: data, network, loop, sample sheets, export."""
+"""From a recipe to a finished model folder: data, network, loop, contact sheets, export."""
 
 import os
 import warnings
@@ -222,7 +222,7 @@ def _train_model(
     callbacks = (*sheets, *callbacks)
     result = train_model(model, recipe, cache, out, prepare_batch=prepare, callbacks=callbacks, **options)
     if result.finished and process.is_main:
-        own = None if bundled else tokenizer  # a folder may move or vanish; a model folder stands on its own
+        own = None if bundled else tokenizer  # a folder may move or vanish; a model folder is complete without it
         hub.save_pretrained(out, index, tokenizer=own, model=result.network, recipe=to_json(recipe))
     return result
 
@@ -241,7 +241,7 @@ def start_from(name_or_folder: str, model: nn.Module) -> None:
 
 
 def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
-    """Leaves out of training what begins with one of the prefixes; raises UserError for one that fits nothing."""
+    """Excludes parameters from training whose names begin with a prefix; raises UserError for a prefix without any."""
     for prefix in prefixes:
         named = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
         if not named:

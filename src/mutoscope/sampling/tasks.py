@@ -46,10 +46,10 @@ def pixel_mask(task: str, num_frames: int, height: int, width: int, context_fram
 def condition_video(
     task: str, video: Float[Tensor, "b 3 t h w"], context_frames: int = 1
 ) -> Float[Tensor, "b 3 t h w"]:
-    """The clip with everything not given padded over; values in [-1, 1].
+    """The clip with everything outside the conditioning region padded; values in [-1, 1].
 
-    Frame prediction repeats the last given frame, interpolation blends the two inner given frames linearly, the static
-    outpainting tasks repeat the nearest given pixel; the dynamic tasks and inpainting are black where nothing is given.
+    Frame prediction repeats the last context frame, interpolation blends the two inner context frames linearly, the
+    static outpainting tasks repeat the nearest pixel of the region; the dynamic tasks and inpainting are black outside.
     Full generation gives an entirely black clip.
     """
     t, h, w = video.shape[-3:]

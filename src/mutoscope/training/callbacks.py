@@ -1,4 +1,4 @@
-"""Events of a training loop: progress, log lines, sample sheets, and signals that stop it early."""
+"""Events of a training loop: progress, log lines, contact sheets, and signals that stop it early."""
 
 import signal
 import sys

@@ -65,7 +65,7 @@ class LoopConfig:
     log_every: int = 20
     """updates between two lines of the log"""
     sample_every: int = 500
-    """updates between two sample sheets"""
+    """updates between two contact sheets"""
     checkpoint_every: int = 500
     """updates between two checkpoints"""
     ema_decay: float | None = None
@@ -81,7 +81,7 @@ class LoopConfig:
     threads: int | None = None
     """CPU threads of torch; None keeps torch's own choice"""
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """also send losses and sample sheets to TensorBoard (OUT/tensorboard) or Weights & Biases (project "mutoscope");
+    """also send losses and contact sheets to TensorBoard (OUT/tensorboard) or Weights & Biases (project "mutoscope");
     both need the extra [tracking]"""
 
 

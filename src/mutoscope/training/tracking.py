@@ -19,7 +19,7 @@ class Tracker(Protocol):
         """Named numbers of one update; steps count from 0."""
 
     def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        """A sample sheet drawn after `step` updates."""
+        """A contact sheet of samples drawn after `step` updates."""
 
     def close(self) -> None:
         """Writes or sends everything that is still buffered."""

@@ -91,7 +91,7 @@ def masked_cross_entropy(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "b n"]]:
     """Weighted mean per sample, then mean over samples (a sample without any weight counts 0); and the terms.
 
-    `label_smoothing`: probability mass in [0, 1) spread over all codes.
+    `label_smoothing`: probability mass in [0, 1) shared by all codes.
     """
     terms = F.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), reduction="none", label_smoothing=label_smoothing
