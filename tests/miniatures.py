@@ -166,12 +166,14 @@ def nuscenes(root: Path, scenes: int = 10, frames: int = 65) -> Path:
         for number, picture in enumerate(pictures):
             key_frame = number % 6 == 0
             name = f"{'samples' if key_frame else 'sweeps'}/CAM_FRONT/n015__CAM_FRONT__{scene:02}{number:04}.jpg"
-            sample = {"token": f"{scene}-{number // 6}", "scene_token": f"scene{scene}"}
+            sample: dict[str, object] = {"token": f"{scene}-{number // 6}", "scene_token": f"scene{scene}"}
             rows["sample"] += [sample] if key_frame else []
-            shared = {"sample_token": sample["token"], "timestamp": 10**15 + 10**7 * scene + 83_000 * number}
-            rows["sample_data"].append(
-                {"token": f"d{scene}-{number}", "calibrated_sensor_token": "c-cam", "filename": name} | shared
-            )
+            shared: dict[str, object] = {
+                "sample_token": sample["token"],
+                "timestamp": 10**15 + 10**7 * scene + 83_000 * number,
+            }
+            image = {"token": f"d{scene}-{number}", "calibrated_sensor_token": "c-cam", "filename": name}
+            rows["sample_data"].append({**image, **shared})
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(root / name)
         cloud = {"token": f"l{scene}", "calibrated_sensor_token": "c-lidar", "sample_token": f"{scene}-0"}

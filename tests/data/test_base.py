@@ -1,9 +1,7 @@
-from typing import ClassVar
-
 import numpy as np
 import pytest
 
-from mutoscope.data.base import LABEL, MAX_INTERVAL, StackedItems, check_interval
+from mutoscope.data.base import LABEL, MAX_INTERVAL, Field, Item, StackedItems, check_interval
 from mutoscope.errors import UserError
 from mutoscope.models import magi
 
@@ -12,12 +10,15 @@ class Items:
     """Five clips of one pixel, each as bright as its number."""
 
     class_names = ("dark", "bright")
-    fields: ClassVar = {"label": LABEL}
 
-    def __len__(self):
+    @property
+    def fields(self) -> dict[str, Field]:
+        return {"label": LABEL}
+
+    def __len__(self) -> int:
         return 5
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: int, /) -> Item:
         return {"video": np.full((2, 1, 1, 3), item, np.uint8), "label": item // 3, "caption": f"clip {item}"}
 
 

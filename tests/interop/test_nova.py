@@ -36,7 +36,7 @@ def test_a_published_folder_loads_like_our_own(folder: Path):
     index = hub.load_index(folder)
     assert (index.family, index.num_frames, index.height, index.width) == ("nova", 1, 64, 96)
     assert index.sampling == {"num_decoding_steps": 64, "num_diffusion_steps": 25, "guidance_scale": 5.0}
-    assert hub.text_encoder_folder(folder) == (folder / "text_encoder").resolve()
+    assert hub.open_folder(folder).text_encoder_path == (folder / "text_encoder").resolve()
     model = hub.load_model(folder)
     assert isinstance(model, NOVA) and model.config.diffusion == FlowMatching()
     assert hub.load_tokenizer(folder).spec.latent_channels == model.config.latent_channels

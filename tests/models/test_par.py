@@ -103,9 +103,9 @@ def test_cached_and_uncached_logits_agree(variant: str, static: bool):
     expected = model.logits(tokens, prefix)
     seen = []
 
-    def forced(logits: Tensor, places: slice) -> Tensor:
+    def forced(logits: Tensor, positions: slice) -> Tensor:
         seen.append(logits)
-        return tokens[:, places]
+        return tokens[:, positions]
 
     *_, last = ParallelARSampler().sample(model, PrefixCondition(prefix), torch.Generator(), draw=forced, static=static)
     torch.testing.assert_close(torch.cat(seen, dim=1), expected, atol=1e-5, rtol=1e-5)

@@ -7,7 +7,7 @@ test asks for files by a pattern and reads everything else from the JSON.
 import fnmatch
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,7 +79,7 @@ def for_each(cases: Iterable[Case], *patterns: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", found, ids=[case.name for case in found])
 
 
-def renamed(config: dict[str, Any], names: dict[str, str | None]) -> dict[str, Any]:
+def renamed(config: dict[str, Any], names: Mapping[str, str | None]) -> dict[str, Any]:
     """Translate configuration keys; None marks a key that is documentation or used elsewhere; unknown keys fail."""
     unknown = set(config) - set(names)
     assert not unknown, f"configuration keys {sorted(unknown)} are not understood by this test"

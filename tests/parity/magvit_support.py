@@ -1,14 +1,16 @@
 """How the official MAGVIT files are read: names and constants on their side, models and fakes on ours."""
 
 import re
+from collections.abc import Callable
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from mutoscope.interop import magvit_flax
+from mutoscope.json_config import dataclass_from_dict
 from mutoscope.models.magvit import TASK_TOKENS, Magvit, MagvitConfig
-from mutoscope.tokenizers.vq3d import VQ3D, ResBlock, VQ3DConfig
+from mutoscope.tokenizers.vq3d import VQ3D, Padding, ResBlock, VQ3DConfig
 from mutoscope.training.config import OptimConfig
 from mutoscope.training.optim import make_optimizer, make_scheduler
 from parity.cases import Case, renamed
@@ -25,7 +27,7 @@ OUR_TASKS = {
     "inpainting_dv": "inpaint-dynamic",
 }
 EXTRA_TASKS = ("outpainting_q", "inpainting_q")  # quarters: in the official code, not in the paper
-OUR_PADDING = {"zero": "zero", "reflect": "reflect", "edge": "replicate"}
+OUR_PADDING: dict[str, Padding] = {"zero": "zero", "reflect": "reflect", "edge": "replicate"}
 
 
 def our_task(name: str, token: int | None, prefix: Tensor | None, unconditional_id: int) -> str:
@@ -124,8 +126,8 @@ def tokenizer_of(case: Case, prefix: str) -> VQ3D:
     """A file holds one run per padding, named after it, or one run of the padding its configuration names."""
     described = case.info["config"]
     padding = prefix if prefix in OUR_PADDING else described.get("custom_conv_padding") or "zero"
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in renamed(described, TOKENIZER_KEYS).items()}
-    config = VQ3DConfig(**values, padding=OUR_PADDING[padding])
+    values = renamed(described, TOKENIZER_KEYS) | {"padding": OUR_PADDING[padding]}
+    config = dataclass_from_dict(VQ3DConfig, values, case.name)
     tokenizer = magvit_flax.load_tokenizer(case.under("params/"), config).eval()
     for module in tokenizer.modules():
         if isinstance(module, torch.nn.GroupNorm):
@@ -133,13 +135,21 @@ def tokenizer_of(case: Case, prefix: str) -> VQ3D:
     return tokenizer
 
 
+def record_output(outputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, object, Tensor], None]:
+    """A forward hook that keeps a module's output under `name`."""
+
+    def record(module: nn.Module, inputs: object, output: Tensor) -> None:
+        outputs[name] = output
+
+    return record
+
+
 def record_res_blocks(tokenizer: VQ3D) -> dict[str, Tensor]:
     outputs: dict[str, Tensor] = {}
     for half in ("encoder", "decoder"):
         blocks = [module for module in getattr(tokenizer, half) if isinstance(module, ResBlock)]
         for index, block in enumerate(blocks):
-            name = f"{half}/ResBlock_{index}"
-            block.register_forward_hook(lambda m, i, out, name=name: outputs.__setitem__(name, out))
+            block.register_forward_hook(record_output(outputs, f"{half}/ResBlock_{index}"))
     return outputs
 
 
@@ -186,9 +196,9 @@ STAGE1_KEYS = {
 
 def stage1_tokenizer_config(described: dict) -> VQ3DConfig:
     assert described["norm_type"] == "GN" and described["num_dec_res_blocks"] == described["num_enc_res_blocks"]
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in renamed(described, STAGE1_KEYS).items()}
+    values = renamed(described, STAGE1_KEYS)
     values["padding"] = OUR_PADDING[values.get("padding") or "zero"]
-    return VQ3DConfig(**values)
+    return dataclass_from_dict(VQ3DConfig, values, "vqvae")
 
 
 RESNET_NAMES = {"init_conv": "conv1", "init_bn": "bn1", "head": "fc", "proj_conv": "downsample.0",

@@ -94,9 +94,9 @@ def generate(
     seen: list[Tensor] = []
     choose = draw or (lambda logits, places: logits.argmax(-1))
 
-    def recorded(logits: Tensor, places: slice) -> Tensor:
+    def recorded(logits: Tensor, positions: slice) -> Tensor:
         seen.append(logits)
-        return choose(logits, places)
+        return choose(logits, positions)
 
     *_, last = ParallelARSampler(config).sample(model, condition, torch.Generator(), draw=recorded)
     return last.tokens.flatten(1), torch.cat(seen, dim=1)

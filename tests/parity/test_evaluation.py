@@ -11,7 +11,14 @@ from mutoscope.evaluation.metrics.frechet import FeatureStatistics, frechet_dist
 from mutoscope.evaluation.metrics.inception_score import inception_score
 from mutoscope.evaluation.metrics.kvd import kvd
 from mutoscope.evaluation.metrics.pixel import psnr_mean_of_frames, psnr_of_clip, psnr_per_frame
-from mutoscope.evaluation.metrics.ssim import channels, gaussian_window, ssim_map, ssim_of_clip, ssim_per_frame
+from mutoscope.evaluation.metrics.ssim import (
+    SSIMConvention,
+    channels,
+    gaussian_window,
+    ssim_map,
+    ssim_of_clip,
+    ssim_per_frame,
+)
 from mutoscope.tokenizers.perceptual import LPIPS, VGG16, AlexNet
 from parity.cases import Case, family, for_each
 from parity.evaluation_support import check_sums, closed_form, samples
@@ -147,7 +154,7 @@ def test_both_averages_of_psnr_agree_with_published_code(case: Case, key: str, p
 
 
 # key -> (convention, tolerance)
-SSIM = {
+SSIM: dict[str, tuple[SSIMConvention, float]] = {
     "ssim_skimage_rgb_gauss": ("rgb", 1e-6),
     "ssim_mcvd_grayL": ("mcvd", 1e-6),
     "ssim_magvit_gray": ("magvit", 1e-4),
@@ -159,7 +166,7 @@ SSIM = {
 PSNR_KEYS = ("psnr_*", "mse_255")
 
 
-def uniform_window_ssim(case: Case, convention: str, data_range: float) -> torch.Tensor:
+def uniform_window_ssim(case: Case, convention: SSIMConvention, data_range: float) -> torch.Tensor:
     """scikit-image's default: a 7×7 window of equal weights, and sample instead of population statistics."""
     size = 7
     window = torch.full((size,), 1 / size, dtype=torch.float64)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
-from mutoscope.evaluation.metrics.conventions import CONVENTIONS, i3d_input, resized
+from mutoscope.evaluation.metrics.conventions import CONVENTIONS, Resize, i3d_input, resized
 from mutoscope.evaluation.networks.c3d import C3D, CONVOLUTIONS
 from mutoscope.evaluation.networks.i3d import I3D, conv_same, infer_config, max_pool_same
 from mutoscope.evaluation.networks.resize import bilinear
@@ -234,7 +234,7 @@ def test_c3d_agrees_with_the_flax_network(case: Case):
             assert relative(features[:, : head.shape[1]], head) <= LOGITS_TOLERANCE, clip
 
 
-RULES = {"tats": "half_pixel", "videogpt": "crop", "tf1_legacy": "tf1"}
+RULES: dict[str, Resize] = {"tats": "half_pixel", "videogpt": "crop", "tf1_legacy": "tf1"}
 
 
 @for_each(CASES, "*resize*")

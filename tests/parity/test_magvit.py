@@ -4,6 +4,7 @@ import fnmatch
 import math
 import re
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from mutoscope.interop import magvit_flax
 from mutoscope.layers.condition_regions import TASKS, condition_region
 from mutoscope.layers.token_masking import MASK_TOKEN, cosine_mask_ratio, num_masked_tokens, select_lowest
 from mutoscope.models.magvit import Block, Magvit, MagvitConfig, mask_tokens, masked_cross_entropy
+from mutoscope.models.magvit.config import LossGroup
 from mutoscope.sampling import tasks
 from mutoscope.sampling.categorical import nucleus
 from mutoscope.sampling.masked import MaskedCondition, MaskedSampler, MaskedSamplerConfig
 from mutoscope.sampling.schedules import mask_ratio
-from mutoscope.tokenizers.quantizers import VectorQuantizer, VectorQuantizerConfig, entropy_loss
+from mutoscope.tokenizers.quantizers import EntropyKind, VectorQuantizer, VectorQuantizerConfig, entropy_loss
 from mutoscope.training.optim import clip_gradients, learning_rate_factor
 from parity.cases import Case, assert_close, assert_equal, family, for_each, renamed
 from parity.magvit_support import (
@@ -32,6 +34,7 @@ from parity.magvit_support import (
     bert_config,
     optimiser_of,
     our_task,
+    record_output,
     record_res_blocks,
     tokenizer_of,
 )
@@ -94,7 +97,7 @@ def test_training_masks(case: Case):
         index, mode, weight_mode = prefix.split("/")
         masked = masked_by(mode, case, scores, rates[int(index)])
         selected = masked.is_masked | masked.is_refined
-        weights = sum(masked.group(group).float() for group in weight_mode.split("+"))
+        weights = sum(masked.group(cast(LossGroup, group)).float() for group in weight_mode.split("+"))
         computed = {
             "masked_inputs": masked.inputs,
             "weights": weights,
@@ -206,13 +209,12 @@ def test_transformer_forward(case: Case):
     config = bert_config(case.info["config"])
     model = magvit_flax.load_transformer(case.under("params/"), config).eval()
     outputs: dict[str, Tensor] = {}
-    model.embedding_norm.register_forward_hook(lambda m, i, out: outputs.__setitem__("BertEmbed_0", out))
+    model.embedding_norm.register_forward_hook(record_output(outputs, "BertEmbed_0"))
     for index, block in enumerate(model.blocks):
         assert isinstance(block, Block)
         name = f"BertLayer_{index}"
-        block.register_forward_hook(lambda m, i, out, name=name: outputs.__setitem__(name, out))
-        name = f"{name}/BertAttention_0"
-        block.attention_norm.register_forward_hook(lambda m, i, out, name=name: outputs.__setitem__(name, out))
+        block.register_forward_hook(record_output(outputs, name))
+        block.attention_norm.register_forward_hook(record_output(outputs, f"{name}/BertAttention_0"))
     with torch.no_grad():
         logits = model(case.tensors["input_ids"])
     assert_close(logits, case.tensors["logits"], atol=2e-4, what="logits")
@@ -403,12 +405,14 @@ def test_entropy_and_quantizer_losses(case: Case):
     for name, expected in case.under("entropy/").items():
         if name != "affinity":
             kind, temperature = name.rsplit("_", 1)
-            actual = entropy_loss(case.tensors["entropy/affinity"], float(temperature), kind)
+            actual = entropy_loss(case.tensors["entropy/affinity"], float(temperature), cast(EntropyKind, kind))
             assert_close(actual, expected.squeeze(), rtol=1e-4, what=name)
     for prefix in case.subcases("quantizer_loss"):
         _, kind, temperature = prefix.split("/")
         codebook = case.tensors["codebook"]
-        config = VectorQuantizerConfig(*codebook.shape, entropy_temperature=float(temperature), entropy_kind=kind)
+        config = VectorQuantizerConfig(
+            *codebook.shape, entropy_temperature=float(temperature), entropy_kind=cast(EntropyKind, kind)
+        )
         quantizer = VectorQuantizer(config)
         quantizer.codebook.data.copy_(codebook)
         quantized, tokens, losses = quantizer(rearrange(case.tensors["latent"], "b t h w d -> b d t h w"))
@@ -449,7 +453,8 @@ def test_training_steps(case: Case, name: str):
         optimiser.zero_grad()
         loss, _ = model.loss_of(data["tokens"], masked, task, label)
         loss.backward()
-        gradients = magvit_flax.to_flax({n: p.grad for n, p in model.named_parameters()}, layout, config.num_heads)
+        own_gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        gradients = magvit_flax.to_flax(own_gradients, layout, config.num_heads)
         for key in (key for key in data if key.startswith("grad/")):
             assert_close(gradients[key.removeprefix("grad/")], data[key], rtol=2e-3, atol=1e-6, what=key)
         norm = clip_gradients(model, described.get("max_grad_norm"))
@@ -481,7 +486,7 @@ def masked_step(data: dict[str, Tensor], condition_mask: Tensor | None):
     return mask_tokens(data["tokens"], data["mask_score"], rate, data.get("cond_tokens"), condition_mask)
 
 
-def check_step_input(model: Magvit, masked, task: str, label: Tensor, data, groups, what: str) -> None:
+def check_step_input(model: Magvit, masked, task: str, label: Tensor | None, data, groups, what: str) -> None:
     prefix = model.prefix(task, label, len(masked.inputs))
     if "model_input" in data:
         sequence = torch.cat([prefix, masked.inputs.flatten(1)], 1)
@@ -511,6 +516,6 @@ def test_nucleus_and_task_order(case: Case):
         assert_equal(kept, expected > -1e6, f"top-p {name}")
     if "taskseq/counts" in case.tensors:
         weights, counts = case.tensors["taskseq/weights"].tolist(), case.tensors["taskseq/counts"].tolist()
-        mix = dict(zip(TASKS, weights, strict=False))
+        mix: dict[str, float] = dict(zip(TASKS, weights, strict=False))
         order = tasks.balanced_task_order(mix, torch.Generator().manual_seed(0))
         assert [order.count(task) for task in mix] == counts

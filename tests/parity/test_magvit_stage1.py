@@ -1,5 +1,7 @@
 """MAGVIT's adversarial stage against its official implementation: discriminator, losses, training steps, inflation."""
 
+from typing import cast
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from mutoscope.interop import magvit_flax
 from mutoscope.tokenizers.discriminator import (
     DiscriminatorConfig,
+    GanLoss,
     discriminator_loss,
     generator_loss,
     lecam_loss,
@@ -28,9 +31,8 @@ LOSSES = matching(CASES, "*losses*")
 def test_discriminator_and_gradient_penalty(case: Case):
     for index, described in enumerate(case.info["configs"]):
         video = channels_first(case.tensors[f"input{index}"])
-        config = DiscriminatorConfig(
-            described["filters"], tuple(described["channel_multipliers"]), tuple(video.shape[-3:])
-        )
+        t, h, w = video.shape[-3:]
+        config = DiscriminatorConfig(described["filters"], tuple(described["channel_multipliers"]), (t, h, w))
         network = magvit_flax.load_discriminator(case.under(f"params{index}/"), config)
         video.requires_grad_(True)
         logits = network(video)
@@ -47,8 +49,8 @@ def test_discriminator_and_gradient_penalty(case: Case):
 @for_each(CASES, "*discriminator_forward*")
 def test_the_configuration_is_read_off_the_shapes(case: Case):
     for index, described in enumerate(case.info["configs"]):
-        shape = tuple(case.tensors[f"input{index}"].shape[1:4])
-        config = magvit_flax.infer_discriminator_config(case.under(f"params{index}/"), shape)
+        t, h, w = case.tensors[f"input{index}"].shape[1:4]
+        config = magvit_flax.infer_discriminator_config(case.under(f"params{index}/"), (t, h, w))
         assert (config.filters, list(config.channel_multipliers)) == (
             described["filters"],
             described["channel_multipliers"],
@@ -59,9 +61,9 @@ def test_the_configuration_is_read_off_the_shapes(case: Case):
 def test_adversarial_losses(case: Case):
     real, fake = case.tensors["real_logit"], case.tensors["fake_logit"]
     for kind, expected in case.under("d_loss/").items():
-        assert_close(discriminator_loss(real, fake, kind), expected.squeeze(), rtol=1e-4, what=kind)
+        assert_close(discriminator_loss(real, fake, cast(GanLoss, kind)), expected.squeeze(), rtol=1e-4, what=kind)
     for kind, expected in case.under("g_loss/").items():
-        assert_close(generator_loss(fake, kind), expected.squeeze(), rtol=1e-4, what=kind)
+        assert_close(generator_loss(fake, cast(GanLoss, kind)), expected.squeeze(), rtol=1e-4, what=kind)
     averages, values = case.tensors["lecam/ema_real_fake"], case.tensors["lecam/value"]
     for (average_real, average_fake), expected in zip(averages, values, strict=True):
         actual = lecam_loss(real.mean(), fake.mean(), average_real, average_fake)
@@ -89,14 +91,14 @@ def test_adversarial_training_steps(case: Case):
     info, batches = case.info["config"], case.tensors["batches"]
     tokenizer = magvit_flax.load_tokenizer(case.under("params_g/"), stage1_tokenizer_config(info["vqvae"]))
     described = info["discriminator"]
-    shape = DiscriminatorConfig(
-        described["filters"], tuple(described["channel_multipliers"]), tuple(batches.shape[2:5])
-    )
+    t, h, w = batches.shape[2:5]
+    shape = DiscriminatorConfig(described["filters"], tuple(described["channel_multipliers"]), (t, h, w))
     discriminator = magvit_flax.load_discriminator(case.under("params_d/"), shape)
     settings = renamed(info["vqgan"], ADVERSARIAL_KEYS) | {"lecam_weight": info["lecam_weight"]}
     objective = AdversarialLoss(tokenizer, discriminator, AdversarialConfig(shape, **settings))
     start = case.info["lecam_start"]
-    objective.average_real.fill_(start["real"]), objective.average_fake.fill_(start["fake"])
+    objective.average_real.fill_(start["real"])
+    objective.average_fake.fill_(start["fake"])
     layouts = {
         "g": (tokenizer, magvit_flax.tokenizer_layout(tokenizer.config)),
         "d": (discriminator, magvit_flax.discriminator_layout(shape)),

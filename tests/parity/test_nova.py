@@ -275,11 +275,10 @@ def test_guidance_of_two_and_three_passes(case: NOVACase):
         if not name.startswith("cfg_s") or "_st" in name:  # spatio-temporal guidance does nothing but cost a pass
             continue
         parts = name.removeprefix("cfg_s").split("_")
-        options = {"guidance_scale": float(parts[0])}
+        config = FrameARSamplerConfig(guidance_scale=float(parts[0]))
         for part in parts[1:]:
             key = {"r": "guidance_renorm", "i": "image_guidance_scale"}[part[0]]
-            options[key] = float(part.removeprefix("renorm").removeprefix("image"))
-        config = FrameARSamplerConfig(**options)
+            config = dataclasses.replace(config, **{key: float(part.removeprefix("renorm").removeprefix("image"))})
         rows = t["triple"].chunk(3) if config.num_passes == 3 else t["pair"].chunk(2)
         assert_close(combine(rows, nothing, config.guidance_scale, config), expected, **NETWORK, what=name)
         seen += 1

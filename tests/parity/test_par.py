@@ -22,7 +22,7 @@ from mutoscope.interop.llamagen_par import (
 from mutoscope.layers.masks import num_visible
 from mutoscope.layers.positions import rotate
 from mutoscope.layers.token_order import inverse_order, region_order
-from mutoscope.models.par import PAR, PARConfig
+from mutoscope.models.par import PAR, PARBatch, PARConfig
 from mutoscope.sampling.categorical import keep_top_k, nucleus
 from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig, PrefillMemo, PrefixCondition, group_starts
 from mutoscope.tokenizers.discriminator import (
@@ -202,7 +202,7 @@ def test_text_conditional_training_and_generation(case: Case, monkeypatch: pytes
     model, stored = model_of(case).train(), case.tensors
     tokens = stored["raster_ids"].view(-1, *model.latent_shape)
     monkeypatch.setattr(torch, "rand", lambda *_, **__: stored["drop_uniforms"])
-    batch = {"tokens": tokens, "caption": stored["caption"], "caption_mask": stored["caption_mask"]}
+    batch: PARBatch = {"tokens": tokens, "caption": stored["caption"], "caption_mask": stored["caption_mask"]}
     prefix = model.batch_prefix(batch, torch.Generator())
     logits = model.logits(stored["sequence_ids"], prefix, prefix_mask=stored["caption_mask"].bool())
     assert_close(logits, stored["logits_train"], atol=2e-4, what="logits")
@@ -387,7 +387,10 @@ def test_remembered_class_prefixes_change_nothing(case: Case):
     null = model.config.num_classes or 0
     condition = replace(class_condition(model, labels), labels=(1, 0, 1, null, null, null))
     sampler, memo = ParallelARSampler(ParallelARSamplerConfig(guidance_scale=2.0)), PrefillMemo()
-    greedy = lambda logits, _: logits.argmax(-1)  # noqa: E731
+
+    def greedy(logits: Tensor, positions: slice) -> Tensor:
+        return logits.argmax(-1)
+
     *_, plain = sampler.sample(model, condition, torch.Generator(), draw=greedy)
     for _ in range(2):
         *_, remembered = sampler.sample(model, condition, torch.Generator(), draw=greedy, memo=memo)

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from mutoscope.json_config import dataclass_from_dict
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.recipes import catalog
 from mutoscope.recipes.magvit_paper import DATASETS
 from mutoscope.sampling.masked import MaskedSamplerConfig
 from mutoscope.tokenizers.discriminator import Discriminator
-from mutoscope.tokenizers.vq3d import VQ3D
+from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 from mutoscope.training.config import ModelRecipe, TokenizerRecipe, from_json, to_json
 
 RECIPES: dict[str, Callable[[], Any]] = {**catalog.RECIPES}
@@ -50,8 +51,10 @@ def test_lengths_are_those_of_the_released_configurations(name: str):
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_networks_have_the_published_parameter_counts(name: str):
     recipe = RECIPES[name]()
+    config = recipe.tokenizer if isinstance(recipe, TokenizerRecipe) else recipe.model
+    assert isinstance(config, VQ3DConfig | MagvitConfig)
     with torch.device("meta"):
-        network = VQ3D(recipe.tokenizer) if isinstance(recipe, TokenizerRecipe) else Magvit(recipe.model)
+        network = VQ3D(config) if isinstance(config, VQ3DConfig) else Magvit(config)
     assert sum(p.numel() for p in network.parameters()) == PARAMETERS[name]
 
 
@@ -68,7 +71,7 @@ def test_every_recipe_is_complete_and_survives_its_json(name: str):
         assert isinstance(recipe.model, MagvitConfig) and tokenizer.vocab_size == recipe.model.codebook_size
         assert tokenizer.latent_shape(data.num_frames, data.height, data.width) == recipe.model.latent_shape
         assert set(recipe.task_weights) == set(getattr(recipe.model, "tasks", ()))
-        assert MaskedSamplerConfig(**recipe.sampling).num_decoding_steps == 12
+        assert dataclass_from_dict(MaskedSamplerConfig, recipe.sampling, name).num_decoding_steps == 12
     else:
         assert recipe.adversarial is not None
         shape = recipe.adversarial.discriminator.clip_shape

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mutoscope.json_config import dataclass_from_dict
 from mutoscope.meta_device import on_meta_device
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.recipes import catalog
@@ -34,7 +35,7 @@ def test_every_recipe_is_complete_fits_its_tokenizer_and_survives_its_json(name:
     assert isinstance(recipe.model, PARConfig) and tokenizer.vocab_size == recipe.model.codebook_size
     data = recipe.data
     assert tokenizer.latent_shape(data.num_frames, data.height, data.width) == recipe.model.latent_shape
-    assert ParallelARSamplerConfig(**recipe.sampling).guidance_scale > 1
+    assert dataclass_from_dict(ParallelARSamplerConfig, recipe.sampling, name).guidance_scale > 1
 
 
 @pytest.mark.parametrize("name", STEPS)

@@ -9,12 +9,14 @@ from mutoscope import hub
 from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
+from mutoscope.families import family_of
+from mutoscope.json_config import dataclass_from_dict
 from mutoscope.models.nova import NOVA, NOVAConfig
 from mutoscope.models.par import PARConfig
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.recipes.shapes import nova_shapes
 from mutoscope.recipes.text_to_video import RECIPES
-from mutoscope.runs.train import load_recipe, task_mix, train
+from mutoscope.runs.train import load_recipe, train
 from mutoscope.sampling.frame_ar import FrameARSamplerConfig
 from mutoscope.training.config import ModelRecipe, from_json, to_json
 from tiny_models import tiny_image_tokenizer
@@ -77,7 +79,8 @@ def test_a_par_model_learns_from_captions_padded_on_the_left(autoencoder: Path, 
     model = PARConfig(1, 32, 2, None, 16, (3, 8, 8), num_parallel=4, **text)
     assert train(replace(recipe, model=model), tmp_path / "run").finished
     batch = TokenCache(tmp_path / "run" / "tokens")[range(2)]
-    mask = task_mix(replace(recipe, model=model))(batch, 0)["caption_mask"]
+    mask = family_of(model).batch_step(model, recipe.task_weights)(dict(batch), 0)["caption_mask"]
+    assert isinstance(mask, torch.Tensor)
     assert mask[:, -1].all() and not mask[:, 0].any()
     assert VideoPipeline.from_pretrained(tmp_path / "run")(prompt="a red circle swings").frames.shape[0] == 3
 
@@ -104,6 +107,7 @@ def test_recipes_that_do_not_fit_are_refused(autoencoder: Path, tmp_path: Path, 
 
 def test_latents_of_another_size_are_refused(autoencoder: Path, tmp_path: Path):
     recipe = tiny_recipe(autoencoder)
+    assert isinstance(recipe.model, NOVAConfig)
     with pytest.raises(UserError, match="latent_channels"):
         train(replace(recipe, model=replace(recipe.model, latent_channels=4)), tmp_path / "run")
 
@@ -112,6 +116,7 @@ def test_latents_of_another_size_are_refused(autoencoder: Path, tmp_path: Path):
 def test_published_recipes_are_complete_and_of_the_published_size(name: str):
     recipe = RECIPES[name]()
     assert recipe.name == name and from_json(to_json(recipe), name, [NOVAConfig]) == recipe
+    assert isinstance(recipe.model, NOVAConfig)
     with torch.device("meta"):
         model = NOVA(recipe.model)
     names = [parameter for parameter, _ in model.named_parameters()]
@@ -119,4 +124,4 @@ def test_published_recipes_are_complete_and_of_the_published_size(name: str):
     data = recipe.data
     frames = 1 + (data.num_frames - 1) // 4
     assert recipe.model.latent_shape == (frames, data.height // 8, data.width // 8)
-    assert FrameARSamplerConfig(**recipe.sampling).guidance_scale > 1
+    assert dataclass_from_dict(FrameARSamplerConfig, recipe.sampling, name).guidance_scale > 1

@@ -16,13 +16,15 @@ from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.data.video.read import write_video
 from mutoscope.errors import UserError
 from mutoscope.evaluation.networks.shapes_features import load_shapes_features
+from mutoscope.families.magvit import TaskMix
+from mutoscope.models.magi import MAGIConfig
+from mutoscope.models.magvit import MagvitConfig
 from mutoscope.models.par import PARConfig
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.recipes.par_paper import imagenet, vq16_imagenet
 from mutoscope.recipes.shapes import magi_shapes, magvit_shapes, shapes_features, vae_shapes, vq_shapes
 from mutoscope.runs.tokenize import tokenize
 from mutoscope.runs.train import (
-    TaskMix,
     check_model_fits,
     flushed_denormals,
     load_recipe,
@@ -31,14 +33,14 @@ from mutoscope.runs.train import (
 )
 from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig, PatchDiscriminatorConfig
 from mutoscope.tokenizers.vq2d import VQ2DConfig
-from mutoscope.tokenizers.vq3d import VQ3D
-from mutoscope.training.config import AdversarialConfig
+from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
+from mutoscope.training.config import AdversarialConfig, ModelRecipe, TokenizerRecipe
 from mutoscope.training.tracking import read_log
 
 DATA = ShapesData(num_frames=8, height=16, width=16)
 
 
-def tiny_tokenizer(**loop):
+def tiny_tokenizer(**loop) -> TokenizerRecipe:
     recipe = vq_shapes()
     network = replace(
         recipe.tokenizer,
@@ -56,9 +58,16 @@ CODES = 512  # of the recipe's own tokenizer, which the tiny one keeps
 TWO_TASKS = ("class-conditional", "frame-prediction")
 
 
-def tiny_model(tokenizer, **loop):
+def magvit_config(recipe: ModelRecipe) -> MagvitConfig:
+    assert isinstance(recipe.model, MagvitConfig)
+    return recipe.model
+
+
+def tiny_model(tokenizer, **loop) -> ModelRecipe:
     recipe = magvit_shapes()
-    network = replace(recipe.model, num_layers=1, hidden_size=16, num_heads=2, mlp_size=16, latent_shape=(2, 4, 4))
+    network = replace(
+        magvit_config(recipe), num_layers=1, hidden_size=16, num_heads=2, mlp_size=16, latent_shape=(2, 4, 4)
+    )
     network = replace(network, codebook_size=CODES, tasks=TWO_TASKS)
     loop = replace(recipe.loop, num_steps=4, batch_size=2, log_every=1, checkpoint_every=2, **loop)
     optim = replace(recipe.optim, warmup_steps=1)
@@ -66,7 +75,7 @@ def tiny_model(tokenizer, **loop):
     return replace(recipe, task_weights=dict.fromkeys(TWO_TASKS, 1.0))
 
 
-def tiny_par(tokenizer):
+def tiny_par(tokenizer) -> ModelRecipe:
     recipe = tiny_model(tokenizer)
     codes = CODES
     network = PARConfig(1, 16, 2, None, codes, (2, 4, 4), num_parallel=4, num_classes=23, mlp_size=16)
@@ -137,18 +146,18 @@ def test_defaults_of_a_task_are_checked_before_training_and_kept_with_the_model(
 def test_labels_the_model_does_not_know_are_refused(tokenizer_folder, model_folder, tmp_path):
     recipe = tiny_model(tokenizer_folder)
     data = of_kind(DATA, "tokens", str(model_folder / "tokens"))
-    few = replace(recipe, data=data, model=replace(recipe.model, num_classes=1))
+    few = replace(recipe, data=data, model=replace(magvit_config(recipe), num_classes=1))
     with pytest.raises(UserError, match=r"needs labels 0 to 0 \(model.num_classes\)"):
         train(few, tmp_path / "run")
     prediction = replace(few, task_weights={"frame-prediction": 1.0})
     with pytest.raises(UserError, match="'frame-prediction' needs labels"):
-        train(replace(prediction, model=replace(few.model, class_loss=0.5)), tmp_path / "run")
-    train(replace(prediction, model=replace(few.model, class_loss=0.0)), tmp_path / "run")
+        train(replace(prediction, model=replace(magvit_config(few), class_loss=0.5)), tmp_path / "run")
+    train(replace(prediction, model=replace(magvit_config(few), class_loss=0.0)), tmp_path / "run")
 
 
 def test_a_model_that_does_not_fit_its_tokenizer_is_refused_before_any_work(tokenizer_folder, tmp_path):
     recipe = tiny_model(tokenizer_folder)
-    wrong = replace(recipe, model=replace(recipe.model, latent_shape=(4, 4, 4)))
+    wrong = replace(recipe, model=replace(magvit_config(recipe), latent_shape=(4, 4, 4)))
     with pytest.raises(UserError, match=r"model.latent_shape is \(4, 4, 4\).*gives \(2, 4, 4\)"):
         train(wrong, tmp_path / "run")
     assert not (tmp_path / "run" / "tokens").exists()
@@ -156,7 +165,7 @@ def test_a_model_that_does_not_fit_its_tokenizer_is_refused_before_any_work(toke
         check_model_fits(replace(recipe, task_weights={"inpaint-central": 1.0}), hub.load_tokenizer(tokenizer_folder))
 
 
-def tiny_vae():
+def tiny_vae() -> TokenizerRecipe:
     recipe = vae_shapes()
     network = replace(recipe.tokenizer, filters=4, channel_multipliers=(1, 2, 2), num_groups=2)
     loop = replace(recipe.loop, num_steps=3, batch_size=2, log_every=1, num_workers=0)
@@ -165,6 +174,7 @@ def tiny_vae():
 
 def test_magi_trains_on_clips_with_a_temporal_gap_and_continues_them_after_their_first_frame(tmp_path):
     recipe = magi_shapes()
+    assert isinstance(recipe.model, MAGIConfig)
     network = replace(recipe.model, num_layers=1, hidden_size=16, num_heads=2, head_layers=1, head_size=8)
     loop = replace(recipe.loop, num_steps=2, batch_size=2, log_every=1, ema_decay=None)
     optim = replace(recipe.optim, warmup_steps=1)
@@ -217,7 +227,7 @@ def test_a_folder_of_videos_goes_through_both_stages(tmp_path, tokenizer_folder)
     data = of_kind(DATA, "folder", str(tmp_path / "videos"))
     assert train(replace(tiny_tokenizer(), data=data), tmp_path / "tokenizer").finished
     recipe = tiny_model(tmp_path / "tokenizer")
-    recipe = replace(recipe, data=data, model=replace(recipe.model, num_classes=2), cache_clips=100)
+    recipe = replace(recipe, data=data, model=replace(magvit_config(recipe), num_classes=2), cache_clips=100)
     assert train(recipe, tmp_path / "model").finished
     assert hub.load_index(tmp_path / "model").class_names == ("left", "right")
     cached = of_kind(data, "tokens", str(tmp_path / "model" / "tokens"))
@@ -242,7 +252,7 @@ def test_a_task_holds_for_a_whole_batch_and_the_mix_is_exactly_balanced():
     assert TaskMix({"class-conditional": 1.0, "frame-prediction": 0.5}).order == mix.order
 
 
-def adversarial_tokenizer(per_frame: bool, **changes):
+def adversarial_tokenizer(per_frame: bool, **changes) -> TokenizerRecipe:
     """The tiny tokenizer against a discriminator, in two dimensions or in three."""
     recipe = tiny_tokenizer()
     temporal = (False, False) if per_frame else (True, True)
@@ -255,6 +265,8 @@ def test_a_2d_tokenizer_and_its_discriminator_are_inflated_into_3d_ones(tmp_path
     flat = adversarial_tokenizer(per_frame=True)
     assert train(flat, tmp_path / "flat").finished
     recipe = adversarial_tokenizer(per_frame=False, start_from=str(tmp_path / "flat"))
+    assert isinstance(recipe.tokenizer, VQ3DConfig) and recipe.adversarial is not None
+    assert isinstance(recipe.adversarial.discriminator, DiscriminatorConfig)
     tokenizer: Any = VQ3D(recipe.tokenizer)
     discriminator = Discriminator(recipe.adversarial.discriminator)
     start_inflated(recipe, tokenizer, discriminator)
@@ -269,7 +281,7 @@ def test_a_2d_tokenizer_and_its_discriminator_are_inflated_into_3d_ones(tmp_path
 
 def test_a_model_can_see_more_than_one_context_frame(tokenizer_folder, model_folder, tmp_path):
     recipe = tiny_model(tokenizer_folder)
-    more = replace(recipe, model=replace(recipe.model, context_frames=5, latent_context_frames=2))
+    more = replace(recipe, model=replace(magvit_config(recipe), context_frames=5, latent_context_frames=2))
     assert train(more, tmp_path / "run").finished
     data = of_kind(DATA, "tokens", str(model_folder / "tokens"))
     with pytest.raises(UserError, match="show 1 context frames"):
@@ -282,7 +294,7 @@ def test_a_par_model_trains_resumes_and_generates(tokenizer_folder, tmp_path):
     assert load_recipe(tmp_path / "run" / "recipe.json") == recipe
     assert (tmp_path / "run" / "samples" / "class-conditional-00000004.png").exists()
     pipeline = VideoPipeline.from_pretrained(tmp_path / "run")
-    assert pipeline.index.family == "par" and pipeline.prepare().sampler.guidance_scale == 1.5
+    assert pipeline.index.family == "par" and pipeline.prepare().sampling["guidance_scale"] == 1.5
     assert pipeline(class_label="circle-glide").frames.shape == (8, 16, 16, 3)
     with pytest.raises(UserError, match="does not do"):
         train(replace(recipe, task_weights={"frame-prediction": 1.0}), tmp_path / "other")
@@ -294,7 +306,7 @@ def test_training_can_start_from_another_model(tokenizer_folder, model_folder, t
     train(recipe, tmp_path / "run")
     before, after = (hub.load_model(folder).state_dict() for folder in (model_folder, tmp_path / "run"))
     assert all(torch.equal(before[name], after[name]) for name in before)
-    wider = replace(recipe, model=replace(recipe.model, hidden_size=32))
+    wider = replace(recipe, model=replace(magvit_config(recipe), hidden_size=32))
     with pytest.raises(UserError, match="does not fit the recipe's model: blocks"):
         train(wider, tmp_path / "other")
 
@@ -319,6 +331,7 @@ def test_images_train_a_tokenizer_against_patches_and_a_par_model_on_ten_crops(t
     data = ImagesData(path=str(tmp_path / "images"), num_frames=1, height=8, width=8)
     recipe = vq16_imagenet()
     network = VQ2DConfig(8, (1, 1), 1, 16, 4, 16, num_groups=8)
+    assert recipe.adversarial is not None
     adversarial = replace(recipe.adversarial, discriminator=PatchDiscriminatorConfig(4, 1), start_step=2)
     loop = replace(recipe.loop, num_steps=4, batch_size=2, log_every=1, num_workers=0, autocast="none")
     crops = replace(data, random_crops=True)

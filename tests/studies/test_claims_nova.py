@@ -50,7 +50,7 @@ def test_variants_differ_in_what_they_say(config: ClaimsConfig, classifier: Shap
 
 
 def test_frames_below_each_other_come_apart_again():
-    batch = {"tokens": torch.randn(2, 3, 4, 5, 6), "conditions": {}}
-    stacked = prepared(batch, at_once=True)["tokens"]
-    assert stacked.shape == (2, 3, 1, 20, 6)
-    assert torch.equal(unstacked(stacked, 4), batch["tokens"])
+    tokens = torch.randn(2, 3, 4, 5, 6)
+    stacked = prepared({"tokens": tokens, "conditions": {}}, at_once=True)["tokens"]
+    assert isinstance(stacked, torch.Tensor) and stacked.shape == (2, 3, 1, 20, 6)
+    assert torch.equal(unstacked(stacked, 4), tokens)

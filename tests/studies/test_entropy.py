@@ -1,12 +1,14 @@
 """The conditional-entropy analysis on tokens whose dependencies are known."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mutoscope.data.base import ClipBatch, ClipSource
 from mutoscope.errors import UserError
 from mutoscope.layers.token_order import region_order
 from mutoscope.studies.entropy import (
@@ -24,18 +26,17 @@ from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
 SIDE = 4
 
 
-class Chain:
+class Chain(ClipSource[ClipBatch]):
     """Clips of one frame whose pixels are a Gaussian field: correlated with their neighbours, less so with distance."""
-
-    num_clips = None
 
     def __init__(self, decay: float = 0.8) -> None:
         positions = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE)).double()
         self.root = torch.linalg.cholesky(decay ** torch.cdist(positions, positions, p=1))
 
-    def __getitem__(self, indices) -> dict[str, Tensor]:
+    def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         noise = torch.stack([torch.randn(16, generator=torch.Generator().manual_seed(i)) for i in indices]).double()
-        return {"video": (noise @ self.root.T).view(-1, 1, SIDE, SIDE, 1).float().expand(-1, -1, -1, -1, 3)}
+        video = (noise @ self.root.T).view(-1, 1, SIDE, SIDE, 1).float().expand(-1, -1, -1, -1, 3)
+        return {"video": video, "label": torch.full((len(video),), -1), "caption": [""] * len(video)}
 
 
 class Through(VideoTokenizer):

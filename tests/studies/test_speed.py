@@ -25,11 +25,11 @@ def test_a_row_states_frames_times_and_memory(pipeline: VideoPipeline) -> None:
 
 
 def test_the_models_own_number_of_steps_is_the_default(pipeline: VideoPipeline) -> None:
-    assert {request.sampler.num_decoding_steps for request in speed_requests(pipeline, SpeedConfig())} == {3}
+    assert {request.sampling["num_decoding_steps"] for request in speed_requests(pipeline, SpeedConfig())} == {3}
 
 
-def test_the_whole_batch_is_one_round(pipeline: VideoPipeline) -> None:
-    assert all(request.num_rounds == 1 for request in speed_requests(pipeline, SpeedConfig(batch=40)))
+def test_all_samples_are_one_batch(pipeline: VideoPipeline) -> None:
+    assert all(request.num_batches == 1 for request in speed_requests(pipeline, SpeedConfig(batch=40)))
 
 
 def test_warm_ups_are_run_but_not_counted(pipeline: VideoPipeline) -> None:

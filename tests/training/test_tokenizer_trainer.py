@@ -82,12 +82,13 @@ def test_a_reconstruction_sheet_of_something_else_is_refused(tmp_path):
         train_model(FakeModel(), features_recipe(num_steps=3), FakeSource(), tmp_path, callbacks=[sheet])
 
 
-ADVERSARIAL = AdversarialConfig(DiscriminatorConfig(4, (2,), (2, 4, 4)), lecam_weight=0.1)
+DISCRIMINATOR = DiscriminatorConfig(4, (2,), (2, 4, 4))
+ADVERSARIAL = AdversarialConfig(DISCRIMINATOR, lecam_weight=0.1)
 
 
 def test_each_network_gets_its_own_gradient_from_the_one_loss():
     torch.manual_seed(0)
-    tokenizer, discriminator = VQ3D(TINY), Discriminator(ADVERSARIAL.discriminator)
+    tokenizer, discriminator = VQ3D(TINY), Discriminator(DISCRIMINATOR)
     objective = AdversarialLoss(tokenizer, discriminator, ADVERSARIAL)
     video = torch.rand(2, 3, 2, 4, 4) * 2 - 1
     total, terms = objective.losses(video)
@@ -108,9 +109,7 @@ def test_each_network_gets_its_own_gradient_from_the_one_loss():
 
 def test_the_averages_of_the_logits_move_after_they_were_used():
     torch.manual_seed(0)
-    objective = AdversarialLoss(
-        VQ3D(TINY), Discriminator(ADVERSARIAL.discriminator), replace(ADVERSARIAL, lecam_decay=0.5)
-    )
+    objective = AdversarialLoss(VQ3D(TINY), Discriminator(DISCRIMINATOR), replace(ADVERSARIAL, lecam_decay=0.5))
     video = torch.rand(2, 3, 2, 4, 4) * 2 - 1
     real_mean = objective.discriminator((video + 1) / 2).mean()
     objective.losses(video)
@@ -121,7 +120,7 @@ def test_a_perceptual_distance_joins_the_loss_but_not_the_checkpoints():
     frozen = torch.nn.Conv3d(3, 4, 1)
     objective = AdversarialLoss(
         VQ3D(TINY),
-        Discriminator(ADVERSARIAL.discriminator),
+        Discriminator(DISCRIMINATOR),
         ADVERSARIAL,
         perceptual=lambda real, fake: (frozen(real) - frozen(fake)).square().mean(),
     )
@@ -135,7 +134,7 @@ def test_an_adversarial_run_resumes_bit_for_bit_and_trains_the_discriminator(tmp
 
     def run(out, resume=False):
         torch.manual_seed(0)
-        tokenizer, discriminator = VQ3D(TINY), Discriminator(ADVERSARIAL.discriminator)
+        tokenizer, discriminator = VQ3D(TINY), Discriminator(DISCRIMINATOR)
         before = discriminator.logit.weight.clone()
         result = train_tokenizer(tokenizer, recipe, FakeSource(), out, discriminator=discriminator, resume=resume)
         assert resume or not torch.equal(before, discriminator.logit.weight)

@@ -4,10 +4,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import pytest
 import torch
+from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.training.checkpoint import checkpoint_paths
@@ -221,9 +222,15 @@ def test_step_seeds_depend_on_every_ingredient_and_set_both_generators():
     assert len({number for key in keys for number in draw(*key)}) == 8
 
 
+class NestedBatch(TypedDict):
+    x: Tensor
+    task: str
+    nested: dict[str, Tensor]
+
+
 def test_splitting_keeps_names_and_values_that_are_no_tensors():
-    batch: Any = {"x": torch.arange(4), "task": "t", "nested": {"y": torch.arange(8).view(4, 2)}}
-    first, second = map(dict, split_batch(batch, 2))
+    batch: NestedBatch = {"x": torch.arange(4), "task": "t", "nested": {"y": torch.arange(8).view(4, 2)}}
+    first, second = (cast(NestedBatch, part) for part in split_batch(batch, 2))
     assert first["x"].tolist() == [0, 1] and second["x"].tolist() == [2, 3]
     assert second["task"] == "t" and second["nested"]["y"].tolist() == [[4, 5], [6, 7]]
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from mutoscope.data.sources.clips import ClipDataset
+from mutoscope.data.sources.clips import ClipDataset, ClipOptions
 from mutoscope.data.sources.readers import count_frames
 from mutoscope.data.video.read import read_video
 from mutoscope.errors import UserError
@@ -81,10 +81,10 @@ def test_the_crop_is_centred_and_covers(folder: Path):
 
 
 def test_random_choices_vary_between_items_epochs_and_seeds_and_repeat(folder: Path):
-    options = dict(num_frames=8, height=16, width=16, random_start=True, random_crop=True, random_flip=True)
-    dataset = ClipDataset(folder / "cats/a.mp4", **options)
-    same = ClipDataset(folder / "cats/a.mp4", **options)
-    other = ClipDataset(folder / "cats/a.mp4", **options, seed=1)
+    options: ClipOptions = {"random_start": True, "random_crop": True, "random_flip": True}
+    dataset = ClipDataset(folder / "cats/a.mp4", 8, 16, 16, **options)
+    same = ClipDataset(folder / "cats/a.mp4", 8, 16, 16, **options)
+    other = ClipDataset(folder / "cats/a.mp4", 8, 16, 16, **options, seed=1)
     assert all(torch.equal(dataset[i]["video"], same[i]["video"]) for i in range(len(dataset)))
     starts = [[dataset[i]["start"] for i in range(len(dataset))]]
     starts.append([other[i]["start"] for i in range(len(dataset))])
@@ -240,7 +240,7 @@ def test_frames_are_counted_where_the_header_has_no_count(sample: Sample):
 @pytest.mark.parametrize("options", [{"num_frames": 0}, {"frame_stride": 0}, {"seed": -1}, {"short": "pad"}])
 def test_impossible_options_are_refused(folder: Path, options: dict):
     with pytest.raises(UserError):
-        ClipDataset(folder, **({"num_frames": 8, "height": 16, "width": 16} | options))
+        ClipDataset(folder, **({"num_frames": 8, "height": 16, "width": 16} | options))  # pyright: ignore[reportArgumentType]
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path: Path):

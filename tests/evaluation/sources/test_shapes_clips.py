@@ -20,7 +20,8 @@ def test_the_dataset_has_the_size_of_the_model_and_models_of_other_data_are_refu
     index = ModelIndex("magvit", 8, 24, 48, data={"kind": "shapes", "max_objects": 2})
     assert shapes_config_of(index) == ShapesConfig(24, 48, 8, max_objects=2)
     assert shapes_config_of(None) == ShapesConfig()
-    for data in ({"kind": "folder"}, {"kind": "shapes", "controllable": True}):
+    others: list[dict[str, object]] = [{"kind": "folder"}, {"kind": "shapes", "controllable": True}]
+    for data in others:
         with pytest.raises(UserError, match="models of the shapes dataset"):
             shapes_config_of(ModelIndex("magvit", 16, 32, 32, data=data))
 
