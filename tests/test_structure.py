@@ -206,3 +206,43 @@ def test_type_checkers_see_the_public_names_that_are_imported_lazily():
     seen = {name: module for name, module in seen.items() if str(module).startswith("mutoscope")}
     [lazily] = [node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
     assert seen == ast.literal_eval(lazily)
+
+
+# Where a family may be named: its own files (named after it, or one of these), its recipes and studies, the readers of
+# published checkpoints and tables. Everything else asks FAMILIES.
+FAMILY_ROOMS = re.compile(
+    r"(families|interop|recipes|studies|zoo)/|models/(magvit|par|nova|magi)/|sampling/(masked|parallel_ar|frame_ar|frame_stream)"
+    r"|evaluation/protocols/published|commands/convert"
+)
+METRIC_CONVENTIONS = {("evaluation/metrics/ssim.py", "magvit")}  # a way to compute SSIM, named after its paper
+FAMILY_NAME = re.compile(r"(magvit|par|nova|magi)\b|(Magvit|PAR|NOVA|MAGI)([A-Z][a-z]\w*|_\w+)?$")
+
+
+def names_and_strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, text) of every identifier and string of a file except docstrings."""
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            yield node.lineno, node.value
+        elif isinstance(node, ast.Name):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.alias):
+            yield node.lineno, node.name.split(".")[-1]
+
+
+def test_family_names_are_recognised():
+    code = "'All of magvit.'\nMagvitCall\ny = 'nova'\nx.par\nimport a.magi\nparameter = 'magvitish'"
+    found = [text for _, text in names_and_strings(ast.parse(code)) if FAMILY_NAME.match(text)]
+    assert sorted(found) == ["MagvitCall", "magi", "nova", "par"]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if not FAMILY_ROOMS.match(path.relative_to(PACKAGE).as_posix())], ids=module_name
+)
+def test_no_family_is_named_outside_its_rooms(path: Path):
+    relative = path.relative_to(PACKAGE).as_posix()
+    for line, text in names_and_strings(ast.parse(path.read_text())):
+        if FAMILY_NAME.match(text) and (relative, text) not in METRIC_CONVENTIONS:
+            raise AssertionError(f"{relative}:{line}: {text!r}: ask the family's declaration instead")

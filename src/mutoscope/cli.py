@@ -177,7 +177,8 @@ def _help_with_overrides(function: Callable[..., dict], verb: str, arguments: li
         raise SystemExit(0)
     with contextlib.suppress(SystemExit):
         parse_flags(_deferred(function), f"mutoscope {verb}", ["--help"])
-    module.print_override_help(*[] if named is None else [named])
+    rest = [argument for argument in arguments if argument not in (named, "-h", "--help")]
+    module.print_override_help(named, rest)
     raise SystemExit(0)
 
 

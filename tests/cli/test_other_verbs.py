@@ -106,6 +106,11 @@ def test_skipped_files_are_told_in_lines_without_places_in_the_code(run, tmp_pat
     assert error.startswith("mutoscope: nothing readable is left") and done.status == 2
 
 
+def test_help_of_a_recipe_lists_the_flags_of_the_chosen_data(run):
+    done = run("train", "vq-shapes", "--data.kind", "folder", "--help")
+    assert done.status == 0 and "--data.kind {folder}" in done.out and "--data.max-objects" not in done.out
+
+
 def test_help_of_a_recipe_lists_its_flags(run):
     done = run("train", "vq-shapes", "--help")
     assert done.status == 0 and "--dry-run" in done.out and "--loop.num-steps" in done.out

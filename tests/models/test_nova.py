@@ -167,6 +167,16 @@ def batch_for(model: NOVA, frames: int = 4) -> NOVABatch:
     return {"tokens": torch.randn(2, 3, frames, 8, 8), "caption": features, "caption_mask": present}
 
 
+def test_the_loss_is_conditioned_on_the_motion_of_each_clip():
+    model = tiny_nova()
+    batch = batch_for(model)
+    slow, fast = (
+        model.loss({**batch, "motion": torch.full((2,), flow)}, torch.Generator().manual_seed(0))[0]
+        for flow in (1.0, 9.0)
+    )
+    assert slow != fast
+
+
 @pytest.mark.parametrize("diffusion", [None, DDPM()])
 @pytest.mark.parametrize("frames", [1, 4])
 def test_losses_are_finite_and_reach_every_trained_parameter(diffusion, frames):

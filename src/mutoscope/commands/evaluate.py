@@ -104,7 +104,7 @@ def sampler_options(source: str, arguments: Sequence[str]) -> dict[str, object]:
     return parse_changed_options(hub.open_folder(source), f"mutoscope evaluate {source}", arguments)
 
 
-def print_override_help(source: str | None = None) -> None:
+def print_override_help(source: str | None, overrides: Sequence[str] = ()) -> None:
     """Show the options of the sampler of a model, if one is named."""
     if source is None:
         return

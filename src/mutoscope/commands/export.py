@@ -58,7 +58,7 @@ def export(
     return report | {"seconds": time.perf_counter() - start, **common.machine(pipeline.device, load.dtype)}
 
 
-def print_override_help(model: str | None = None) -> None:
+def print_override_help(model: str | None, overrides: Sequence[str] = ()) -> None:
     """The options of a model are those of `generate`."""
 
 

@@ -68,16 +68,21 @@ def resolve_recipe(name: str, overrides: Sequence[str] = ()) -> "Recipe":
 
     `--data PATH` and `--data.kind KIND` come first: they decide which other flags of the data there are.
     """
-    recipe, flags = named_recipe(name), list(overrides)
+    recipe, flags = with_chosen_data(named_recipe(name), overrides)
+    if not flags:
+        return recipe
+    return common.parse_flags(type(recipe), f"mutoscope train {name}", flags, default=recipe)
+
+
+def with_chosen_data(recipe: "Recipe", overrides: Sequence[str]) -> "tuple[Recipe, list[str]]":
+    """The recipe on the data of `--data` and `--data.kind`, and the flags that remain."""
+    flags = list(overrides)
     kind, path = take_flag(flags, "--data.kind"), take_flag(flags, "--data")
     if kind is not None or path is not None:
         from mutoscope.training.config import with_data
 
-        path = None if path is None else str(Path(path).expanduser())
-        recipe = with_data(recipe, kind, path)
-    if not flags:
-        return recipe
-    return common.parse_flags(type(recipe), f"mutoscope train {name}", flags, default=recipe)
+        recipe = with_data(recipe, kind, None if path is None else str(Path(path).expanduser()))
+    return recipe, flags
 
 
 def take_flag(flags: list[str], name: str) -> str | None:
@@ -128,10 +133,10 @@ def count_parameters(recipe: Any) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def print_override_help(name: str | None = None) -> None:
-    """Show the flags of a recipe, if one is named."""
+def print_override_help(name: str | None, overrides: Sequence[str] = ()) -> None:
+    """Show the flags of a recipe, if one is named, on the data that `overrides` choose."""
     if name is not None:
-        recipe = named_recipe(name)
+        recipe, _ = with_chosen_data(named_recipe(name), overrides)
         common.parse_flags(type(recipe), f"mutoscope train {name}", ["--help"], default=recipe)
 
 
