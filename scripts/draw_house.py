@@ -33,6 +33,7 @@ WORDS = {
     "pipeline": "call to clips",
     "families": "MAGVIT, PAR, NOVA, MAGI",
     "hub": "model folders",
+    "model_index": "what a folder says",
     "interop": "official weights",
     "training": "loops, checkpoints",
     "sampling": "decoding procedures",

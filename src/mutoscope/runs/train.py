@@ -54,7 +54,7 @@ from mutoscope.training.tokenizer_trainer import set_latent_statistics, train_to
 from mutoscope.training.tracking import Tracker, check_trackers
 from mutoscope.training.trainer import TrainResult, train_model
 
-WORDS, MAX_CAPTIONS = "words", 4096  # captions that the words of an endless world are taken from
+WORDS, MAX_CAPTIONS = "words", 4096  # captions that the words of an endless dataset are taken from
 
 TOKENIZERS: dict[type, Callable[[Any], VideoTokenizer]] = {
     VQ3DConfig: VQ3D,
@@ -136,10 +136,10 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
 def _train_tokenizer(
     recipe: TokenizerRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
-    tokenizer, game = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer), recipe.adversarial
-    discriminator = make_discriminator(game.discriminator) if game else None
+    tokenizer, adversarial = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer), recipe.adversarial
+    discriminator = make_discriminator(adversarial.discriminator) if adversarial else None
     start_inflated(recipe, tokenizer, discriminator)
-    perceptual = perceptual_loss(game) if game else None
+    perceptual = perceptual_loss(adversarial) if adversarial else None
     sheet = ReconstructionSheet(recipe.data.examples()["video"])
     result = train_tokenizer(
         tokenizer,
@@ -160,11 +160,11 @@ def _train_tokenizer(
     return result
 
 
-def perceptual_loss(game: AdversarialConfig) -> nn.Module | None:
+def perceptual_loss(adversarial: AdversarialConfig) -> nn.Module | None:
     """The perceptual term from the files the recipe names; without files none, with a warning that says so."""
-    if game.perceptual_weights:
-        return load_perceptual(game.perceptual_weights, heads=game.perceptual_heads)
-    if game.perceptual_weight > 0:
+    if adversarial.perceptual_weights:
+        return load_perceptual(adversarial.perceptual_weights, heads=adversarial.perceptual_heads)
+    if adversarial.perceptual_weight > 0:
         warnings.warn(
             "This run has no perceptual loss, whose weights may not be shipped: it trains, but expect less sharp "
             "reconstructions. Name a file with --adversarial.perceptual-weights to have it.",
