@@ -39,7 +39,7 @@ def bench(
     Args:
         kind: what to measure: speed, claims or entropy
         model: for speed and entropy a bundled name or model folder, for claims the paper: magvit, par, nova or magi
-        out: claims: folder of the run (default: runs/claims-magvit); entropy: picture to draw, a .png
+        out: claims: folder of the run (default: runs/claims-magvit); entropy: image to draw, a .png
         seeds: claims: one training of every variant per seed (default: 0 1, for magi 0 1 2)
         num_steps: claims: updates per training (default: 1,000, for magi 1,000)
         num_clips: claims: held-back clips per measurement (default 128, for magi 512); entropy: clips to

@@ -172,7 +172,7 @@ def machine(device: "torch.device", dtype: str) -> Report:
 
 
 def write_sheet(path: Path, clips: "Sequence[np.ndarray]", scale: int = 1) -> tuple[int, int]:
-    """Write clips (t, h, w, 3) as one picture, a row per clip; returns its height and width."""
+    """Write clips (t, h, w, 3) as one image, a row per clip; returns its height and width."""
     from mutoscope.data.video.read import contact_sheet, write_video
 
     sheet = contact_sheet(clips, scale=scale)

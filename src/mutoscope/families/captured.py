@@ -1,4 +1,4 @@
-"""Networks whose steps are CUDA graphs, with the methods that the samplers ask of a network.
+"""Networks whose steps are CUDA graphs, with the methods that the samplers need.
 
 At batch 1 a decoding step is a few hundred kernels of microseconds each, and starting them takes longer than running
 them. Each wrapper records a step at its first call and replays it from then on. It decodes one batch at a time: the

@@ -17,7 +17,7 @@ from mutoscope.sampling.categorical import gumbel, log_probability, sample_categ
 
 
 class NextTokenModel(Protocol):
-    """What the sampler asks of a network."""
+    """Methods that the sampler needs of a network."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]: ...

@@ -75,7 +75,7 @@ Event = TypeVar("Event", bound=SampleEvent, covariant=True)
 
 
 class Sampler(ABC, Generic[Model, Condition, Event]):
-    """A decoding procedure. It knows no architecture: each sampler states in a Protocol what it asks of a network."""
+    """A decoding procedure that knows no architecture: a Protocol beside it states which methods of a network it needs."""
 
     @abstractmethod
     def sample(self, model: Model, condition: Condition, generator: torch.Generator) -> Iterator[Event]:

@@ -63,7 +63,7 @@ Canvas = TypeVar("Canvas")
 
 
 class FrameModel(Protocol[State, Canvas]):
-    """What the sampler asks of a network. A canvas is a frame being filled in."""
+    """Methods that the sampler needs of a network. A canvas is a frame being filled in."""
 
     @property
     def config(self) -> FrameSizes: ...

@@ -66,7 +66,7 @@ ReadConditions = TypeVar("ReadConditions", bound=ConditionRows, contravariant=Tr
 
 
 class HistoryModel(Protocol[ReadConditions]):
-    """What the sampler asks of a network."""
+    """Methods that the sampler needs of a network."""
 
     @property
     def config(self) -> HistorySizes: ...

@@ -25,7 +25,7 @@ CLASS_KNOWN = "class-conditional-frame-prediction"  # the task that frame predic
 
 
 class MaskedTokenModel(Protocol):
-    """What the sampler asks of a network."""
+    """Methods that the sampler needs of a network."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]: ...
@@ -41,7 +41,7 @@ class MaskedTokenModel(Protocol):
 
 
 class ClassNamingModel(MaskedTokenModel, Protocol):
-    """What `draw_class` asks of a network in addition."""
+    """Methods that `draw_class` needs in addition."""
 
     def class_logits(self, condition_tokens: Tensor) -> Float[Tensor, "b classes"]:
         """Logits over the classes, from the tokens of the context frames."""

@@ -44,7 +44,7 @@ State = TypeVar("State", bound=DecodingState)
 
 
 class ParallelTokenModel(Protocol[State]):
-    """What the sampler asks of a network. A condition is whatever the model builds its prefix from."""
+    """Methods that the sampler needs of a network. A condition is whatever the model builds its prefix from."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]: ...
