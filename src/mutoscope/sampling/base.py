@@ -75,7 +75,7 @@ Event = TypeVar("Event", bound=SampleEvent, covariant=True)
 
 
 class Sampler(ABC, Generic[Model, Condition, Event]):
-    """A decoding procedure that knows no architecture: a Protocol beside it states which methods of a network it needs."""
+    """A decoding procedure that knows no architecture: a Protocol beside it lists the methods it needs of a network."""
 
     @abstractmethod
     def sample(self, model: Model, condition: Condition, generator: torch.Generator) -> Iterator[Event]:
