@@ -212,7 +212,7 @@ def test_type_checkers_see_the_public_names_that_are_imported_lazily():
 # published checkpoints and tables. Everything else asks FAMILIES.
 FAMILY_ROOMS = re.compile(
     r"(families|interop|recipes|studies|zoo)/|models/(magvit|par|nova|magi)/|sampling/(masked|parallel_ar|frame_ar|frame_stream)"
-    r"|evaluation/protocols/published|commands/convert"
+    r"|commands/converters/|evaluation/protocols/published"
 )
 METRIC_CONVENTIONS = {("evaluation/metrics/ssim.py", "magvit")}  # a way to compute SSIM, named after its paper
 FAMILY_NAME = re.compile(r"(magvit|par|nova|magi)\b|(Magvit|PAR|NOVA|MAGI)([A-Z][a-z]\w*|_\w+)?$")

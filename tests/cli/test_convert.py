@@ -66,7 +66,7 @@ def test_without_tasks_a_transformer_with_a_task_token_can_do_all_ten(run, offic
 def test_what_cannot_be_converted_is_explained_and_leaves_nothing(run, official, out, tokenizer):
     vq, bert = official
     cases = {
-        "kinds: llamagen, par, vq16, magvit-flax": ("magvit", vq),
+        "did you mean 'magvit-flax'": ("magvit", vq),
         "no checkpoint": ("magvit-flax", out / "missing.npz"),
         "--tokenizer FOLDER": ("magvit-flax", bert),
         "check these numbers": ("magvit-flax", bert, "--tokenizer", tokenizer, *CLIP, "--num-classes", 99),
