@@ -40,7 +40,7 @@ class Recorder:
     def __init__(self, **options: Any) -> None:
         self.calls: list[dict[str, Any]] = []
         inner = tiny_pipeline(**options)
-        self.model, self.tokenizer, self.index = inner.model, inner.tokenizer, inner.index
+        self.model, self.tokenizer, self.index, self.family = inner.model, inner.tokenizer, inner.index, inner.family
 
     def generate(self, **given: Any):
         self.calls.append(given)
