@@ -20,6 +20,11 @@ settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: otherwise one worker may end alone with the longest while the others wait."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def clips_dir() -> Path:
     """The folder of small real videos that MUTOSCOPE_CLIPS names; without it the test is skipped."""
@@ -33,7 +38,7 @@ def clips_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folder of a miniature data set by its kind; each is made once."""
+    """Folder of a miniature dataset by its kind; each is made once."""
     pytest.importorskip("av", reason="PyAV is needed to make videos")
     from miniatures import Miniatures
 

@@ -1,4 +1,4 @@
-"""Miniature copies of the papers' data sets in their exact layouts, with the faults that real copies have.
+"""Miniature copies of the papers' datasets in their exact layouts, with the faults that real copies have.
 
 Every builder writes below the folder it is given and returns what the readers are pointed at.
 """
@@ -219,7 +219,7 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
 
 
 class Miniatures:
-    """Builds each data set once per session."""
+    """Builds each dataset once per session."""
 
     def __init__(self, root: Path):
         self.root, self.made = root, {}

@@ -43,6 +43,7 @@ RETIRED: dict[str, str] = {
     r"\bround of (longer|outpainting|prediction)\b|\bround by round\b": "segment",
     r"\bbehind (the|a|an|its|their) (\w+ )?(prefix|encoder|sub-layer|warm-up|end|frames?|positions?)\b": "after",
     r"\bto go by\b": "condition",
+    r"\bdata sets?\b": "dataset",
 }
 
 # (a pattern of the list above, file) -> why the word is right there.

@@ -1,4 +1,4 @@
-"""The papers' recipes train on miniature copies of their data sets: two updates of tiny networks, the rest unchanged.
+"""The papers' recipes train on miniature copies of their datasets: two updates of tiny networks, the rest unchanged.
 
 Sizes of one recipe differ by their networks alone, which are shrunk here, so that one size of each is tested.
 """
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # every miniatur
 
 
 def shrunk(name: str, folder: Path, **changes: Any) -> Any:
-    """A recipe for two updates at 16×16 on a copy of its data set; one clip per video where it takes several."""
+    """A recipe for two updates at 16×16 on a copy of its dataset; one clip per video where it takes several."""
     recipe = RECIPES[name]()
     loop = replace(
         recipe.loop, num_steps=2, batch_size=2, accumulation=1, num_workers=0, log_every=1, autocast="none", threads=1

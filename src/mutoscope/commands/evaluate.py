@@ -44,8 +44,8 @@ def evaluate(
         seed: of generation, of random clips and of the resampling behind the intervals
         batch_size: clips at a time
         device: cpu, cuda, cuda:1, mps ...
-        reference: the real videos of a published protocol: a data set in its own layout, or a folder of videos
-        split: which part of that data set, where not the protocol's: train, validation or test
+        reference: the real videos of a published protocol: a dataset in its own layout, or a folder of videos
+        split: which part of that dataset, where not the protocol's: train, validation or test
         task: what a model does, for protocols of several tasks
         paste_given: copy the conditioning region into the generated clips unchanged
         i3d: file with I3D's Kinetics-400 weights, for FVD and KVD

@@ -15,14 +15,14 @@ def inspect(
     headers_only: bool = False,
     sheet: str | None = None,
 ) -> common.Report:
-    """Decode every video of a folder, of a copy of a data set, or one video, to its end and report its contents.
+    """Decode every video of a folder, of a copy of a dataset, or one video, to its end and report its contents.
 
     The layouts of UCF-101, BAIR, Kinetics-600, Something-Something v2, nuScenes, Objectron and ImageNet are recognised:
     their splits, classes and missing files are reported too.
     Files that cannot be read are listed with the reason. The status is 0 as long as something can be read.
 
     Args:
-        path: video or folder of videos, whose sub-folders are classes; or the folder of a data set
+        path: video or folder of videos, whose sub-folders are classes; or the folder of a dataset
         num_frames: frames per clip, for counting clips
         frame_stride: source frames per clip frame
         headers_only: believe headers instead of decoding everything; faster, and finds fewer faults

@@ -46,10 +46,10 @@ def tokenize(
         height: of the clips (default: that of the model)
         width: of the clips (default: that of the model)
         frame_stride: source frames per clip frame
-        dataset: layout of the folder, if it is a copy of a data set: ucf101, bair, kinetics600, ssv2, nuscenes,
+        dataset: layout of the folder, if it is a copy of a dataset: ucf101, bair, kinetics600, ssv2, nuscenes,
             objectron or imagenet
-        split: of the data set: train, validation or test
-        windows: of the data set: clips of every video, at equal distances over its time
+        split: of the dataset: train, validation or test
+        windows: of the dataset: clips of every video, at equal distances over its time
         tasks: the tasks whose conditions are encoded too
         batch_size: clips encoded together
         num_workers: processes that read the clips

@@ -26,7 +26,7 @@ def train(
     """Train a tokenizer or a model from a recipe, into a folder that the other verbs take as a model.
 
     Every field of the recipe is a flag, such as --loop.num-steps 200; `mutoscope train RECIPE --help` lists them.
-    --data PATH trains on a folder of videos or images, a data set or a token cache instead of the recipe's data: its
+    --data PATH trains on a folder of videos or images, a dataset or a token cache instead of the recipe's data: its
     kind is found out from the path, or named with --data.kind.
     Works unchanged under torchrun. Ctrl-C saves a checkpoint; --resume continues from it.
 

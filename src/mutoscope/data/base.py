@@ -111,7 +111,7 @@ Item = dict[str, Any]  # fields of one clip by name; torch collates any value
 
 
 class ItemDataset(Protocol):
-    """A map-style data set of single clips that knows its fields."""
+    """A map-style dataset of single clips that knows its fields."""
 
     @property
     def class_names(self) -> Sequence[str]: ...
@@ -125,7 +125,7 @@ class ItemDataset(Protocol):
 
 
 class StackedItems(ClipSource[ClipBatch]):
-    """The items of a data set as a source; items are stacked by torch's default rule."""
+    """The items of a dataset as a source; items are stacked by torch's default rule."""
 
     def __init__(self, dataset: ItemDataset):
         self.dataset, self.num_clips = dataset, len(dataset)

@@ -1,4 +1,4 @@
-"""A report about a video, a folder of videos or a copy of a data set: clips for training, and broken files."""
+"""A report about a video, a folder of videos or a copy of a dataset: clips for training, and broken files."""
 
 import warnings
 from collections import Counter
@@ -56,7 +56,7 @@ VideoReport = TypedDict(
 
 
 class SplitReport(TypedDict):
-    """Counts of one split of a data set."""
+    """Counts of one split of a dataset."""
 
     files: int
     readable: int
@@ -70,7 +70,7 @@ class SplitReport(TypedDict):
 
 
 class FolderReport(TypedDict, total=False):
-    """A folder of videos, or a data set; `inspect` explains the keys."""
+    """A folder of videos, or a dataset; `inspect` explains the keys."""
 
     files: Required[int]
     readable: Required[int]
@@ -87,12 +87,12 @@ class FolderReport(TypedDict, total=False):
 
 
 def inspect(path: str | Path, num_frames: int = 16, frame_stride: int = 1, headers_only: bool = False) -> FolderReport:
-    """Decode every video of a folder (or one video, or a copy of a data set) to its end and report its contents.
+    """Decode every video of a folder (or one video, or a copy of a dataset) to its end and report its contents.
 
     Keys: "files" and "readable" (counts), "broken" (list of {"path", "reason"}), "clips" (non-overlapping clips of
     num_frames frames, frame_stride apart, that `ClipDataset` would cut), "classes" (names).
     A folder of videos adds "videos" (a dict for each readable file: path, frames, frames_in_header, height and width
-    upright, fps, seconds, codec, pixel_format, stream, class, caption, clips, warnings). A data set (see
+    upright, fps, seconds, codec, pixel_format, stream, class, caption, clips, warnings). A dataset (see
     `catalog.recognise`) adds "dataset", "missing" (list of {"path", "reason"} of files that its lists name and the
     disk lacks), "damaged" (the same of files that are read in part), "class_counts", "notes", and "splits": for each
     split its files, readable, broken, missing, short (videos that give no clip), unlisted, clips and class_counts.
@@ -152,11 +152,11 @@ def inspect_video(file: MediaFile, classes: list[str], span: int, headers_only: 
     }
 
 
-# -------------------------------------------------------------------------------------------------------- data sets
+# -------------------------------------------------------------------------------------------------------- datasets
 
 
 def inspect_dataset(kind: str, folder: Path, span: int, headers_only: bool) -> FolderReport:
-    """Every split of a data set that the copy holds or lists; see `inspect`."""
+    """Every split of a dataset that the copy holds or lists; see `inspect`."""
     names = present_splits(kind, folder)
     if not names:
         raise UserError(f"{folder} looks like {kind}, but holds none of its splits; docs/datasets.md shows the layout")
@@ -224,7 +224,7 @@ def readable_frames(listing: Listing, file: MediaFile, headers_only: bool) -> tu
 
 
 def sheet(path: str | Path) -> UInt8[np.ndarray, "height width 3"]:
-    """A contact sheet of some videos from all over a folder or data set: a row each of the frames a loader gives.
+    """A contact sheet of some videos from all over a folder or dataset: a row each of the frames a loader gives.
 
     Raises UserError where no video can be read.
     """

@@ -71,7 +71,7 @@ def evaluate(
     and the like measure one of them, and "shapes-tasks" each of the tasks a model was trained for. `num_clips` defaults
     to 256, or to all videos of a folder.
 
-    Protocols of published tables compare with the real videos of `reference`, a data set in its own layout or a folder
+    Protocols of published tables compare with the real videos of `reference`, a dataset in its own layout or a folder
     of videos, in the protocol's split unless `split` names another. A model generates the protocol's clips from
     classes, frames or videos of the real ones; `task` chooses one of several tasks, and `paste_given` puts the
     conditioning pixels back over the result. `files` names the weights of the feature networks, `convention` another

@@ -1,8 +1,8 @@
 """MAGVIT's own recipes: every dataset and size of arXiv 2212.05199 (§4.1, appendix B.2, Tab. 8 and 9).
 
 A recipe is named after what it trains and on what: `magvit-vq-b-ucf101` is the tokenizer, `magvit-b-ucf101` the
-transformer on its tokens. `--data.path` names a copy of the data set (docs/datasets.md). These recipes have not been
-run to their end here; the published figures of each data set are listed with it for comparison.
+transformer on its tokens. `--data.path` names a copy of the dataset (docs/datasets.md). These recipes have not been
+run to their end here; the published figures of each dataset are listed with it for comparison.
 
 Tokenizers see random windows and crops of every video, as in the paper. Transformers learn from tokens encoded once, of
 `windows` × `crops` clips per video (BAIR: all 15 windows, also mirrored).
@@ -40,7 +40,7 @@ IMAGENET_IMAGES, IMAGENET_EPOCHS = 1_281_167, 100
 class PaperDataset:
     """One row of the paper's tables.
 
-    kind: the data set. windows, crops, mirrored: clips of a video that a transformer learns from; tokenizers mirror
+    kind: the dataset. windows, crops, mirrored: clips of a video that a transformer learns from; tokenizers mirror
       clips too (the released code mirrors BAIR only).
     epochs: of the tokenizers B and L, then of the transformers B and L.
     sampling: options of the sampler that differ from 12 steps, cosine, choice temperature 4.5.

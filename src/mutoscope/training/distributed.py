@@ -39,7 +39,7 @@ def join(device: str | torch.device | None = None) -> Process:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     if world_size > 1 and not dist.is_initialized():
-        # Rank 0 alone may encode a whole data set before the first exchange.
+        # Rank 0 alone may encode a whole dataset before the first exchange.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=12))
         atexit.register(_leave)
     return Process(rank, world_size, device)

@@ -1,4 +1,4 @@
-"""The real side of a protocol: data sets in their own formats, plain folders, the shapes dataset."""
+"""The real side of a protocol: datasets in their own formats, plain folders, the shapes dataset."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from mutoscope.evaluation.sources.windows import Window
 
 Miniature = Callable[[str], Path]
 
-# data set -> a protocol of its own, how many videos of the miniature suit it, and notes on the others
+# dataset -> a protocol of its own, how many videos of the miniature suit it, and notes on the others
 EXPECTED = {
     "ucf101": ("ucf101-magvit", 2, ("no such file", "8 frames, 16 are needed")),
     "bair": ("bair-frame-prediction", 2, ()),

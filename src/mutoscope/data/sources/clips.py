@@ -1,4 +1,4 @@
-"""Clips of a fixed length from a folder of videos, or from a data set in its own layout."""
+"""Clips of a fixed length from a folder of videos, or from a dataset in its own layout."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -52,10 +52,10 @@ class ClipOptions(TypedDict, total=False):
 
 class ClipDataset(Dataset):
     """Clips of `num_frames` frames, `frame_stride` apart, of all videos of a folder (see `folder.py` for classes) or of
-    a split of a data set (see `datasets/catalog.py`).
+    a split of a dataset (see `datasets/catalog.py`).
 
     Item i is a dict: "video" uint8 (t, h, w, 3), "label" int (-1 without classes), "caption" str, "path" str and
-    "start", the clip's first frame in the file; a data set may add more, such as "actions" (`fields` lists them). Clips
+    "start", the clip's first frame in the file; a dataset may add more, such as "actions" (`fields` lists them). Clips
     start every `clip_step` frames (default: the length of a clip, so that they do not overlap), or, with `windows`, at
     that many positions at equal distances from the first possible one to the last (one: at the beginning), whatever a
     video's length. Frames are scaled to cover height x width, then cropped to it: in the middle, or with `crops` at
@@ -71,7 +71,7 @@ class ClipDataset(Dataset):
     Only headers are read at construction; with `windows` not even these are, and broken or short videos show when they
     are loaded. Files that cannot be used are reported by one warning each, listed in `.broken` and skipped; a file that
     fails later is replaced by a clip of another file, and a file with a damaged end gives clips from before the damage.
-    `.missing` lists files that the data set's own lists name and the disk lacks. Raises UserError where nothing
+    `.missing` lists files that the dataset's own lists name and the disk lacks. Raises UserError where nothing
     readable is left.
     """
 

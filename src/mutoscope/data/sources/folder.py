@@ -14,7 +14,7 @@ from mutoscope.errors import UserError
 
 @dataclass(frozen=True)
 class MediaFile:
-    """One video or image of a data set.
+    """One video or image of a dataset.
 
     label: index of its class, -1 without a class. caption: "" without a caption. part: which part of the file is meant,
     "" for the whole file.

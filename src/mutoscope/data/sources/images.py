@@ -156,7 +156,7 @@ class ImagesData(PathData):
         return self.source(self.required_path())
 
     def source(self, folder: str | Listing) -> ClipSource[ClipBatch]:
-        """The images of a folder, or of a split of a data set."""
+        """The images of a folder, or of a split of a dataset."""
         images = ImageDataset(folder, self.height, self.width, self.ten_crops)
         return RandomCrops(images, self.seed) if self.random_crops else StackedItems(images)
 

@@ -1,4 +1,4 @@
-"""Readers of the entries of a data set: video files, or one image per frame."""
+"""Readers of the entries of a dataset: video files, or one image per frame."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ Clip = UInt8[np.ndarray, "t h w 3"]
 
 
 class VideoReader(Protocol):
-    """Reads the entries of a data set."""
+    """Reads the entries of a dataset."""
 
     def num_frames(self, file: MediaFile) -> int:
         """Frames that the entry promises. Raises UserError for an unreadable entry."""

@@ -1,6 +1,6 @@
 """Every kind of training data by name, and the ways to find the right one: a name, a path, a JSON object.
 
-The package's `__init__` stays empty, so that listing the files of a data set does not import torch.
+The package's `__init__` stays empty, so that listing the files of a dataset does not import torch.
 """
 
 from collections.abc import Mapping
@@ -62,13 +62,13 @@ def source_class(kind: object) -> type[DataConfig]:
 
 
 def kind_of(path: str | Path) -> str:
-    """Which kind of data a path holds: a token cache, a known data set, a folder of images only, else videos.
+    """Which kind of data a path holds: a token cache, a known dataset, a folder of images only, else videos.
 
     Raises UserError for a path that holds none of these.
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"There is no {str(path)!r}; name a folder of videos or images, a data set or a token cache.")
+        raise UserError(f"There is no {str(path)!r}; name a folder of videos or images, a dataset or a token cache.")
     if (path / METADATA).is_file() and (path / "tokens.npy").is_file():
         return "tokens"
     if (dataset := recognise(path)) is not None:
@@ -79,7 +79,7 @@ def kind_of(path: str | Path) -> str:
         return "folder"
     if files_below(path, IMAGE_SUFFIXES):
         return "images"
-    raise UserError(f"{str(path)!r} holds neither videos nor images, and it is no data set and no token cache.")
+    raise UserError(f"{str(path)!r} holds neither videos nor images, and it is no dataset and no token cache.")
 
 
 def of_kind(data: DataConfig, kind: str, path: str | None = None) -> DataConfig:

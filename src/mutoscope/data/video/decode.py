@@ -284,7 +284,7 @@ def frame_notes(stream: "VideoStream", frame: "VideoFrame", path: str | Path) ->
     aspect: Fraction | None = stream.codec_context.sample_aspect_ratio
     if aspect and aspect != 1:
         ratio = f"{aspect.numerator}:{aspect.denominator}"
-        notes.append(f"{path} has non-square pixels ({ratio}); frames are kept as stored, as data sets do")
+        notes.append(f"{path} has non-square pixels ({ratio}); frames are kept as stored, as datasets do")
     if frame.color_trc in HDR_TRANSFERS:
         notes.append(f"{path} is high dynamic range ({HDR_TRANSFERS[frame.color_trc]}); converted without tone mapping")
     if frame.rotation % 90:

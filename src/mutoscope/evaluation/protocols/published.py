@@ -1,6 +1,6 @@
 """Named protocols of published tables: which clips, how many, at what size, in which convention.
 
-A protocol names its data set by a key; the folder is named when the protocol is used. Settings that a paper does not
+A protocol names its dataset by a key; the folder is named when the protocol is used. Settings that a paper does not
 state are marked "assumed" in the notes. Published figures are part of the protocol, and printed beside the result.
 """
 
@@ -23,7 +23,7 @@ Published = Mapping[str, Mapping[str, float]]
 class VideoProtocol:
     """One way of comparing generated videos with real ones.
 
-    split: part of the data set, in words; splits: names of its reader. task: task of a model, in words; tasks: names of
+    split: part of the dataset, in words; splits: names of its reader. task: task of a model, in words; tasks: names of
     the tasks, one of which is measured at a time; classes, frames and videos are those of the real clips. labels:
     classes of the "real" clips, or "balanced". num_clips: generated clips per repeat; repeats: their number, for a mean
     and a standard deviation. num_real: real clips, None for every window of the reference. given_frames: context

@@ -241,7 +241,7 @@ def clip_length(pipeline: VideoPipeline, protocol: VideoProtocol, task: str) -> 
 
 
 def class_numbers(clips: ProtocolClips, names: Sequence[str]) -> list[int]:
-    """The model's labels of a data set's classes. Raises UserError if the model does not know one of them."""
+    """The model's labels of a dataset's classes. Raises UserError if the model does not know one of them."""
     pipeline = clips.model.pipeline
     own, count = pipeline.index.class_names, pipeline.model.config.num_classes or 0
     if own is None:

@@ -1,4 +1,4 @@
-"""The real side of a protocol: a data set in its own format, a plain folder of videos, or the shapes dataset."""
+"""The real side of a protocol: a dataset in its own format, a plain folder of videos, or the shapes dataset."""
 
 import os
 import warnings
@@ -22,10 +22,10 @@ def open_reference(
 ) -> ClipListing:
     """The real videos of a protocol that are long enough for it.
 
-    A folder laid out as a data set (see `docs/datasets.md`) is read as one, by default in the protocol's split; any
+    A folder laid out as a dataset (see `docs/datasets.md`) is read as one, by default in the protocol's split; any
     other folder is searched for videos. The shapes dataset needs no folder and gives twice as many clips as are
     requested, the second half for real against real.
-    Raises UserError for a folder of another data set than the protocol's, or without a video that is long enough.
+    Raises UserError for a folder of another dataset than the protocol's, or without a video that is long enough.
     """
     if protocol.dataset == SHAPES:
         if folder is not None or split is not None:
@@ -52,7 +52,7 @@ def wanted_folder(protocol: VideoProtocol, folder: str | os.PathLike[str] | None
 
 
 def list_splits(protocol: VideoProtocol, kind: str, folder: Path, splits: tuple[str, ...]) -> ClipListing:
-    """Videos of some splits of a data set, in turn; files that its lists name and the disk lacks are noted."""
+    """Videos of some splits of a dataset, in turn; files that its lists name and the disk lacks are noted."""
     if not splits:
         raise UserError(
             f"{str(folder)!r} is laid out as {kind}: name the split of the real side, --split "

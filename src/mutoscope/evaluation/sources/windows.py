@@ -1,4 +1,4 @@
-"""Clips of a folder of videos or a data set: where in a video a clip starts and which crop of the frame it shows.
+"""Clips of a folder of videos or a dataset: where in a video a clip starts and which crop of the frame it shows.
 
 Papers differ more in this than in the feature network: the first 16 frames, a random window, k windows at even
 distances over the video, or every window.
@@ -49,7 +49,7 @@ class Window:
 
 @dataclass(frozen=True)
 class ClipListing:
-    """The readable, long enough videos of a folder or of splits of a data set, in order.
+    """The readable, long enough videos of a folder or of splits of a dataset, in order.
 
     skipped: why other videos are omitted. classes: names of the files' labels. notes: how the split was made.
     """

@@ -1,4 +1,4 @@
-"""Every data set in miniature: what is listed, what is missing, what clips look like."""
+"""Every dataset in miniature: what is listed, what is missing, what clips look like."""
 
 import shutil
 import warnings
@@ -255,7 +255,7 @@ def test_short_videos_may_be_looped(miniature: Miniature):
 
 
 def test_data_sets_that_cannot_be_opened_are_refused_in_a_sentence(miniature: Miniature, tmp_path: Path):
-    with pytest.raises(UserError, match="unknown data set 'mnist'"):
+    with pytest.raises(UserError, match="unknown dataset 'mnist'"):
         list_dataset("mnist", tmp_path)
     with pytest.raises(UserError, match="has the splits train, test; found 'validation'"):
         list_dataset("ucf101", tmp_path, "validation")

@@ -1,4 +1,4 @@
-"""Data sets of video files with lists beside them: UCF-101, Kinetics-600, Something-Something v2, Objectron."""
+"""Datasets of video files with lists beside them: UCF-101, Kinetics-600, Something-Something v2, Objectron."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ UCF_LISTS, UCF_VIDEOS = "ucfTrainTestlist", ("UCF-101", "UCF101")
 
 
 def ucf_lists(folder: Path) -> Path | None:
-    """The folder of split lists: in the data set's folder, or beside the folder of its videos."""
+    """The folder of split lists: in the dataset's folder, or beside the folder of its videos."""
     for base in (folder, folder.parent) if folder.name in UCF_VIDEOS else (folder,):
         if (base / UCF_LISTS / "classInd.txt").is_file():
             return base / UCF_LISTS

@@ -1,6 +1,6 @@
-"""The papers' data sets in their own layouts: splits, contents of a copy, and clips from it.
+"""The papers' datasets in their own layouts: splits, contents of a copy, and clips from it.
 
-`docs/datasets.md` shows each layout. Every data set opens as the same kind of dataset as a folder of videos.
+`docs/datasets.md` shows each layout. Every dataset opens as the same kind of dataset as a folder of videos.
 """
 
 from collections.abc import Callable
@@ -59,14 +59,14 @@ def list_dataset(
     camera: Camera = "image_aux1",
     with_actions: bool = False,
 ) -> Listing:
-    """The contents of one split of a data set. Reads lists and folders, and no video.
+    """The contents of one split of a dataset. Reads lists and folders, and no video.
 
     fold: which of UCF-101's three splits. camera, with_actions: of BAIR.
-    Raises UserError for an unknown data set or split, where the folder is missing, or where its lists are damaged.
+    Raises UserError for an unknown dataset or split, where the folder is missing, or where its lists are damaged.
     """
     folder = Path(folder)
     if kind not in KINDS:
-        raise UserError(f"unknown data set {kind!r}; known are {', '.join(KINDS)}")
+        raise UserError(f"unknown dataset {kind!r}; known are {', '.join(KINDS)}")
     if split not in SPLITS_OF[kind]:
         raise UserError(f"{kind} has the splits {', '.join(SPLITS_OF[kind])}; found {split!r}")
     if fold not in (1, 2, 3):
@@ -93,7 +93,7 @@ def open_dataset(
     with_actions: bool = False,
     **options: "Unpack[ClipOptions]",
 ) -> "ClipDataset":
-    """Clips of one split of a data set; `options` are those of `ClipDataset`, one window per video by default.
+    """Clips of one split of a dataset; `options` are those of `ClipDataset`, one window per video by default.
 
     with_actions: BAIR's items hold "actions" (t, 4) and "endeffector_positions" (t, 3) too, and cannot be mirrored.
     Raises UserError where nothing is left of the split, or for mirroring where a mirrored clip has another meaning.
@@ -112,7 +112,7 @@ def open_dataset(
 
 
 def recognise(folder: str | Path) -> str | None:
-    """The data set whose layout a folder has; None for a plain folder of videos or images."""
+    """The dataset whose layout a folder has; None for a plain folder of videos or images."""
     folder = Path(folder)
     if not folder.is_dir():
         return None
@@ -120,7 +120,7 @@ def recognise(folder: str | Path) -> str | None:
 
 
 def present_splits(kind: str, folder: str | Path) -> list[str]:
-    """The splits of a data set that this copy holds or lists."""
+    """The splits of a dataset that this copy holds or lists."""
     found = []
     for split in SPLITS_OF[kind]:
         try:

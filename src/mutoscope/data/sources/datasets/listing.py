@@ -1,4 +1,4 @@
-"""The contents of a data set on disk: its entries, its classes, and the files that are missing."""
+"""The contents of a dataset on disk: its entries, its classes, and the files that are missing."""
 
 import warnings
 from collections import Counter
@@ -20,9 +20,9 @@ SPLIT_FOLDERS = {
 
 @dataclass(frozen=True)
 class Listing:
-    """One split of a data set.
+    """One split of a dataset.
 
-    missing: files that the data set's own lists name and the disk does not hold, or holds damaged. unlisted: files on
+    missing: files that the dataset's own lists name and the disk does not hold, or holds damaged. unlisted: files on
     disk that belong to no split. notes: what a reader should know about how the split was chosen. frame_fields: further
     fields of a clip with one float32 row per frame, by name: numbers in a row.
     """

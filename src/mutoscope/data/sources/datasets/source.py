@@ -1,4 +1,4 @@
-"""The papers' data sets as training data: their settings, and the clips of one split as a source."""
+"""The papers' datasets as training data: their settings, and the clips of one split as a source."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ VideoSetKind = Literal["ucf101", "bair", "kinetics600", "ssv2", "nuscenes", "obj
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetData(PathData):
-    """Settings of a data set of videos in its own layout (docs/datasets.md)."""
+    """Settings of a dataset of videos in its own layout (docs/datasets.md)."""
 
     kind: VideoSetKind
     frame_stride: int = 1
