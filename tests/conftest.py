@@ -21,8 +21,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first: otherwise one worker may end alone with the longest while the others wait."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Longest tests first: otherwise one worker ends alone with the README's commands, minutes after the others."""
+    items.sort(key=lambda item: (item.path.name != "test_readme.py", item.get_closest_marker("slow") is None))
 
 
 @pytest.fixture(scope="session")
