@@ -184,7 +184,7 @@ GREY = Family(
     call=GreyCall,
     generator=GreyGenerator,
     capabilities=Capabilities(),
-    planned_steps=lambda config, sampling: 1,
+    planned_steps=lambda config, sampler: 1,
     papers=lambda: [PaperModel("grey", GreyConfig(), (8, 8, 8), 1, ("grey",))],
 )
 

@@ -169,7 +169,7 @@ def test_8_bit_weights_stay_close_and_are_never_saved(tmp_path: Path):
     layers = dict(small.model.named_modules())
     assert all(type(layers[name]) is Int8Linear for name in ("blocks.0.attention.qkv", "blocks.1.mlp_out", "output"))
     tokens = torch.arange(60)[None] % 64
-    logits = [p.model.logits(tokens, p.model.class_prefix(torch.tensor([1]), 1)) for p in (exact, small)]
+    logits = [p.model(tokens, p.model.class_prefix(torch.tensor([1]), 1)) for p in (exact, small)]
     assert 0 < (logits[0] - logits[1]).norm() / logits[0].norm() < 0.05
     assert small(class_label=1, guidance_scale=2.0).frames.shape == (4, 8, 8, 3)
     with pytest.raises(UserError, match="cannot be saved"):

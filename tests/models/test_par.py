@@ -85,7 +85,7 @@ def test_a_token_reaches_the_steps_after_its_own_and_nothing_else(variant: str, 
     tokens, prefix, n = sequence(model, seed), prefix_of(model), model.num_parallel
     changed = tokens.clone()
     changed[:, position] = (changed[:, position] + 3) % 11
-    difference = (model.logits(tokens, prefix) - model.logits(changed, prefix)).abs().amax(dim=(0, 2))  # (n,)
+    difference = (model(tokens, prefix) - model(changed, prefix)).abs().amax(dim=(0, 2))  # (n,)
     # The first step that may have read this token: the next one, or the next group.
     start = model.num_start
     reads = position + 1 if position < start else start + n * ((position - start) // n + 1)
@@ -100,7 +100,7 @@ def test_a_token_reaches_the_steps_after_its_own_and_nothing_else(variant: str, 
 def test_cached_and_uncached_logits_agree(variant: str, static: bool):
     model = small(**VARIANTS[variant])
     tokens, prefix = sequence(model), prefix_of(model)
-    expected = model.logits(tokens, prefix)
+    expected = model(tokens, prefix)
     seen = []
 
     def forced(logits: Tensor, positions: slice) -> Tensor:
@@ -136,9 +136,9 @@ def test_padded_captions_do_not_matter():
     features = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
     other = torch.where(mask[..., None], features, features + 5)
     tokens = sequence(model)
-    first, second = (model.logits(tokens, model.caption_prefix(x, 2), prefix_mask=mask) for x in (features, other))
+    first, second = (model(tokens, model.caption_prefix(x, 2), prefix_mask=mask) for x in (features, other))
     assert torch.equal(first, second)
-    unmasked = model.logits(tokens, model.caption_prefix(other, 2))
+    unmasked = model(tokens, model.caption_prefix(other, 2))
     assert not torch.allclose(first[0], unmasked[0])
 
 
@@ -148,7 +148,7 @@ def test_larger_grids_than_trained_on_are_a_longer_table():
     large = (2, 8, 8)
     tokens = torch.randint(11, (1, 128), generator=torch.Generator().manual_seed(0))
     prefix = model.class_prefix(torch.tensor([1]), 1)
-    assert model.logits(tokens, prefix, large).shape == (1, 128, 11)
+    assert model(tokens, prefix, large).shape == (1, 128, 11)
     assert torch.equal(model.token_order(large), region_order(large, 4))
 
 
@@ -197,10 +197,10 @@ def test_a_batch_without_its_condition_is_refused():
 def test_whole_branches_are_dropped_in_training_only():
     model = small(drop_path=0.5)
     tokens, prefix = sequence(model), prefix_of(model)
-    torch.testing.assert_close(model.logits(tokens, prefix), model.logits(tokens, prefix), atol=0, rtol=0)
+    torch.testing.assert_close(model(tokens, prefix), model(tokens, prefix), atol=0, rtol=0)
     model.train()
     torch.manual_seed(0)
-    results = torch.stack([model.logits(tokens, prefix) for _ in range(8)])
+    results = torch.stack([model(tokens, prefix) for _ in range(8)])
     assert (results != results[0]).any()
 
 

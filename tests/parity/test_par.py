@@ -124,7 +124,7 @@ def test_training_logits_loss_and_gradients(case: Case, monkeypatch: pytest.Monk
     shape = model.latent_shape
     tokens = stored["raster_ids"].view(-1, *shape)
     assert_equal(tokens.flatten(1)[:, model.token_order()], stored["sequence_ids"], "order")
-    logits = model.logits(stored["sequence_ids"], model.class_prefix(stored["labels_after_drop"], len(tokens)))
+    logits = model(stored["sequence_ids"], model.class_prefix(stored["labels_after_drop"], len(tokens)))
     assert_close(logits, stored["logits_train"], atol=2e-4, what="logits")
     if "logits_eval_full" in stored:
         assert_close(logits, stored["logits_eval_full"][:, : logits.shape[1]], atol=2e-4, what="evaluation mode")
@@ -191,7 +191,7 @@ def test_models_of_a_published_size(case: Case):
     ids = formula_ids(case.info["train_ids_tag"], len(model.token_order()), model.config.codebook_size)
     assert_equal(ids, stored["train_ids_raster"][0], "ids by formula")
     sequence = ids[model.token_order()][None]
-    logits = model.logits(sequence, model.class_prefix(torch.tensor([case.info["train_class"]]), 1))
+    logits = model(sequence, model.class_prefix(torch.tensor([case.info["train_class"]]), 1))
     losses = torch.nn.functional.cross_entropy(logits[0], sequence[0], reduction="none")
     assert_close(losses, stored["per_token_loss_sequence_order"], atol=1e-3, what="losses")
     assert losses.mean().item() == pytest.approx(case.info["mean_loss"], abs=1e-3)
@@ -204,7 +204,7 @@ def test_text_conditional_training_and_generation(case: Case, monkeypatch: pytes
     monkeypatch.setattr(torch, "rand", lambda *_, **__: stored["drop_uniforms"])
     batch: PARBatch = {"tokens": tokens, "caption": stored["caption"], "caption_mask": stored["caption_mask"]}
     prefix = model.batch_prefix(batch, torch.Generator())
-    logits = model.logits(stored["sequence_ids"], prefix, prefix_mask=stored["caption_mask"].bool())
+    logits = model(stored["sequence_ids"], prefix, prefix_mask=stored["caption_mask"].bool())
     assert_close(logits, stored["logits_train"], atol=2e-4, what="logits")
     loss, _ = model.loss(batch, torch.Generator())
     assert_close(loss, stored["loss_all"].squeeze(), rtol=1e-5, what="loss_all")

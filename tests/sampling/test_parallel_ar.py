@@ -82,7 +82,7 @@ def test_guidance_equals_two_separate_passes(scale: float, interval: int | None,
     tokens = last.tokens.flatten(1)[:, network.token_order()]
     with torch.no_grad():
         assert given.unconditional is not None
-        c, u = (network.logits(tokens, prefix) for prefix in (given.prefix, given.unconditional))
+        c, u = (network(tokens, prefix) for prefix in (given.prefix, given.unconditional))
     place = 0
     for logits in seen:
         rows = slice(place, place + logits.shape[1])

@@ -73,6 +73,7 @@ class Call:
 CallType = TypeVar("CallType", bound=Call)
 ConfigType = TypeVar("ConfigType", bound=ModelConfig)
 ModelType = TypeVar("ModelType", bound=AnyModel)
+SamplerType = TypeVar("SamplerType")
 
 
 # ------------------------------------------------------------------------------------------------------------- requests
@@ -395,21 +396,23 @@ class AnyFamily(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family(AnyFamily, Generic[CallType, ConfigType, ModelType]):
+class Family(AnyFamily, Generic[CallType, ConfigType, ModelType, SamplerType]):
     """Everything that differs from one family to another: one declaration each, listed in `FAMILIES`."""
 
     config: type[ConfigType]
     network: type[ModelType]
     call: type[CallType]
+    sampler: type[SamplerType]
     generator: Callable[[Parts[ModelType]], Generator[CallType, ModelType]]
     """Checks calls and runs the sampler."""
-    planned_steps: Callable[[ConfigType, Mapping[str, object]], int]
+    planned_steps: Callable[[ConfigType, SamplerType], int]
     """See `steps`."""
     prepare_batch: Callable[[ConfigType, Mapping[str, float]], PrepareBatch] = _plain_batch
     """See `batch_step`."""
 
     def steps(self, config: ModelConfig, sampling: Mapping[str, object]) -> int:
-        return self.planned_steps(cast(ConfigType, config), sampling)
+        options = dataclass_from_dict(self.sampler, sampling, "Sampler options")
+        return self.planned_steps(cast(ConfigType, config), options)
 
     def batch_step(self, config: ModelConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
         return self.prepare_batch(cast(ConfigType, config), task_weights)
@@ -428,7 +431,7 @@ class BoundFamily:
     capture: Callable[..., None]
     """See `Generator.capture`."""
 
-    def __init__(self, family: Family[CallType, ConfigType, ModelType], parts: Parts[ModelType]) -> None:
+    def __init__(self, family: Family[CallType, ConfigType, ModelType, SamplerType], parts: Parts[ModelType]) -> None:
         generator = family.generator(parts)
         self.title, self.capabilities = family.title, family.capabilities
         self.capture = generator.capture

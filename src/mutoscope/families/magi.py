@@ -4,7 +4,7 @@ arXiv 2501.12389.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -338,18 +338,16 @@ def num_sets(num_decoding_steps: int, num_tokens: int) -> int:
     return sum(size > 0 for size in set_sizes(num_decoding_steps, num_tokens))
 
 
-def planned_steps(config: MAGIConfig, sampling: Mapping[str, object]) -> int:
+def planned_steps(config: MAGIConfig, sampler: FrameStreamSamplerConfig) -> int:
     """Sets of tokens of all frames of a training clip."""
-    steps = sampling.get("num_decoding_steps", FrameStreamSamplerConfig.num_decoding_steps)
-    assert isinstance(steps, int)
-    return num_sets(steps, math.prod(config.grid)) * config.latent_shape[0]
+    return num_sets(sampler.num_decoding_steps, math.prod(config.grid)) * config.latent_shape[0]
 
 
 def paper_models() -> Iterator[PaperModel]:
     """MAR's sizes on 16 frames of 256 pixels; steps are sets of tokens."""
     for size in PAPER_SIZES:
         config = MAGIConfig.paper(size)
-        steps = planned_steps(config, {"num_decoding_steps": PAPER_SETS})
+        steps = planned_steps(config, FrameStreamSamplerConfig(num_decoding_steps=PAPER_SETS))
         yield PaperModel(f"magi-{size}", config, (16, 256, 256), steps, config.tasks)
 
 

@@ -281,11 +281,9 @@ SELF_SUPERVISED = tuple(task for task in tasks.TASKS if not task.startswith("cla
 MULTI_TASK = {"num_special_tokens": 16, "task_token": True}
 
 
-def planned_steps(config: MagvitConfig, sampling: Mapping[str, object]) -> int:
+def planned_steps(config: MagvitConfig, sampler: MaskedSamplerConfig) -> int:
     """K, whatever the size of the clip."""
-    steps = sampling.get("num_decoding_steps", MaskedSamplerConfig.num_decoding_steps)
-    assert isinstance(steps, int)
-    return steps
+    return sampler.num_decoding_steps
 
 
 def paper_models() -> Iterator[PaperModel]:

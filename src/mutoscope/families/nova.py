@@ -4,7 +4,7 @@ arXiv 2412.14169.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -232,11 +232,9 @@ def num_sets(num_decoding_steps: int, num_tokens: int) -> int:
     return sum(size > 0 for size in set_sizes(num_decoding_steps, num_tokens))
 
 
-def planned_steps(config: NOVAConfig, sampling: Mapping[str, object]) -> int:
+def planned_steps(config: NOVAConfig, sampler: FrameARSamplerConfig) -> int:
     """Sets of tokens of all frames of a training clip."""
-    steps = sampling.get("num_decoding_steps", FrameARSamplerConfig.num_decoding_steps)
-    assert isinstance(steps, int)
-    return num_sets(steps, math.prod(config.grid)) * config.latent_shape[0]
+    return num_sets(sampler.num_decoding_steps, math.prod(config.grid)) * config.latent_shape[0]
 
 
 IMAGE_SETS, VIDEO_SETS = 64, 128  # per frame, the defaults of the published pipelines
@@ -246,10 +244,10 @@ def paper_models() -> Iterator[PaperModel]:
     """The published sizes: images of 1024 pixels and clips of 33 frames; steps are sets of tokens."""
     for size in IMAGE_SIZES:
         config = NOVAConfig.paper(size)
-        steps = planned_steps(config, {"num_decoding_steps": IMAGE_SETS})
+        steps = planned_steps(config, FrameARSamplerConfig(num_decoding_steps=IMAGE_SETS))
         yield PaperModel(f"nova-{size}-1024", config, (1, 1024, 1024), steps, config.tasks)
     video = NOVAConfig()
-    steps = planned_steps(video, {"num_decoding_steps": VIDEO_SETS})
+    steps = planned_steps(video, FrameARSamplerConfig(num_decoding_steps=VIDEO_SETS))
     yield PaperModel("nova-0.6B-video", video, (33, 480, 768), steps, video.tasks)
 
 

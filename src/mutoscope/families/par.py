@@ -193,7 +193,7 @@ def pad_captions_left(config: PARConfig, task_weights: Mapping[str, float]) -> P
 # ---------------------------------------------------------------------------------------------------------- declaration
 
 
-def planned_steps(config: PARConfig, sampling: Mapping[str, object]) -> int:
+def planned_steps(config: PARConfig, sampler: ParallelARSamplerConfig) -> int:
     """Forward passes of the paper's order; no option of the sampler changes them."""
     return len(group_starts(config.latent_shape, config.num_parallel, config.num_start))
 
@@ -204,7 +204,9 @@ def paper_models() -> Iterator[PaperModel]:
         for n in (1, 4, 16):
             config = PARConfig.paper(size, num_parallel=n)
             name = f"llamagen-{size}" if n == 1 else f"par-{size}-{n}x"
-            yield PaperModel(name, config, (1, 384, 384), planned_steps(config, {}), ("class-conditional",))
+            yield PaperModel(
+                name, config, (1, 384, 384), planned_steps(config, ParallelARSamplerConfig()), ("class-conditional",)
+            )
 
 
 PAR_FAMILY = Family(

@@ -190,16 +190,6 @@ class PAR(VideoModel[PARConfig, PARBatch]):
         x = self.run_blocks(x, table, mask)[:, prefix.shape[1] - 1 :]  # (b, n, d)
         return self.output(self.norm(x)).float()
 
-    def logits(
-        self,
-        sequence: Int[Tensor, "b n"],
-        prefix: Float[Tensor, "b p d"],
-        latent_shape: tuple[int, int, int] | None = None,
-        prefix_mask: Bool[Tensor, "b p"] | None = None,
-    ) -> Float[Tensor, "b n k"]:
-        """The same as `forward`, under the name that all discrete models share."""
-        return self(sequence, prefix, latent_shape, prefix_mask)
-
     def run_blocks(
         self,
         x: Float[Tensor, "b n d"],
