@@ -165,11 +165,11 @@ def test_8_bit_weights_stay_close_and_are_never_saved(tmp_path: Path):
     index = tiny_par_index()
     exact = VideoPipeline(wide_tokenizer(), wide_par(), index)
     small = VideoPipeline(wide_tokenizer(), wide_par(), index, weights="int8")
-    assert small.model is not None
+    assert exact.model is not None and small.model is not None
     layers = dict(small.model.named_modules())
     assert all(type(layers[name]) is Int8Linear for name in ("blocks.0.attention.qkv", "blocks.1.mlp_out", "output"))
     tokens = torch.arange(60)[None] % 64
-    logits = [p.model(tokens, p.model.class_prefix(torch.tensor([1]), 1)) for p in (exact, small)]
+    logits = [model(tokens, model.class_prefix(torch.tensor([1]), 1)) for model in (exact.model, small.model)]
     assert 0 < (logits[0] - logits[1]).norm() / logits[0].norm() < 0.05
     assert small(class_label=1, guidance_scale=2.0).frames.shape == (4, 8, 8, 3)
     with pytest.raises(UserError, match="cannot be saved"):
