@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from mutoscope.actions import ActionSpec
 from mutoscope.errors import UserError
 
 FORMAT = "mutoscope-1"
@@ -41,6 +42,8 @@ class ModelIndex:
     """Blend the conditioning region into the result without a seam, unless a call says otherwise (MAGVIT)."""
     data: dict[str, object] = field(default_factory=dict[str, object])
     """Description of the training data."""
+    actions: ActionSpec | None = None
+    """What the numbers of an action mean, and how they are scaled; None for a model without actions."""
     format: str = FORMAT
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from mutoscope.actions import ActionSpec
 from mutoscope.data.media import spread
 from mutoscope.errors import UserError
 
@@ -101,6 +102,8 @@ class ClipSource(ABC, Generic[BatchT_co]):
     """Name of each class, by label; empty without classes."""
     fields: Mapping[str, Field] = {}
     """The per-clip fields beside video and label that every batch of this source has, by their keys."""
+    actions: ActionSpec | None = None
+    """What the numbers of the field "actions" mean; None without that field. Clips hold them unscaled."""
 
     @abstractmethod
     def __getitem__(self, indices: Sequence[int]) -> BatchT_co:
