@@ -4,6 +4,7 @@
 user chose are kept; whatever they make impossible is refused.
 """
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -20,6 +21,7 @@ from mutoscope.tokenizers.base import TokenizerSpec
 from mutoscope.training.config import ModelRecipe, Recipe, TokenizerRecipe, to_json
 
 RATE_TOLERANCE = 1.5  # a tokenizer that joins frames is warned about beyond this ratio of rates
+COMMON_MULTIPLE = 16  # of heights and widths, so that a tokenizer trained for one recipe serves the next
 Config = TypeVar("Config")
 
 
@@ -84,7 +86,7 @@ def fitted_data(
     """
     data = recipe.data
     if recipe.fits_data:
-        height, width = frame_size((survey.height, survey.width), multiple, machine)
+        height, width = frame_size((survey.height, survey.width), math.lcm(multiple, COMMON_MULTIPLE), machine)
         available = None if survey.frames is None else survey.frames[0]
         wanted = data.num_frames if "data.num_frames" in kept else min(data.num_frames, available or 1)
         frames = clip_length(wanted, available or 1, spec.temporal_stride, spec.num_alone)
