@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from mutoscope.data.base import DataConfig
 from mutoscope.data.sources.survey import DataSurvey
+from mutoscope.data.sources.tokens import TokensData
 from mutoscope.json_config import with_values
 from mutoscope.model_index import ModelIndex
 from mutoscope.models.base import ClipFacts, ModelConfig, TextShape
@@ -85,6 +86,9 @@ def fitted_data(
     A recipe that states its own sizes keeps them, and its clips keep the recording's rate.
     """
     data = recipe.data
+    if isinstance(data, TokensData):  # the clips are cut already
+        frames = data.num_frames if survey.frames is None else survey.frames[0]
+        return replace(data, height=survey.height, width=survey.width, num_frames=frames, fps=survey.fps)
     if recipe.fits_data:
         height, width = frame_size((survey.height, survey.width), math.lcm(multiple, COMMON_MULTIPLE), machine)
         available = None if survey.frames is None else survey.frames[0]
@@ -124,6 +128,7 @@ def fitted_model_recipe(
     recipe: ModelRecipe, survey: DataSurvey, kept: Collection[str], machine: Machine
 ) -> tuple[ModelRecipe, tuple[str, ...]]:
     """The recipe with clips and a model that fit each other, and warnings about the tokenizer."""
+    recipe = with_own_tokenizer(recipe, kept)
     spec = tokenizer_spec(recipe)
     data = fitted_data(recipe, survey, spec, spec.spatial_stride * recipe.model.grid_multiple, kept, machine)
     recipe = replace(recipe, data=data)
@@ -133,6 +138,16 @@ def fitted_model_recipe(
     weights = fitted_tasks(recipe, model)
     recipe = replace(recipe, model=model, task_weights=weights, text_encoder=encoder if model.text else None)
     return recipe, tuple(warnings_about(recipe, survey))
+
+
+def with_own_tokenizer(recipe: ModelRecipe, kept: Collection[str]) -> ModelRecipe:
+    """A recipe on a token cache uses the tokenizer and the text encoder that the cache was filled with."""
+    if not isinstance(recipe.data, TokensData):
+        return recipe
+    cache = recipe.data.cache()
+    encoder = recipe.text_encoder if cache.text_encoder is None else str(cache.text_encoder)
+    tokenizer = recipe.tokenizer if "tokenizer" in kept else cache.info.tokenizer
+    return replace(recipe, tokenizer=tokenizer, text_encoder=encoder)
 
 
 def clip_facts(data: DataConfig, spec: TokenizerSpec, survey: DataSurvey, text: TextShape | None) -> ClipFacts:

@@ -52,7 +52,9 @@ def planned(recipe: Recipe, *, other_data: bool, kept: Collection[str], machine:
     fitted = adaptation.recipe
     if isinstance(fitted, ModelRecipe):
         check_model_fits(fitted, tokenizer_spec(fitted))
-    return Plan(fitted, first_stage(fitted), sentence(fitted, adaptation), shortened + adaptation.changes, adaptation.warnings)
+    return Plan(
+        fitted, first_stage(fitted), sentence(fitted, adaptation), shortened + adaptation.changes, adaptation.warnings
+    )
 
 
 def with_short_warmup(recipe: Recipe, kept: Collection[str]) -> tuple[Recipe, tuple[Change, ...]]:

@@ -1,11 +1,13 @@
 """Captions of a run: their encoder, which may be built from their own words, and the shape of their features."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from mutoscope import hub
 from mutoscope.data.base import DataConfig
+from mutoscope.data.sources.tokens import TokensData
 from mutoscope.models.base import TextShape
 from mutoscope.text import TextEncoder, encoder_kind, load_text_encoder
 from mutoscope.text.words import OFFSETS, split_words, word_config
@@ -22,13 +24,19 @@ def caption_shape(data: DataConfig, encoder: str, published: TextShape | None) -
     encoder: a folder, or "words". published: the shape that the recipe's model has, whose length stays for an encoder
     in a folder.
     """
+    if isinstance(data, TokensData) and (stored := data.cache().info.caption_shape) is not None:
+        return TextShape(*stored)
     if encoder != WORDS:
         folder = Path(encoder).expanduser()
         return TextShape(published.length if published else MAX_WORDS, encoder_kind(folder).feature_size(folder))
     captions = data.captions()
-    length = max(len(split_words(caption)) for caption in captions)
-    vocabulary = word_config(captions)["vocabulary"]
-    return TextShape(min(max(length, 1), MAX_WORDS), len(OFFSETS) * len(vocabulary))
+    size = len(OFFSETS) * len(word_config(captions)["vocabulary"])
+    return TextShape(min(caption_length(captions), MAX_WORDS), size)
+
+
+def caption_length(captions: Sequence[str]) -> int:
+    """Words of the longest caption, at least 1."""
+    return max((len(split_words(caption)) for caption in captions), default=1) or 1
 
 
 def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextEncoder | None:
@@ -36,7 +44,9 @@ def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextE
     if recipe.text_encoder is None:
         return None
     folder = Path(recipe.text_encoder).expanduser()
-    if recipe.text_encoder == WORDS:
+    if recipe.text_encoder == WORDS and isinstance(recipe.data, TokensData):
+        folder = recipe.data.cache().text_encoder or folder
+    elif recipe.text_encoder == WORDS:
         folder = out / "text_encoder"
         if process.is_main and not (folder / hub.CONFIG).is_file():
             captions = recipe.data.captions()
