@@ -14,10 +14,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
+from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 
 Compare = Literal["logits", "features"]
 Flavor = Literal["torchvision", "released"]
@@ -271,8 +271,7 @@ def load_perceptual(
     try:
         problems = network.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path} does not hold torchvision's {type(network).__name__}: {reason}") from None
+        raise UserError(f"{path} does not hold torchvision's {type(network).__name__}: {reason(error)}.") from None
     missing = [name for name in problems.missing_keys if not name.endswith("num_batches_tracked")]
     if missing or problems.unexpected_keys:
         raise UserError(f"{path}: parameter {(missing or problems.unexpected_keys)[0]!r} is missing or unknown.")
@@ -310,12 +309,8 @@ def infer_resnet_config(weights: dict[str, Tensor]) -> ResNetConfig:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"There is no file {str(path)!r} with the weights of the perceptual loss.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or foreign file fails in many ways, none of which is the program's fault
-        raise UserError(f"{path} is not a readable weights file: {error}") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    stored = open_containers(read_stored(path))
+    weights = {name: value for name, value in stored.items() if isinstance(value, Tensor)}
+    if len(weights) < len(stored):
         raise UserError(f"{path} is not a readable weights file: it holds more than named tensors.")
-    return weights
+    return without_wrappers(weights)

@@ -25,7 +25,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, PathData, TokenBatch
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 from mutoscope.json_config import dataclass_from_dict
 
 METADATA = "metadata.json"
@@ -186,7 +186,7 @@ class TokenCache(ClipSource[TokenBatch]):
         try:
             values = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            message = f"{self.folder} is not a finished token cache ({error}); tokenize the clips first."
+            message = f"{self.folder} is not a finished token cache ({reason(error)}); tokenize the clips first."
             raise UserError(message) from None
         self.info = TokenCacheInfo.from_json(values, path)
         self.num_clips = self.info.num_clips
@@ -203,7 +203,9 @@ class TokenCache(ClipSource[TokenBatch]):
         try:
             return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in self.info.arrays()}
         except (OSError, ValueError) as error:
-            raise UserError(f"The token cache {self.folder} is damaged ({error}); tokenize the clips again.") from None
+            raise UserError(
+                f"The token cache {self.folder} is damaged ({reason(error)}); tokenize the clips again."
+            ) from None
 
     def __getstate__(self) -> dict[str, object]:
         """Workers open the files themselves: a pickled memory map would be copied whole."""
