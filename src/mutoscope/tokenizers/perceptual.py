@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError, reason
+from mutoscope.layers.precision import full_precision
 from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 
 Compare = Literal["logits", "features"]
@@ -185,6 +186,7 @@ class PerceptualLoss(nn.Module):
         self.network = network.eval().requires_grad_(False)
         self.compare = compare
 
+    @full_precision  # differences of nearly equal features lose all their digits in half precision
     def forward(self, real: Float[Tensor, "b 3 t h w"], fake: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
         real, fake = (video.transpose(1, 2).flatten(0, 1) for video in (real, fake))  # (b·t, 3, h, w)
         if not isinstance(self.network, ResNet):
@@ -215,12 +217,14 @@ class LPIPS(nn.Module):
         self.heads = nn.ParameterList(torch.ones(width) for width in network.MAP_WIDTHS)
         self.eval().requires_grad_(False)
 
+    @full_precision
     def per_layer(self, real: Float[Tensor, "n 3 h w"], fake: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 5"]:
         """Contribution of each of the five maps to the distance of each pair of frames in [0, 1]."""
         triples = zip(self.heads, self.network(real), self.network(fake), strict=True)
         means = [((_unit_length(a) - _unit_length(b)).square().mean((2, 3)) * w).sum(1) for w, a, b in triples]
         return torch.stack(means, dim=1)
 
+    @full_precision  # differences of nearly equal features lose all their digits in half precision
     def forward(self, real: Float[Tensor, "b 3 t h w"], fake: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
         real, fake = (video.transpose(1, 2).flatten(0, 1) for video in (real, fake))  # (b·t, 3, h, w)
         return self.per_layer(real, fake).sum(1).mean()

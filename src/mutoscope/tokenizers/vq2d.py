@@ -221,7 +221,8 @@ class VQ2D(VideoTokenizer):
         """Reconstruction and losses: squared error in [-1, 1] plus the quantizer's terms."""
         quantized, tokens, losses = self.quantizer(self.encode_to_latents(video))
         reconstruction = self._per_frame(self.decoder, quantized)
-        return TokenizerOutput(reconstruction, tokens, {"reconstruction": F.mse_loss(reconstruction, video), **losses})
+        error = F.mse_loss(reconstruction.float(), video)
+        return TokenizerOutput(reconstruction, tokens, {"reconstruction": error, **losses})
 
     def to_uint8(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
         """[-1, 1] to 0…255 as the official scripts do: 127.5 x + 128, clipped, truncated."""

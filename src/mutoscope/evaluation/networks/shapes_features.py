@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from mutoscope import hub
 from mutoscope.errors import UserError, reason
+from mutoscope.layers.precision import project_exactly
 from mutoscope.state_dicts import without_wrappers
 
 MIN_FRAMES = 8
@@ -138,7 +139,7 @@ class ShapesFeatures(nn.Module):
     def predict(self, embedding: Float[Tensor, "b d"]) -> dict[str, Tensor]:
         """Logits of every head from embeddings: choices (b, options), presences (b, entries)."""
         sizes = self.config.head_sizes()
-        return dict(zip(sizes, self.heads(embedding).split(list(sizes.values()), dim=-1), strict=True))
+        return dict(zip(sizes, project_exactly(self.heads, embedding).split(list(sizes.values()), dim=-1), strict=True))
 
     def loss(self, batch: LabelledClips, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of the heads' cross entropies on an augmented batch, and its named parts."""
