@@ -1,9 +1,12 @@
 """mutoscope reconstruct: any size and length, in order, with honest figures; bad input leaves nothing behind."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from mutoscope import hub
 from mutoscope.commands.reconstruct import Error
@@ -206,3 +209,13 @@ def test_an_interruption_leaves_nothing(run, tokenizer, video, out, monkeypatch)
     monkeypatch.setattr(tiling, "encode_decode_stream", interrupted)
     assert run("reconstruct", tokenizer, video, out / "x.mp4").status == 130
     assert os.listdir(out) == []
+
+
+def test_pixels_that_are_not_finite_are_one_sentence_and_no_file(run, tokenizer, video, out):
+    path = Path(tokenizer) / "tokenizer" / "model.safetensors"
+    weights = load_file(path)
+    last = max(name for name in weights if name.startswith("decoder") and weights[name].ndim == 5)
+    save_file(weights | {last: torch.full_like(weights[last], 3e38, dtype=torch.float32)}, path)
+    done = run("reconstruct", tokenizer, video, out / "x.mp4")
+    assert done.status == 2 and "The pixels of the tokenizer's decoder hold" in done.error
+    assert not list(out.iterdir())

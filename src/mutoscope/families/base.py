@@ -20,6 +20,7 @@ from mutoscope.data.fit import Frames
 from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict, nearest
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
+from mutoscope.layers.finite import require_finite
 from mutoscope.model_index import ModelIndex
 from mutoscope.models.base import AnyModel, ModelConfig
 from mutoscope.sampling.base import SampleEvent
@@ -237,6 +238,7 @@ class Generator(ABC, Generic[CallType, ModelType]):
                 f"The text encoder {str(self.text_encoder.folder)!r} gives {text.features.shape[2]} channels, this "
                 f"model reads {shape.size}: name the encoder it was trained with."
             )
+        require_finite(text.features, "The text encoder's features", self.text_encoder.dtype, "text_encoder_dtype")
         return text
 
     def prompt_warnings(self, *prompts: str) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ from mutoscope.sampling.frame_stream import (
     set_sizes,
 )
 from mutoscope.text.base import TextFeatures
+from mutoscope.tokenizers.base import checked_latents
 
 Actions = np.ndarray | Sequence[Sequence[float]]
 """Rows of numbers (rows, a): row t is done in frame t and leads to frame t + 1."""
@@ -226,7 +227,8 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         """Latents or codes of the context frames."""
         if context is None:
             return None
-        return self.tokenizer.encode(self.tokenizer.from_uint8(context.to(self.device)))
+        latents = self.tokenizer.encode(self.tokenizer.from_uint8(context.to(self.device)))
+        return checked_latents(latents, self.tokenizer)
 
     def decode(
         self,

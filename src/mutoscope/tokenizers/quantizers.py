@@ -13,7 +13,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mutoscope.layers.finite import require_finite
 from mutoscope.layers.precision import full_precision
+from mutoscope.tokenizers.base import LATENTS
 
 EntropyKind = Literal["softmax", "argmax"]
 LOG_EPS = 1e-5  # released code of MAGVIT: keeps the logarithm of an unused code finite
@@ -88,7 +90,11 @@ class VectorQuantizer(nn.Module):
 
     @full_precision
     def tokens(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
-        """Index of the nearest code at every position; the first one on ties."""
+        """Index of the nearest code at every position; the first one on ties.
+
+        Raises UserError for latents that are NaN or infinite, all of which would have one code.
+        """
+        require_finite(latents, LATENTS)
         b, _, t, h, w = latents.shape
         flat = self._scaled(rearrange(latents, "b d t h w -> (b t h w) d").float())  # (n, d)
         return squared_distances(flat, self.codes).argmin(1).view(b, t, h, w)
@@ -140,7 +146,11 @@ class LookupFreeQuantizer(nn.Module):
 
     @full_precision
     def encode(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
-        """Id of the code at every position."""
+        """Id of the code at every position. Raises UserError for latents that are NaN or infinite."""
+        require_finite(latents, LATENTS)
+        return self._ids(latents)
+
+    def _ids(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
         powers = 2 ** torch.arange(self.num_bits, device=latents.device)
         return ((latents > 0) * powers.view(-1, 1, 1, 1)).sum(1)
 
@@ -161,7 +171,7 @@ class LookupFreeQuantizer(nn.Module):
             "commitment": self.commitment_cost * (latents - codes).square().mean(),
             "entropy": self.entropy_cost * self.entropy(latents),
         }
-        return latents + (codes - latents).detach(), self.encode(latents), losses
+        return latents + (codes - latents).detach(), self._ids(latents), losses
 
     @full_precision
     def entropy(self, latents: Float[Tensor, "b d t h w"]) -> Float[Tensor, ""]:
@@ -199,7 +209,11 @@ class FiniteScalarQuantizer(nn.Module):
 
     @full_precision
     def encode(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
-        """Id of the code at every position: its levels are the digits, the first channel's the lowest."""
+        """Id of the code at every position: its levels are the digits, the first channel's the lowest.
+
+        Raises UserError for latents that are NaN or infinite.
+        """
+        require_finite(latents, LATENTS)
         return self._ids(self._bounded(latents).round())
 
     def _ids(self, rounded: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
