@@ -1,7 +1,6 @@
 """mutoscope reconstruct: any size and length, in order, with honest figures; bad input leaves nothing behind."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from mutoscope import hub
 from mutoscope.commands.reconstruct import Error
 from mutoscope.data.video.read import read_video, write_video
 from mutoscope.tokenizers import tiling
+from tiny_models import save_tiny_tokenizer
 
 KEYS = {
     "input", "output", "frames", "height", "width", "fps", "psnr_db", "num_tokens", "latent_shape",
@@ -211,8 +211,9 @@ def test_an_interruption_leaves_nothing(run, tokenizer, video, out, monkeypatch)
     assert os.listdir(out) == []
 
 
-def test_pixels_that_are_not_finite_are_one_sentence_and_no_file(run, tokenizer, video, out):
-    path = Path(tokenizer) / "tokenizer" / "model.safetensors"
+def test_pixels_that_are_not_finite_are_one_sentence_and_no_file(run, video, out, tmp_path):
+    tokenizer = save_tiny_tokenizer(tmp_path / "damaged")
+    path = tokenizer / "tokenizer" / "model.safetensors"
     weights = load_file(path)
     last = max(name for name in weights if name.startswith("decoder") and weights[name].ndim == 5)
     save_file(weights | {last: torch.full_like(weights[last], 3e38, dtype=torch.float32)}, path)
