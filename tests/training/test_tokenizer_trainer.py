@@ -166,13 +166,14 @@ class Darkening(VideoTokenizer):
 @pytest.mark.parametrize("patches", [False, True])
 def test_comparisons_of_clips_do_not_depend_on_autocast(patches: bool):
     torch.manual_seed(0)
+    side = 16 if patches else 4
     discriminator: nn.Module = (
         PatchDiscriminator(PatchDiscriminatorConfig(4, 1)) if patches else Discriminator(DISCRIMINATOR)
     )
     config = replace(ADVERSARIAL, gan_loss="hinge") if patches else ADVERSARIAL
     discriminator.eval()  # the norms of patches keep their averages
     perceptual = PerceptualLoss(ResNet(ResNetConfig((1,), 4, 5)))
-    video = torch.rand(2, 3, 2, 4, 4) * 2 - 1
+    video = torch.rand(2, 3, 2, side, side) * 2 - 1
 
     def terms() -> dict[str, Tensor]:
         objective = AdversarialLoss(Darkening(), discriminator, config, perceptual)

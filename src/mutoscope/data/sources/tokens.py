@@ -184,7 +184,7 @@ class TokenCache(ClipSource[TokenBatch]):
         self.folder = Path(folder)
         path = self.folder / METADATA
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
             message = f"{self.folder} is not a finished token cache ({reason(error)}); tokenize the clips first."
             raise UserError(message) from None
