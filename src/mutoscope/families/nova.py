@@ -23,6 +23,7 @@ from mutoscope.families.base import (
     PaperModel,
     Prompts,
     Request,
+    as_prompts,
     common_length,
     per_sample,
 )
@@ -125,8 +126,7 @@ class NOVAGenerator(Generator[NOVACall, NOVA]):
         )
 
     def _warnings(self, prompt: Prompts, negative: str) -> tuple[str, ...]:
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
-        return self.prompt_warnings(*prompts, negative)
+        return self.prompt_warnings(*as_prompts(prompt), negative)
 
     def _check_motion(self, motion: float | None) -> None:
         if motion is None:

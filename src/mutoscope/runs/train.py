@@ -261,8 +261,14 @@ def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextE
             source = recipe.data.open()
             count = source.num_clips or MAX_CAPTIONS
             captions = [text for i in range(0, count, 64) for text in source[range(i, min(i + 64, count))]["caption"]]
+            words = word_config(captions)
+            if not words["vocabulary"]:
+                raise UserError(
+                    f"None of the {len(captions)} captions of {recipe.data.origin()['path'] or recipe.data.kind} holds "
+                    "a word, and a model of text learns from words: write captions, or train one without text_encoder."
+                )
             folder.mkdir(parents=True)
-            hub.write_json(folder / "config.json", word_config(captions))
+            hub.write_json(folder / "config.json", words)
         barrier(process)
     return load_text_encoder(folder, process.device, torch.float32)
 

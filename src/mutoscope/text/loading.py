@@ -39,6 +39,8 @@ class PromptTokenizer(Protocol):
 
     def get_vocab_size(self) -> int: ...
 
+    def token_to_id(self, token: str) -> int | None: ...
+
 
 class NetworkConfig(Protocol):
     """The settings that the encoders read."""

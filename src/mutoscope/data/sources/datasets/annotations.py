@@ -61,7 +61,7 @@ def list_ucf101(folder: Path, split: str, fold: int = 1) -> Listing:
 def _ucf_classes(path: Path) -> Iterator[tuple[int, str]]:
     for line in read_lines(path):
         number, _, name = line.partition(" ")
-        if not number.isdigit() or not name:
+        if not number.isdecimal() or not name:
             raise UserError(f"{path}: a line must read '<number> <Class>', found {line!r}")
         yield int(number), name.strip()
 
