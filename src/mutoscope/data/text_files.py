@@ -19,7 +19,7 @@ BYTE_ORDER_MARKS = (
 
 
 def read_text(path: Path) -> str:
-    """The text of a file: UTF-8, or what its byte order mark says, which is removed.
+    """The text of a file: UTF-8, or what its byte order mark says, which is removed. Lines end in "\\n" alone.
 
     Raises UserError for a file that cannot be read, or that is in another encoding, such as Latin-1: guessing would
     turn letters into others without a word.
@@ -36,4 +36,4 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} is not {encoding.upper()} text ({at}): save it as UTF-8.") from None
     if "\0" in text:
         raise UserError(f"{path} holds NUL characters, so it is no text in UTF-8: save it as UTF-8.")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -8,6 +8,7 @@ import torch
 from mutoscope import hub
 from mutoscope.data.base import DataConfig
 from mutoscope.data.sources.tokens import TokensData
+from mutoscope.errors import UserError
 from mutoscope.models.base import TextShape
 from mutoscope.text import TextEncoder, encoder_kind, load_text_encoder
 from mutoscope.text.words import OFFSETS, split_words, word_config
@@ -50,7 +51,13 @@ def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextE
         folder = out / "text_encoder"
         if process.is_main and not (folder / hub.CONFIG).is_file():
             captions = recipe.data.captions()
+            words = word_config(captions)
+            if not words["vocabulary"]:
+                raise UserError(
+                    f"None of the {len(captions)} captions of {recipe.data.origin()['path'] or recipe.data.kind} holds "
+                    "a word, and a model of text learns from words: write captions, or train one without text_encoder."
+                )
             folder.mkdir(parents=True, exist_ok=True)
-            hub.write_json(folder / hub.CONFIG, word_config(captions))
+            hub.write_json(folder / hub.CONFIG, words)
         barrier(process)
     return load_text_encoder(folder, process.device, torch.float32)

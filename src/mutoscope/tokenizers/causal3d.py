@@ -310,7 +310,8 @@ class Causal3D(VideoTokenizer):
         latents, tokens, losses = self.bottleneck(self.encode_to_latents(video), generator)
         reconstruction = self.decoder(latents)
         distance = F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss
-        return TokenizerOutput(reconstruction, tokens, {"reconstruction": distance(reconstruction, video), **losses})
+        error = distance(reconstruction.float(), video)
+        return TokenizerOutput(reconstruction, tokens, {"reconstruction": error, **losses})
 
     def set_latent_statistics(self, videos: Iterable[Float[Tensor, "b 3 t h w"]]) -> None:
         """Normalises every channel of the latents to mean 0 and variance 1 over these clips; `decode` inverts it.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mutoscope.data.base import ClipBatch, ClipSource
+from mutoscope.layers.precision import full_precision
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.tokenizers.discriminator import (
     discriminator_loss,
@@ -50,7 +51,8 @@ class AdversarialLoss(nn.Module):
     """Tokenizer and discriminator in one pass and one sum of losses; both are updated from the same forward pass.
 
     The generator's terms see the discriminator's weights as constants, the discriminator's terms see the
-    reconstruction as a constant, so one backward pass gives each network its own gradient.
+    reconstruction as a constant, so one backward pass gives each network its own gradient. Autocast narrows the
+    tokenizer alone: the comparisons below are differences of nearly equal numbers.
 
         L_G = reconstruction + quantizer + 0.1 · softplus(−D(v̂)) + 0.1 · perceptual(v, v̂)
         L_D = softplus(−D(v)) + softplus(D(v̂)) + 10 · ‖∂D(v)/∂v‖² + w · LeCam
@@ -85,7 +87,8 @@ class AdversarialLoss(nn.Module):
         adversarial: whether adversarial training has started; before, its terms are weighted 0.
         """
         output = self.tokenizer.forward_train(video, generator)
-        real, fake = (video + 1) / 2, (output.reconstruction + 1) / 2  # [0, 1], as the discriminator reads them
+        # [0, 1], as the discriminator reads them
+        real, fake = (video + 1) / 2, (output.reconstruction.float() + 1) / 2
         opposed = self._generator_terms(real, fake) | self._discriminator_terms(real, fake.detach())
         weight = 1.0 if adversarial else 0.0
         terms = output.losses | {name: term * weight for name, term in opposed.items()}
@@ -93,11 +96,13 @@ class AdversarialLoss(nn.Module):
             terms["perceptual"] = self.config.perceptual_weight * self.perceptual(real, fake)
         return torch.stack([term.float() for term in terms.values()]).sum(), terms
 
+    @full_precision
     def _generator_terms(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         logits = functional_call(self.discriminator, frozen, (fake,))
         return {"generator": self.config.gan_weight * generator_loss(logits, self.config.gan_loss)}
 
+    @full_precision
     def _discriminator_terms(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         config = self.config
         real = real.detach().requires_grad_(config.r1_weight > 0)

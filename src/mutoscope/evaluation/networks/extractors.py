@@ -18,6 +18,7 @@ from mutoscope.evaluation.networks.i3d import I3D, load_i3d
 from mutoscope.evaluation.networks.inception import InceptionV3, load_inception
 from mutoscope.evaluation.networks.perceptual import LPIPSMetric, load_lpips
 from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
+from mutoscope.layers.precision import autocast_off
 
 Clips = UInt8[Tensor, "n t h w 3"]
 MCVD_SIDE = 128  # pixels, MCVD's evaluation code
@@ -92,7 +93,7 @@ class Extractors:
         Inception reads one frame of a clip, number index mod t. Raises UserError for rows that are not finite.
         """
         rows: dict[str, list[Tensor]] = {}
-        with exact_float32():
+        with exact_float32(), autocast_off(torch.device(self.device)):
             for start in range(0, len(clips), self.batch_size):
                 batch = clips[start : start + self.batch_size].to(self.device)
                 for name, values in self._read(batch, first_index + start).items():

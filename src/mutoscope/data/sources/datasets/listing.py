@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mutoscope.data.sources.folder import FileProblem, MediaFile
 from mutoscope.data.sources.readers import ContainerReader, VideoReader
+from mutoscope.data.text_files import read_text
 from mutoscope.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -68,11 +69,7 @@ class Listing:
 
 def read_lines(path: Path) -> list[str]:
     """Non-empty lines of a file, without line ends of any system. Raises UserError where it cannot be read."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
 def problem_of(path: Path) -> str | None:
