@@ -15,10 +15,14 @@ NUM_FAR = 1024
 
 @dataclass(frozen=True)
 class Split(Generic[BatchT]):
-    """The clips that are trained on, and those that are held back. note: a sentence that says which these are."""
+    """The clips that are trained on, and those that are held back.
+
+    indices: of the held-back clips in the source. note: which clips these are, for people.
+    """
 
     training: ClipSource[BatchT]
     held_back: ClipSource[BatchT]
+    indices: Int[np.ndarray, " m"]
     note: str
 
 
@@ -34,25 +38,26 @@ def split_clips(source: ClipSource[BatchT], share: float, seed: int = 0) -> Spli
     if share == 0:
         return None
     if source.episodes is None and source.num_clips is None:
-        far = source.among(np.arange(FAR, FAR + NUM_FAR))
-        return Split(source, far, "validation is on clips of the endless source that training never reaches")
+        far = np.arange(FAR, FAR + NUM_FAR)
+        note = "Validation is on clips of the endless dataset that training never reaches."
+        return Split(source, source.among(far), far, note)
     episodes = np.arange(source.num_clips or 0) if source.episodes is None else source.episodes
     recordings = np.unique(episodes)
     if source.episodes is not None and len(recordings) > 1:
         chosen = stratified(recordings, share, seed)
         held = np.isin(episodes, chosen)
-        return _split(source, held, f"{len(chosen):,} of {len(recordings):,} recordings are held back for validation")
+        return _split(source, held, f"{len(chosen):,} of {len(recordings):,} recordings are held back")
     if len(episodes) < 2:
-        warnings.warn("The data are a single clip, so none can be held back for validation.", stacklevel=2)
+        warnings.warn("The data are a single clip, so none can be held back for validation.", stacklevel=1)
         return None
     held = np.arange(len(episodes)) >= len(episodes) - number_held(len(episodes), share)
     if source.episodes is not None:
         warnings.warn(
             "All clips are from one recording: its last clips are held back for validation, which says less about "
             "other recordings, and clips that overlap share frames with training. Add recordings for better figures.",
-            stacklevel=2,
+            stacklevel=1,  # one warning a run, whoever splits
         )
-    return _split(source, held, "the last clips are held back for validation")
+    return _split(source, held, "The last clips are held back")
 
 
 def number_held(count: int, share: float) -> int:
@@ -77,5 +82,6 @@ def drawn_clips(source: ClipSource[BatchT], count: int) -> list[int]:
 
 
 def _split(source: ClipSource[BatchT], held: np.ndarray, rule: str) -> Split[BatchT]:
-    clips = f"{int(held.sum()):,} of {len(held):,} clips"
-    return Split(source.among(np.flatnonzero(~held)), source.among(np.flatnonzero(held)), f"{rule} ({clips})")
+    indices = np.flatnonzero(held)
+    note = f"{rule} for validation: {len(indices):,} of {len(held):,} clips."
+    return Split(source.among(np.flatnonzero(~held)), source.among(indices), indices, note)

@@ -73,11 +73,18 @@ class ReconstructionSheet:
 
 
 def paired_sheet(
-    real: UInt8[Tensor, "b t h w 3"], decoded: UInt8[Tensor, "b t h w 3"], every_nth_frame: int = 1
+    real: UInt8[Tensor, "b t h w 3"],
+    decoded: UInt8[Tensor, "b t h w 3"],
+    every_nth_frame: int = 1,
+    labels: Sequence[tuple[str, str]] | None = None,
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """One image: time runs to the right, each real clip is directly above its counterpart."""
+    """One image: time runs to the right, each real clip is directly above its counterpart.
+
+    labels: texts above the real clip and above its counterpart, for each pair.
+    """
     pairs = [clip[::every_nth_frame].numpy() for pair in zip(real, decoded, strict=True) for clip in pair]
-    return contact_sheet(pairs, columns=len(pairs[0]))
+    texts = None if labels is None else [text for pair in labels for text in pair]
+    return contact_sheet(pairs, columns=len(pairs[0]), labels=texts)
 
 
 class Recorder:

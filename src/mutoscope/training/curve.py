@@ -46,7 +46,8 @@ class Axis:
     def ticks(self) -> list[float]:
         """Round numbers in the range."""
         if self.is_log:
-            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            lowest, highest = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+            powers = range(lowest, highest + 1, 1 + (highest - lowest) // (2 * NUM_TICKS))
             for digits in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10))):
                 found = [digit * 10.0**power for power in powers for digit in digits]
                 found = [tick for tick in found if self.low <= tick <= self.high]
@@ -62,7 +63,7 @@ def linear_ticks(low: float, high: float) -> list[float]:
     """About NUM_TICKS multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / NUM_TICKS
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= 0.7 * rough)
     return [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class ValidationRule:
     cost: Callable[[Figures], float] = lambda figures: figures["loss"]
 
 
-class Validation:
+class Validation(Generic[BatchT]):
     """Measures networks on the same held-back clips, with the same noise and masks every time.
 
     The clips stay in memory as they were read. Nothing is drawn that training could notice: every update seeds its
@@ -73,18 +73,19 @@ class Validation:
         return self._batches
 
 
-class Candidates:
+class Candidates(Generic[BatchT]):
     """The weights that would be exported now.
 
     Without validation these are the averaged ones where there are any; with it, the better ones in the latest
     validation, and the averaged ones where both are equal.
     """
 
-    def __init__(self, model: nn.Module, ema: AveragedModel | None, validation: Validation | None):
+    def __init__(self, model: nn.Module, ema: AveragedModel | None, validation: Validation[BatchT] | None):
         self.networks: dict[WeightsKind, nn.Module] = {} if ema is None else {"averaged": ema.module}
         self.networks["raw"] = model
         self.kind: WeightsKind = next(iter(self.networks))
-        self.validation, self.figures = validation, dict[WeightsKind, Figures]()
+        self.validation = validation
+        self.figures: dict[WeightsKind, Figures] = {}
 
     @property
     def network(self) -> nn.Module:
@@ -97,7 +98,8 @@ class Candidates:
         measure, cost = self.validation.measure, self.validation.rule.cost
         self.figures = {kind: measure(network) for kind, network in self.networks.items()}
         self.kind = min(self.networks, key=lambda kind: cost(self.figures[kind]))
-        return {
+        chosen = {"exports_averaged_weights": float(self.kind == "averaged")} if len(self.networks) > 1 else {}
+        return chosen | {
             f"validation_{name}" + ("_averaged" if kind == "averaged" else ""): value
             for kind, figures in self.figures.items()
             for name, value in figures.items()

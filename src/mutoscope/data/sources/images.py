@@ -139,19 +139,19 @@ class RandomCrops(ClipSource[ClipBatch]):
     def __init__(self, dataset: ImageDataset, seed: int = 0, files: Int[np.ndarray, " n"] | None = None):
         self.dataset, self.seed = dataset, seed
         self.class_names, self.fields = dataset.class_names, dataset.fields
-        self.episodes = np.arange(len(dataset.files)) if files is None else files
-        self._used = frozenset(self.episodes.tolist())
+        self.files = np.arange(len(dataset.files)) if files is None else files
+        self.episodes, self._used = self.files, frozenset(self.files.tolist())
 
     def among(self, clips: Int[np.ndarray, " m"]) -> "RandomCrops":
-        return RandomCrops(self.dataset, self.seed, self.episodes[clips])
+        return RandomCrops(self.dataset, self.seed, self.files[clips])
 
     def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         return stacked_items([self._clip(int(position)) for position in indices])
 
     def _clip(self, position: int) -> Item:
-        first = stream_index(position, len(self.episodes), self.seed)
-        for step in range(len(self.episodes)):
-            file = int(self.episodes[(first + step) % len(self.episodes)])
+        first = stream_index(position, len(self.files), self.seed)
+        for step in range(len(self.files)):
+            file = int(self.files[(first + step) % len(self.files)])
             item = self.dataset.random_item(file, np.random.Generator(np.random.PCG64([self.seed, position])))
             if item["episode"] in self._used:  # else a replacement of a broken file by an image that is not used
                 return item
