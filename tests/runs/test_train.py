@@ -113,7 +113,7 @@ def test_a_model_run_leaves_a_self_contained_folder(model_folder):
     assert hub.load_tokenizer(model_folder) is not None
     assert hub.load_model(model_folder).config == tiny_model("").model
     sheets = {path.name for path in (model_folder / "samples").iterdir()}
-    assert sheets == {"class-conditional-00000004.png", "frame-prediction-00000004.png"}
+    assert sheets == {f"{task}-0000000{step}.png" for task in TWO_TASKS for step in (1, 4)}
 
 
 def test_the_cache_is_filled_once_and_used_again_on_resume(tokenizer_folder, model_folder):

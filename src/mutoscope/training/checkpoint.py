@@ -12,7 +12,8 @@ import torch
 
 from mutoscope.errors import UserError, reason
 
-# Fields that may differ on resume: they change logs or speed, or (num_steps) the end of the cosine.
+# Fields that may differ on resume: they change logs, speed or which of two finished networks is exported, or
+# (num_steps) the end of the cosine.
 FREE_FIELDS = (
     "loop.num_steps",
     "loop.log_every",
@@ -21,6 +22,9 @@ FREE_FIELDS = (
     "loop.num_workers",
     "loop.threads",
     "loop.report_to",
+    "loop.validate_every",
+    "loop.validation_clips",
+    "loop.recognisable_after",
 )
 
 

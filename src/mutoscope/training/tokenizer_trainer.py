@@ -22,12 +22,15 @@ from mutoscope.tokenizers.discriminator import (
     make_discriminator,
     r1_penalty,
 )
+from mutoscope.training.batches import Batch, to_device
 from mutoscope.training.callbacks import Callback
 from mutoscope.training.config import AdversarialConfig, TokenizerRecipe
 from mutoscope.training.tracking import Tracker
-from mutoscope.training.trainer import Batch, TrainResult, run_loop, to_device
+from mutoscope.training.trainer import TrainResult, run_loop
+from mutoscope.training.validation import ValidationRule
 
 ClipDistance = Callable[[Tensor, Tensor], Tensor]
+SQUARED_RANGE = 4.0  # of pixels in [-1, 1]
 
 
 def training_video(tokenizer: VideoTokenizer, batch: Batch) -> Float[Tensor, "b 3 t h w"]:
@@ -120,6 +123,15 @@ class AdversarialLoss(nn.Module):
         return terms
 
 
+def tokenizer_figures(network: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    """Loss of a tokenizer on held-back clips, without a discriminator's terms, and PSNR in dB, the mean over clips."""
+    tokenizer = cast(VideoTokenizer, network)
+    video = training_video(tokenizer, batch)
+    output = tokenizer.forward_train(video, generator)
+    error = (output.reconstruction.float().clamp(-1, 1) - video).square().flatten(1).mean(1)  # (b,)
+    return {"loss": output.loss, "psnr": (10 * torch.log10(SQUARED_RANGE / error.clamp(min=1e-10))).mean()}
+
+
 def train_tokenizer(
     tokenizer: VideoTokenizer,
     recipe: TokenizerRecipe,
@@ -138,8 +150,10 @@ def train_tokenizer(
     With `recipe.adversarial` a discriminator (`discriminator`, or a fresh one) is trained in place beside it, and
     `perceptual(real, fake)` of clips in [0, 1] is added to the loss unless it is None; only the tokenizer is averaged
     and returned.
-    Writes `log.jsonl`, `checkpoints/` and `samples/` below `out`. With `resume`, continues the newest good checkpoint
-    there; on CPU the continued run equals an uninterrupted one bit for bit.
+    Writes `log.jsonl`, `curve.png`, `checkpoints/` and `samples/` below `out`. With `loop.validation_share`, whole
+    recordings of `source` are held back, loss and PSNR on them are logged, and the weights with the higher PSNR, raw or
+    averaged, are returned. With `resume`, continues the newest good checkpoint there; on CPU the continued run equals
+    an uninterrupted one bit for bit.
     Raises UserError for a changed recipe, a full disk, damaged checkpoints or a diverging loss.
     """
     if recipe.adversarial is None:
@@ -155,6 +169,7 @@ def train_tokenizer(
         recipe,
         source,
         out,
+        rule=ValidationRule(tokenizer_figures, cost=lambda figures: -figures["psnr"]),
         prepare_batch=lambda batch, step: {**batch, "step": step},
         resume=resume,
         callbacks=callbacks,

@@ -8,10 +8,11 @@ from typing import Literal, TypedDict
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch.utils.data import Dataset
 
 from mutoscope.data.base import (
+    EPISODE,
     INTERVAL,
     LABEL,
     ClipBatch,
@@ -56,11 +57,12 @@ class ClipDataset(Dataset):
     a split of a dataset (see `datasets/catalog.py`).
 
     Item i is a dict: "video" uint8 (t, h, w, 3), "label" int (-1 without classes), "caption" str, "path" str and
-    "start", the clip's first frame in the file; a dataset may add more, such as "actions" (`fields` lists them). Clips
-    start every `clip_step` frames (default: the length of a clip, so that they do not overlap), or, with `windows`, at
-    that many positions at equal distances from the first possible one to the last (one: at the beginning), whatever a
-    video's length. Frames are scaled to cover height x width, then cropped to it: in the middle, or with `crops` at
-    that many positions at equal distances along the longer side. `mirrored` adds every clip a second time, mirrored.
+    "start", the clip's first frame in the file, and "episode", the number of its video; a dataset may add more, such as
+    "actions" (`fields` lists them). Clips start every `clip_step` frames (default: the length of a clip, so that they
+    do not overlap), or, with `windows`, at that many positions at equal distances from the first possible one to the
+    last (one: at the beginning), whatever a video's length. Frames are scaled to cover height x width, then cropped to
+    it: in the middle, or with `crops` at that many positions at equal distances along the longer side. `mirrored` adds
+    every clip a second time, mirrored.
 
     random_start moves a clip by up to clip_step frames, or with `windows` anywhere; random_crop moves the crop,
     random_flip mirrors half of the clips. max_interval draws how many strides the frames of a clip are apart, from 1 to
@@ -132,11 +134,16 @@ class ClipDataset(Dataset):
         frames = {
             name: Field("float32", (self.num_frames, size), per_frame=True) for name, size in frame_fields.items()
         }
-        return {"label": LABEL} | varied | frames
+        return {"label": LABEL, "episode": EPISODE} | varied | frames
 
     @property
     def class_names(self) -> list[str]:
         return self.classes
+
+    @property
+    def episodes(self) -> Int[np.ndarray, " n"]:
+        """The video of every item, by its number; a file that fails while loading is not known yet."""
+        return np.repeat(np.arange(len(self.videos)), np.diff(self._first_item))
 
     # ----------------------------------------------------------------------------------------------- usable files
 
@@ -285,6 +292,7 @@ class ClipDataset(Dataset):
             "path": video.name,
             "start": start,
             "interval": interval,
+            "episode": number,
         } | {name: torch.from_numpy(rows) for name, rows in self.reader.extras(video, numbers).items()}
 
     def _moved(self, start: int, last: int, generator: torch.Generator) -> int:
@@ -333,19 +341,30 @@ class RandomClips(ClipSource[ClipBatch]):
     """A dataset with random draws as an endless source in which a clip looks different each time it is read.
 
     Clip p is the item at position p of the endless stream of permutations (see `StepSampler`), with draws from
-    (seed, p): a batch depends on the indices only.
+    (seed, p): a batch depends on the indices only. items: those of the dataset that are used; None: all.
     """
 
-    def __init__(self, dataset: ClipDataset, seed: int = 0):
+    def __init__(self, dataset: ClipDataset, seed: int = 0, items: Int[np.ndarray, " n"] | None = None):
         self.dataset, self.seed = dataset, seed
         self.class_names, self.fields = dataset.class_names, dataset.fields
+        self.items = np.arange(len(dataset)) if items is None else items
+        self.episodes = dataset.episodes[self.items]
+        self._used = frozenset(np.unique(self.episodes).tolist())
+
+    def among(self, clips: Int[np.ndarray, " m"]) -> "RandomClips":
+        return RandomClips(self.dataset, self.seed, self.items[clips])
 
     def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         return stacked_items([self._clip(int(position)) for position in indices])
 
     def _clip(self, position: int) -> Item:
-        index = stream_index(position, len(self.dataset), self.seed)
-        return self.dataset.item(index, item_generator(self.seed, 0, position))
+        first = stream_index(position, len(self.items), self.seed)
+        for step in range(len(self.items)):
+            item = int(self.items[(first + step) % len(self.items)])
+            clip = self.dataset.item(item, item_generator(self.seed, 0, position))
+            if clip["episode"] in self._used:  # else a replacement of a broken file by a recording that is not used
+                return clip
+        raise UserError(f"None of {len(self._used)} chosen recordings can be read; see the warnings.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -194,6 +194,17 @@ class TokenCacheWriter:
         os.replace(temporary, self.partial / PROGRESS)
 
 
+def started_info(folder: Path) -> TokenCacheInfo | None:
+    """What the finished or unfinished cache at `folder` is a cache of; None where there is none that can be read."""
+    finished, begun = folder / METADATA, folder.with_name(folder.name + ".partial") / PROGRESS
+    try:
+        if finished.is_file():
+            return TokenCacheInfo.from_json(json.loads(finished.read_text()), finished)
+        return TokenCacheInfo.from_json(json.loads(begun.read_text())["info"], begun)
+    except (OSError, ValueError, KeyError, UserError):
+        return None
+
+
 class TokenCache(ClipSource[TokenBatch]):
     """A finished cache: `cache[indices]` is a batch of tokens with every stored field (see `TokenBatch`)."""
 
@@ -215,6 +226,7 @@ class TokenCache(ClipSource[TokenBatch]):
         for name, expected in self.info.arrays().items():
             if (str(self._arrays[name].dtype), self._arrays[name].shape) != expected:
                 raise UserError(f"{self.folder / name}.npy does not fit {path}; tokenize the clips again.")
+        self.episodes = np.array(self._arrays["episode"]) if "episode" in self.info.fields else None
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
