@@ -4,7 +4,7 @@ Row t of a recording's actions is done in frame t and leads to frame t + 1. Rows
 recording's own units; `ActionSpec.scaled` is applied where they enter it, in training and in sampling alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,7 +66,7 @@ class ActionSpec:
     def measured(
         cls,
         names: Sequence[str],
-        episodes: Sequence[Float[np.ndarray, "_t a"]],
+        episodes: Iterable[Float[np.ndarray, "_t a"]],
         *,
         kind: Kind | None = None,
         fps: float | None = None,
@@ -76,19 +76,18 @@ class ActionSpec:
         """Kind and scaling of recorded actions: axes to mean 0 and standard deviation 1, buttons as they are.
 
         A column of zeros and ones is a button, unless `kind` says that the actions are continuous. NaN is ignored.
-        axes: the reduction of axes. The mean and the standard deviation are those of the reduced rows.
+        axes: the reduction of axes. The mean and the standard deviation are those of the reduced rows. `episodes` is
+        read once, so that it may load one episode at a time.
         """
-        rows = np.concatenate([np.zeros((0, len(names)), np.float32), *episodes])
-        zeros_and_ones = np.isnan(rows) | (rows == 0) | (rows == 1)  # (t, a)
-        buttons = zeros_and_ones.all(axis=0)
+        buttons, statistics = np.ones(len(names), dtype=bool), RunningStatistics(len(names))
+        for rows in episodes:
+            buttons &= (np.isnan(rows) | (rows == 0) | (rows == 1)).all(axis=0)  # (t, a)
+            statistics.add(reduced_rows(rows, (axes,) * len(names), frame_stride))
         if kind == "buttons":
             buttons[:] = True
         reduction: tuple[Reduction, ...] = tuple("max" if button else axes for button in buttons)
-        reduced = np.concatenate([reduced_rows(e, reduction, frame_stride) for e in episodes] or [rows])
-        known = reduced.astype(np.float64)
-        known = known[~np.isnan(known).any(axis=1)]
-        offset = np.where(buttons, 0.0, known.mean(axis=0) if len(known) else 0.0)
-        scale = np.where(buttons, 1.0, known.std(axis=0) if len(known) else 1.0)
+        offset = np.where(buttons, 0.0, statistics.mean)
+        scale = np.where(buttons, 1.0, statistics.deviation)
         scale = np.where(scale < SMALLEST_SCALE, 1.0, scale)
         found: Kind = "buttons" if buttons.all() else "continuous"
         return cls(
@@ -102,6 +101,32 @@ class ActionSpec:
     def reduced(self, rows: Float[np.ndarray, "t a"], stride: int) -> Float[np.ndarray, "_steps a"]:
         """Rows of every frame to one row for every `stride` frames, from the first one on. See `reduced_rows`."""
         return reduced_rows(rows, self.reduction, stride)
+
+
+class RunningStatistics:
+    """Mean and standard deviation of rows that arrive in parts, as two passes over all rows would give them.
+
+    Chan, Golub and LeVeque (1979): the sum of squares is kept about the mean, so that large means cost no digits.
+    """
+
+    def __init__(self, size: int):
+        self.count, self.mean, self.squares = 0, np.zeros(size), np.zeros(size)
+
+    def add(self, rows: Float[np.ndarray, "_t a"]) -> None:
+        """Rows with a NaN are ignored."""
+        known = rows[~np.isnan(rows).any(axis=1)].astype(np.float64)
+        if not len(known):
+            return
+        mean, total = known.mean(axis=0), self.count + len(known)
+        gap = mean - self.mean
+        self.squares += ((known - mean) ** 2).sum(axis=0) + gap**2 * (self.count * len(known) / total)
+        self.mean = self.mean + gap * (len(known) / total)
+        self.count = total
+
+    @property
+    def deviation(self) -> Float[np.ndarray, " a"]:
+        """Of the population; 1 without rows."""
+        return np.sqrt(self.squares / self.count) if self.count else np.ones_like(self.squares)
 
 
 def reduced_rows(
