@@ -5,7 +5,7 @@ recording's own units; `ActionSpec.scaled` is applied where they enter it, in tr
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -45,6 +45,10 @@ class ActionSpec:
         if len(lengths) != 1 or len(set(self.names)) != len(self.names) or min(self.scale, default=1.0) <= 0:
             raise UserError("An action needs different names, and one offset, positive scale and reduction for each.")
 
+    def to_json(self) -> dict[str, object]:
+        """The fields as JSON values, for metadata files."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
     @property
     def size(self) -> int:
         """Numbers of an action."""
@@ -75,16 +79,21 @@ class ActionSpec:
     ) -> "ActionSpec":
         """Kind and scaling of recorded actions: axes to mean 0 and standard deviation 1, buttons as they are.
 
-        A column of zeros and ones is a button, unless `kind` says that the actions are continuous. NaN is ignored.
+        A column of zeros and ones is a button. NaN is ignored. Raises UserError where `kind` says that all columns
+        are buttons and one has other numbers.
         axes: the reduction of axes. The mean and the standard deviation are those of the reduced rows. `episodes` is
         read once, so that it may load one episode at a time.
         """
         buttons, statistics = np.ones(len(names), dtype=bool), RunningStatistics(len(names))
         for rows in episodes:
-            buttons &= (np.isnan(rows) | (rows == 0) | (rows == 1)).all(axis=0)  # (t, a)
+            zeros_and_ones = np.isnan(rows) | (rows == 0) | (rows == 1)  # (t, a)
+            buttons &= zeros_and_ones.all(axis=0)
+            if kind == "buttons" and not buttons.all():
+                t, a = (int(index) for index in np.argwhere(~zeros_and_ones)[0])
+                raise UserError(
+                    f"Buttons are 0 or 1, but {names[a]!r} is {rows[t, a]:g} in row {t + 1}: call it continuous."
+                )
             statistics.add(reduced_rows(rows, (axes,) * len(names), frame_stride))
-        if kind == "buttons":
-            buttons[:] = True
         reduction: tuple[Reduction, ...] = tuple("max" if button else axes for button in buttons)
         offset = np.where(buttons, 0.0, statistics.mean)
         scale = np.where(buttons, 1.0, statistics.deviation)
