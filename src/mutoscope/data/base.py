@@ -124,6 +124,9 @@ class ItemDataset(Protocol):
     @property
     def fields(self) -> Mapping[str, Field]: ...
 
+    @property
+    def actions(self) -> ActionSpec | None: ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, item: int, /) -> Item: ...
@@ -134,7 +137,7 @@ class StackedItems(ClipSource[ClipBatch]):
 
     def __init__(self, dataset: ItemDataset):
         self.dataset, self.num_clips = dataset, len(dataset)
-        self.class_names, self.fields = dataset.class_names, dataset.fields
+        self.class_names, self.fields, self.actions = dataset.class_names, dataset.fields, dataset.actions
 
     def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         return stacked_items([self.dataset[int(index)] for index in indices])

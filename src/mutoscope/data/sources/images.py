@@ -15,6 +15,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
+from mutoscope.actions import ActionSpec
 from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, Item, PathData, StackedItems, stacked_items
 from mutoscope.data.loader import stream_index
 from mutoscope.data.media import IMAGE_SUFFIXES, files_below, open_image
@@ -65,6 +66,7 @@ class ImageDataset:
         else:
             self.files, self.class_names = find_images(self.folder)
         self.fields: Mapping[str, Field] = {"label": LABEL}
+        self.actions: ActionSpec | None = None
 
     def __len__(self) -> int:
         return len(self.files) * (10 if self.ten_crops else 1)

@@ -15,7 +15,7 @@ from mutoscope.data.sources.folder import FileProblem, MediaFile
 from mutoscope.data.sources.readers import ContainerReader, VideoReader
 from mutoscope.errors import UserError
 
-MEASURED_ENTRIES = 4096
+MEASURED_ENTRIES = 1024
 SPLITS = ("train", "validation", "test")
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -72,7 +72,7 @@ class Listing:
     def action_spec(self, frame_stride: int = 1, axes: Reduction = "sum") -> ActionSpec | None:
         """Kind and scaling of the actions of clips whose frames are `frame_stride` apart; None without actions.
 
-        Measured over at most 4,096 entries, spread evenly; entries that cannot be read are skipped.
+        Measured over at most 1,024 entries, spread evenly; entries that cannot be read are skipped.
         """
         if self.actions is None:
             return None
