@@ -94,6 +94,7 @@ def list_folder(folder: str | Path) -> Listing:
         notes=tuple(_notes(files, kept, videos, lists, names)),
         frame_fields={"actions": len(names)} if names else {},
         fps=stated.fps,
+        unit="videos",
         actions=RecordedActions(names, stated.kind) if names else None,
     )
 

@@ -219,6 +219,7 @@ def list_lerobot(folder: str | Path, camera: str | None = None, split: str = ALL
         camera=names[info.cameras.index(chosen)],
         actions=RecordedActions(info.actions.names, info.actions.kind) if info.actions else None,
         lengths_known=True,
+        unit="episodes",
     )
 
 
@@ -238,7 +239,7 @@ def _whole_episodes(
     for entry in found.entries:
         reason = _table_problem(entry, reader, problems) or _video_problem(entry, info.fps, ends)
         if reason:
-            missing.append(FileProblem(f"{info.folder}#episode {entry.number}", reason))
+            missing.append(FileProblem(f"episode {entry.number}", reason))
         else:
             files.append(_file(entry, found, reader))
     unlisted = max(len(found.problems), info.num_episodes - len(found.entries))

@@ -41,7 +41,7 @@ class Listing:
     fields of a clip with one float32 row per frame, by name: numbers in a row. fps: frames per second of every entry,
     where the dataset states one rate for all. format: its name and version, `kind` by default. cameras: names of the
     cameras, of which `camera` is read. actions: what the field "actions" holds. lengths_known: the reader knows the
-    length of every entry without opening a file.
+    length of every entry without opening a file. unit: what reports call the entries.
     """
 
     kind: str
@@ -60,6 +60,7 @@ class Listing:
     camera: str = ""
     actions: RecordedActions | None = None
     lengths_known: bool = False
+    unit: str = "entries"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "format", self.format or self.kind)
@@ -102,14 +103,14 @@ class Listing:
                 raise UserError(f"there is nothing of {where}; docs/datasets.md shows the layout")
             first = self.missing[0]
             raise UserError(
-                f"nothing is left of {where}: all {len(self.missing)} entries are missing, the first: {first.path}: "
-                f"{first.reason}"
+                f"nothing is left of {where}: all {len(self.missing)} {self.unit} are missing, the first: "
+                f"{first.path}: {first.reason}"
             )
         if self.missing:
             first = self.missing[0]
             warnings.warn(
-                f"{where} lacks {len(self.missing)} of {len(self.missing) + len(self.files)} entries, which are "
-                f"skipped; the first: {first.path}: {first.reason}",
+                f"{where} lacks {len(self.missing)} of {len(self.missing) + len(self.files)} {self.unit}, which are "
+                f"skipped ({len(self.files)} are read); the first: {first.path}: {first.reason}",
                 stacklevel=3,
             )
         return self
