@@ -138,7 +138,7 @@ def _listed_videos(folder: Path) -> Iterator[Entry]:
     texts = [""] * len(names) if prompts is None else _lines(prompts)
     if len(texts) != len(names):
         raise UserError(
-            f"{path} has {len(names)} lines and {prompts} {len(texts)}: line n of one belongs to line n of the other."
+            f"{path} has {len(names)} lines and {prompts} has {len(texts)}: line n of each is of one video."
         )
     for number, (name, text) in enumerate(zip(names, texts, strict=True), 1):
         if name:
