@@ -79,14 +79,14 @@ class Listing:
             return None
         return ActionSpec.measured(
             self.actions.names,
-            self._action_rows(),
+            self.action_rows(),
             kind=self.actions.kind,
             fps=self.fps,
             frame_stride=frame_stride,
             axes=axes,
         )
 
-    def _action_rows(self) -> Iterator[Float[np.ndarray, "_t a"]]:
+    def action_rows(self) -> Iterator[Float[np.ndarray, "_t a"]]:
         """The actions of one entry after the other."""
         for number in spread(len(self.files), MEASURED_ENTRIES):
             file = self.files[number]
