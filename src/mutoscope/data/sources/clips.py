@@ -449,10 +449,19 @@ class RecordedData(PathData):
         """Settings at their defaults are omitted, as caches of earlier versions do."""
         listing = self.listing()
         described: dict[str, object] = {"kind": self.kind, "class_names": list(listing.classes)}
-        defaults = {"max_interval": 1, "windows": None, "window_choice": "even"}
-        described |= {name: getattr(self, name) for name, value in defaults.items() if getattr(self, name) != value}
+        changed = {name: getattr(self, name) for name, value in DEFAULTS.items() if getattr(self, name) != value}
         actions = listing.action_spec(self.frame_stride, self.action_axes)
-        return described if actions is None else described | {"actions": actions.to_json()}
+        return described | changed | ({} if actions is None else {"actions": actions.to_json()})
+
+
+# Of settings that a description omits where they have this value
+DEFAULTS: dict[str, object] = {
+    "frame_stride": 1,
+    "max_interval": 1,
+    "windows": None,
+    "window_choice": "even",
+    "action_axes": "sum",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
