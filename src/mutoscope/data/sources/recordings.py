@@ -26,7 +26,7 @@ from mutoscope.data.sources.readers import VideoReader
 from mutoscope.errors import UserError
 
 DEFAULT_FPS = 25.0  # where neither the dataset nor its files state a rate
-RATED_EPISODES = 48  # whose rates are looked up, spread over all
+RATED_EPISODES = 48  # at equal distances, whose rates are looked up
 
 
 class Episode:

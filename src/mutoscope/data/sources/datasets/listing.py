@@ -73,7 +73,7 @@ class Listing:
     def action_spec(self, frame_stride: int = 1, axes: Reduction = "sum") -> ActionSpec | None:
         """Kind and scaling of the actions of clips whose frames are `frame_stride` apart; None without actions.
 
-        Measured over at most 1,024 entries, spread evenly; entries that cannot be read are skipped.
+        Measured over at most 1,024 entries at equal distances; entries that cannot be read are skipped.
         """
         if self.actions is None:
             return None
