@@ -445,6 +445,9 @@ class RecordedData(PathData):
         listing = self.listing()
         return survey_listing(listing, self.fps, listing.action_spec())
 
+    def captions(self) -> Sequence[str]:
+        return [file.caption for file in self.listing().files]
+
     def describe(self) -> dict[str, object]:
         """Settings at their defaults are omitted, as caches of earlier versions do."""
         listing = self.listing()
