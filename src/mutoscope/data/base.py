@@ -178,6 +178,9 @@ class ItemDataset(Protocol):
     @property
     def episodes(self) -> Int[np.ndarray, " n"] | None: ...
 
+    @property
+    def actions(self) -> ActionSpec | None: ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, item: int, /) -> Item: ...
@@ -188,7 +191,7 @@ class StackedItems(ClipSource[ClipBatch]):
 
     def __init__(self, dataset: ItemDataset):
         self.dataset, self.num_clips = dataset, len(dataset)
-        self.class_names, self.fields = dataset.class_names, dataset.fields
+        self.class_names, self.fields, self.actions = dataset.class_names, dataset.fields, dataset.actions
         self.episodes = dataset.episodes
 
     def __getitem__(self, indices: Sequence[int]) -> ClipBatch:

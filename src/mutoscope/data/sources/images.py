@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from mutoscope.actions import ActionSpec
 from mutoscope.data.base import (
     EPISODE,
     LABEL,
@@ -76,6 +77,7 @@ class ImageDataset:
         else:
             self.files, self.class_names = find_images(self.folder)
         self.fields: Mapping[str, Field] = {"label": LABEL, "episode": EPISODE}
+        self.actions: ActionSpec | None = None
 
     def __len__(self) -> int:
         return len(self.files) * (10 if self.ten_crops else 1)
