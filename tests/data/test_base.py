@@ -7,6 +7,7 @@ from mutoscope.models import magi
 
 
 class Items:
+    actions = None
     """Five clips of one pixel, each as bright as its number."""
 
     class_names = ("dark", "bright")

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mutoscope.data.base import ClipBatch, ClipSource, PathData, StackedItems, check_interval
-from mutoscope.data.sources.clips import RandomClips
+from mutoscope.data.sources.clips import Axes, RandomClips
 from mutoscope.data.sources.datasets.catalog import Split, list_dataset, open_dataset
+from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.images import ImagesData
+from mutoscope.data.sources.survey import DataSurvey, survey_listing
 from mutoscope.errors import UserError
 
 VideoSetKind = Literal["ucf101", "bair", "kinetics600", "ssv2", "nuscenes", "objectron"]
@@ -33,6 +35,9 @@ class DatasetData(PathData):
     """another start and crop each time a video is read, for tokenizers"""
     max_interval: int = 1
     """frames of a clip are 1 to this many strides apart, drawn for each clip"""
+
+    action_axes: Axes = "sum"
+    """how the axes of the actions between two frames of a clip are joined (BAIR)"""
 
     def __post_init__(self) -> None:
         check_interval(self.max_interval)
@@ -61,19 +66,32 @@ class DatasetData(PathData):
             random_crop=self.random_crops,
             random_flip=self.mirrored and self.random_crops,
             max_interval=self.max_interval,
+            action_axes=self.action_axes,
             seed=self.seed,
         )
         return RandomClips(clips, self.seed) if self.random_crops else StackedItems(clips)
 
     def class_names(self) -> Sequence[str]:
-        return list_dataset(self.kind, self.required_path(), self.split, fold=self.fold).classes
+        return self.listing().classes
+
+    def listing(self) -> Listing:
+        """The entries of the split. Raises UserError where the folder is missing or its lists are damaged."""
+        with_actions = self.kind == "bair" and not self.mirrored  # a mirrored action has another sign
+        return list_dataset(self.kind, self.required_path(), self.split, fold=self.fold, with_actions=with_actions)
+
+    def survey(self) -> DataSurvey:
+        listing = self.listing()
+        return survey_listing(listing, self.fps, listing.action_spec())
 
     def describe(self) -> dict[str, object]:
         names = ["kind", "split", "windows", "crops", "mirrored", "frame_stride"]
         names += ["fold"] if self.kind == "ucf101" else []
         names += ["max_interval"] if self.max_interval != 1 else []
+        listing = self.listing()
         described: dict[str, object] = {name: getattr(self, name) for name in names}
-        return described | {"class_names": list(self.class_names())}
+        described |= {"class_names": list(listing.classes)}
+        actions = listing.action_spec(self.frame_stride, self.action_axes)
+        return described if actions is None else described | {"actions": actions.to_json()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +102,13 @@ class ImagenetData(ImagesData):
     split: Split = "train"
 
     def open(self) -> ClipSource[ClipBatch]:
-        return self.source(list_dataset(self.kind, self.required_path(), self.split).checked())
+        return self.source(self.listing().checked())
 
     def class_names(self) -> Sequence[str]:
-        return list_dataset(self.kind, self.required_path(), self.split).classes
+        return self.listing().classes
+
+    def listing(self) -> Listing:
+        return list_dataset(self.kind, self.required_path(), self.split)
 
     def describe(self) -> dict[str, object]:
         return {"split": self.split} | super().describe()
