@@ -7,6 +7,7 @@ A protocol opens a plan: sides of clips, and how their rows become figures. The 
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
 import torch
@@ -159,8 +160,8 @@ def open_default(source: SourceLike, settings: Settings) -> Plan:
     """
     if not holds_videos(source):
         if settings.reference is not None:
-            if isinstance(source, str | os.PathLike) and os.fspath(source) not in hub.bundled():
-                open_footage(source)  # names what is missing
+            if isinstance(source, str | os.PathLike) and not is_model(source):
+                open_footage(source)  # says what is wrong with the path
             raise UserError(
                 f"{name_of(source)!r} is no folder of videos: save its clips with mutoscope generate and compare their "
                 "folder with --reference, or name the --protocol whose clips it is to generate, such as ucf101-magvit."
@@ -170,6 +171,11 @@ def open_default(source: SourceLike, settings: Settings) -> Plan:
     if settings.reference is None and plan.is_of_shapes:
         return open_shapes(source, ALL_THAT_FITS, settings)
     return plan
+
+
+def is_model(source: str | os.PathLike[str]) -> bool:
+    """Whether a name or path is that of a model."""
+    return os.fspath(source) in hub.bundled() or (Path(source).expanduser() / hub.INDEX).is_file()
 
 
 def measure(plan: Plan, state: State, progress: bool = False) -> dict[str, Rows]:

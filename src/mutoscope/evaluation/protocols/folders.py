@@ -175,20 +175,24 @@ class FoldersPlan(Plan):
                 "identical_clips": compared.num_identical,
                 "sizes": sorted({own.size for own, _ in self.pairs}),
             },
-            "features": None if self.features is None else self.described_features(self.features, compared),
+            "features": self.described_features(self.features, compared)
+            if self.features and compared.has_distance
+            else None,
             "convention": None if self.extractors.i3d is None else self.extractors.convention.as_dict(),
             "weights_sha256": self.extractors.sha256 or {},
             "seed": self.seed,
             "batch_size": self.batch_size,
             "ci95": CI95_METHOD,
-            "notes": list(self.notes),
+            "notes": [*self.notes, *compared.notes],
             "skipped": list(omitted),
             "versions": {name: version(name) for name in ("torch", "numpy")},
         }
 
-    def described_features(self, features: FeatureNetwork, compared: Compared) -> dict[str, object]:
-        """What the Fréchet distance is computed from."""
-        return features.as_dict() | {
+    def described_features(self, compared: Compared) -> dict[str, object] | None:
+        """What the Fréchet distance is computed from; None without one."""
+        if self.features is None or not compared.has_distance:
+            return None
+        return self.features.as_dict() | {
             "dimension": compared.dimension,
             "clips": [len(compared.mine), compared.num_real],
             "clips_of_halves": compared.num_of_halves,
@@ -290,7 +294,9 @@ def compared(mine: Scanned, real: Scanned, pairing: Pairing, wanted: int, settin
     features = open_features(settings.features, frame.num_frames, settings.classifier, settings.device)
     clips = readable(real.takes)
     found = None if clips is None else features.familiarity(clips)
-    warned = [features.far_note(str(real.folder.path), found)] if found is not None and found.is_far else []
+    measurable = min(len(mine.takes), len(real.takes)) > 1
+    far = measurable and found is not None and found.is_far
+    warned = [features.far_note(str(real.folder.path), found)] if found is not None and far else []
     if mine.folder.is_same(real.folder):
         warned.append("Both sides are the same folder, so every difference is zero by construction.")
     pairs, pair_notes = pairs_of(mine, real, pairing, frame, wanted, settings.max_side)

@@ -59,6 +59,18 @@ class Compared:
         return self.mine["features"].shape[1] if "features" in self.mine.tensors else 0
 
     @property
+    def has_distance(self) -> bool:
+        """Whether there are features, and clips for a covariance on both sides."""
+        return self.dimension > 0 and min(len(self.mine), self.num_real) > 1
+
+    @property
+    def notes(self) -> list[str]:
+        """What the report lacks, and why."""
+        if not self.dimension or self.has_distance:
+            return []
+        return [f"no {self.distance}: it needs 2 clips on each side, found {len(self.mine)} and {self.num_real}"]
+
+    @property
     def distance(self) -> str:
         """Name of the Fréchet distance."""
         return f"frechet-{self.network}"
@@ -113,7 +125,7 @@ def distance_figures(compared: Compared) -> Figures:
 
     A distance grows when there are few clips, so one of real clips compares only with one of as many.
     """
-    if compared.real is None or not compared.dimension or min(len(compared.mine), len(compared.real)) < 2:
+    if compared.real is None or not compared.has_distance:
         return {}
     name, seed = compared.distance, compared.seed
     found = {name: named_distance(compared.mine["features"], compared.real["features"], seed)}
@@ -171,18 +183,14 @@ def caveats(compared: Compared) -> list[str]:
 
 
 def _few_clips(compared: Compared) -> list[str]:
-    counts = len(compared.mine), compared.num_real
-    if compared.real is None or not compared.dimension or min(counts) > compared.dimension:
+    fewest = min(len(compared.mine), compared.num_real)
+    if not compared.has_distance or fewest > compared.dimension:
         return []
-    if min(counts) < 2:
-        return [f"{compared.distance} needs at least 2 clips on each side, found {counts[0]} and {counts[1]}."]
     beside = (
-        f"compare {compared.distance}{HALVES} with the same of real clips"
-        if compared.halves is not None
-        else "add videos"
+        f"compare {compared.distance}{HALVES} with that of real clips" if compared.halves is not None else "add videos"
     )
     return [
-        f"{min(counts)} clips are few for {compared.dimension} features: {compared.distance} is far too high, whatever "
+        f"{fewest} clips are few for {compared.dimension} features: {compared.distance} is far too high, whatever "
         f"the clips; {beside}."
     ]
 

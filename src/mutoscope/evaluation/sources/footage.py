@@ -21,7 +21,9 @@ from mutoscope import hub
 from mutoscope.data.fit import fit_frames
 from mutoscope.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_below, stacked
 from mutoscope.data.sources.folder import MediaFile
-from mutoscope.data.sources.readers import ContainerReader, count_frames
+from mutoscope.data.sources.lerobot_tables import is_lerobot
+from mutoscope.data.sources.readers import ContainerReader, VideoReader, count_frames
+from mutoscope.data.sources.recordings import list_recordings
 from mutoscope.data.video.read import iter_frames
 from mutoscope.errors import UserError
 
@@ -92,22 +94,53 @@ class FileFootage(Footage):
         return FootageInfo(count, fps if count > 1 else None, height, width)
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> Frames:
-        start, stride = frames[0], regular_stride(frames)
-        read_all = stride is None  # an irregular step reads the frames between, too
-        count = frames[-1] - start + 1 if read_all else len(frames)
-        if self.path.suffix.lower() in IMAGE_SUFFIXES:
-            stream = iter_frames(
-                self.path, start=start, max_frames=count, stride=stride or 1, size=size, keep_aspect=True
-            )
-            found = stacked(list(stream), size)
-        else:
-            found, _ = self.reader.read(MediaFile(self.path, -1), start, count, stride or 1, size)
-        if len(found) < count:
-            raise UserError(f"{len(found)} frames from {start} on can be read, {count} are needed")
-        return found[np.asarray(frames) - start] if read_all else found
+        if self.path.suffix.lower() not in IMAGE_SUFFIXES:
+            return read_listed(self.reader, MediaFile(self.path, -1), frames, size)
+        stride = regular_stride(frames)
+        stream = iter_frames(self.path, start=frames[0], stride=stride or 1, size=size, keep_aspect=True)
+        chosen = set(range(len(frames))) if stride else {number - frames[0] for number in frames}
+        return checked_frames(stacked([f for i, f in enumerate(stream) if i in chosen], size), frames)
 
     def num_bytes(self) -> int:
         return self.path.stat().st_size
+
+
+@dataclass(frozen=True)
+class ListedFootage(Footage):
+    """An entry of a listing, such as one episode of a recording. `fps`: its rate."""
+
+    file: MediaFile
+    name: str
+    reader: VideoReader = field(repr=False, compare=False)
+    fps: float | None = None
+
+    def info(self) -> FootageInfo:
+        height, width, _ = read_listed(self.reader, self.file, [0])[0].shape
+        return FootageInfo(self.reader.num_frames(self.file), self.fps, height, width)
+
+    def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> Frames:
+        return read_listed(self.reader, self.file, frames, size)
+
+    def num_bytes(self) -> int:
+        return self.file.path.stat().st_size
+
+
+def read_listed(
+    reader: VideoReader, file: MediaFile, frames: Sequence[int], size: tuple[int, int] | None = None
+) -> Frames:
+    """The frames of these rising numbers; an irregular step reads those between, too."""
+    start, stride = frames[0], regular_stride(frames)
+    if stride is not None:
+        return checked_frames(reader.read(file, start, len(frames), stride, size)[0], frames)
+    found, _ = reader.read(file, start, frames[-1] - start + 1, 1, size)
+    return checked_frames(found[[number - start for number in frames if number - start < len(found)]], frames)
+
+
+def checked_frames(found: Frames, frames: Sequence[int]) -> Frames:
+    """`found`; raises UserError if it is shorter than `frames`."""
+    if len(found) < len(frames):
+        raise UserError(f"{len(found)} of {len(frames)} frames from {frames[0]} on can be read")
+    return found
 
 
 def regular_stride(frames: Sequence[int]) -> int | None:
@@ -120,7 +153,7 @@ def regular_stride(frames: Sequence[int]) -> int | None:
 
 @dataclass(frozen=True)
 class FootageFolder:
-    """What a path holds. kind: in words, "videos" or "images". notes: sentences about files that are not compared."""
+    """What a path holds. kind: "videos", "images" or "episodes", in words. notes: sentences about how it is read."""
 
     path: Path
     kind: str
@@ -133,19 +166,23 @@ class FootageFolder:
 
 
 def open_footage(path: str | os.PathLike[str]) -> FootageFolder:
-    """The videos below a folder, its images if it has no videos, or a single file.
+    """The episodes of a LeRobot dataset, the videos below a folder, its images if it has no videos, or a single file.
 
-    Files are listed in order of path and not opened. Raises UserError for a missing path, a model folder, and a folder
-    with nothing to compare.
+    Of a LeRobot dataset the first camera is read. Files are listed in order of path and not opened. Raises UserError
+    for a missing path, a model folder, and a folder with nothing to compare.
     """
     folder = Path(path).expanduser()
     if folder.is_file():
         kind = "images" if folder.suffix.lower() in IMAGE_SUFFIXES else "videos"
         return FootageFolder(folder, kind, (FileFootage(folder, folder.stem),))
+    if os.fspath(path) in hub.bundled() and not folder.is_dir():
+        raise UserError(f"{path!r} is a model: save its clips with mutoscope generate and name their folder.")
     if not folder.is_dir():
         raise UserError(f"There is no folder or file {str(folder)!r}: check the path.")
     if (folder / hub.INDEX).is_file():
         raise UserError(f"{str(folder)!r} is a model: save its clips with mutoscope generate and name their folder.")
+    if is_lerobot(folder):
+        return open_episodes(folder)
     videos, images = files_below(folder, VIDEO_SUFFIXES), files_below(folder, IMAGE_SUFFIXES)
     if not videos and not images:
         known = " ".join(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))
@@ -154,6 +191,13 @@ def open_footage(path: str | os.PathLike[str]) -> FootageFolder:
         return FootageFolder(folder, "images", named_files(folder, images))
     notes = (f"{len(images)} images beside the videos of {str(folder)!r} are not compared",) if images else ()
     return FootageFolder(folder, "videos", named_files(folder, videos), notes)
+
+
+def open_episodes(folder: Path) -> FootageFolder:
+    """The episodes of a LeRobot dataset, named by their number."""
+    listing = list_recordings(folder)
+    episodes = tuple(ListedFootage(file, file.part, listing.reader, listing.fps) for file in listing.files)
+    return FootageFolder(folder, "episodes", episodes, (f"{folder}: {listing.format}", *listing.notes))
 
 
 def named_files(folder: Path, paths: Sequence[Path]) -> tuple[Footage, ...]:
