@@ -175,9 +175,7 @@ class FoldersPlan(Plan):
                 "identical_clips": compared.num_identical,
                 "sizes": sorted({own.size for own, _ in self.pairs}),
             },
-            "features": self.described_features(self.features, compared)
-            if self.features and compared.has_distance
-            else None,
+            "features": self.described_features(compared),
             "convention": None if self.extractors.i3d is None else self.extractors.convention.as_dict(),
             "weights_sha256": self.extractors.sha256 or {},
             "seed": self.seed,
