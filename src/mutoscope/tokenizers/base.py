@@ -88,6 +88,12 @@ class VideoTokenizer(nn.Module):
         """Tokens (or latents) of pixels in [-1, 1]. Raises UserError for sizes that the strides do not divide."""
         raise AttributeError(f"{type(self).__name__} does not define encode.")
 
+    def continuous_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d lt lh lw"]:
+        """Latents of a continuous tokenizer; of a discrete one, those before quantization."""
+        if self.spec.vocab_size is None:
+            return self.encode(video)
+        raise AttributeError(f"{type(self).__name__} does not define continuous_latents.")
+
     def draw_latents(
         self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator
     ) -> Float[Tensor, "b d lt lh lw"]:

@@ -278,6 +278,10 @@ class Causal3D(VideoTokenizer):
     def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]:
         return self.bottleneck.encode(self.encode_to_latents(video))
 
+    def continuous_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d lt lh lw"]:
+        # A KL bottleneck reads means and variances, which are no latents yet.
+        return self.encode(video) if self.spec.vocab_size is None else self.encode_to_latents(video)
+
     def decode(self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
         return self.decoder(self.bottleneck.lookup(tokens))
 

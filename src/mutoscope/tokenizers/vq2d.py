@@ -204,6 +204,9 @@ class VQ2D(VideoTokenizer):
             raise UserError(f"The tokenizer needs sizes in multiples of {stride}, found {h}×{w}. Pad or resize them.")
         return self._per_frame(self.encoder, video)
 
+    def continuous_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d lt lh lw"]:
+        return self.encode_to_latents(video)
+
     @staticmethod
     def _per_frame(half: nn.Module, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c2 t h2 w2"]:
         y = half(rearrange(x, "b c t h w -> (b t) c h w"))  # (b*t, c2, h2, w2)

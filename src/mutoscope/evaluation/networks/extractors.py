@@ -86,6 +86,11 @@ class Extractors:
         hashes = {"shapes-features": shapes.sha256}
         return cls(convention, shapes=shapes, sha256=hashes, device=device, batch_size=batch_size)
 
+    @property
+    def reads_clips(self) -> bool:
+        """Whether `read` gives any rows; LPIPS reads pairs."""
+        return any(network is not None for network in (self.i3d, self.c3d, self.inception, self.shapes))
+
     @torch.inference_mode()
     def read(self, clips: Clips, first_index: int = 0) -> dict[str, Tensor]:
         """One row per clip and loaded network: "i3d" (n, 400), "c3d" (n, 101), "inception" (n, 2048), "shapes" (n, d).
