@@ -52,3 +52,15 @@ def test_unknown_actions_stay_unknown() -> None:
 def test_one_name_twice_is_refused() -> None:
     with pytest.raises(UserError, match="different names"):
         ActionSpec.plain(("up", "up"), "buttons")
+
+
+def test_buttons_with_other_numbers_than_zero_and_one_are_refused() -> None:
+    rows = np.array([[0, 1], [1, 3]], np.float32)
+    with pytest.raises(UserError, match="'b' is 3 once: call these actions continuous"):
+        ActionSpec.measured(("a", "b"), [rows], kind="buttons")
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_cannot_be_divided_by_is_refused(scale: float) -> None:
+    with pytest.raises(UserError, match="positive scale"):
+        ActionSpec(("x",), "continuous", (0.0,), (scale,), ("sum",))

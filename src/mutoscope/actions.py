@@ -4,8 +4,9 @@ Row t of a recording's actions is done in frame t and leads to frame t + 1. Rows
 recording's own units; `ActionSpec.scaled` is applied where they enter it, in training and in sampling alike.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -42,8 +43,13 @@ class ActionSpec:
         for name in ("names", "offset", "scale", "reduction"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has no tuples
         lengths = {len(self.names), len(self.offset), len(self.scale), len(self.reduction)}
-        if len(lengths) != 1 or len(set(self.names)) != len(self.names) or min(self.scale, default=1.0) <= 0:
+        numbers = all(map(math.isfinite, self.offset)) and all(0 < scale < math.inf for scale in self.scale)
+        if len(lengths) != 1 or len(set(self.names)) != len(self.names) or not numbers:
             raise UserError("An action needs different names, and one offset, positive scale and reduction for each.")
+
+    def to_json(self) -> dict[str, object]:
+        """The fields as JSON values, for metadata files."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @property
     def size(self) -> int:
@@ -75,14 +81,17 @@ class ActionSpec:
     ) -> "ActionSpec":
         """Kind and scaling of recorded actions: axes to mean 0 and standard deviation 1, buttons as they are.
 
-        A column of zeros and ones is a button, unless `kind` says that the actions are continuous. NaN is ignored.
+        A column of zeros and ones is a button. NaN is ignored. Raises UserError where `kind` says that all columns
+        are buttons and one has other numbers.
         axes: the reduction of axes. The mean and the standard deviation are those of the reduced rows.
         """
         rows = np.concatenate([np.zeros((0, len(names)), np.float32), *episodes])
         zeros_and_ones = np.isnan(rows) | (rows == 0) | (rows == 1)  # (t, a)
         buttons = zeros_and_ones.all(axis=0)
-        if kind == "buttons":
-            buttons[:] = True
+        if kind == "buttons" and not buttons.all():
+            t, a = (int(index) for index in np.argwhere(~zeros_and_ones)[0])
+            found = f"{names[a]!r} is {rows[t, a]:g} once"
+            raise UserError(f"Buttons are 0 or 1, but {found}: call these actions continuous.")
         reduction: tuple[Reduction, ...] = tuple("max" if button else axes for button in buttons)
         reduced = np.concatenate([reduced_rows(e, reduction, frame_stride) for e in episodes] or [rows])
         known = reduced.astype(np.float64)

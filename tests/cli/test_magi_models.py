@@ -49,7 +49,7 @@ def test_actions_come_from_files(run, magi, tmp_path, out, suffix):
         (("--interval", 26), "between 1 and 25"),
         (("--task", "action-conditional"), "needs actions"),
         (("--task", "frame-prediction"), "needs first frames"),
-        (("--actions", "SHORT"), "need 4 actions, found 3"),
+        (("--num-frames", 5, "--actions", "SHORT"), "need 4 actions, found 3"),
         (("--actions", "WORDS"), "holds no actions"),
         (("--actions", "FLAT"), "must hold rows"),
         (("--actions", "missing.json"), "no file of actions"),
@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_explained(run, magi, tmp_path, out, options, messa
     if options[-1] in files:
         file = tmp_path / "actions.json"
         file.write_text(files[options[-1]])
-        options = (options[0], file)
+        options = (*options[:-1], file)
     assert message in run("generate", magi, *options, "--out", out / "x.mp4").error
     assert not list(out.iterdir())
 

@@ -130,7 +130,7 @@ def test_modes(pipeline: VideoPipeline, options: dict, mode: str):
         ({"context": noise(5), "num_frames": 9}, "sees 5 at a time"),
         ({"context": noise(3), "num_frames": 3}, "raise num_frames above 3"),
         ({"task": "action-conditional"}, "needs actions"),
-        ({"actions": [[0.0, 0.0]] * 3}, "need 4 actions, found 3"),
+        ({"actions": [[0.0, 0.0]] * 3, "num_frames": 5}, "need 4 actions, found 3: give 1 more"),
         ({"actions": [[0.0]] * 4}, "rows of 2 numbers"),
         ({"actions": [["left", "up"]] * 4}, "rows of numbers"),
         ({"interval": 0}, "between 1 and 25"),

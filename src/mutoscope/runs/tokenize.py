@@ -82,7 +82,7 @@ def tokenize(
     out = Path(out)
     if out.exists():
         cache = TokenCache(out)
-        if cache.info != info:
+        if not cache.info.is_of(info):
             raise UserError(f"The token cache {out} is of other clips or another tokenizer; remove it.")
         return cache
     writer = TokenCacheWriter(out, info)

@@ -19,6 +19,7 @@ from mutoscope.errors import UserError
 from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
 from mutoscope.families import FAMILIES, AnyFamily, family_of
 from mutoscope.json_config import dataclass_from_dict, read_json
+from mutoscope.runs.actions import ACTIONS, described_actions, with_scaled_actions
 from mutoscope.runs.checks import (
     check_actions,
     check_captions,
@@ -54,6 +55,7 @@ from mutoscope.training.tokenizer_trainer import set_latent_statistics, train_to
 from mutoscope.training.tracking import Tracker, check_trackers
 from mutoscope.training.trainer import TrainResult, train_model
 
+OWN_ENTRIES = ("class_names", "seed", "path", ACTIONS)  # not of the description of clips in model_index.json
 WORDS, MAX_CAPTIONS = "words", 4096  # captions that the words of an endless dataset are taken from
 
 TOKENIZERS: dict[type, Callable[[Any], VideoTokenizer]] = {
@@ -125,7 +127,7 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
         width=data.width,
         fps=data.fps,
         class_names=tuple(cast(Sequence[str], names)) or None,
-        data={name: value for name, value in described.items() if name not in ("class_names", "seed", "path")},
+        data={name: value for name, value in described.items() if name not in OWN_ENTRIES},
         **values,
     )
 
@@ -202,6 +204,7 @@ def _train_model(
     if recipe.start_from:
         start_from(recipe.start_from, model)
     freeze(model, recipe.frozen)
+    actions = described_actions(cache.info.data, recipe.data, recipe.model)
     bundled = recipe.tokenizer in hub.bundled() and not os.path.isdir(recipe.tokenizer)
     index = model_index(
         recipe.data,
@@ -212,13 +215,14 @@ def _train_model(
         sampling=asdict(sampler_defaults(family, recipe.sampling, "sampling")),
         task_sampling=task_sampling(recipe, family),
         blend_given=recipe.blend_given,
+        actions=actions,
     )
     sheets: list[Callback] = []
     origin = from_description(recipe.data, cache.info.data)
     if not origin.needs_files or not isinstance(recipe.data, TokensData):  # the videos of a finished cache may be gone
         clips = origin.examples()
         sheets = [GenerationSheet(tokenizer, index, clips, text)]
-    prepare = family.batch_step(recipe.model, recipe.task_weights)
+    prepare = with_scaled_actions(family.batch_step(recipe.model, recipe.task_weights), actions)
     callbacks = (*sheets, *callbacks)
     result = train_model(model, recipe, cache, out, prepare_batch=prepare, callbacks=callbacks, **options)
     if result.finished and process.is_main:

@@ -14,7 +14,7 @@ This file holds the format only. `runs/tokenize.py` fills a cache and decides wh
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
@@ -72,6 +72,12 @@ class TokenCacheInfo:
         where = f"{path} does not describe a token cache of this version; tokenize the clips again"
         values = with_fields(values) if isinstance(values, Mapping) else values
         return dataclass_from_dict(cls, cast(Mapping[str, object], values), where)
+
+    def is_of(self, wanted: "TokenCacheInfo") -> bool:
+        """Whether a cache of this content is the wanted one. Earlier versions did not describe the actions."""
+        if "actions" not in self.data:
+            wanted = replace(wanted, data={name: value for name, value in wanted.data.items() if name != "actions"})
+        return self == wanted
 
     def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """File name without suffix -> (dtype, shape)."""
@@ -132,7 +138,7 @@ class TokenCacheWriter:
         path = self.partial / PROGRESS
         progress = json.loads(path.read_text())
         found, wanted = (TokenCacheInfo.from_json(values, path) for values in (progress["info"], _plain(self.info)))
-        if found != wanted:
+        if not found.is_of(wanted):
             raise UserError(f"{self.partial} is an unfinished cache of other clips or another tokenizer; remove it.")
         return progress["position"]
 
