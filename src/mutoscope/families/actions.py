@@ -27,9 +27,9 @@ from mutoscope.actions import ActionSpec
 from mutoscope.data.action_tables import ActionTable, at, read_action_table
 from mutoscope.errors import UserError
 
-Action = Mapping[str, float] | Sequence[float] | np.ndarray | str
+Action = Mapping[str, float] | Sequence[float] | np.ndarray | Tensor | str
 """One action: {name: number} with 0 for absent names, all numbers in order, or a text of one group."""
-Rows = np.ndarray | Sequence[Action | None] | os.PathLike[str] | str
+Rows = np.ndarray | Tensor | Sequence[Action | None] | os.PathLike[str] | str
 """The actions of one clip: an array (t, a), a sequence of actions, a file, or a text."""
 FILE_SUFFIXES = (".csv", ".json", ".npy")
 MAX_ROWS = 100_000  # of a text: more frames than a clip can have
@@ -47,9 +47,9 @@ NO_ACTION, NO_ACTION_WORD, UNKNOWN = ".", "none", "?"
 
 @dataclass(frozen=True)
 class ActionRows:
-    """Checked actions of a call, in the units of the recording and the order of the specification.
+    """Actions that are used as they are, in the units of the recording and the order of the specification.
 
-    A row of NaN is an unknown action.
+    A row with NaN is an unknown action.
     """
 
     clips: tuple[Float[np.ndarray, "t a"], ...]

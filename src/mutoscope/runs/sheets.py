@@ -2,11 +2,12 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from mutoscope import hub
 from mutoscope.data.base import ClipBatch
+from mutoscope.families.actions import ActionRows
 from mutoscope.models.base import VideoModel
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import needs_video
@@ -48,8 +49,9 @@ class GenerationSheet:
             conditions["prompt"] = self.examples["caption"]
         if task == "action-conditional" and "actions" in self.examples:
             conditions["context"] = list(self.clips[:, :1].numpy())
-            conditions["actions"] = list(_known_or_unknown(self.examples["actions"].numpy()))
-            conditions["num_frames"] = self.index.num_frames  # the last row of a clip leads to a frame after it
+            # Rows of a recording, unchecked as in training. The last one leads to a frame after the clip.
+            conditions["actions"] = ActionRows(tuple(self.examples["actions"].numpy()), is_listed=True)
+            conditions["num_frames"] = self.index.num_frames
         if task.startswith("class-conditional"):
             conditions |= {"class_label": self.examples["label"].tolist()}
         if not conditions:
@@ -57,8 +59,3 @@ class GenerationSheet:
         call = pipeline.family.build_call({**conditions, "task": task, "seed": self.seed})
         clips = pipeline.generate(call).clips
         return torch.from_numpy(np.stack([clip.frames for clip in clips]))
-
-
-def _known_or_unknown(rows: Float[np.ndarray, "b t a"]) -> Float[np.ndarray, "b t a"]:
-    """Rows in which every number is known or none is: the network reads a row with NaN as an unknown action."""
-    return np.where(np.isnan(rows).any(axis=-1, keepdims=True), np.float32(np.nan), rows)
