@@ -90,8 +90,8 @@ class ActionSpec:
         buttons = zeros_and_ones.all(axis=0)
         if kind == "buttons" and not buttons.all():
             t, a = (int(index) for index in np.argwhere(~zeros_and_ones)[0])
-            found = f"{names[a]!r} is {rows[t, a]:g} once"
-            raise UserError(f"Buttons are 0 or 1, but {found}: call these actions continuous.")
+            number = f"{names[a]!r} is {rows[t, a]:g}"
+            raise UserError(f"Buttons are 0 or 1, but {number} once: call these actions continuous.")
         reduction: tuple[Reduction, ...] = tuple("max" if button else axes for button in buttons)
         reduced = np.concatenate([reduced_rows(e, reduction, frame_stride) for e in episodes] or [rows])
         known = reduced.astype(np.float64)

@@ -131,7 +131,7 @@ def test_wrong_actions_leave_the_stream_as_it_was(named: VideoPipeline, action: 
     stream = named.stream(class_label=0, num_frames=5, seed=3)
     frames = [next(stream)]
     with pytest.raises(UserError, match=message):
-        stream.change(action=action)
+        stream.change(interval=9, class_label=1, action=action)
     np.testing.assert_array_equal(np.stack([*frames, *stream]), named(class_label=0, seed=3).frames)
 
 

@@ -65,7 +65,8 @@ class MAGICall(Call):
     """Clip whose first frames are the context."""
     actions: Actions | None = field(default=None, metadata=ACTIONS_FILE)
     """What is done in each frame of the clip, by name as in "right*8 left+attack*2 dx=-2.5*4", or a file with one row
-    per frame (.csv with or without names, .json, .npy)."""
+    per frame (.csv with or without names, .json, .npy). Unless num_frames says otherwise, each leads to one more frame.
+    """
     interval: int = 1
     """Source frames from one frame to the next, 1 to 25; larger is faster motion."""
     endless: bool = field(default=False, metadata=PYTHON_ONLY)
@@ -313,18 +314,21 @@ class MAGISteering(Steering):
 
     def apply(self, change: MAGIChange) -> None:
         """See `MAGIChange`. Raises UserError for conditions that the model does not read."""
-        generator = self._generator
+        generator, count = self._generator, self.num_samples
+        # Everything is checked before anything changes.
         if change.interval is not None:
             check_interval(change.interval)
+        labels = None if change.class_label is None else generator.class_labels(change.class_label, count, 0)
+        text = None if change.prompt is None else generator.encode_text([change.prompt] * count)
+        held = None if change.action is None else generator.held_action(change.action)
+        if change.interval is not None:
             self._interval = torch.full_like(self._interval, change.interval)
-        if change.class_label is not None:
-            labels = generator.class_labels(change.class_label, self.num_samples, 0)
-            assert labels is not None
+        if labels is not None:
             self._label = self._for_all(labels, -1)
-        if change.prompt is not None:
-            self._set_text(generator.encode_text([change.prompt] * self.num_samples))
-        if change.action is not None:
-            self._held = generator.held_action(change.action)
+        if text is not None:
+            self._set_text(text)
+        if held is not None:
+            self._held = held
 
 
 def unused_actions(actions: ActionRows, frames: int | None) -> tuple[str, ...]:
