@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from mutoscope.data.media import visible_matches
 from mutoscope.data.video.read import write_video
 from mutoscope.errors import UserError
 from mutoscope.evaluation.sources.model_clips import call_seed
@@ -83,7 +84,7 @@ def geneval_prompts(path: Path) -> Iterator[Prompt]:
 def dpg_prompts(path: Path) -> Iterator[Prompt]:
     """The folder of prompts, one text file each, or dpg_bench.csv (columns item_id and text)."""
     if path.is_dir():
-        for file in sorted(path.glob("*.txt")):
+        for file in sorted(visible_matches(path, "*.txt")):
             yield Prompt(_file_name(path, file.stem), _text(file).strip())
         return
     rows = list(csv.DictReader(_text(path).splitlines()))
