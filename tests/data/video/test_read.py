@@ -39,7 +39,15 @@ Sample = Callable[[str], Path]
 # file, frames, height, width (upright), fps, RGB means of the first frame, part of each expected warning
 REAL_CLIPS = [
     ("street_bikes_h264.mp4", 250, 272, 640, 25, (142.9, 134.9, 130.6), []),
-    ("carphone_talking_h264_sar.mp4", 120, 144, 176, 30000 / 1001, (96.3, 100.1, 94.2), ["non-square pixels (128:117)"]),
+    (
+        "carphone_talking_h264_sar.mp4",
+        120,
+        144,
+        176,
+        30000 / 1001,
+        (96.3, 100.1, 94.2),
+        ["non-square pixels (128:117)"],
+    ),
     ("pancake_handheld_h264.mkv", 310, 240, 426, 30, (120.2, 90.4, 82.4), []),
     ("ucf_eye_makeup_mpeg4.avi", 164, 240, 320, 25, (95.0, 81.4, 87.9), []),
     ("bunny_animation_vp9.webm", 300, 180, 320, 30, (89.5, 104.8, 56.3), []),

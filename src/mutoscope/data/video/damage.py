@@ -58,6 +58,8 @@ def _early_end(
     later = 0.0 if "matroska" in format_names(container) else state.last_seconds + state.last_length
     end = max(state.end_stamp, later)
     allowed = max(SECONDS_ALLOWED, PART_ALLOWED * promised)
+    if "avi" in format_names(container):  # whose header counts the ticks of a clock
+        allowed = max(FRAMES_ALLOWED * float(stream.time_base or 0), FRAME_PART_ALLOWED * promised)
     if promised - end <= allowed:
         return None
     if not is_of_stream and promised - last_end(path) <= allowed:
@@ -67,6 +69,8 @@ def _early_end(
 
 def promised_end(container: "InputContainer", stream: "VideoStream") -> tuple[float, bool]:
     """Seconds that the header states, 0 without any, and whether it states them for this stream alone."""
+    if "avi" in format_names(container) and stream.frames and stream.time_base:
+        return float(stream.frames * stream.time_base), True  # FFmpeg's duration of a cut file is the part that is left
     whole = container.duration / 1_000_000 if container.duration else 0.0
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base), True

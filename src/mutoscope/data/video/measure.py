@@ -5,6 +5,7 @@ frames that the header counts. So the times of the packets decide, and where the
 """
 
 from dataclasses import dataclass
+from math import fsum
 from pathlib import Path
 
 from mutoscope.data.media import IMAGE_SUFFIXES
@@ -39,7 +40,8 @@ def measure(path: str | Path, stream: int | None = None) -> Measured:
     path = check_file(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         lengths = still_lengths(path)
-        return Measured(len(lengths), len(lengths) / sum(lengths), sum(lengths))
+        seconds = fsum(lengths)
+        return Measured(len(lengths), len(lengths) / seconds, seconds)
     index = index_frames(path, stream)
     if index.reliable:
         return _measured(index.num_packets, index.span, index.last_length, stated_fps(path, stream))

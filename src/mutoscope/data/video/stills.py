@@ -1,6 +1,7 @@
 """Still and animated images as videos, by Pillow: PNG, JPEG, WebP, TIFF, AVIF."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,31 +30,47 @@ class StillFrame:
 def still_frames(path: Path, notes: list[str] | None = None) -> Iterator[StillFrame]:
     """The frames of an image file: one of a still image, all of an animation, all pages of a TIFF file.
 
-    notes: receives a sentence where pixels are transparent. Raises UserError for a broken file.
+    notes: receives sentences about transparent pixels and about pages without a rate. Raises UserError for a broken
+    file, and for values that cannot be pixels (`media.to_rgb`).
     """
-    notes = [] if notes is None else notes
-    for image, seconds in _loaded(path):
-        if not notes and is_see_through(image):
-            notes.append(transparency_note(path))
-        yield StillFrame(upright_rgb(image), seconds)
+    found: dict[str, None] = {}
+    with _broken_refused(path):
+        for image, seconds in _loaded(path):
+            if is_see_through(image):
+                found.setdefault(transparency_note(path))
+            if image.format == "TIFF" and image.tell():
+                found.setdefault(f"{path} has several pages and states no rate; they are read as one frame per second")
+            if notes is not None:
+                notes += [note for note in found if note not in notes]
+            yield StillFrame(upright_rgb(image), seconds)
 
 
 def still_lengths(path: Path) -> list[float]:
     """Seconds of every frame of an image file. Raises UserError for a broken file."""
-    return [seconds for _, seconds in _loaded(path)]
+    with _broken_refused(path):
+        return [seconds for _, seconds in _loaded(path)]
 
 
 def _loaded(path: Path) -> "Iterator[tuple[Image, float]]":
     """An image at each of its frames in turn, and for how many seconds the frame is shown."""
     from PIL import Image
 
+    with Image.open(path) as image:
+        for number in _frame_numbers(image):
+            image.seek(number)
+            image.load()  # WebP knows the frame's duration only after this
+            yield image, _seconds(image)
+
+
+@contextmanager
+def _broken_refused(path: Path) -> Iterator[None]:
+    from PIL import Image
+
     try:
-        with Image.open(path) as image:
-            for number in _frame_numbers(image):
-                image.seek(number)
-                image.load()  # WebP knows the frame's duration only after this
-                yield image, _seconds(image)
+        yield
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        if isinstance(error, UserError):
+            raise
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} is not an image that can be read ({reason})") from None
 
