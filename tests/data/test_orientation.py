@@ -9,7 +9,7 @@ from mutoscope.data.orientation import EXIF_ORIENTATIONS, UPRIGHT, is_oblique, o
 FRAME = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 ONE, W = 1 << 16, 1 << 30
 TURNED = FRAME.transpose(1, 0, 2)
-MATRICES = {
+MATRICES: dict[tuple[int, ...], np.ndarray] = {
     (ONE, 0, 0, 0, ONE, 0, 0, 0, W): FRAME,
     (-ONE, 0, 0, 0, ONE, 0, 0, 0, W): FRAME[:, ::-1],
     (ONE, 0, 0, 0, -ONE, 0, 0, 0, W): FRAME[::-1],

@@ -154,8 +154,8 @@ def test_moments_without_a_new_frame_in_avi_are_no_damage(tmp_path: Path):
 
 def fragmented(path: Path, moving: Callable, codec: str, flags: str) -> Path:
     options = {"g": "10", "bf": "2"} if codec == "libx264" else {"g": "10", "cpu-used": "8"}
-    flags = {"movflags": f"frag_keyframe+empty_moov{flags}"}
-    return encode(path, moving(60, 32, 48), 25, codec, options=options, container_options=flags)
+    muxer = {"movflags": f"frag_keyframe+empty_moov{flags}"}
+    return encode(path, moving(60, 32, 48), 25, codec, options=options, container_options=muxer)
 
 
 def boxes(data: bytes) -> list[tuple[bytes, int, int]]:

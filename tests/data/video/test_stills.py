@@ -1,6 +1,7 @@
 """Still and animated images as videos, with the timing that they state."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ if features.check("avif"):
     ANIMATED["a.avif"] = {"quality": 95}
 
 
-def animation(path: Path, duration: int | list[int], count: int = 10, **options: object) -> Path:
+def animation(path: Path, duration: int | list[int], count: int = 10, **options: Any) -> Path:
     """Grey frames 0, 20, 40 ..., shown for these milliseconds."""
     frames = [Image.fromarray(np.full((32, 48, 3), 20 * i, np.uint8)) for i in range(count)]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=duration, **options)

@@ -1,4 +1,4 @@
-"""The boxes that an MP4 or QuickTime file consists of (ISO/IEC 14496-12 §4.2), as far as they show a cut file."""
+"""Whether a file was cut, by its parts: boxes of MP4 and QuickTime (ISO/IEC 14496-12 §4.2), or RIFF of AVI."""
 
 import io
 from dataclasses import dataclass
@@ -43,6 +43,20 @@ def _box(file: BinaryIO, at: int, size: int) -> tuple[int | None, bytes]:
         length = int.from_bytes(header[8:], "big")
     # Length 0 means up to the end; what is no box (zeros that fill up a file) is passed over.
     return (length if length >= HEADER_BYTES else size - at), kind
+
+
+def is_cut_riff(path: Path) -> bool:
+    """Whether an AVI file ends before the last of its RIFF parts does."""
+    size, at = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while at + HEADER_BYTES <= size:
+            file.seek(at)
+            header = file.read(HEADER_BYTES)
+            length = int.from_bytes(header[4:], "little")
+            if header[:4] != b"RIFF" or not length:  # a recorder that was interrupted leaves 0
+                return False
+            at += HEADER_BYTES + length + length % 2
+    return at > size + 1
 
 
 class Beginning(io.RawIOBase):

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mutoscope.data.video.boxes import scan_boxes
+from mutoscope.data.video.boxes import is_cut_riff, scan_boxes
 from mutoscope.data.video.decode import DecodeState, format_names, open_container
 from mutoscope.data.video.index import listed_frames
 
@@ -26,8 +26,7 @@ def damage_note(container: "InputContainer", stream: "VideoStream", path: Path, 
     count, promised = state.num_decoded, promised_frames(container, stream, path, state)
     of_promised = f" of the {promised} in its header" if promised > count else ""
     missing = promised - count
-    is_cut = "mov" in format_names(container) and scan_boxes(path).is_cut
-    if is_cut and (missing > 0 or not promised):
+    if _ends_early(container, path) and (missing > 0 or not promised):
         return f"{path} is cut off: the {count} frames{of_promised} before the cut are read"
     if state.error:
         return f"{path} is damaged: {count} frames{of_promised} decode, then: {state.error}"
@@ -45,6 +44,12 @@ def promised_frames(container: "InputContainer", stream: "VideoStream", path: Pa
     return max(0, listed_frames(container, stream, path) - (0 if _has_table(container) else state.num_discarded))
 
 
+def _ends_early(container: "InputContainer", path: Path) -> bool:
+    """Whether the file ends within one of its own parts."""
+    names = format_names(container)
+    return scan_boxes(path).is_cut if "mov" in names else "avi" in names and is_cut_riff(path)
+
+
 def _has_table(container: "InputContainer") -> bool:
     return bool(format_names(container) & {"mov", "avi"})
 
@@ -58,9 +63,7 @@ def _early_end(
     later = 0.0 if "matroska" in format_names(container) else state.last_seconds + state.last_length
     end = max(state.end_stamp, later)
     allowed = max(SECONDS_ALLOWED, PART_ALLOWED * promised)
-    if "avi" in format_names(container):  # whose header counts the ticks of a clock
-        allowed = max(FRAMES_ALLOWED * float(stream.time_base or 0), FRAME_PART_ALLOWED * promised)
-    if promised - end <= allowed:
+    if promised - end <= allowed or "avi" in format_names(container):  # which may end with moments without a frame
         return None
     if not is_of_stream and promised - last_end(path) <= allowed:
         return None  # the sound, or another stream, is as long as promised
@@ -69,8 +72,6 @@ def _early_end(
 
 def promised_end(container: "InputContainer", stream: "VideoStream") -> tuple[float, bool]:
     """Seconds that the header states, 0 without any, and whether it states them for this stream alone."""
-    if "avi" in format_names(container) and stream.frames and stream.time_base:
-        return float(stream.frames * stream.time_base), True  # FFmpeg's duration of a cut file is the part that is left
     whole = container.duration / 1_000_000 if container.duration else 0.0
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base), True
