@@ -25,6 +25,7 @@ from mutoscope.data.base import (
     check_interval,
     stacked_items,
 )
+from mutoscope.data.fit import offset
 from mutoscope.data.loader import stream_index
 from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.folder import FileProblem, MediaFile, clip_span, clip_starts
@@ -379,7 +380,8 @@ class ClipDataset(Dataset):
 
     def _crop(self, frames: np.ndarray, crop: int, generator: torch.Generator) -> np.ndarray:
         rooms = frames.shape[1] - self.height, frames.shape[2] - self.width
-        top, left = (room // 2 if self.crops == 1 else room * crop // (self.crops - 1) for room in rooms)
+        share = 0.5 if self.crops == 1 else crop / (self.crops - 1)
+        top, left = (offset(room, share) for room in rooms)
         if self.random_crop:
             top, left = (int(torch.randint(room + 1, (), generator=generator)) for room in rooms)
         return frames[:, top : top + self.height, left : left + self.width]
