@@ -115,9 +115,10 @@ def inspect(path: str | Path, num_frames: int = 16, frame_stride: int = 1, heade
     A folder of videos and a LeRobot dataset add "notes", "missing" (list of {"path", "reason"}: listed files that the
     disk lacks, episodes that are not whole) and "videos" (a dict for each readable file: path, frames,
     frames_in_header (those that should be shown; null where nothing says), height and width upright, fps (the measured
-    average), seconds, codec, pixel_format, stream, class, caption, clips, warnings). A dataset (see `catalog.recognise`) adds "dataset", "missing", "damaged" (list of {"path", "reason"} of
-    files that are read in part), "class_counts", "notes", and "splits": for each split its files, readable, broken,
-    missing, short (videos that give no clip), unlisted, clips and class_counts.
+    average), seconds, codec, pixel_format, stream, class, caption, clips, warnings). A dataset (see
+    `catalog.recognise`) adds "dataset", "missing", "damaged" (list of {"path", "reason"} of files that are read in
+    part), "class_counts", "notes", and "splits": for each split its files, readable, broken, missing, short (videos
+    that give no clip), unlisted, clips and class_counts.
 
     headers_only: believe headers and packets instead of decoding, which takes less time and finds fewer faults.
     Raises UserError where the path is missing, the folder holds no videos, or the single video cannot be read.

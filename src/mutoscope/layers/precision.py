@@ -7,14 +7,13 @@ convolution again. What must be exact runs under `full_precision`.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 
 def autocast_off(device: torch.device) -> AbstractContextManager[object]:
@@ -34,7 +33,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
         if device is None or not _autocasts(device):
             return function(*args, **kwargs)
         with autocast_off(device):
-            return function(*map(_widened, args), **{name: _widened(value) for name, value in kwargs.items()})
+            widened = [_widened(value) for value in args], {name: _widened(value) for name, value in kwargs.items()}
+            return cast(Callable[..., R], function)(*widened[0], **widened[1])
 
     return exact
 
@@ -50,5 +50,5 @@ def _autocasts(device: torch.device) -> bool:
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
-def _widened(value: T) -> T:
+def _widened(value: object) -> object:
     return value.float() if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16) else value
