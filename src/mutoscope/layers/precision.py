@@ -7,7 +7,7 @@ convolution again. What must be exact runs under `full_precision`.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
         if device is None or not _autocasts(device):
             return function(*args, **kwargs)
         with autocast_off(device):
-            widened = [_widened(value) for value in args], {name: _widened(value) for name, value in kwargs.items()}
-            return cast(Callable[..., R], function)(*widened[0], **widened[1])
+            return function(*map(_widened, args), **{name: _widened(value) for name, value in kwargs.items()})
 
     return exact
 
@@ -50,5 +49,5 @@ def _autocasts(device: torch.device) -> bool:
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
-def _widened(value: object) -> object:
+def _widened(value: object) -> Any:
     return value.float() if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16) else value
