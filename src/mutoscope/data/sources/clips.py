@@ -427,6 +427,8 @@ class RecordedData(PathData):
     """frames of a clip are 1 to this many strides apart, drawn for each clip"""
     windows: int | None = None
     """clips per video or episode; None: as many as fit one after the other"""
+    clip_step: int | None = None
+    """source frames from the start of a clip to the next; None: the length of a clip"""
     window_choice: WindowChoice = "even"
     """where the windows start: even: at equal distances over the video's time; random: fixed draws from the seed"""
     action_axes: Axes = "sum"
@@ -436,6 +438,8 @@ class RecordedData(PathData):
         check_interval(self.max_interval)
         if self.windows is not None and self.windows < 1:
             raise UserError(f"windows must be at least 1, or omitted for all clips; found {self.windows}.")
+        if self.clip_step is not None and (self.clip_step < 1 or self.windows is not None):
+            raise UserError(f"clip_step must be at least 1, and is for clips without windows; found {self.clip_step}.")
         if self.window_choice == "random" and self.windows is None:
             raise UserError("window_choice random needs a number of windows: set windows too.")
 
@@ -450,6 +454,7 @@ class RecordedData(PathData):
             self.height,
             self.width,
             self.frame_stride,
+            clip_step=self.clip_step,
             windows=self.windows,
             window_choice=self.window_choice,
             action_axes=self.action_axes,
@@ -482,6 +487,7 @@ DEFAULTS: dict[str, object] = {
     "frame_stride": 1,
     "max_interval": 1,
     "windows": None,
+    "clip_step": None,
     "window_choice": "even",
     "action_axes": "sum",
 }
