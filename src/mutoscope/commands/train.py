@@ -112,7 +112,9 @@ def named_recipe(name: str) -> "Recipe":
         from mutoscope.runs.train import load_recipe
 
         return load_recipe(common.check_input_file(str(path), "recipe"))
-    raise UserError(f"Unknown recipe {name!r}: {nearest(name, RECIPES)} A recipe.json works too.")
+    raise UserError(
+        f"Unknown recipe {name!r}: {nearest(name, RECIPES)} mutoscope recipes lists all of them; a recipe.json works too."
+    )
 
 
 def count_parameters(recipe: Any) -> int:

@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from mutoscope.actions import ActionSpec
+from mutoscope.checks import SEED, SIDE, Range, check_fields
 from mutoscope.data.media import spread
 from mutoscope.errors import UserError
 
+FPS = Range(low=1, high=1000)
 MAX_INTERVAL = 25  # largest frame interval that MAGI's embedding knows (arXiv 2501.12389 §4.1)
 
 
@@ -162,6 +164,10 @@ class DataConfig(ABC):
     """frames per second at which clips are shown"""
     seed: int = 0
     """seed of everything that is drawn at random"""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for numbers out of range; a subclass with checks of its own calls this one first."""
+        check_fields(self, {"num_frames": SIDE, "height": SIDE, "width": SIDE, "fps": FPS, "seed": SEED})
 
     @abstractmethod
     def open(self) -> ClipSource[ClipBatch]:

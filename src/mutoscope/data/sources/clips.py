@@ -11,6 +11,7 @@ import torch
 from jaxtyping import UInt8
 from torch.utils.data import Dataset
 
+from mutoscope.checks import COUNT, check_fields
 from mutoscope.data.base import (
     INTERVAL,
     LABEL,
@@ -358,6 +359,8 @@ class FolderData(PathData):
     """frames of a clip are 1 to this many strides apart, drawn for each clip"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, {"frame_stride": COUNT})
         check_interval(self.max_interval)
 
     def open(self) -> ClipSource[ClipBatch]:
