@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
@@ -35,7 +35,7 @@ def train(
             recipe.json of an earlier run
         out: folder for weights, checkpoints, logs and contact sheets (default: runs/NAME)
         resume: continue from the newest checkpoint in the folder
-        dry_run: show the resolved recipe and the size of the network, train nothing
+        dry_run: show the resolved recipe and the size of the network, check that its files exist; train nothing
         device: cpu, cuda ... (default: a GPU if there is one)
         overrides: flags of the recipe that differ from it
     """
@@ -49,7 +49,10 @@ def train(
     check_writable_folder(folder)
     report = {"recipe": resolved.name, "out": str(folder), "num_steps": resolved.loop.num_steps}
     if dry_run:
-        return report | {"parameters": count_parameters(resolved), "dry_run": True, "resolved": to_json(resolved)}
+        from mutoscope.runs.preflight import count_parameters
+
+        plan = {"parameters": count_parameters(resolved), "dry_run": True, "resolved": to_json(resolved)}
+        return report | plan | problem_of(resolved)
     if device is not None:
         common.parse_device(device)
     from mutoscope.runs.train import train as run
@@ -113,26 +116,19 @@ def named_recipe(name: str) -> "Recipe":
 
         return load_recipe(common.check_input_file(str(path), "recipe"))
     raise UserError(
-        f"Unknown recipe {name!r}: {nearest(name, RECIPES)} mutoscope recipes lists all of them; a recipe.json works too."
+        f"Unknown recipe {name!r}: {nearest(name, RECIPES)} mutoscope recipes lists all; a recipe.json works too."
     )
 
 
-def count_parameters(recipe: Any) -> int:
-    """Parameters of the network a recipe trains, without allocating it."""
-    from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
-    from mutoscope.families import family_of
-    from mutoscope.meta_device import on_meta_device
-    from mutoscope.runs.train import TOKENIZERS
-    from mutoscope.training.config import ModelRecipe, TokenizerRecipe
+def problem_of(recipe: "Recipe") -> common.Report:
+    """The first thing that would stop the run, as the "failure" of a report; empty if there is none."""
+    from mutoscope.runs.preflight import check_recipe
 
-    with on_meta_device():
-        if isinstance(recipe, TokenizerRecipe):
-            network: Any = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer)
-        elif isinstance(recipe, ModelRecipe):
-            network = family_of(recipe.model).network(recipe.model)
-        else:
-            network = ShapesFeatures(ShapesFeaturesConfig())
-    return sum(parameter.numel() for parameter in network.parameters())
+    try:
+        check_recipe(recipe)
+    except UserError as error:
+        return {"failure": str(error)}
+    return {}
 
 
 def print_override_help(name: str | None, overrides: Sequence[str] = ()) -> None:

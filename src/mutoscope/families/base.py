@@ -336,6 +336,10 @@ def _plain_batch(config: ModelConfig, task_weights: Mapping[str, float]) -> Prep
     return lambda batch, step: {name: value for name, value in batch.items() if name != "conditions"}
 
 
+def _accept(config: ModelConfig, sampler: object) -> None:
+    """No option of the sampler depends on the model."""
+
+
 def _named_task(index: ModelIndex, options: Mapping[str, object]) -> str | None:
     task = options.get("task")
     return None if task is None else str(task)
@@ -387,6 +391,12 @@ class AnyFamily(ABC):
         """Passes of the network per clip, from the configuration and the sampler's options."""
 
     @abstractmethod
+    def check_sampling(
+        self, config: ModelConfig, sampling: Mapping[str, object], by_task: Mapping[str, Mapping[str, object]]
+    ) -> None:
+        """Raises UserError for default options of the sampler, or those of a task, that a model cannot have."""
+
+    @abstractmethod
     def batch_step(self, config: ModelConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
         """How a training batch becomes the input of the loss."""
 
@@ -409,10 +419,25 @@ class Family(AnyFamily, Generic[CallType, ConfigType, ModelType, SamplerType]):
     """See `steps`."""
     prepare_batch: Callable[[ConfigType, Mapping[str, float]], PrepareBatch] = _plain_batch
     """See `batch_step`."""
+    check_sampler: Callable[[ConfigType, SamplerType], None] = _accept
+    """Raises UserError for options of the sampler that do not fit the sizes of a model."""
 
     def steps(self, config: ModelConfig, sampling: Mapping[str, object]) -> int:
         options = dataclass_from_dict(self.sampler, sampling, "Sampler options")
         return self.planned_steps(cast(ConfigType, config), options)
+
+    def check_sampling(
+        self, config: ModelConfig, sampling: Mapping[str, object], by_task: Mapping[str, Mapping[str, object]]
+    ) -> None:
+        chosen = {"sampling": {**sampling}} | {
+            f"task_sampling.{task}": {**sampling, **own} for task, own in by_task.items()
+        }
+        for where, options in chosen.items():
+            sampler = dataclass_from_dict(self.sampler, options, where)
+            try:
+                self.check_sampler(cast(ConfigType, config), sampler)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
 
     def batch_step(self, config: ModelConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
         return self.prepare_batch(cast(ConfigType, config), task_weights)

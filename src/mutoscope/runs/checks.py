@@ -3,13 +3,13 @@
 from mutoscope.data.base import ClipBatch, ClipSource
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
-from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.tokenizers.base import TokenizerSpec
 from mutoscope.training.config import ModelRecipe
 
 
-def check_model_fits(recipe: ModelRecipe, tokenizer: VideoTokenizer) -> None:
+def check_model_fits(recipe: ModelRecipe, spec: TokenizerSpec) -> None:
     """Raise UserError unless vocabulary and grid of the model are those of the tokenizer's tokens of these clips."""
-    data, model, spec = recipe.data, recipe.model, tokenizer.spec
+    data, model = recipe.data, recipe.model
     expected = {
         "latent_shape": (model.latent_shape, spec.latent_shape(data.num_frames, data.height, data.width)),
         "latent_channels": (model.latent_channels, spec.latent_channels),

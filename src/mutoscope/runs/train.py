@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -27,18 +27,17 @@ from mutoscope.runs.checks import (
     check_source,
     condition_tasks,
 )
+from mutoscope.runs.preflight import WORDS, build_tokenizer, check_memory, check_recipe
 from mutoscope.runs.sheets import GenerationSheet
 from mutoscope.runs.tokenize import CONTEXT_FRAMES, CaptionReader, tokenize
 from mutoscope.sampling.tasks import condition_key, needs_video
 from mutoscope.text import TextEncoder, load_text_encoder
 from mutoscope.text.words import word_config
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
-from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
 from mutoscope.tokenizers.discriminator import Discriminator, make_discriminator
 from mutoscope.tokenizers.inflation import inflate
 from mutoscope.tokenizers.perceptual import load_perceptual
-from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
-from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
+from mutoscope.tokenizers.vq3d import VQ3D
 from mutoscope.training.callbacks import Callback, ReconstructionSheet
 from mutoscope.training.config import (
     AdversarialConfig,
@@ -54,13 +53,7 @@ from mutoscope.training.tokenizer_trainer import set_latent_statistics, train_to
 from mutoscope.training.tracking import Tracker, check_trackers
 from mutoscope.training.trainer import TrainResult, train_model
 
-WORDS, MAX_CAPTIONS = "words", 4096  # captions that the words of an endless dataset are taken from
-
-TOKENIZERS: dict[type, Callable[[Any], VideoTokenizer]] = {
-    VQ3DConfig: VQ3D,
-    VQ2DConfig: VQ2D,
-    Causal3DConfig: Causal3D,
-}
+MAX_CAPTIONS = 4096  # captions that the words of an endless dataset are taken from
 
 
 def train(
@@ -81,10 +74,12 @@ def train(
     out = Path(out)
     hub.check_writable_folder(out)
     check_trackers(recipe.loop.report_to)
+    check_recipe(recipe)
     if recipe.loop.threads:
         torch.set_num_threads(recipe.loop.threads)
     torch.manual_seed(recipe.loop.seed)  # initial weights
     process = join(device)
+    check_memory(recipe, process.device)
     options = {"resume": resume, "trackers": trackers, "device": process.device}
     with flushed_denormals():
         if isinstance(recipe, TokenizerRecipe):
@@ -136,7 +131,7 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
 def _train_tokenizer(
     recipe: TokenizerRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
-    tokenizer, adversarial = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer), recipe.adversarial
+    tokenizer, adversarial = build_tokenizer(recipe.tokenizer), recipe.adversarial
     discriminator = make_discriminator(adversarial.discriminator) if adversarial else None
     start_inflated(recipe, tokenizer, discriminator)
     perceptual = perceptual_loss(adversarial) if adversarial else None
@@ -189,11 +184,9 @@ def start_inflated(recipe: TokenizerRecipe, tokenizer: VideoTokenizer, discrimin
 def _train_model(
     recipe: ModelRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
-    if recipe.data.redraws:
-        raise UserError("Tokens are encoded once, so random crops would not change: use data.ten_crops instead.")
     tokenizer = hub.load_tokenizer(recipe.tokenizer).to(process.device)
     channels_last(tokenizer)
-    check_model_fits(recipe, tokenizer)
+    check_model_fits(recipe, tokenizer.spec)
     text = open_text_encoder(recipe, out, process)
     cache = open_cache(recipe, tokenizer, out, process, text)
     torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not the cache had to be filled
