@@ -34,7 +34,8 @@ def check_range(
     wanted += [f"at least {low}"] if low is not None else []
     wanted += [f"at most {high}"] if high is not None else []
     wanted += [f"less than {below:g}"] if below is not None else []
-    raise UserError(f"{name} must be {' and '.join(wanted or ['finite'])}, found {value}.")
+    wanted += [] if math.isfinite(value) else ["finite"]
+    raise UserError(f"{name} must be {' and '.join(wanted)}, found {value}.")
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from types import NoneType
-from typing import Generic, TypeGuard, TypeVar, cast, get_args, get_type_hints
+from typing import Generic, TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
+from PIL.Image import Image
 from torch import Tensor
 
+from mutoscope.data.clip_input import ClipLike, as_frames, is_one_array
 from mutoscope.data.fit import Frames
+from mutoscope.data.video.read import Video
+from mutoscope.data.video.write import VideoClip
 from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict, nearest
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
@@ -34,8 +39,8 @@ Labels = int | str | Sequence[int | str] | None
 """A class by index or name, or one for each sample."""
 Prompts = str | Sequence[str] | None
 """A prompt, or one for each sample."""
-Clips = Frames | Sequence[Frames] | None
-"""Frames of one clip, or a clip for each sample."""
+Clips = ClipLike | Sequence[ClipLike] | None
+"""One clip in any form that `data.clip_input` reads, or a list with a clip for each sample."""
 OnStep = Callable[[SampleEvent], object]
 Batch = Mapping[str, object]
 PrepareBatch = Callable[[Batch, int], Batch]
@@ -250,20 +255,20 @@ class Generator(ABC, Generic[CallType, ModelType]):
 
 
 def is_listed(value: object) -> bool:
-    """Whether an option has one value per sample: a list, or an array of clips."""
-    single = value is None or isinstance(value, int | str) or (isinstance(value, np.ndarray) and value.ndim == 4)
-    return not single
+    """Whether an option has one value per sample: a list, or an array of several clips."""
+    single = value is None or isinstance(value, int | str | Path | Image | VideoClip | Video)
+    return not single and not is_one_array(value)
 
 
-def as_list(clips: Clips) -> list[Frames | None]:
-    """One clip, or None, as a list of one."""
-    if clips is None or _is_one_clip(clips):
-        return [clips]
-    return list(clips)
+def as_list(clips: Clips, name: str = "context", max_frames: int | None = None) -> list[Frames | None]:
+    """One clip, or None, as a list of one; clips as their frames. `max_frames`: of a file, the first ones only.
 
-
-def _is_one_clip(clips: Frames | Sequence[Frames]) -> TypeGuard[Frames]:
-    return not is_listed(clips)
+    Raises UserError for anything that is no clip.
+    """
+    if clips is None:
+        return [None]
+    each = cast(Sequence[ClipLike], clips) if is_listed(clips) else [cast(ClipLike, clips)]
+    return [as_frames(clip, name, max_frames) for clip in each]
 
 
 def per_sample(prompts: str | Sequence[str], num_samples: int) -> list[str]:

@@ -169,7 +169,8 @@ class MagvitGenerator(Generator[MagvitCall, Magvit]):
 
     def _condition_videos(self, task: str, call: MagvitCall) -> tuple[Float[Tensor, "n 3 t h w"] | None, int]:
         """`_condition_video` of one call, or of every sample where lists are given."""
-        contexts, videos = as_list(call.context), as_list(call.task_video)
+        contexts = as_list(call.context, "context", call.context_frames or self.model.config.context_frames)
+        videos = as_list(call.task_video, "task_video", self.index.num_frames)
         length = max(len(contexts), len(videos))
         contexts, videos = (clips * length if len(clips) == 1 else clips for clips in (contexts, videos))
         found = [

@@ -106,7 +106,8 @@ def check_model_recipe(recipe: ModelRecipe) -> None:
     """Raises UserError unless tokenizer, text encoder and sampling options exist and fit the model."""
     if recipe.data.redraws:
         raise UserError("Tokens are encoded once, so random crops would not change: use data.ten_crops instead.")
-    family_of(recipe.model).check_sampling(recipe.model, recipe.sampling, recipe.task_sampling)
+    by_task = {task: options for task, options in recipe.task_sampling.items() if task in recipe.task_weights}
+    family_of(recipe.model).check_sampling(recipe.model, recipe.sampling, by_task)
     if recipe.text_encoder not in (None, WORDS):
         encoder_kind(Path(recipe.text_encoder).expanduser())
     folder = hub.open_folder(recipe.tokenizer)

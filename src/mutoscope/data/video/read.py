@@ -34,7 +34,7 @@ from mutoscope.data.video.decode import (
     video_streams,
 )
 from mutoscope.data.video.rate import average_fps, measured_fps
-from mutoscope.data.video.write import VideoClip, VideoWriter, write_video
+from mutoscope.data.video.write import VideoClip, VideoWriter, described, write_video
 from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ IMAGE_FPS = 1.0
 MAX_BYTES_AHEAD = 2**33  # a damaged header may promise any number of frames
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Video:
     """Decoded frames. fps: average rate of these frames; times: seconds of each frame after the file's first one.
 
@@ -64,6 +64,9 @@ class Video:
     fps: float
     times: Float[np.ndarray, "t"]
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Video({described(self.frames, self.fps)})"
 
     def __len__(self) -> int:
         return len(self.frames)
