@@ -84,8 +84,8 @@ def progress(items: Iterable[T], total: int | None, label: str, unit: str = "fra
 
 
 @contextlib.contextmanager
-def progress_steps(label: str, total: int, unit: str = "step") -> Iterator[Callable[[], object]]:
-    """A callback that moves a progress bar on standard error on by one."""
+def progress_steps(label: str, total: int | None, unit: str = "step") -> Iterator[Callable[[], object]]:
+    """A callback that moves a progress bar on standard error on by one; total None: not known."""
     from tqdm import tqdm
 
     with tqdm(desc=label, total=total, unit=unit, file=sys.stderr, disable=None, leave=False) as bar:

@@ -87,7 +87,7 @@ def tokenize(
         return cache
     writer = TokenCacheWriter(out, info)
     batch_size = batch_size or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
-    with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", mininterval=0.5) as bar:
+    with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", disable=None, leave=False) as bar:
         parts = [list(range(i, min(i + batch_size, count))) for i in range(writer.position, count, batch_size)]
         for batch in make_loader(source, parts, num_workers):
             video = tokenizer.from_uint8(batch["video"].to(device))  # (b, 3, t, h, w)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from tqdm import tqdm
 
 from mutoscope.data.fit import Frames, fit_frames
 from mutoscope.errors import UserError
@@ -16,7 +17,6 @@ from mutoscope.evaluation.sources.windows import Window
 from mutoscope.hub import weights_hash
 from mutoscope.json_config import nearest
 from mutoscope.pipeline import VideoPipeline
-from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.tasks import check_task, needs_video, pixel_mask
 from mutoscope.tokenizers.base import VideoTokenizer
 
@@ -57,7 +57,11 @@ class ModelClips:
     def generate(self, number: int, conditions: Conditions) -> list[UInt8[Tensor, "t h w 3"]]:
         """The clips of call `number`."""
         seed = call_seed(self.seed, number)
-        generation = self.pipeline.generate(on_step=_ignored, **conditions, seed=seed, **self.options)
+        request = self.pipeline.prepare(**conditions, seed=seed, **self.options)
+        steps = request.num_batches * request.num_steps
+        # A call may take minutes: its own bar shows that it moves, on a terminal only.
+        with tqdm(total=steps, desc="generate", unit="step", disable=None, leave=False) as bar:
+            generation = self.pipeline.run(request, lambda event: bar.update())
         return [torch.as_tensor(np.asarray(clip.frames)) for clip in generation.clips]
 
     def described(self, task: str) -> dict[str, object]:
@@ -76,10 +80,6 @@ def model_hash(pipeline: VideoPipeline) -> str:
     """SHA-256 of the weights of tokenizer and network."""
     parts = (pipeline.tokenizer, pipeline.model)
     return weights_hash(*(part for part in parts if part is not None))
-
-
-def _ignored(event: SampleEvent) -> None:
-    """Evaluations show their progress by chunks."""
 
 
 def prediction_task(tasks: Iterable[str]) -> str | None:
