@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -118,11 +118,17 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
         num_frames=data.num_frames,
         height=data.height,
         width=data.width,
-        fps=data.fps,
+        fps=clips_fps(data, described),
         class_names=tuple(cast(Sequence[str], names)) or None,
         data={name: value for name, value in described.items() if name not in ("class_names", "seed", "path")},
         **values,
     )
+
+
+def clips_fps(data: DataConfig, described: Mapping[str, object]) -> float:
+    """Frames per second of the clips: a token cache describes the clips it was filled with, and their rate."""
+    found = described.get("fps")
+    return float(found) if isinstance(found, int | float) else data.fps
 
 
 # ------------------------------------------------------------------------------------------------------- the stages

@@ -17,6 +17,7 @@ from mutoscope.evaluation.sources.windows import Window
 from mutoscope.hub import weights_hash
 from mutoscope.json_config import nearest
 from mutoscope.pipeline import VideoPipeline
+from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.tasks import check_task, needs_video, pixel_mask
 from mutoscope.tokenizers.base import VideoTokenizer
 
@@ -57,11 +58,13 @@ class ModelClips:
     def generate(self, number: int, conditions: Conditions) -> list[UInt8[Tensor, "t h w 3"]]:
         """The clips of call `number`."""
         seed = call_seed(self.seed, number)
-        request = self.pipeline.prepare(**conditions, seed=seed, **self.options)
-        steps = request.num_batches * request.num_steps
         # A call may take minutes: its own bar shows that it moves, on a terminal only.
-        with tqdm(total=steps, desc="generate", unit="step", disable=None, leave=False) as bar:
-            generation = self.pipeline.run(request, lambda event: bar.update())
+        with tqdm(desc="generate", unit="step", disable=None, leave=False) as bar:
+
+            def advance(event: SampleEvent) -> None:
+                bar.update()
+
+            generation = self.pipeline.generate(on_step=advance, **conditions, seed=seed, **self.options)
         return [torch.as_tensor(np.asarray(clip.frames)) for clip in generation.clips]
 
     def described(self, task: str) -> dict[str, object]:
