@@ -38,7 +38,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the folder is incomplete. Copy or train the model again.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or a number too long
         raise UserError(f"{path} is not readable JSON: {error}.") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold one JSON object, found {type(value).__name__}.")

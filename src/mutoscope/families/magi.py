@@ -124,7 +124,9 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         self.check_call(call)
         if call.task_video is not None:
             call = replace(call, context=call.task_video, context_frames=call.context_frames or 1)
-        listed = call.actions if call.actions is not None and np.ndim(call.actions[0]) == 2 else None
+        listed = None
+        if call.actions is not None and len(call.actions) and np.ndim(call.actions[0]) == 2:
+            listed = call.actions
         given = {"prompt": call.prompt, "class_label": call.class_label, "context": call.context, "actions": listed}
         num_samples = common_length(call.num_samples, **given)
         self.check_task(call)

@@ -12,10 +12,12 @@ kernels (in, out), convolutions (kt, kh, kw, in, out), query, key and value (hid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
 from einops import rearrange
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -39,18 +41,28 @@ class Entry:
 
 
 def read_flat(path: str | Path) -> dict[str, Tensor]:
-    """Reads a `.safetensors` or `.npz` file of named arrays as float32; a leading "params/" is dropped from names."""
+    """Reads a `.safetensors` or `.npz` file of named arrays as float32; a leading "params/" is dropped from names.
+
+    Raises UserError for other files and for damaged ones.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no file {str(path)!r}.")
-    if path.suffix == ".safetensors":
-        arrays = load_file(path)
-    elif path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
-    else:
+    if path.suffix not in (".safetensors", ".npz"):
         raise UserError(f"{path.name} is neither .safetensors nor .npz; flatten the Flax parameters into one of them.")
+    try:
+        arrays = load_file(path) if path.suffix == ".safetensors" else read_npz(path)
+    except (SafetensorError, BadZipFile, OSError, EOFError, ValueError, TypeError) as error:
+        raise UserError(f"{path} holds no arrays that can be read ({error}): is the file complete?") from None
     return {name.removeprefix("params/"): array.float() for name, array in arrays.items()}
+
+
+def read_npz(path: Path) -> dict[str, Tensor]:
+    """The arrays of a NumPy archive; raises ValueError for a file of another kind, and for objects in it."""
+    if not is_zipfile(path):
+        raise ValueError("it is not an archive")
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: torch.from_numpy(stored[name]) for name in stored.files}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from mutoscope.runs.checks import (
     check_source,
     condition_tasks,
 )
-from mutoscope.runs.preflight import WORDS, build_tokenizer, check_memory, check_recipe
+from mutoscope.runs.preflight import WORDS, build_tokenizer, check_memory, check_recipe, check_shapes
 from mutoscope.runs.sheets import GenerationSheet
 from mutoscope.runs.tokenize import CONTEXT_FRAMES, CaptionReader, tokenize
 from mutoscope.sampling.tasks import condition_key, needs_video
@@ -229,13 +229,7 @@ def _train_model(
 def start_from(name_or_folder: str, model: nn.Module) -> None:
     """Copies the weights of a saved model; raises UserError unless it has the same tensors."""
     found, expected = hub.load_model(name_or_folder).state_dict(), model.state_dict()
-    for name in sorted(set(found) | set(expected)):
-        shapes = [tuple(weights[name].shape) if name in weights else None for weights in (found, expected)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"start_from {name_or_folder!r} does not fit the recipe's model: {name} is {shapes[0]} there, "
-                f"{shapes[1]} here. Change model, or start from random weights."
-            )
+    check_shapes(found, expected, name_or_folder)
     model.load_state_dict(found)
 
 
