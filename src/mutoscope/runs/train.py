@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +31,7 @@ from mutoscope.runs.checks import (
     condition_tasks,
 )
 from mutoscope.runs.networks import TRAINED_FIRST, build_tokenizer, tokenizer_of, tokenizer_spec, tokenizer_stage
+from mutoscope.runs.preflight import check_memory, check_recipe, check_shapes
 from mutoscope.runs.sheets import GenerationSheet
 from mutoscope.runs.text import open_text_encoder
 from mutoscope.runs.tokenize import CaptionReader, tokenize
@@ -77,10 +78,12 @@ def train(
     out = Path(out)
     hub.check_writable_folder(out)
     check_trackers(recipe.loop.report_to)
+    check_recipe(recipe)
     if recipe.loop.threads:
         torch.set_num_threads(recipe.loop.threads)
     torch.manual_seed(recipe.loop.seed)  # initial weights
     process = join(device)
+    check_memory(recipe, process.device)
     options = {"resume": resume, "trackers": trackers, "device": process.device}
     with flushed_denormals():
         if isinstance(recipe, TokenizerRecipe):
@@ -122,11 +125,17 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
         num_frames=data.num_frames,
         height=data.height,
         width=data.width,
-        fps=data.fps,
+        fps=clips_fps(data, described),
         class_names=tuple(cast(Sequence[str], names)) or None,
         data={name: value for name, value in described.items() if name not in STATED},
         **values,
     )
+
+
+def clips_fps(data: DataConfig, described: Mapping[str, object]) -> float:
+    """Frames per second of the clips: a token cache describes the clips it was filled with, and their rate."""
+    found = described.get("fps")
+    return float(found) if isinstance(found, int | float) else data.fps
 
 
 # ------------------------------------------------------------------------------------------------------- the stages
@@ -203,8 +212,6 @@ def start_inflated(recipe: TokenizerRecipe, tokenizer: VideoTokenizer, discrimin
 def _train_model(
     recipe: ModelRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
-    if recipe.data.redraws:
-        raise UserError("Tokens are encoded once, so random crops would not change: use data.ten_crops instead.")
     check_model_fits(recipe, tokenizer_spec(recipe))
     if process.is_main and not options["resume"]:
         write_recipe(out, to_json(recipe))
@@ -259,13 +266,7 @@ def with_one_class(config: ModelConfig, prepare: PrepareBatch) -> PrepareBatch:
 def start_from(name_or_folder: str, model: nn.Module) -> None:
     """Copies the weights of a saved model; raises UserError unless it has the same tensors."""
     found, expected = hub.load_model(name_or_folder).state_dict(), model.state_dict()
-    for name in sorted(set(found) | set(expected)):
-        shapes = [tuple(weights[name].shape) if name in weights else None for weights in (found, expected)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"start_from {name_or_folder!r} does not fit the recipe's model: {name} is {shapes[0]} there, "
-                f"{shapes[1]} here. Change model, or start from random weights."
-            )
+    check_shapes(found, expected, name_or_folder)
     model.load_state_dict(found)
 
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch.utils.data import Dataset
 
+from mutoscope.checks import COUNT, check_fields
 from mutoscope.data.base import (
     EPISODE,
     INTERVAL,
@@ -435,6 +436,8 @@ class RecordedData(PathData):
     """how the axes of the actions between two frames of a clip are joined; buttons count if pressed once"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, {"frame_stride": COUNT})
         check_interval(self.max_interval)
         if self.windows is not None and self.windows < 1:
             raise UserError(f"windows must be at least 1, or omitted for all clips; found {self.windows}.")

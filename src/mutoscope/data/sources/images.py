@@ -180,6 +180,7 @@ class ImagesData(PathData):
     """ten crops of every image instead of the middle"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.random_crops and self.ten_crops:
             raise UserError("random_crops draw a crop each time, without ten_crops: omit one of them.")
 

@@ -61,6 +61,7 @@ class ShapesData(DataConfig):
     """clips with a gap show wrong shapes in some frames where they are context, for complete teacher forcing"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_interval(self.max_interval)
         if (self.max_interval > 1 or self.mixed or self.max_jump) and self.controllable:
             raise UserError("max_interval, mixed and max_jump are for free shapes: omit controllable.")
