@@ -1,0 +1,265 @@
+"""Weights of a trained model for a model of the same family with other classes, words, actions or frame sizes.
+
+Each family declares which of its tensors depend on the data (`Family.transfer`), and how each follows: rows of classes
+and columns of words and actions by name, tables of positions by interpolation. Every other tensor has to have the same
+shape in both models. What is new starts so that the new model computes what the old one did, wherever that is possible.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mutoscope.errors import UserError
+from mutoscope.models.base import ModelConfig
+
+MAX_NAMED = 8  # classes, words or tensors that a line of the report lists
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model's configuration with the names of its classes, words and actions, without which only numbers match."""
+
+    config: ModelConfig
+    classes: tuple[str, ...] = ()
+    words: tuple[str, ...] | None = None
+    """Vocabulary of a text encoder of whole words; None for a published encoder or a model without text."""
+    actions: tuple[str, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class; classes without names are numbered, so that they match those of equal numbers."""
+        return self.classes or tuple(f"#{i}" for i in range(self.config.num_classes or 0))
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """One name per number of an action, numbered without names."""
+        return self.actions or tuple(f"#{i}" for i in range(self.config.action_size or 0))
+
+
+Adapt = Callable[[Tensor, Tensor, Described, Described], Tensor]
+"""(old tensor, fresh tensor of the new model, old model, new model) -> the new model's tensor."""
+
+
+@dataclass(frozen=True)
+class TransferRule:
+    """What happens to the tensors that a pattern names."""
+
+    names: str
+    """Pattern of names in the state dict; * stands for any text."""
+    adapt: Adapt | None = None
+    """How the tensor follows the data; None: it has one shape, whatever the data."""
+    optional: bool = False
+    """One of the two models may lack the tensor, since it belongs to a condition that a model may or may not read."""
+    start: Callable[[Tensor], Tensor] = torch.clone
+    """The values with which a tensor that the old model lacks begins, from freshly drawn ones."""
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What became of every tensor of the old and the new model, by name."""
+
+    kept: tuple[str, ...]
+    adapted: tuple[str, ...]
+    """Tensors with other values or another shape than in the old model."""
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Tensors that hold values nobody has trained yet."""
+        return (*self.adapted, *self.new)
+
+    def lines(self) -> list[str]:
+        """The report as sentences for the user."""
+        parts = {"adapted": self.adapted, "new": self.new, "dropped": self.dropped}
+        named = [f"{kind}: {listed(names)}" for kind, names in parts.items() if names]
+        return [f"{len(self.kept)} tensors as they are" + "".join(f"; {part}" for part in named)]
+
+
+# ---------------------------------------------------------------------------------------------------------- transfer
+
+
+def transferred(
+    old: Mapping[str, Tensor], model: nn.Module, rules: Sequence[TransferRule], before: Described, after: Described
+) -> TransferReport:
+    """Copies the weights of an old model into `model`, in place, under a family's rules; returns what became of each.
+
+    old: the state dict of the old model, which `before` describes; `after` describes `model`.
+    Raises UserError for a tensor whose shape or absence no rule allows.
+    """
+    fresh = model.state_dict()
+    weights: dict[str, Tensor] = {}
+    kept: list[str] = []
+    adapted: list[str] = []
+    for name, values in fresh.items():
+        rule = _rule_for(name, rules)
+        if name in old:
+            weights[name] = _adapted(name, rule, old[name], values, before, after)
+            same = weights[name].shape == old[name].shape and torch.equal(weights[name], old[name])
+            (kept if same else adapted).append(name)
+        elif rule is None or not rule.optional:
+            raise _refusal(name, None, values, before, after)
+        else:
+            weights[name] = rule.start(values)
+    dropped = [name for name in old if name not in fresh]
+    for name in dropped:
+        if (rule := _rule_for(name, rules)) is None or not rule.optional:
+            raise _refusal(name, old[name], None, before, after)
+    model.load_state_dict(weights)
+    new = tuple(name for name in fresh if name not in old)
+    return TransferReport(tuple(kept), tuple(adapted), new, tuple(dropped))
+
+
+def _rule_for(name: str, rules: Sequence[TransferRule]) -> TransferRule | None:
+    return next((rule for rule in rules if fnmatchcase(name, rule.names)), None)
+
+
+def _adapted(
+    name: str, rule: TransferRule | None, old: Tensor, fresh: Tensor, before: Described, after: Described
+) -> Tensor:
+    if rule is not None and rule.adapt is not None:
+        old = rule.adapt(old, fresh, before, after)
+    if old.shape != fresh.shape:
+        raise _refusal(name, old, fresh, before, after)
+    return old
+
+
+def _refusal(name: str, old: Tensor | None, new: Tensor | None, before: Described, after: Described) -> UserError:
+    shapes = ["missing" if tensor is None else str(tuple(tensor.shape)) for tensor in (old, new)]
+    fields = sorted(
+        field for field, value in vars(after.config).items() if getattr(before.config, field, None) != value
+    )
+    because = f" The configurations differ in {', '.join(fields)}." if fields else ""
+    return UserError(
+        f"The weights do not fit the recipe's model: {name} is {shapes[0]} there, {shapes[1]} here.{because} Change "
+        "model, or start from random weights."
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- rules
+
+
+def class_rows(first: Callable[[ModelConfig], int] = lambda config: 0) -> Adapt:
+    """A table with one row per class: rows of classes of the same name are kept, and so are all other rows.
+
+    first: number of the rows before those of the classes. A new class starts as the mean of the old classes (without
+    old classes, as the row "no class" after them) plus the small values that were drawn for it.
+    """
+
+    def adapt(old: Tensor, fresh: Tensor, before: Described, after: Described) -> Tensor:
+        names, wanted = before.class_names, after.class_names
+        start, new_start = first(before.config), first(after.config)
+        heads, rows, tails = old[:start], old[start : start + len(names)], old[start + len(names) :]
+        typical = rows.mean(0) if len(rows) else tails[0] if len(tails) else torch.zeros_like(fresh[0])
+        numbers = {name: i for i, name in enumerate(names)}
+        chosen = [
+            rows[numbers[name]] if name in numbers else typical + fresh[new_start + i] for i, name in enumerate(wanted)
+        ]
+        return torch.cat([heads, torch.stack(chosen), tails] if chosen else [heads, tails])
+
+    return adapt
+
+
+def position_table(dim: int, across_frames: bool = False) -> Adapt:
+    """A learned table of positions along `dim`, interpolated to another grid: bicubic in a frame, linear in time.
+
+    across_frames: the table counts the positions of a whole clip; otherwise those of one frame. Entries before the
+    positions (a prefix) are kept.
+    """
+
+    def grid(config: ModelConfig) -> tuple[int, int, int]:
+        rows, columns = config.token_grid
+        return (config.latent_shape[0] if across_frames else 1), rows, columns
+
+    def adapt(old: Tensor, fresh: Tensor, before: Described, after: Described) -> Tensor:
+        sizes, wanted = grid(before.config), grid(after.config)
+        if sizes == wanted:
+            return old
+        table = old.movedim(dim, 0)  # (prefix + n, ...)
+        prefix, positions = table.split([len(table) - prod(sizes), prod(sizes)])
+        resized = interpolated(positions.flatten(1), sizes, wanted).unflatten(1, positions.shape[1:])
+        return torch.cat([prefix, resized]).movedim(0, dim)
+
+    return adapt
+
+
+def interpolated(
+    table: Float[Tensor, "n d"], sizes: tuple[int, int, int], wanted: tuple[int, int, int]
+) -> Float[Tensor, "m d"]:
+    """Values at the cell centres of another grid over the same clip: bicubic in space, linear in time."""
+    frames, height, width = sizes
+    maps = table.float().view(frames, height, width, -1).permute(0, 3, 1, 2)  # (t, d, h, w)
+    if (height, width) != wanted[1:]:
+        maps = F.interpolate(maps, wanted[1:], mode="bicubic", align_corners=False)
+    if frames != wanted[0]:
+        over_time = maps.flatten(1).T[None]  # (1, d*h*w, t)
+        over_time = F.interpolate(over_time, wanted[0], mode="linear", align_corners=False)
+        maps = over_time[0].T.unflatten(1, maps.shape[1:])
+    return maps.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)
+
+
+def word_columns(old: Tensor, fresh: Tensor, before: Described, after: Described) -> Tensor:
+    """Columns of the features of a word encoder, several groups with one column per word, by word.
+
+    Columns of new words are zero, as if the word were still unknown. Features of other encoders have no names.
+    """
+    if before.words is None or after.words is None:
+        return old
+    return columns_by_name(old, before.words, after.words)
+
+
+def action_columns(old: Tensor, fresh: Tensor, before: Described, after: Described) -> Tensor:
+    """Columns of the numbers of an action by name; those of new numbers are zero, so that they have no effect yet."""
+    return columns_by_name(old, before.action_names, after.action_names)
+
+
+def columns_by_name(old: Float[Tensor, "o c"], names: Sequence[str], wanted: Sequence[str]) -> Float[Tensor, "o c2"]:
+    """Groups of one column per name, rearranged to other names; columns of names that are new are zero."""
+    if tuple(names) == tuple(wanted):
+        return old
+    groups = old.unflatten(1, (-1, len(names)))  # (o, groups, names)
+    changed = old.new_zeros(*groups.shape[:2], len(wanted))
+    numbers = {name: i for i, name in enumerate(names)}
+    shared = [(i, numbers[name]) for i, name in enumerate(wanted) if name in numbers]
+    if shared:
+        targets, sources = (list(part) for part in zip(*shared, strict=True))
+        changed[:, :, targets] = groups[:, :, sources]
+    return changed.flatten(1)
+
+
+# --------------------------------------------------------------------------------------------------------- in words
+
+
+def change_lines(before: Described, after: Described) -> list[str]:
+    """What changes between two models, in sentences: classes, words, actions and sizes."""
+    lines = [
+        _names_line("classes", before.class_names, after.class_names),
+        _names_line("words", before.words or (), after.words or ()),
+        _names_line("actions", before.action_names, after.action_names),
+    ]
+    old, new = before.config.latent_shape, after.config.latent_shape
+    if old != new:
+        lines.append(f"latent frames, rows and columns: {'×'.join(map(str, old))} become {'×'.join(map(str, new))}")
+    return [line for line in lines if line]
+
+
+def _names_line(what: str, before: Sequence[str], after: Sequence[str]) -> str:
+    if tuple(before) == tuple(after):
+        return ""
+    kept = [name for name in after if name in set(before)]
+    new = [name for name in after if name not in set(before)]
+    parts = [f"{len(before)} become {len(after)}", f"{len(kept)} kept by name"]
+    parts += [f"new: {listed(new)}"] if new else []
+    return f"{what}: {', '.join(parts)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some names, and how many more there are."""
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
