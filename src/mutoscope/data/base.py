@@ -16,7 +16,9 @@ from torch.utils.data import default_collate
 
 from mutoscope.actions import ActionSpec
 from mutoscope.data.media import spread
+from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.errors import UserError
+from mutoscope.json_config import dataclass_from_dict
 
 MAX_INTERVAL = 25  # largest frame interval that MAGI's embedding knows (arXiv 2501.12389 §4.1)
 
@@ -179,6 +181,13 @@ class DataConfig(ABC):
         """Names of the classes; empty without classes. Reads the folder where classes are folders."""
         return ()
 
+    @abstractmethod
+    def survey(self) -> DataSurvey:
+        """What the recordings look like on disk: size, rate, lengths, classes, captions and actions.
+
+        Recipes adapt to it. Reads headers and a few first frames. Raises UserError where nothing can be read.
+        """
+
     def examples(self, count: int = 4) -> ClipBatch:
         """The same few clips every time, for contact sheets: taken evenly from the whole source."""
         source = self.open()
@@ -210,6 +219,12 @@ class PathData(DataConfig):
 
     def origin(self) -> dict[str, object]:
         return super().origin() | {"path": self.path}
+
+
+def described_actions(described: Mapping[str, object]) -> ActionSpec | None:
+    """The actions in a description of clips (`DataConfig.describe`); None where it names none."""
+    values = described.get("actions")
+    return dataclass_from_dict(ActionSpec, cast(Mapping[str, object], values), "The actions") if values else None
 
 
 def check_interval(max_interval: int) -> None:

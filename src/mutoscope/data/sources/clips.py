@@ -26,6 +26,7 @@ from mutoscope.data.base import (
 from mutoscope.data.loader import stream_index
 from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.folder import FileProblem, MediaFile, clip_span, clip_starts, find_videos
+from mutoscope.data.sources.survey import DataSurvey, survey_listing
 from mutoscope.errors import UserError
 
 DAMAGED, SHORT, BROKEN = 1, 2, 3
@@ -366,7 +367,15 @@ class FolderData(PathData):
         return StackedItems(ClipDataset(path, *sizes, max_interval=self.max_interval, seed=self.seed))
 
     def class_names(self) -> Sequence[str]:
-        return find_videos(self.required_path())[1]
+        return self.listing().classes
+
+    def listing(self) -> Listing:
+        """The videos of the folder. Raises UserError where there are none."""
+        path = Path(self.required_path())
+        return Listing("folder", path, "", *find_videos(path))
+
+    def survey(self) -> DataSurvey:
+        return survey_listing(self.listing(), self.fps)
 
     def describe(self) -> dict[str, object]:
         described: dict[str, object] = {"kind": self.kind, "class_names": list(self.class_names())}

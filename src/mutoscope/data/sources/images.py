@@ -20,6 +20,8 @@ from mutoscope.data.loader import stream_index
 from mutoscope.data.media import IMAGE_SUFFIXES, files_below, open_image
 from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.folder import MediaFile, class_folders, read_caption
+from mutoscope.data.sources.readers import StillsFile, StillsReader
+from mutoscope.data.sources.survey import DataSurvey, survey_listing
 from mutoscope.errors import UserError
 
 TEN_CROP_MARGIN = 1.1  # images for ten crops are a tenth larger than a crop, as in LlamaGen's scripts
@@ -161,7 +163,17 @@ class ImagesData(PathData):
         return RandomCrops(images, self.seed) if self.random_crops else StackedItems(images)
 
     def class_names(self) -> Sequence[str]:
-        return find_images(self.required_path())[1]
+        return self.listing().classes
+
+    def listing(self) -> Listing:
+        """The images. Raises UserError where there are none."""
+        path = Path(self.required_path())
+        files, classes = find_images(path)
+        stills: list[MediaFile] = [StillsFile(f.path, f.label, f.caption, frames=(f.path,)) for f in files]
+        return Listing("images", path, "", stills, classes, reader=StillsReader())
+
+    def survey(self) -> DataSurvey:
+        return survey_listing(self.listing(), self.fps)
 
     def describe(self) -> dict[str, object]:
         return {"kind": self.kind, "class_names": list(self.class_names()), "ten_crops": self.ten_crops}

@@ -32,6 +32,10 @@ class VideoReader(Protocol):
         """
         ...
 
+    def fps(self, file: MediaFile) -> float | None:
+        """Frames per second of the entry; None where nothing states them. Raises UserError for an unreadable entry."""
+        ...
+
     def extras(self, file: MediaFile, frames: Sequence[int]) -> dict[str, np.ndarray]:
         """Further fields of these frames, such as actions: float32 arrays of one row per frame."""
         ...
@@ -68,6 +72,9 @@ class ContainerReader:
                 frames = []  # the file ends before `start`
         return stacked(frames, size), reader.frames_decoded
 
+    def fps(self, file: MediaFile) -> float | None:
+        return probe(file.path).fps
+
     def extras(self, file: MediaFile, frames: Sequence[int]) -> dict[str, np.ndarray]:
         return {}
 
@@ -101,6 +108,9 @@ class StillsReader:
         if len({frame.shape for frame in frames}) > 1:
             raise UserError(f"{file.name}: its images differ in size; they cannot be one video")
         return stacked(frames, size), len(paths)
+
+    def fps(self, file: MediaFile) -> float | None:
+        return None
 
     def extras(self, file: MediaFile, frames: Sequence[int]) -> dict[str, np.ndarray]:
         return {}

@@ -24,7 +24,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, PathData, TokenBatch
+from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, PathData, TokenBatch, described_actions
+from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict
 
@@ -259,6 +260,21 @@ class TokensData(PathData):
 
     def describe(self) -> dict[str, object]:
         return self.cache().info.data
+
+    def survey(self) -> DataSurvey:
+        """Of the clips that were tokenized: sizes that the cache's metadata lacks are those of these settings."""
+        info = self.cache().info
+        recorded = {n: int(str(info.data.get(n, getattr(self, n)))) for n in ("height", "width", "num_frames")}
+        return DataSurvey(
+            height=recorded["height"],
+            width=recorded["width"],
+            fps=float(str(info.data.get("fps", self.fps))),
+            num_videos=info.num_clips,
+            frames=(recorded["num_frames"], recorded["num_frames"]),
+            class_names=tuple(self.class_names()),
+            has_captions=info.caption_shape is not None,
+            actions=described_actions(info.data),
+        )
 
 
 def token_dtype(vocab_size: int | None) -> str:

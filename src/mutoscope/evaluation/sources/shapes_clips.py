@@ -115,6 +115,9 @@ class ShapesReader:
             frames = np.stack([covering_pixels(Image.fromarray(frame), size) for frame in frames])
         return frames, self.config.num_frames
 
+    def fps(self, file: MediaFile) -> float | None:
+        return self.config.fps
+
     def extras(self, file: MediaFile, frames: object) -> dict[str, np.ndarray]:
         return {}
 

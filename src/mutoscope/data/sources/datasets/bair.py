@@ -76,6 +76,9 @@ class BairReader:
         frames = [_frame(file, features, self.camera, number, size) for number in numbers]
         return stacked(frames, size), NUM_FRAMES
 
+    def fps(self, file: MediaFile) -> float | None:
+        return None
+
     def extras(self, file: MediaFile, frames: Sequence[int]) -> dict[str, np.ndarray]:
         if not self.with_actions:
             return {}

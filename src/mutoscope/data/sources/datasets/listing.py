@@ -24,7 +24,8 @@ class Listing:
 
     missing: files that the dataset's own lists name and the disk does not hold, or holds damaged. unlisted: files on
     disk that belong to no split. notes: what a reader should know about how the split was chosen. frame_fields: further
-    fields of a clip with one float32 row per frame, by name: numbers in a row.
+    fields of a clip with one float32 row per frame, by name: numbers in a row. fps: frames per second of every entry,
+    where the dataset states one rate for all.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Listing:
     reader: VideoReader = field(default_factory=ContainerReader)
     notes: tuple[str, ...] = ()
     frame_fields: Mapping[str, int] = field(default_factory=dict)
+    fps: float | None = None
 
     def class_counts(self) -> dict[str, int]:
         """Entries of each class, also of classes without any."""

@@ -7,7 +7,9 @@ from typing import Literal
 from mutoscope.data.base import ClipBatch, ClipSource, PathData, StackedItems, check_interval
 from mutoscope.data.sources.clips import RandomClips
 from mutoscope.data.sources.datasets.catalog import Split, list_dataset, open_dataset
+from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.images import ImagesData
+from mutoscope.data.sources.survey import DataSurvey, survey_listing
 from mutoscope.errors import UserError
 
 VideoSetKind = Literal["ucf101", "bair", "kinetics600", "ssv2", "nuscenes", "objectron"]
@@ -66,7 +68,15 @@ class DatasetData(PathData):
         return RandomClips(clips, self.seed) if self.random_crops else StackedItems(clips)
 
     def class_names(self) -> Sequence[str]:
-        return list_dataset(self.kind, self.required_path(), self.split, fold=self.fold).classes
+        return self.listing().classes
+
+    def listing(self) -> Listing:
+        """The entries of the split. Raises UserError where the folder is missing or its lists are damaged."""
+        with_actions = self.kind == "bair" and not self.mirrored  # a mirrored action has another sign
+        return list_dataset(self.kind, self.required_path(), self.split, fold=self.fold, with_actions=with_actions)
+
+    def survey(self) -> DataSurvey:
+        return survey_listing(self.listing(), self.fps)
 
     def describe(self) -> dict[str, object]:
         names = ["kind", "split", "windows", "crops", "mirrored", "frame_stride"]
@@ -84,10 +94,13 @@ class ImagenetData(ImagesData):
     split: Split = "train"
 
     def open(self) -> ClipSource[ClipBatch]:
-        return self.source(list_dataset(self.kind, self.required_path(), self.split).checked())
+        return self.source(self.listing().checked())
 
     def class_names(self) -> Sequence[str]:
-        return list_dataset(self.kind, self.required_path(), self.split).classes
+        return self.listing().classes
+
+    def listing(self) -> Listing:
+        return list_dataset(self.kind, self.required_path(), self.split)
 
     def describe(self) -> dict[str, object]:
         return {"split": self.split} | super().describe()

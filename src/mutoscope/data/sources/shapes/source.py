@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from mutoscope.actions import ActionSpec
 from mutoscope.data.base import LABEL, ClipBatch, ClipSource, DataConfig, Field, check_interval
 from mutoscope.data.media import spread
 from mutoscope.data.sources.shapes.mixed import MIXED_CLASS_NAMES, VariedShapesSource
 from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig, ShapesWorld, shapes_batch
+from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.errors import UserError
 
+ACTION_NAMES = ("dx", "dy")
 MIN_FRAMES_WITH_JUMP = 3  # a first frame, the frame after the gap, and one frame to learn
 
 
@@ -83,6 +86,15 @@ class ShapesData(DataConfig):
         """Clips that training never sees, without temporal gaps and corrupted frames."""
         held_back = replace(self, max_jump=0, flawed_history=False, seed=HELD_BACK_SEED)
         return held_back.open()[spread(count, count)]
+
+    def survey(self) -> DataSurvey:
+        names = tuple(self.class_names())
+        return DataSurvey(self.height, self.width, self.fps, None, None, names, True, self.actions())
+
+    def actions(self) -> ActionSpec | None:
+        """The push of the largest shape in each frame, where there is one; networks read it as it is."""
+        steered = self.controllable or self.mixed
+        return ActionSpec.plain(ACTION_NAMES, "continuous", self.fps) if steered else None
 
     def class_names(self) -> Sequence[str]:
         return MIXED_CLASS_NAMES if self.mixed else self.world(self.seed).class_names
