@@ -33,13 +33,18 @@ class Described:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One name per class; classes without names are numbered, so that they match those of equal numbers."""
-        return self.classes or tuple(f"#{i}" for i in range(self.config.num_classes or 0))
+        """One name per class; classes without names are numbered, and match those of a model with as many."""
+        return self.classes or numbered(self.config.num_classes)
 
     @property
     def action_names(self) -> tuple[str, ...]:
         """One name per number of an action, numbered without names."""
-        return self.actions or tuple(f"#{i}" for i in range(self.config.action_size or 0))
+        return self.actions or numbered(self.config.action_size)
+
+
+def numbered(count: int | None) -> tuple[str, ...]:
+    """Names of things without names, such as "#1 of 3"."""
+    return tuple(f"#{i + 1} of {count}" for i in range(count or 0))
 
 
 Adapt = Callable[[Tensor, Tensor, Described, Described], Tensor]
@@ -137,8 +142,8 @@ def _refusal(name: str, old: Tensor | None, new: Tensor | None, before: Describe
     )
     because = f" The configurations differ in {', '.join(fields)}." if fields else ""
     return UserError(
-        f"The weights do not fit the recipe's model: {name} is {shapes[0]} there, {shapes[1]} here.{because} Change "
-        "model, or start from random weights."
+        f"{name} is {shapes[0]} there, {shapes[1]} here.{because} Fine-tuning cannot change that: give the recipe's "
+        "model these sizes, or start from random weights."
     )
 
 

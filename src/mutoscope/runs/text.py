@@ -39,8 +39,20 @@ def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextE
     if recipe.text_encoder == WORDS:
         folder = out / "text_encoder"
         if process.is_main and not (folder / hub.CONFIG).is_file():
-            captions = recipe.data.captions()
             folder.mkdir(parents=True, exist_ok=True)
-            hub.write_json(folder / hub.CONFIG, word_config(captions))
+            hub.write_json(folder / hub.CONFIG, {"kind": WORDS, "vocabulary": run_vocabulary(recipe)})
         barrier(process)
     return load_text_encoder(folder, process.device, torch.float32)
+
+
+def run_vocabulary(recipe: ModelRecipe) -> list[str]:
+    """Words of the encoder "words" of a run: those of the model it starts from, then the others of its captions."""
+    known = [] if recipe.start_from is None else start_vocabulary(recipe.start_from)
+    found = word_config(recipe.data.captions())["vocabulary"]
+    return [*known, *(word for word in found if word not in set(known))]
+
+
+def start_vocabulary(name_or_folder: str) -> list[str]:
+    """Words that a saved model knows; empty for a model without text or with a published encoder."""
+    folder = hub.open_folder(name_or_folder).text_encoder_path
+    return list(encoder_kind(folder).words(folder) or ()) if folder is not None and folder.is_dir() else []
