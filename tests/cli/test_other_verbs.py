@@ -100,10 +100,19 @@ def test_a_recipe_file_is_a_recipe(run, out):
 def test_skipped_files_are_told_in_lines_without_places_in_the_code(run, tmp_path, out):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "text.mp4").write_text("no video")
-    done = run("train", "vq-shapes", "--data.kind", "folder", "--data.path", tmp_path / "clips", "--out", out / "run")
+    done = run("tokenize", "vq-shapes", tmp_path / "clips", out / "tokens")
     warning, error = done.err.splitlines()
     assert warning.startswith("mutoscope: warning: skipped: ") and ".py" not in warning
     assert error.startswith("mutoscope: nothing readable is left") and done.status == 2
+
+
+def test_data_that_cannot_be_read_are_refused_with_the_first_reason(run, tmp_path, out):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "text.mp4").write_text("no video")
+    done = run("train", "vq-shapes", "--data.kind", "folder", "--data.path", tmp_path / "clips", "--out", out / "run")
+    [error] = done.err.splitlines()
+    assert error.startswith("mutoscope: nothing readable is left") and "text.mp4 is not a video" in error
+    assert done.status == 2
 
 
 def test_help_of_a_recipe_lists_the_flags_of_the_chosen_data(run):

@@ -22,6 +22,8 @@ from mutoscope.json_config import dataclass_from_dict
 
 MAX_INTERVAL = 25  # largest frame interval that MAGI's embedding knows (arXiv 2501.12389 §4.1)
 
+MAX_CAPTIONS, CAPTION_BATCH = 4096, 64  # captions that are read of an endless source, and how many at a time
+
 
 @dataclass(frozen=True)
 class Field:
@@ -160,8 +162,8 @@ class DataConfig(ABC):
     """rows of a frame"""
     width: int = 32
     """columns of a frame"""
-    fps: int = 8
-    """frames per second at which clips are shown"""
+    fps: float = 8
+    """frames per second of a clip"""
     seed: int = 0
     """seed of everything that is drawn at random"""
 
@@ -187,6 +189,13 @@ class DataConfig(ABC):
 
         Recipes adapt to it. Reads headers and a few first frames. Raises UserError where nothing can be read.
         """
+
+    def captions(self) -> Sequence[str]:
+        """The captions of all clips, or of the first 4,096 of an endless source; "" where a clip has none."""
+        source = self.open()
+        count = source.num_clips or MAX_CAPTIONS
+        parts = (range(i, min(i + CAPTION_BATCH, count)) for i in range(0, count, CAPTION_BATCH))
+        return [caption for part in parts for caption in source[part]["caption"]]
 
     def examples(self, count: int = 4) -> ClipBatch:
         """The same few clips every time, for contact sheets: taken evenly from the whole source."""

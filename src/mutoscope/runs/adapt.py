@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from mutoscope.data.base import DataConfig
 from mutoscope.data.sources.survey import DataSurvey
+from mutoscope.json_config import with_values
 from mutoscope.model_index import ModelIndex
 from mutoscope.models.base import ClipFacts, ModelConfig, TextShape
 from mutoscope.runs.frame_size import Machine, clip_length, frame_size, frame_stride, window_step
@@ -111,7 +112,7 @@ def stride_of(data: DataConfig) -> int:
 def with_settings(config: Config, values: Mapping[str, object], kept: Collection[str], prefix: str) -> Config:
     """`config` with those values that it has fields for and that no user chose."""
     known = {name: value for name, value in values.items() if hasattr(config, name)}
-    return replace(config, **{name: value for name, value in known.items() if f"{prefix}.{name}" not in kept})
+    return with_values(config, {name: value for name, value in known.items() if f"{prefix}.{name}" not in kept})
 
 
 # ----------------------------------------------------------------------------------------------------------- the model
@@ -147,7 +148,7 @@ def clip_facts(data: DataConfig, spec: TokenizerSpec, survey: DataSurvey, text: 
 def keep_chosen(before: ModelConfig, after: ModelConfig, kept: Collection[str]) -> ModelConfig:
     """`after` with the settings of `before` that a user chose."""
     chosen = [name.removeprefix("model.") for name in kept if name.startswith("model.")]
-    return replace(after, **{name: getattr(before, name) for name in chosen if hasattr(before, name)})
+    return with_values(after, {name: getattr(before, name) for name in chosen if hasattr(before, name)})
 
 
 def fitted_tasks(recipe: ModelRecipe, model: ModelConfig) -> dict[str, float]:

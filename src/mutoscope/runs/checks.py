@@ -65,7 +65,7 @@ def check_labels(cache: TokenCache, recipe: ModelRecipe) -> None:
     """Raise UserError if a task that needs classes would meet a clip without one, or one unknown to the model."""
     labels, num_classes = cache.labels, recipe.model.num_classes or 0
     conditional = [task for task in recipe.task_weights if recipe.model.needs_label(task)]
-    if num_classes == 1:  # the class of all clips, labelled or not
+    if num_classes == 1 and labels.max() < 1:  # the class of all clips, labelled or not
         return
     if conditional and not 0 <= labels.min() <= labels.max() < num_classes:
         raise UserError(

@@ -18,12 +18,12 @@ def frame_size(recorded: tuple[int, int], multiple: int, machine: Machine) -> tu
     |log(aspect / aspect of the recording)| and 0.3 · |log(pixels / pixels of the machine)| is taken.
     """
     aspect, pixels = recorded[0] / recorded[1], min(PIXELS[machine], math.prod(recorded))
-    sides = (range(multiple, max(side, multiple) + 1, multiple) for side in recorded)
+    rows, columns = (range(multiple, max(side, multiple) + 1, multiple) for side in recorded)
 
     def cost(size: tuple[int, int]) -> float:
         return abs(math.log(size[0] / size[1] / aspect)) + DETAIL * abs(math.log(math.prod(size) / pixels))
 
-    return min(itertools.product(*sides), key=cost)
+    return min(itertools.product(rows, columns), key=cost)
 
 
 def frame_stride(fps: float, num_frames: int, available: int | None) -> int:

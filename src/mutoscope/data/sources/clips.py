@@ -377,6 +377,9 @@ class FolderData(PathData):
     def survey(self) -> DataSurvey:
         return survey_listing(self.listing(), self.fps)
 
+    def captions(self) -> Sequence[str]:
+        return [file.caption for file in self.listing().files]
+
     def describe(self) -> dict[str, object]:
         described: dict[str, object] = {"kind": self.kind, "class_names": list(self.class_names())}
         return described if self.max_interval == 1 else described | {"max_interval": self.max_interval}

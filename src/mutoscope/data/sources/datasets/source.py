@@ -78,6 +78,9 @@ class DatasetData(PathData):
     def survey(self) -> DataSurvey:
         return survey_listing(self.listing(), self.fps)
 
+    def captions(self) -> Sequence[str]:
+        return [file.caption for file in self.listing().files]
+
     def describe(self) -> dict[str, object]:
         names = ["kind", "split", "windows", "crops", "mirrored", "frame_stride"]
         names += ["fold"] if self.kind == "ucf101" else []
