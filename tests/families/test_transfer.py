@@ -254,7 +254,7 @@ def test_changes_are_told_by_name():
     lines = change_lines(Described(old.config, NAMES, actions=("x", "y")), Described(new, ("circle", "dog")))
     assert lines == [
         "classes: 3 become 2, 1 kept by name, new: dog",
-        "actions: 2 become 0, 0 kept by name",
+        "actions: 2 removed, since the clips have none",
         "latent frames, rows and columns: 5×4×6 become 5×8×6",
     ]
     report = TransferReport(("a", "b"), ("c",), (), tuple("defghijklm"))

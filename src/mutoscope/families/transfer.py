@@ -257,6 +257,8 @@ def change_lines(before: Described, after: Described) -> list[str]:
 def _names_line(what: str, before: Sequence[str], after: Sequence[str]) -> str:
     if tuple(before) == tuple(after):
         return ""
+    if not after:
+        return f"{what}: {len(before)} removed, since the clips have none"
     kept = [name for name in after if name in set(before)]
     new = [name for name in after if name not in set(before)]
     parts = [f"{len(before)} become {len(after)}", f"{len(kept)} kept by name"]

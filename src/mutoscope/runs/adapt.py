@@ -126,7 +126,7 @@ def fitted_model_recipe(
     data = fitted_data(recipe, survey, spec, spec.spatial_stride * recipe.model.grid_multiple, kept, machine)
     recipe = replace(recipe, data=data)
     encoder = recipe.text_encoder or (WORDS if survey.has_captions else None)
-    text = caption_shape(data, encoder, recipe.model.text) if survey.has_captions and encoder else None
+    text = caption_shape(recipe, encoder) if survey.has_captions and encoder else None
     model = keep_chosen(recipe.model, recipe.model.fitted(clip_facts(data, spec, survey, text)), kept)
     weights = fitted_tasks(recipe, model)
     recipe = replace(recipe, model=model, task_weights=weights, text_encoder=encoder if model.text else None)

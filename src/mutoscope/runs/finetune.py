@@ -1,7 +1,7 @@
 """Fine-tuning: the recipe that continues a saved model on other clips, decided before any clip is encoded.
 
-Sizes and rate are those of the model, classes, words and actions those of the clips; `families/transfer.py` says how the
-weights follow. The tokenizer is the model's own and does not change.
+Sizes and rate are those of the model, classes, words and actions those of the clips; the weights follow by the rules of
+`families/transfer.py`. The tokenizer is the model's own and does not change.
 """
 
 from collections.abc import Collection, Iterator
@@ -198,7 +198,7 @@ def continuing(recipe: ModelRecipe, fitted: ModelRecipe) -> ModelRecipe:
 
 
 def plan_of(recipe: ModelRecipe, fitted: ModelRecipe, adaptation: Adaptation, parameters: int) -> Plan:
-    """The run as `mutoscope train` plans it, with warnings about conditions that training leaves behind."""
+    """The run as `mutoscope train` plans it, with warnings about missing captions and memory."""
     survey, warnings = adaptation.survey, list(adaptation.warnings)
     if fitted.model.text is not None and not survey.has_captions:
         warnings.append(
@@ -207,7 +207,7 @@ def plan_of(recipe: ModelRecipe, fitted: ModelRecipe, adaptation: Adaptation, pa
         )
     if parameters > LARGE and fitted.lora is None:
         warnings.append(
-            f"This model has {parameters:,} parameters; --lora.r 16 trains about a hundredth of that in far less memory."
+            f"This model has {parameters:,} parameters; --lora.r 16 trains about a hundredth of them in less memory."
         )
     settings = tuple(changes(to_json(recipe), to_json(fitted)))
     return Plan(fitted, None, sentence(fitted, adaptation), settings, tuple(warnings))

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 
 from mutoscope import hub
-from mutoscope.data.base import DataConfig
 from mutoscope.models.base import TextShape
 from mutoscope.text import TextEncoder, encoder_kind, load_text_encoder
 from mutoscope.text.words import OFFSETS, split_words, word_config
@@ -16,19 +15,17 @@ WORDS = "words"  # a text encoder without weights, built from the captions' own 
 MAX_WORDS = 64  # rows of text features that a caption gets at most
 
 
-def caption_shape(data: DataConfig, encoder: str, published: TextShape | None) -> TextShape:
-    """Shape of the features of these captions: as long as the longest caption in words, up to 64.
+def caption_shape(recipe: ModelRecipe, encoder: str) -> TextShape:
+    """Shape of the features of the recipe's captions: as long as the longest caption in words, up to 64.
 
-    encoder: a folder, or "words". published: the shape that the recipe's model has, whose length stays for an encoder
-    in a folder.
+    encoder: a folder, or "words". For an encoder in a folder the length of the recipe's model stays.
     """
+    published = recipe.model.text
     if encoder != WORDS:
         folder = Path(encoder).expanduser()
         return TextShape(published.length if published else MAX_WORDS, encoder_kind(folder).feature_size(folder))
-    captions = data.captions()
-    length = max(len(split_words(caption)) for caption in captions)
-    vocabulary = word_config(captions)["vocabulary"]
-    return TextShape(min(max(length, 1), MAX_WORDS), len(OFFSETS) * len(vocabulary))
+    length = max(len(split_words(caption)) for caption in recipe.data.captions())
+    return TextShape(min(max(length, 1), MAX_WORDS), len(OFFSETS) * len(run_vocabulary(recipe)))
 
 
 def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextEncoder | None:

@@ -26,8 +26,8 @@ class MAGIConfig(ModelConfig):
 
     `teacher_forcing`: "complete", or "masked", the baseline. `codebook_parts`: for discrete tokens, the sizes of the
     digits of an id, lowest first: (1024,), or (512, 512) for large vocabularies.
-    Conditions: `num_classes` classes (0: the row "no class" alone), `text_length` rows of `text_size` text features, actions of `action_size`
-    numbers per frame.
+    Conditions: `num_classes` classes (0: the row "no class" alone), `text_length` rows of `text_size` text features,
+    actions of `action_size` numbers per frame.
 
     `noise_levels` and `noise_step`: training adds noise of standard deviation `noise_step` · l to the history, with l
     drawn from 0 to `noise_levels` (dynamic noise injection); 0 levels: no noise. `noise_mode`: the level as a position
