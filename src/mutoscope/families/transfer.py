@@ -187,8 +187,9 @@ def position_table(dim: int, across_frames: bool = False) -> Adapt:
         if sizes == wanted:
             return old
         table = old.movedim(dim, 0)  # (prefix + n, ...)
-        prefix, positions = table.split([len(table) - prod(sizes), prod(sizes)])
-        resized = interpolated(positions.flatten(1), sizes, wanted).unflatten(1, positions.shape[1:])
+        length = len(table) - prod(sizes)
+        prefix, positions = table[:length], table[length:]
+        resized = interpolated(positions.flatten(1), sizes, wanted).reshape(-1, *positions.shape[1:])
         return torch.cat([prefix, resized]).movedim(0, dim)
 
     return adapt
@@ -205,7 +206,7 @@ def interpolated(
     if frames != wanted[0]:
         over_time = maps.flatten(1).T[None]  # (1, d*h*w, t)
         over_time = F.interpolate(over_time, wanted[0], mode="linear", align_corners=False)
-        maps = over_time[0].T.unflatten(1, maps.shape[1:])
+        maps = over_time[0].T.reshape(-1, *maps.shape[1:])
     return maps.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)
 
 
@@ -228,7 +229,7 @@ def columns_by_name(old: Float[Tensor, "o c"], names: Sequence[str], wanted: Seq
     """Groups of one column per name, rearranged to other names; columns of names that are new are zero."""
     if tuple(names) == tuple(wanted):
         return old
-    groups = old.unflatten(1, (-1, len(names)))  # (o, groups, names)
+    groups = old.reshape(len(old), -1, len(names))  # (o, groups, names)
     changed = old.new_zeros(*groups.shape[:2], len(wanted))
     numbers = {name: i for i, name in enumerate(names)}
     shared = [(i, numbers[name]) for i, name in enumerate(wanted) if name in numbers]
