@@ -84,7 +84,7 @@ def test_a_finished_run_is_resumed_with_the_same_command(run: Run, magi: Path, c
         (("{magi}", "{clips}", "--lora.r", "0"), "lora.r must be at least 1"),
         (("{magi}", "{clips}", "--lora.target-modules", "qkw"), "did you mean 'qkv'"),
         (("{magi}", "{clips}", "--model.num-layers", "3"), "is missing there"),
-        (("{magi}", "{clips}", "--data.height", "9"), "height"),
+        (("{magi}", "{clips}", "--data.height", "10"), "multiples of 4 pixels, found 10x12"),
         (("{magi}", "{clips}", "--nonsense", "3"), "--nonsense"),
         (("{magi}", "{clips}", "--device", "nowhere"), "--device"),
     ],

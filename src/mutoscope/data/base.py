@@ -7,7 +7,7 @@ by name: a new condition therefore touches its source and its model only.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Generic, Protocol, Required, TypedDict, TypeVar, cast
 
 from jaxtyping import Bool, Float, Int, UInt8
@@ -176,8 +176,9 @@ class DataConfig(ABC):
         """The entry about the clips in model_index.json and in the metadata of a token cache, as JSON values."""
 
     def origin(self) -> dict[str, object]:
-        """`describe` with seed and path: the clips that a token cache was filled with."""
-        return self.describe() | {"seed": self.seed, "path": None}
+        """All settings, and `describe`: the clips that a token cache was filled with."""
+        settings: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"path": None} | settings | self.describe()
 
     def class_names(self) -> Sequence[str]:
         """Names of the classes; empty without classes. Reads the folder where classes are folders."""
@@ -225,9 +226,6 @@ class PathData(DataConfig):
         if not self.path:
             raise UserError(f"Data of kind {self.kind!r} needs a path: name the folder with --data.path.")
         return self.path
-
-    def origin(self) -> dict[str, object]:
-        return super().origin() | {"path": self.path}
 
 
 def described_actions(described: Mapping[str, object]) -> ActionSpec | None:

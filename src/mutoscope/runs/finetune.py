@@ -15,8 +15,10 @@ from mutoscope.data.base import DataConfig
 from mutoscope.data.sources.clips import FolderData
 from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.data.sources.tokens import TokensData
+from mutoscope.errors import UserError
 from mutoscope.families import family_of
 from mutoscope.families.transfer import TransferReport, change_lines
+from mutoscope.hub import weights_hash
 from mutoscope.layers.lora import LoRAConfig
 from mutoscope.runs.adapt import Adaptation, adapted, changes, fitted_tasks, step_of, with_settings
 from mutoscope.runs.checks import check_model_fits
@@ -149,9 +151,11 @@ def planned_finetuning(recipe: ModelRecipe, *, kept: Collection[str] = (), machi
     that the weights do not allow.
     """
     assert recipe.start_from is not None
+    check_cache(recipe)
     survey = recipe.data.survey()
     clips = replace(recipe, data=clips_like_the_model(recipe, survey, kept))
-    adaptation = adapted(clips, kept=kept, machine=machine)
+    check_frame_size(clips)
+    adaptation = adapted(clips, kept={*kept, "tokenizer"}, machine=machine)
     assert isinstance(adaptation.recipe, ModelRecipe)
     fitted = continuing(recipe, adaptation.recipe)
     check_model_fits(fitted, tokenizer_spec(fitted))
@@ -168,6 +172,28 @@ def planned_finetuning(recipe: ModelRecipe, *, kept: Collection[str] = (), machi
         sum(size for size, _ in sizes),
         sum(size for size, trained in sizes if trained),
     )
+
+
+def check_cache(recipe: ModelRecipe) -> None:
+    """Raises UserError for a token cache of another tokenizer than that of the model."""
+    data = recipe.data
+    if isinstance(data, TokensData):
+        info = data.cache().info
+        if info.tokenizer_hash != weights_hash(hub.load_tokenizer(recipe.tokenizer)):
+            raise UserError(
+                f"{data.path} holds tokens of the tokenizer {info.tokenizer!r}, the model reads those of "
+                f"{recipe.tokenizer!r}: tokenize the clips with `mutoscope tokenize {recipe.start_from}`."
+            )
+
+
+def check_frame_size(recipe: ModelRecipe) -> None:
+    """Raises UserError for frames that do not split into the tokens of the model."""
+    data, multiple = recipe.data, tokenizer_spec(recipe).spatial_stride * recipe.model.grid_multiple
+    if data.height % multiple or data.width % multiple:
+        raise UserError(
+            f"This model reads frames in multiples of {multiple} pixels, found {data.height}x{data.width}: change "
+            "--data.height and --data.width."
+        )
 
 
 def clips_like_the_model(recipe: ModelRecipe, survey: DataSurvey, kept: Collection[str]) -> DataConfig:

@@ -16,7 +16,7 @@ from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
 from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
-from mutoscope.training.config import ModelRecipe, TokenizerConfig, TokenizerRecipe
+from mutoscope.training.config import ModelRecipe, OptimConfig, TokenizerConfig, TokenizerRecipe
 
 TOKENIZERS: dict[type, Callable[[Any], VideoTokenizer]] = {
     VQ3DConfig: VQ3D,
@@ -67,7 +67,13 @@ def tokenizer_stage(recipe: ModelRecipe) -> TokenizerRecipe | None:
         threads=recipe.loop.threads,
         num_workers=recipe.loop.num_workers,
     )
-    return replace(first, name=f"{recipe.name}-{first.name}", data=data, loop=loop)
+    optim = short_warmup(first.optim, loop.num_steps)
+    return replace(first, name=f"{recipe.name}-{first.name}", data=data, loop=loop, optim=optim)
+
+
+def short_warmup(optim: OptimConfig, num_steps: int) -> OptimConfig:
+    """The optimiser with a warm-up of at most a tenth of a run that would otherwise end before it does."""
+    return optim if optim.warmup_steps < num_steps else replace(optim, warmup_steps=num_steps // 10)
 
 
 def tokenizer_of(recipe: ModelRecipe, out: Path) -> str:

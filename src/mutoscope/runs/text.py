@@ -1,10 +1,12 @@
 """Captions of a run: their encoder, which may be built from their own words, and the shape of their features."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from mutoscope import hub
+from mutoscope.data.sources.tokens import TokensData
 from mutoscope.models.base import TextShape
 from mutoscope.text import TextEncoder, encoder_kind, load_text_encoder
 from mutoscope.text.words import OFFSETS, split_words, word_config
@@ -20,12 +22,19 @@ def caption_shape(recipe: ModelRecipe, encoder: str) -> TextShape:
 
     encoder: a folder, or "words". For an encoder in a folder the length of the recipe's model stays.
     """
-    published = recipe.model.text
+    data, published = recipe.data, recipe.model.text
+    if isinstance(data, TokensData) and (stored := data.cache().info.caption_shape) is not None:
+        return TextShape(*stored)
     if encoder != WORDS:
         folder = Path(encoder).expanduser()
         return TextShape(published.length if published else MAX_WORDS, encoder_kind(folder).feature_size(folder))
-    length = max(len(split_words(caption)) for caption in recipe.data.captions())
-    return TextShape(min(max(length, 1), MAX_WORDS), len(OFFSETS) * len(run_vocabulary(recipe)))
+    size = len(OFFSETS) * len(run_vocabulary(recipe))
+    return TextShape(min(caption_length(data.captions()), MAX_WORDS), size)
+
+
+def caption_length(captions: Sequence[str]) -> int:
+    """Words of the longest caption, at least 1."""
+    return max((len(split_words(caption)) for caption in captions), default=1) or 1
 
 
 def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextEncoder | None:
@@ -33,7 +42,9 @@ def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextE
     if recipe.text_encoder is None:
         return None
     folder = Path(recipe.text_encoder).expanduser()
-    if recipe.text_encoder == WORDS:
+    if recipe.text_encoder == WORDS and isinstance(recipe.data, TokensData):
+        folder = recipe.data.cache().text_encoder or folder
+    elif recipe.text_encoder == WORDS:
         folder = out / "text_encoder"
         if process.is_main and not (folder / hub.CONFIG).is_file():
             folder.mkdir(parents=True, exist_ok=True)

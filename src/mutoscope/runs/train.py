@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mutoscope import hub
 from mutoscope.data.base import DataConfig
 from mutoscope.data.sources.registry import from_description
-from mutoscope.data.sources.tokens import TokenCache, TokensData
+from mutoscope.data.sources.tokens import CONTEXT_FRAMES, TokenCache, TokensData
 from mutoscope.errors import UserError
 from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
 from mutoscope.families import FAMILIES, AnyFamily, family_of
@@ -34,7 +34,7 @@ from mutoscope.runs.networks import TRAINED_FIRST, build_tokenizer, tokenizer_of
 from mutoscope.runs.sheets import GenerationSheet
 from mutoscope.runs.start import start
 from mutoscope.runs.text import open_text_encoder
-from mutoscope.runs.tokenize import CONTEXT_FRAMES, CaptionReader, tokenize
+from mutoscope.runs.tokenize import CaptionReader, tokenize
 from mutoscope.sampling.tasks import condition_key, needs_video
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
@@ -111,6 +111,9 @@ def load_recipe(path: str | Path) -> Recipe:
     return from_json(read_json(Path(path)), str(path), tuple(family.config for family in FAMILIES.values()))
 
 
+STATED = {"class_names", "actions", "seed", "path"}  # of a description: stated elsewhere, or of no use elsewhere
+
+
 def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
     """model_index.json of a finished run; `values` are the fields that depend on the family."""
     described = data.describe()
@@ -121,7 +124,7 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
         width=data.width,
         fps=data.fps,
         class_names=tuple(cast(Sequence[str], names)) or None,
-        data={name: value for name, value in described.items() if name not in ("class_names", "seed", "path")},
+        data={name: value for name, value in described.items() if name not in STATED},
         **values,
     )
 
