@@ -69,9 +69,9 @@ def test_a_finished_run_is_resumed_with_the_same_command(run: Run, magi: Path, c
     assert run(*command).status == 0
     assert "already holds checkpoints" in run(*command).err
     assert run(*command, "--resume").status == 0
-    assert "other settings: optim.peak_learning_rate" in run(
-        *command, "--resume", "--optim.peak-learning-rate", 0.5
-    ).err
+    assert (
+        "other settings: optim.peak_learning_rate" in run(*command, "--resume", "--optim.peak-learning-rate", 0.5).err
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from mutoscope.families.transfer import (
     interpolated,
     position_table,
 )
-from mutoscope.models.base import AnyModel
+from mutoscope.models.base import AnyModel, ClipFacts
 from mutoscope.models.magi import MAGI, MAGIBatch
 from mutoscope.models.nova import NOVA
 from tiny_magi import NAMES, batch_of, tiny_magi
@@ -136,6 +136,25 @@ def test_known_actions_keep_their_columns_and_new_ones_have_no_effect_yet():
     jump = torch.randn_like(actions[..., :1])
     wider = cast(MAGIBatch, batch | {"actions": torch.cat([jump, actions[..., 1:], actions[..., :1]], dim=-1)})
     torch.testing.assert_close(loss(new, wider), loss(old, batch))
+
+
+def test_without_actions_magi_computes_what_it_did_for_unknown_ones():
+    old, new = tiny_magi(), tiny_magi(action_size=None)
+    report = transfer(old, new)
+    assert report.adapted == ("interval_embedding.weight",) and "null_action" in report.dropped
+    batch = batch_of(old)
+    del batch["actions"]
+    torch.testing.assert_close(loss(new, batch), loss(old, batch))
+
+
+def test_without_classes_magi_computes_what_it_did_for_unknown_ones():
+    old, new = tiny_magi(), tiny_magi()
+    new = tiny_magi(num_classes=new.config.fitted(ClipFacts((5, 4, 6), 3)).continuing(old.config).num_classes)
+    assert new.config.num_classes == 0 and "class-conditional" not in new.config.tasks
+    transfer(old, new)
+    batch = batch_of(old)
+    del batch["label"]
+    torch.testing.assert_close(loss(new, batch), loss(old, batch))
 
 
 def test_dropped_conditions_are_reported():

@@ -366,6 +366,8 @@ TRANSFER_RULES = (
     TransferRule("action_embedding.0.bias", optional=True),
     TransferRule("action_embedding.2.*", optional=True, start=torch.zeros_like),
     TransferRule("null_action", optional=True, start=torch.zeros_like),
+    # Both are added to all positions of a frame: without actions, all of them are unknown.
+    TransferRule("interval_embedding.weight", absorbs="null_action"),
 )
 
 MAGI_FAMILY = Family(

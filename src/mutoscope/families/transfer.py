@@ -63,6 +63,8 @@ class TransferRule:
     """One of the two models may lack the tensor, since it belongs to a condition that a model may or may not read."""
     start: Callable[[Tensor], Tensor] = torch.clone
     """The values with which a tensor that the old model lacks begins, from freshly drawn ones."""
+    absorbs: str | None = None
+    """A vector of the old model that is added to every row if the new one lacks it, so that its effect stays."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def transferred(
     for name, values in fresh.items():
         rule = _rule_for(name, rules)
         if name in old:
-            weights[name] = _adapted(name, rule, old[name], values, before, after)
+            weights[name] = _adapted(name, rule, old, values, before, after)
+            if rule is not None and rule.absorbs in old and rule.absorbs not in fresh:
+                weights[name] = weights[name] + old[rule.absorbs]
             same = weights[name].shape == old[name].shape and torch.equal(weights[name], old[name])
             (kept if same else adapted).append(name)
         elif rule is None or not rule.optional:
@@ -126,13 +130,19 @@ def _rule_for(name: str, rules: Sequence[TransferRule]) -> TransferRule | None:
 
 
 def _adapted(
-    name: str, rule: TransferRule | None, old: Tensor, fresh: Tensor, before: Described, after: Described
+    name: str,
+    rule: TransferRule | None,
+    old: Mapping[str, Tensor],
+    fresh: Tensor,
+    before: Described,
+    after: Described,
 ) -> Tensor:
+    values = old[name]
     if rule is not None and rule.adapt is not None:
-        old = rule.adapt(old, fresh, before, after)
-    if old.shape != fresh.shape:
-        raise _refusal(name, old, fresh, before, after)
-    return old
+        values = rule.adapt(values, fresh, before, after)
+    if values.shape != fresh.shape:
+        raise _refusal(name, values, fresh, before, after)
+    return values
 
 
 def _refusal(name: str, old: Tensor | None, new: Tensor | None, before: Described, after: Described) -> UserError:

@@ -186,9 +186,7 @@ def warnings_about(recipe: ModelRecipe, survey: DataSurvey) -> Iterator[str]:
         yield f"The recording has actions ({', '.join(survey.actions.names)}), which this model does not read."
 
 
-def tokenizer_warnings(
-    name: str, index: ModelIndex, data: DataConfig, *, is_fixed: bool = False
-) -> Iterator[str]:
+def tokenizer_warnings(name: str, index: ModelIndex, data: DataConfig, *, is_fixed: bool = False) -> Iterator[str]:
     """One sentence where clips of another size or rate than the tokenizer's go through it.
 
     is_fixed: the tokenizer belongs to the weights that training starts from.
