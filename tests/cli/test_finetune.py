@@ -1,17 +1,22 @@
 """mutoscope finetune: what is printed first, what the report holds, and what is refused before any work."""
 
+import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cli.conftest import Run
+from interop.test_llamagen_par import official as official_names
 from mutoscope import hub
 from mutoscope.commands.finetune import with_flags
 from mutoscope.data.video.read import write_video
+from mutoscope.interop import llamagen_par
 from mutoscope.layers.lora import LoRAConfig
 from tiny_magi import save_tiny_magi
+from tiny_models import tiny_image_tokenizer, tiny_par
 from tiny_nova import save_tiny_nova
 
 SHORT = ("--loop.num-steps", 1, "--loop.batch-size", 1, "--optim.warmup-steps", 0, "--loop.num-workers", 0)
@@ -108,3 +113,20 @@ def test_flags_of_lora_switch_it_on(tmp_path: Path, clips: Path):
     nova = save_tiny_nova(tmp_path / "nova")
     assert with_flags(str(nova), str(clips), []).lora is None
     assert with_flags(str(nova), str(clips), ["--lora.alpha", "8"]).lora == LoRAConfig(alpha=8.0)
+
+
+def test_converted_weights_learn_frames_of_other_classes(run: Run, clips: Path, out: Path, tmp_path: Path):
+    """A published pair of VQ-16 and a transformer of images: the classes of its file have no names to keep."""
+    tokenizer = tiny_image_tokenizer()
+    names = llamagen_par.tokenizer_names(tokenizer)
+    torch.save({"model": {names[n]: v for n, v in tokenizer.state_dict().items()}}, tmp_path / "vq.pt")
+    weights = official_names(tiny_par(latent_shape=(1, 4, 4)))
+    scripts = argparse.Namespace(image_size=8, downsample_size=2)
+    torch.save({"model": weights, "args": scripts}, tmp_path / "par.pt")
+    run("convert", "vq16", tmp_path / "vq.pt", out / "vq")
+    run("convert", "par", tmp_path / "par.pt", out / "par", "--tokenizer", out / "vq", "--num-heads", 2)
+    done = run("finetune", out / "par", clips, out / "run", "--lora.r", 2, *SHORT, "--json")
+    assert done.report["adapted"]["model.num_classes"] == 2
+    assert "classes: 3 become 2, 0 kept by name, new: circle, dog" in done.err
+    assert hub.load_index(out / "run").class_names == ("circle", "dog")
+    assert run("generate", out / "run", "--class-label", "dog", "--out", out / "x.png", "--json").report["frames"] == 1

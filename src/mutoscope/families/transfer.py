@@ -100,61 +100,71 @@ def transferred(
     old: the state dict of the old model, which `before` describes; `after` describes `model`.
     Raises UserError for a tensor whose shape or absence no rule allows.
     """
-    fresh = model.state_dict()
-    weights: dict[str, Tensor] = {}
-    kept: list[str] = []
-    adapted: list[str] = []
-    for name, values in fresh.items():
-        rule = _rule_for(name, rules)
-        if name in old:
-            weights[name] = _adapted(name, rule, old, values, before, after)
-            if rule is not None and rule.absorbs in old and rule.absorbs not in fresh:
-                weights[name] = weights[name] + old[rule.absorbs]
-            same = weights[name].shape == old[name].shape and torch.equal(weights[name], old[name])
-            (kept if same else adapted).append(name)
-        elif rule is None or not rule.optional:
-            raise _refusal(name, None, values, before, after)
-        else:
-            weights[name] = rule.start(values)
-    dropped = [name for name in old if name not in fresh]
-    for name in dropped:
-        if (rule := _rule_for(name, rules)) is None or not rule.optional:
-            raise _refusal(name, old[name], None, before, after)
+    transfer = _Transfer(old, model.state_dict(), rules, before, after)
+    weights = transfer.weights()
     model.load_state_dict(weights)
-    new = tuple(name for name in fresh if name not in old)
-    return TransferReport(tuple(kept), tuple(adapted), new, tuple(dropped))
-
-
-def _rule_for(name: str, rules: Sequence[TransferRule]) -> TransferRule | None:
-    return next((rule for rule in rules if fnmatchcase(name, rule.names)), None)
-
-
-def _adapted(
-    name: str,
-    rule: TransferRule | None,
-    old: Mapping[str, Tensor],
-    fresh: Tensor,
-    before: Described,
-    after: Described,
-) -> Tensor:
-    values = old[name]
-    if rule is not None and rule.adapt is not None:
-        values = rule.adapt(values, fresh, before, after)
-    if values.shape != fresh.shape:
-        raise _refusal(name, values, fresh, before, after)
-    return values
-
-
-def _refusal(name: str, old: Tensor | None, new: Tensor | None, before: Described, after: Described) -> UserError:
-    shapes = ["missing" if tensor is None else str(tuple(tensor.shape)) for tensor in (old, new)]
-    fields = sorted(
-        field for field, value in vars(after.config).items() if getattr(before.config, field, None) != value
+    kept = {name for name in weights if name in old and _equal(weights[name], old[name])}
+    return TransferReport(
+        kept=tuple(name for name in weights if name in kept),
+        adapted=tuple(name for name in weights if name in old and name not in kept),
+        new=tuple(name for name in weights if name not in old),
+        dropped=tuple(name for name in old if name not in weights),
     )
-    because = f" The configurations differ in {', '.join(fields)}." if fields else ""
-    return UserError(
-        f"{name} is {shapes[0]} there, {shapes[1]} here.{because} Fine-tuning cannot change that: give the recipe's "
-        "model these sizes, or start from random weights."
-    )
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and torch.equal(first, second)
+
+
+@dataclass(frozen=True)
+class _Transfer:
+    """The weights of two models, and the rules between them."""
+
+    old: Mapping[str, Tensor]
+    fresh: Mapping[str, Tensor]
+    rules: Sequence[TransferRule]
+    before: Described
+    after: Described
+
+    def weights(self) -> dict[str, Tensor]:
+        """The new model's weights. Raises UserError for a tensor that may not be dropped either."""
+        for name in self.old:
+            if name not in self.fresh and not self.rule(name).optional:
+                raise self.refusal(name, self.old[name], None)
+        return {name: self.absorbed(name, self.weights_of(name)) for name in self.fresh}
+
+    def rule(self, name: str) -> TransferRule:
+        """The first rule for a tensor; for most tensors the one that allows no change."""
+        return next((rule for rule in self.rules if fnmatchcase(name, rule.names)), TransferRule(name))
+
+    def weights_of(self, name: str) -> Tensor:
+        """One tensor of the new model."""
+        rule, fresh = self.rule(name), self.fresh[name]
+        if name not in self.old:
+            if not rule.optional:
+                raise self.refusal(name, None, fresh)
+            return rule.start(fresh)
+        old = self.old[name]
+        values = old if rule.adapt is None else rule.adapt(old, fresh, self.before, self.after)
+        if values.shape != fresh.shape:
+            raise self.refusal(name, old, fresh)
+        return values
+
+    def absorbed(self, name: str, values: Tensor) -> Tensor:
+        """The tensor with the vector that it takes over from a part that the new model lacks."""
+        vector = self.rule(name).absorbs
+        return values if vector is None or vector not in self.old or vector in self.fresh else values + self.old[vector]
+
+    def refusal(self, name: str, old: Tensor | None, new: Tensor | None) -> UserError:
+        """The message about a tensor that differs, with the settings that do."""
+        shapes = ["missing" if tensor is None else str(tuple(tensor.shape)) for tensor in (old, new)]
+        values = vars(self.after.config).items()
+        fields = sorted(field for field, value in values if getattr(self.before.config, field, None) != value)
+        because = f" The configurations differ in {', '.join(fields)}." if fields else ""
+        return UserError(
+            f"{name} is {shapes[0]} there, {shapes[1]} here.{because} Fine-tuning cannot change that: give the "
+            "recipe's model the old sizes, or start from random weights."
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- rules
