@@ -136,3 +136,15 @@ def test_of_several_configurations_the_one_with_these_keys_is_built():
         assert dataclass_from_dict(Drawing, {"shape": asdict(shape)}, "x") == Drawing(shape)
     with pytest.raises(UserError, match=r"unknown key 'shape.sied': did you mean 'side'"):
         dataclass_from_dict(Drawing, {"shape": {"side": 1.0, "sied": 2.0}}, "x")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_json_of_every_editor_is_read(tmp_path, encoding):
+    (tmp_path / "a.json").write_bytes('{"größe": "红"}'.encode(encoding))
+    assert read_json(tmp_path / "a.json") == {"größe": "红"}
+
+
+def test_json_in_another_encoding_is_refused_by_name(tmp_path):
+    (tmp_path / "a.json").write_bytes('{"größe": 1}'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"a\.json is not readable JSON"):
+        read_json(tmp_path / "a.json")

@@ -263,6 +263,16 @@ def test_classes_without_names_go_by_index() -> None:
         find_class(0, CLASS_NAMES, 0)
 
 
+def test_names_of_classes_compare_as_they_look() -> None:
+    names = ("Größe", "красный круг", "ﬁsh")
+    written = ("GRO\u0308SSE", "Красный Круг", "fish")  # as macOS writes file names, in capitals, without ligature
+    assert [find_class(name, names, 3) for name in written] == [0, 1, 2]
+    assert find_class("+1", names, 3) == 1 and find_class("٢", names, 3) == 2
+    for unknown in ("+-1", "²", ""):
+        with pytest.raises(UserError, match="Unknown class label"):
+            find_class(unknown, names, 3)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (80, 20), (3, 300), (1, 1)])
 def test_frames_of_any_size_are_fitted_to_the_model(size: tuple[int, int]) -> None:
     fitted = fit_frames(np.full((2, *size, 3), 77, dtype=np.uint8), 8, 16)

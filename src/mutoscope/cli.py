@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from mutoscope import __version__
 from mutoscope.commands.common import parse_flags
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 from mutoscope.json_config import nearest
 
 # verb -> what it does in one line; the function of that name lives in mutoscope/commands/<verb>.py
@@ -76,7 +76,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        return _fail(f"{type(error).__name__}: {error} (add --debug for the traceback)", 1)
+        return _fail(f"{type(error).__name__}: {reason(error)} (add --debug for the traceback)", 1)
     return 0
 
 

@@ -28,13 +28,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 from mutoscope.families import FAMILIES
 from mutoscope.interop import pipelines
 from mutoscope.json_config import dataclass_from_dict, nearest, read_json
 from mutoscope.meta_device import on_meta_device
 from mutoscope.model_index import ModelIndex as ModelIndex
 from mutoscope.models.base import AnyModel, ModelConfig, VideoModel
+from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.pretrained import load_vae
 
@@ -166,8 +167,8 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
     except Exception as error:  # no network, no such name, no permission: the library has many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"There is no folder {name!r}, and it could not be fetched from the hub: {reason}") from None
+        message = f"There is no folder {name!r}, and it could not be fetched from the hub: {reason(error)}."
+        raise UserError(message) from None
 
 
 # ------------------------------------------------------------------------------------------------------ reading
@@ -226,8 +227,9 @@ def load_component(folder: Path) -> nn.Module:
     """One part: `config.json` and `model.safetensors`. Shapes are compared before memory is spent."""
     with on_meta_device():
         network = build_component(folder)
-    weights = read_weights(folder / WEIGHTS)
-    _check_weights(network.state_dict(), weights, folder)
+    expected = network.state_dict()
+    weights = without_wrappers(read_weights(folder / WEIGHTS), expected)
+    _check_weights(expected, weights, folder)
     network.load_state_dict(weights, assign=True)
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         # Tables that are computed at construction and not stored: build once more with real memory.
@@ -252,20 +254,18 @@ def build_component(folder: Path) -> nn.Module:
         raise
     except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
         name = network.__name__
-        raise UserError(f"{path}: no {name} can be built from this configuration: {error}.") from None
+        raise UserError(f"{path}: no {name} can be built from this configuration: {reason(error)}.") from None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file; floating ones as float32."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise UserError(f"{path} is missing: the folder is incomplete. Copy or train the model again.")
     try:
-        weights = load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged or not a safetensors file: {error}. Copy the model again.") from None
+        stored = read_stored(path)
+    except UserError as error:
+        raise UserError(f"{error} Copy the model again.") from None
+    weights = {name: value for name, value in open_containers(stored).items() if isinstance(value, Tensor)}
     return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 
@@ -378,5 +378,4 @@ def check_writable_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=nearest_parent):
             pass
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"Cannot write into {str(folder)!r}: {reason}. Choose another folder.") from None
+        raise UserError(f"Cannot write into {str(folder)!r}: {reason(error)}. Choose another folder.") from None

@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 Config = TypeVar("Config")
 
@@ -30,11 +30,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file that must exist."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_bytes())  # as bytes: UTF-8, 16 or 32, with or without a byte order mark
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the folder is incomplete. Copy or train the model again.") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not readable JSON: {error}.") from None
+        raise UserError(f"{path} is not readable JSON: {reason(error)}.") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold one JSON object, found {type(value).__name__}.")
     return value
@@ -86,7 +86,7 @@ def _build(cls: type[Config], values: Any, key: str, choices: Choices) -> Config
     except UserError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:
-        raise UserError(f"the values of {key or 'the file'} do not make a {cls.__name__}: {error}.") from None
+        raise UserError(f"the values of {key or 'the file'} do not make a {cls.__name__}: {reason(error)}.") from None
 
 
 def _convert(hint: Any, value: Any, key: str, choices: Choices) -> Any:

@@ -21,6 +21,7 @@ from mutoscope.data.video.read import Video, VideoClip
 from mutoscope.errors import UserError
 from mutoscope.families import Call, Request, Steering, family_named
 from mutoscope.families.base import BoundFamily, OnStep, Parts, is_listed
+from mutoscope.layers.finite import require_finite
 from mutoscope.layers.int8 import quantize_linears
 from mutoscope.layers.packed import pack_linears
 from mutoscope.models.base import AnyModel
@@ -277,6 +278,7 @@ class VideoPipeline:
     def _decode(
         self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"], request: Request
     ) -> UInt8[np.ndarray, "b t h w 3"]:
+        require_finite(tokens, "The model's latents", tokens.dtype)
         tokens = tokens.float() if tokens.is_floating_point() else tokens
         return self._frames(self.tokenizer.decode(tokens))[:, : request.num_frames]
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mutoscope.commands.generate import read_actions
 from tiny_magi import save_tiny_magi
 
 
@@ -27,6 +28,13 @@ def test_a_frame_goes_on_beyond_the_length_of_training(run, magi, image, out):
     assert report["frames"] == 9
     assert report["num_decoding_steps"] == 8 * 3
     assert report["class_labels"] is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(("name", "text"), [("a.csv", "1,2\r\n3,4\r\n"), ("a.json", "[[1, 2], [3, 4]]")])
+def test_actions_of_every_editor_are_read(tmp_path, name, text, encoding):
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    assert read_actions(str(tmp_path / name)).tolist() == [[1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize("suffix", ["json", "csv", "npy"])

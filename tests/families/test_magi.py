@@ -10,7 +10,7 @@ import torch
 from mutoscope.errors import UserError
 from mutoscope.hub import save_pretrained, write_json
 from mutoscope.pipeline import VideoPipeline, VideoStream
-from mutoscope.text import load_text_encoder
+from mutoscope.text import TextFeatures, load_text_encoder
 from mutoscope.text.words import word_config
 from tiny_magi import tiny_index, tiny_magi, tiny_vae
 
@@ -189,3 +189,30 @@ def test_prompts_are_read_and_can_change_on_the_way(tmp_path: Path):
             stream.change(prompt="a blue square")
     np.testing.assert_array_equal(np.stack(frames[:3]), red[:3])
     assert not np.array_equal(np.stack(frames[3:]), red[3:])
+
+
+def test_words_that_mean_nothing_are_named_in_a_call_and_in_a_change(tmp_path: Path):
+    write_json(tmp_path / "config.json", word_config(["a red circle"]))
+    encoder = load_text_encoder(tmp_path, torch.device("cpu"), torch.float32)
+    size = encoder.encode(["a"], 4).features.shape[2]
+    model = tiny_magi(text_size=size, text_length=4)
+    pipeline = VideoPipeline(tiny_vae(), model, tiny_index(model), text_encoder=lambda: encoder)
+    [sentence] = pipeline.prepare(prompt="a красный circle").warnings
+    assert "does not know 'красный'" in sentence
+    assert pipeline.prepare(prompt="a red circle").warnings == ()
+    stream = pipeline.stream(prompt="a red circle", num_frames=None)
+    next(stream)
+    with pytest.warns(UserWarning, match="does not know '圆'"):
+        stream.change(prompt="圆")
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path: Path):
+    write_json(tmp_path / "config.json", word_config(["a red circle"]))
+    encoder = load_text_encoder(tmp_path, torch.device("cpu"), torch.float32)
+    size = encoder.encode(["a"], 4).features.shape[2]
+    model = tiny_magi(text_size=size, text_length=4)
+    pipeline = VideoPipeline(tiny_vae(), model, tiny_index(model), text_encoder=lambda: encoder)
+    features, mask = encoder.encode(["a"], 4)
+    encoder.encode = lambda prompts, length: TextFeatures(features * torch.nan, mask)
+    with pytest.raises(UserError, match="^The text encoder's features hold .* float32"):
+        pipeline.prepare(prompt="a")

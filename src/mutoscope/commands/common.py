@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,8 +77,7 @@ def parse_device(name: str) -> "torch.device":
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name!r} cannot be used here ({reason}). Try cpu.") from None
+        raise UserError(f"--device {name!r} cannot be used here ({reason(error)}). Try cpu.") from None
     if device.type == "meta":
         raise UserError("--device 'meta' holds no numbers. Try cpu.")
     return device

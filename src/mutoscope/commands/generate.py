@@ -1,5 +1,6 @@
 """mutoscope generate: video clips from a model."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,8 @@ from mutoscope.commands.options import (
     model_flags,
     parse_options,
 )
-from mutoscope.errors import UserError
+from mutoscope.data.text_files import read_text
+from mutoscope.errors import UserError, reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -186,11 +188,15 @@ def read_actions(path: str) -> "np.ndarray":
         if file.suffix == ".npy":
             rows = np.load(file, allow_pickle=False)
         elif file.suffix == ".json":
-            rows = np.asarray(json.loads(file.read_text()), dtype=np.float32)
+            rows = np.asarray(json.loads(read_text(file)), dtype=np.float32)
         else:
-            rows = np.loadtxt(file, delimiter=",", dtype=np.float32, ndmin=2)
+            rows = np.loadtxt(io.StringIO(read_text(file)), delimiter=",", dtype=np.float32, ndmin=2)
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} holds no actions ({error}): write rows of numbers as .json, .csv or .npy.") from None
+        raise UserError(
+            f"{path} holds no actions ({reason(error)}): write rows of numbers as .json, .csv or .npy."
+        ) from None
     if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.number) or not np.isfinite(rows).all():
         raise UserError(f"{path} must hold rows of finite numbers, one row per frame; found the shape {rows.shape}.")
     return rows

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
@@ -11,6 +11,7 @@ from mutoscope.errors import UserError
 if TYPE_CHECKING:
     from mutoscope.data.base import DataConfig
 
+OWN_OPTIONS = frozenset({"windows", "camera"})  # refused where they have no meaning
 ENDLESS_CLIPS = 4096  # default number of clips of an endless source
 
 
@@ -27,7 +28,10 @@ def tokenize(
     frame_stride: int = 1,
     dataset: str | None = None,
     split: str = "train",
-    windows: int = 1,
+    windows: int | None = None,
+    window_choice: Literal["even", "random"] = "even",
+    camera: str | None = None,
+    action_axes: Literal["sum", "mean"] = "sum",
     tasks: tuple[str, ...] | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
@@ -51,7 +55,10 @@ def tokenize(
         dataset: layout of the folder, if it is not the one that is found out: ucf101, bair, kinetics600, ssv2,
             nuscenes, objectron or imagenet
         split: of the dataset: train, validation or test
-        windows: of the dataset: clips of every video, at equal distances over its time
+        windows: clips of every video or episode (default: as many as fit one after the other; of a dataset: one)
+        window_choice: where the windows start: even, at equal distances over a video's time, or random, drawn once
+        camera: of a LeRobot dataset: key of the camera's feature or its last part (default: the first camera)
+        action_axes: how the axes of actions between two frames of a clip are joined: sum or mean
         tasks: the tasks whose condition videos are encoded too (default: those of the model; all ten for a tokenizer
             that gives codes)
         batch_size: clips encoded together
@@ -89,7 +96,15 @@ def tokenize(
         "height": height or index.height,
         "width": width or index.width,
     }
-    config = clip_config(data, dataset, sizes, {"frame_stride": frame_stride, "split": split, "windows": windows})
+    options = {
+        "frame_stride": frame_stride,
+        "split": split,
+        "windows": windows,
+        "window_choice": window_choice,
+        "camera": camera,
+        "action_axes": action_axes,
+    }
+    config = clip_config(data, dataset, sizes, options)
     source = config.open()
     contents = contents_for(folder, config, source, target, tasks)
     tokenizer = folder.load_tokenizer().to(common.parse_device(device))
@@ -136,7 +151,11 @@ def clip_config(
         raise UserError(f"--dataset is one of {', '.join(KINDS)}, and DATA its folder; found {dataset} and {data}.")
     kind = dataset or (kind_of(folder) if folder else "shapes")
     known = {field.name for field in fields(source_class(kind))}
-    values = {"kind": kind, "path": folder, **sizes, **options}
+    for name in OWN_OPTIONS - known:
+        if options.get(name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} has no meaning for data of kind {kind!r}: omit it.")
+    stated = {name: value for name, value in options.items() if value is not None}
+    values = {"kind": kind, "path": folder, **sizes, **stated}
     return source_class(kind)(**{name: value for name, value in values.items() if name in known})
 
 

@@ -73,7 +73,8 @@ def train(
         raise KeyboardInterrupt(f"stopped after step {result.steps_done}; the same command with --resume continues.")
     parameters = sum(parameter.numel() for parameter in result.network.parameters())
     seconds = time.perf_counter() - start
-    return report | {"parameters": parameters, "steps_done": result.steps_done, "seconds": seconds}
+    done = {"parameters": parameters, "steps_done": result.steps_done, "seconds": seconds}
+    return report | done | {"weights": result.kind, "validation": result.figures.get(result.kind)}
 
 
 def plan_run(name: str, overrides: Sequence[str], resumed: Path | None, device: str | None) -> "Plan":
@@ -195,4 +196,6 @@ def summary(report: common.Report) -> str:
         return (
             f"{json.dumps(report['resolved'], indent=2)}\n{report['recipe']}: {size}; would train into {report['out']}"
         )
-    return f"{report['out']}\n{report['recipe']}: {size} in {report['seconds']:.0f} s"
+    figures = "".join(f", validation {name} {value:.4g}" for name, value in (report["validation"] or {}).items())
+    weights = f"{report['weights']} weights{figures}"
+    return f"{report['out']}\n{report['recipe']}: {size} in {report['seconds']:.0f} s, {weights}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Generic, Protocol, Required, TypedDict, TypeVar, cast
 
+import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -42,6 +43,8 @@ class Field:
 
 LABEL = Field("int64")
 INTERVAL = Field("int64")
+EPISODE = Field("int64")
+"""Number of the recording that a clip is from. Clips of one recording look alike, so a split must not part them."""
 
 
 class ClipBatch(TypedDict, total=False):
@@ -60,6 +63,8 @@ class ClipBatch(TypedDict, total=False):
     """Row t is done in frame t and leads to frame t + 1; NaN where the action is unknown."""
     interval: Int[Tensor, " b"]
     """Source frames from one frame of a clip to the next."""
+    episode: Int[Tensor, " b"]
+    """Number of the recording that each clip is from."""
     history_only: Bool[Tensor, "b t"]
     """Frames that are context for later frames but no target."""
     history: UInt8[Tensor, "b t h w 3"]
@@ -84,6 +89,7 @@ class TokenBatch(TypedDict, total=False):
     """Mean optical flow in pixels."""
     actions: Float[Tensor, "b t a"]
     interval: Int[Tensor, " b"]
+    episode: Int[Tensor, " b"]
     history_only: Bool[Tensor, "b t"]
     history: Tensor
     """Like `tokens`: the clips as they look when they are context."""
@@ -108,10 +114,53 @@ class ClipSource(ABC, Generic[BatchT_co]):
     """The per-clip fields beside video and label that every batch of this source has, by their keys."""
     actions: ActionSpec | None = None
     """What the numbers of the field "actions" mean; None without that field. Clips hold them unscaled."""
+    episodes: Int[np.ndarray, " n"] | None = None
+    """The recording that each clip is from, known without reading it; None where clips are independent of each other.
+    An endless source over a finite dataset has one number for each clip of the dataset."""
 
     @abstractmethod
     def __getitem__(self, indices: Sequence[int]) -> BatchT_co:
         """The clips at `indices`, stacked in this order."""
+
+    def among(self, clips: Int[np.ndarray, " m"]) -> "ClipSource[BatchT_co]":
+        """The same source with these of its clips only, numbered from 0."""
+        return ChosenClips(self, clips)
+
+
+class ChosenClips(ClipSource[BatchT]):
+    """Some clips of another source, numbered from 0.
+
+    Where a file fails while it is read, a source may replace its clip by one of another recording. If that recording
+    is not among the chosen ones, the next chosen clip that is read right takes its position instead: a clip that is
+    held back from training must not come in as a replacement.
+    """
+
+    def __init__(self, source: ClipSource[BatchT], clips: Int[np.ndarray, " m"]):
+        self.source, self.clips, self.num_clips = source, clips, len(clips)
+        self.class_names, self.fields, self.actions = source.class_names, source.fields, source.actions
+        self.episodes = None if source.episodes is None else source.episodes[clips]
+        self._chosen = frozenset(() if self.episodes is None else np.unique(self.episodes).tolist())
+
+    def __getitem__(self, indices: Sequence[int]) -> BatchT:
+        batch = self.source[self.clips[list(indices)].tolist()]
+        strays = self._strays(batch)
+        if not any(strays):
+            return batch
+        kept = [self._next(int(index)) if stray else int(index) for index, stray in zip(indices, strays, strict=True)]
+        return self.source[self.clips[kept].tolist()]
+
+    def _strays(self, batch: BatchT) -> list[bool]:
+        """For each clip, whether it is of a recording that was not chosen."""
+        if self.episodes is None or "episode" not in batch:
+            return [False]
+        return [number not in self._chosen for number in cast(Tensor, batch["episode"]).tolist()]
+
+    def _next(self, index: int) -> int:
+        for step in range(1, len(self.clips)):
+            following = (index + step) % len(self.clips)
+            if not self._strays(self.source[[int(self.clips[following])]])[0]:
+                return following
+        raise UserError(f"None of {len(self._chosen)} chosen recordings can be read; see the warnings.")
 
 
 Item = dict[str, Any]  # fields of one clip by name; torch collates any value
@@ -126,6 +175,12 @@ class ItemDataset(Protocol):
     @property
     def fields(self) -> Mapping[str, Field]: ...
 
+    @property
+    def episodes(self) -> Int[np.ndarray, " n"] | None: ...
+
+    @property
+    def actions(self) -> ActionSpec | None: ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, item: int, /) -> Item: ...
@@ -136,7 +191,8 @@ class StackedItems(ClipSource[ClipBatch]):
 
     def __init__(self, dataset: ItemDataset):
         self.dataset, self.num_clips = dataset, len(dataset)
-        self.class_names, self.fields = dataset.class_names, dataset.fields
+        self.class_names, self.fields, self.actions = dataset.class_names, dataset.fields, dataset.actions
+        self.episodes = dataset.episodes
 
     def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         return stacked_items([self.dataset[int(index)] for index in indices])

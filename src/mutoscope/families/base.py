@@ -4,6 +4,7 @@ A `Family` is one declaration: its configuration, network, sampler and `Call`; w
 batch must hold; its published sizes. The rest of the code reads the declaration and asks nowhere which family it is.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,15 +22,17 @@ from mutoscope.errors import UserError
 from mutoscope.families.transfer import Described, TransferReport, TransferRule, transferred
 from mutoscope.json_config import dataclass_from_dict, nearest
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
+from mutoscope.layers.finite import require_finite
 from mutoscope.model_index import ModelIndex
 from mutoscope.models.base import AnyModel, ModelConfig
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.text import TextEncoder
 from mutoscope.text.base import TextFeatures
+from mutoscope.text.letters import folded
 from mutoscope.tokenizers.base import VideoTokenizer
 
 MAX_SEED = 2**64 - 1  # of torch.Generator
-MAX_NAMED_WORDS = 12  # unknown words that a warning lists
+MAX_NAMED_WORDS, MAX_NAMED_LETTERS = 12, 40  # unknown words that a warning lists, and letters of each
 
 Labels = int | str | Sequence[int | str] | None
 """A class by index or name, or one for each sample."""
@@ -238,6 +241,7 @@ class Generator(ABC, Generic[CallType, ModelType]):
                 f"The text encoder {str(self.text_encoder.folder)!r} gives {text.features.shape[2]} channels, this "
                 f"model reads {shape.size}: name the encoder it was trained with."
             )
+        require_finite(text.features, "The text encoder's features", option="text_encoder_dtype")
         return text
 
     def prompt_warnings(self, *prompts: str) -> tuple[str, ...]:
@@ -245,7 +249,7 @@ class Generator(ABC, Generic[CallType, ModelType]):
         words = list(dict.fromkeys(word for prompt in prompts for word in self.text_encoder.unknown(prompt)))
         if not words:
             return ()
-        named = ", ".join(map(repr, words[:MAX_NAMED_WORDS]))
+        named = ", ".join(repr(word[:MAX_NAMED_LETTERS]) for word in words[:MAX_NAMED_WORDS])
         more = f" and {len(words) - MAX_NAMED_WORDS} more" if len(words) > MAX_NAMED_WORDS else ""
         return (f"The text encoder does not know {named}{more}: these words of the prompt mean nothing to the model.",)
 
@@ -265,6 +269,11 @@ def as_list(clips: Clips) -> list[Frames | None]:
 
 def _is_one_clip(clips: Frames | Sequence[Frames]) -> TypeGuard[Frames]:
     return not is_listed(clips)
+
+
+def as_prompts(prompt: Prompts) -> list[str]:
+    """One prompt, a list of them, or none, as a list."""
+    return [prompt] if isinstance(prompt, str) else list(prompt or ())
 
 
 def per_sample(prompts: str | Sequence[str], num_samples: int) -> list[str]:
@@ -287,13 +296,13 @@ def find_class(label: int | str, names: tuple[str, ...] | None, num_classes: int
     if not num_classes:
         raise UserError("This model knows no classes. Omit the class label.")
     text = str(label).strip()
-    if text.lstrip("+-").isdecimal():
+    if re.fullmatch(r"[+-]?\d+", text):
         if not 0 <= int(text) < num_classes:
             raise UserError(f"Class labels go from 0 to {num_classes - 1}, found {text}.")
         return int(text)
-    lowered = [name.lower() for name in names or ()]
-    if text.lower() in lowered:
-        return lowered.index(text.lower())
+    known = [folded(name) for name in names or ()]
+    if folded(text) in known:
+        return known.index(folded(text))
     hint = nearest(text, names) if names else f"give an index from 0 to {num_classes - 1}."
     raise UserError(f"Unknown class label {text!r}: {hint}")
 

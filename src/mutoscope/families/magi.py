@@ -4,6 +4,7 @@ arXiv 2501.12389.
 """
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 
@@ -27,6 +28,7 @@ from mutoscope.families.base import (
     Prompts,
     Request,
     Steering,
+    as_prompts,
     common_length,
     per_sample,
 )
@@ -42,6 +44,7 @@ from mutoscope.sampling.frame_stream import (
     set_sizes,
 )
 from mutoscope.text.base import TextFeatures
+from mutoscope.tokenizers.base import checked_latents
 
 Actions = np.ndarray | Sequence[Sequence[float]]
 """Rows of numbers (rows, a): row t is done in frame t and leads to frame t + 1."""
@@ -151,6 +154,7 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
             text=None if call.prompt is None else self.encode_text(per_sample(call.prompt, num_samples)),
             actions=self.action_rows(call.actions, num_samples, frames),
             context=clips,
+            warnings=() if call.prompt is None else self.prompt_warnings(*as_prompts(call.prompt)),
         )
 
     # -------------------------------------------------------------------------------------------------- checks
@@ -227,7 +231,8 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         """Latents or codes of the context frames."""
         if context is None:
             return None
-        return self.tokenizer.encode(self.tokenizer.from_uint8(context.to(self.device)))
+        latents = self.tokenizer.encode(self.tokenizer.from_uint8(context.to(self.device)))
+        return checked_latents(latents, self.tokenizer)
 
     def decode(
         self,
@@ -308,6 +313,8 @@ class MAGISteering(Steering):
             self._label = self._for_all(labels, -1)
         if change.prompt is not None:
             self._set_text(generator.encode_text([change.prompt] * self.num_samples))
+            for sentence in generator.prompt_warnings(change.prompt):
+                warnings.warn(sentence, stacklevel=4)
         if change.action is not None:
             generator.check_task(MAGICall(actions=[list(change.action)]))
             self._held = generator.action_rows([list(change.action)], 1, None)

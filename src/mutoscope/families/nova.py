@@ -23,6 +23,7 @@ from mutoscope.families.base import (
     PaperModel,
     Prompts,
     Request,
+    as_prompts,
     common_length,
     per_sample,
 )
@@ -32,6 +33,7 @@ from mutoscope.models.nova import IMAGE_SIZES, NOVA, Canvas, NOVAConfig, NOVASta
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition, set_sizes
 from mutoscope.text.base import TextFeatures
+from mutoscope.tokenizers.base import checked_latents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +127,7 @@ class NOVAGenerator(Generator[NOVACall, NOVA]):
         )
 
     def _warnings(self, prompt: Prompts, negative: str) -> tuple[str, ...]:
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
-        return self.prompt_warnings(*prompts, negative)
+        return self.prompt_warnings(*as_prompts(prompt), negative)
 
     def _check_motion(self, motion: float | None) -> None:
         if motion is None:
@@ -163,7 +164,8 @@ class NOVAGenerator(Generator[NOVACall, NOVA]):
         """Latents of the context frames, drawn from their distribution as the published pipelines do."""
         if context is None:
             return None
-        return self.tokenizer.draw_latents(self.tokenizer.from_uint8(context.to(self.device)), random)
+        latents = self.tokenizer.draw_latents(self.tokenizer.from_uint8(context.to(self.device)), random)
+        return checked_latents(latents, self.tokenizer)
 
     def decode(
         self,

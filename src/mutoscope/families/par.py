@@ -24,6 +24,7 @@ from mutoscope.families.base import (
     PrepareBatch,
     Prompts,
     Request,
+    as_prompts,
     common_length,
 )
 from mutoscope.families.captured import CapturedPAR
@@ -114,7 +115,7 @@ class PARGenerator(Generator[PARCall, PAR]):
             caption=caption,
             caption_mask=mask,
             batch_size=max(call.batch_size, 1),
-            warnings=self.prompt_warnings(*cleaned) if cleaned else (),
+            warnings=() if call.prompt is None else self._warnings(call.prompt, cleaned),
         )
 
     def _num_steps(self, requested: int | None) -> int:
@@ -127,9 +128,14 @@ class PARGenerator(Generator[PARCall, PAR]):
         return steps
 
     def _cleaned(self, prompt: Prompts) -> list[str]:
-        if prompt is None:
-            return []
-        return [clean_prompt(text) for text in ([prompt] if isinstance(prompt, str) else prompt)]
+        return [clean_prompt(text) for text in as_prompts(prompt)]
+
+    def _warnings(self, prompt: Prompts, cleaned: Sequence[str]) -> tuple[str, ...]:
+        """About words that the text encoder does not know, or never sees because cleaning removes them."""
+        prompts = as_prompts(prompt)
+        empty = [text for text, rest in zip(prompts, cleaned, strict=True) if text.strip() and not rest]
+        message = "Cleaning, as in LlamaGen's training, leaves nothing of the prompt {!r}: it counts as empty."
+        return (*(message.format(text) for text in empty), *self.prompt_warnings(*prompts))
 
     def _encode(self, prompts: Sequence[str]) -> TextFeatures:
         """Cleaned prompts as LlamaGen was trained with them: padded on the left."""

@@ -232,8 +232,7 @@ class DDPM:
             sample = output
         else:
             sample = math.sqrt(alpha_bar) * x - math.sqrt(1 - alpha_bar) * output
-        bound = self.clip_sample_range
-        return sample.clamp(-bound, bound) if self.clip_sample else sample
+        return bounded(sample, self.clip_sample_range) if self.clip_sample else sample
 
     def variance(self, now: float, before: float) -> float:
         """Variance of the noise added between ᾱ = `now` and `before`."""
@@ -244,6 +243,11 @@ class DDPM:
 
 
 Diffusion = FlowMatching | DDPM
+
+
+def bounded(sample: Float[Tensor, "*s"], bound: float) -> Float[Tensor, "*s"]:
+    """The sample clamped to ±`bound`; an infinite number becomes NaN, since the bound would hide it."""
+    return torch.add(sample.clamp(-bound, bound), sample, alpha=0)  # 0 · ∞ is NaN
 
 
 def cosine_betas(count: int, max_beta: float = 0.999) -> Float[Tensor, " count"]:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mutoscope.errors import UserError
-from mutoscope.layers.diffusion import NUM_TRAIN_STEPS, Plan, cosine_betas
+from mutoscope.layers.diffusion import NUM_TRAIN_STEPS, Plan, bounded, cosine_betas
 
 Table = Float[np.ndarray, " n"]
 
@@ -177,7 +177,7 @@ class LearnedVariancePlan(Plan):
         steps = torch.full(x.shape[:-1], len(self.times) - 1 - k, device=x.device)  # (*s)
         sample = implied_sample(self.tables, x, predicted, steps)
         if self.sample_range is not None:
-            sample = sample.clamp(-self.sample_range, self.sample_range)
+            sample = bounded(sample, self.sample_range)
         if self.eta is not None:
             return self._ddim(x, sample, steps, noise)
         of_sample, of_noisy = (self.tables.at(c, steps) for c in self.tables.posterior_mean_coefficients)

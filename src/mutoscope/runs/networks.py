@@ -66,6 +66,7 @@ def tokenizer_stage(recipe: ModelRecipe) -> TokenizerRecipe | None:
         seed=recipe.loop.seed,
         threads=recipe.loop.threads,
         num_workers=recipe.loop.num_workers,
+        validation_share=recipe.loop.validation_share,
     )
     optim = short_warmup(first.optim, loop.num_steps)
     return replace(first, name=f"{recipe.name}-{first.name}", data=data, loop=loop, optim=optim)

@@ -18,7 +18,8 @@ from mutoscope.training.callbacks import TrainEvent, paired_sheet
 class GenerationSheet:
     """One contact sheet per task: every real clip directly above the clip generated from its label or condition.
 
-    Clips, labels and the sampler's seed are the same at every step, so that contact sheets compare.
+    The condition is written above the real clip where it is a class or a caption. Clips, labels and the sampler's seed
+    are the same at every step, so that contact sheets compare.
     """
 
     def __init__(
@@ -35,7 +36,20 @@ class GenerationSheet:
 
     def __call__(self, event: TrainEvent) -> None:
         for task in self.index.tasks:
-            event.save_image(task, paired_sheet(self.clips, self.generate(event.network, task), every_nth_frame=2))
+            generated, texts = self.generate(event.network, task), self.labels(task)
+            event.save_image(task, paired_sheet(self.clips, generated, every_nth_frame=2, labels=texts))
+
+    def labels(self, task: str) -> list[tuple[str, str]]:
+        """The texts above each real clip and above the clip generated for `task`."""
+        return [(f"real: {text}" if text else "real", "generated") for text in self._conditions(task)]
+
+    def _conditions(self, task: str) -> list[str]:
+        """The condition of each clip in words, "" where it has none that can be written."""
+        if task == "text-conditional":
+            return list(self.examples["caption"])
+        if task.startswith("class-conditional") and (names := self.index.class_names):
+            return [names[label] if label >= 0 else "" for label in self.examples["label"].tolist()]
+        return [""] * len(self.clips)
 
     def generate(self, model: nn.Module, task: str) -> UInt8[Tensor, "b t h w 3"]:
         """Clips for `task` from `model`, decoded."""

@@ -7,6 +7,7 @@ import torch
 
 from mutoscope import hub
 from mutoscope.data.sources.tokens import TokensData
+from mutoscope.errors import UserError
 from mutoscope.models.base import TextShape
 from mutoscope.text import TextEncoder, encoder_kind, load_text_encoder
 from mutoscope.text.words import OFFSETS, split_words, word_config
@@ -47,8 +48,14 @@ def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextE
     elif recipe.text_encoder == WORDS:
         folder = out / "text_encoder"
         if process.is_main and not (folder / hub.CONFIG).is_file():
+            words = run_vocabulary(recipe)
+            if not words:
+                raise UserError(
+                    f"None of the captions of {recipe.data.origin()['path'] or recipe.data.kind} holds a word, and a "
+                    "model of text learns from words: write captions, or train one without text_encoder."
+                )
             folder.mkdir(parents=True, exist_ok=True)
-            hub.write_json(folder / hub.CONFIG, {"kind": WORDS, "vocabulary": run_vocabulary(recipe)})
+            hub.write_json(folder / hub.CONFIG, {"kind": WORDS, "vocabulary": words})
         barrier(process)
     return load_text_encoder(folder, process.device, torch.float32)
 

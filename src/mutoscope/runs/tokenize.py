@@ -1,7 +1,7 @@
 """Fill a token cache: clips through a frozen tokenizer, with their conditions and the fields a model reads."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +18,7 @@ from mutoscope.data.sources.tokens import (
     TokenCache,
     TokenCacheInfo,
     TokenCacheWriter,
+    started_info,
     token_dtype,
 )
 from mutoscope.data.video.motion import motion_score
@@ -27,6 +28,7 @@ from mutoscope.sampling.tasks import condition_key, condition_video, needs_video
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
 
+EPISODE = "episode"  # stored whenever the source has it, so that rows can be split by recording
 CPU_BATCH, GPU_BATCH = 32, 256  # clips encoded together by default
 
 
@@ -62,13 +64,14 @@ def tokenize(
     `batch_size`: clips encoded together, by default 32 on a CPU and 256 elsewhere; `num_workers` processes read them.
     `context_frames`: frames that tasks which start from frames show. `text` encodes the captions; `motion` adds the
     optical flow of every clip. `fields`: per-clip fields that the model reads (`ModelConfig.clip_fields`); those that
-    the source has are stored, and the label always.
+    the source has are stored, and always the label and the recording of each clip. A cache that an earlier version
+    began without recordings stays without them.
     """
     count = min(num_clips, source.num_clips or num_clips)
     device = next(tokenizer.parameters()).device
     video = tokenizer.from_uint8(source[[0]]["video"].to(device))  # (1, 3, t, h, w)
     clip_shape = tuple(_encode(tokenizer, video).shape[1:])  # (*c, t, h, w)
-    kept = kept_fields(source, fields, video.shape[2], clip_shape[-3])
+    kept = kept_fields(source, (*fields, EPISODE), video.shape[2], clip_shape[-3])
     dtype = token_dtype(tokenizer.spec.vocab_size)
     info = TokenCacheInfo(
         num_clips=count,
@@ -86,6 +89,10 @@ def tokenize(
         },
     )
     out = Path(out)
+    started, former = started_info(out), without_episodes(info)
+    if EPISODE in kept and started is not None and started.holds(former):
+        info = former
+        kept.pop(EPISODE)
     if out.exists():
         cache = TokenCache(out)
         if not cache.info.holds(info):
@@ -103,6 +110,11 @@ def tokenize(
             writer.write(tokens, batch["label"], conditions, more)
             bar.update(len(batch["label"]))
     return writer.finish()
+
+
+def without_episodes(info: TokenCacheInfo) -> TokenCacheInfo:
+    """The same contents as earlier versions stored them."""
+    return replace(info, fields={name: stored for name, stored in info.fields.items() if name != EPISODE})
 
 
 def kept_fields(

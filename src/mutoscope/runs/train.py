@@ -35,6 +35,7 @@ from mutoscope.runs.sheets import GenerationSheet
 from mutoscope.runs.start import start
 from mutoscope.runs.text import open_text_encoder
 from mutoscope.runs.tokenize import CaptionReader, tokenize
+from mutoscope.runs.validation import cached_examples, example_clips, loop_split
 from mutoscope.sampling.tasks import condition_key, needs_video
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
@@ -70,7 +71,7 @@ def train(
 ) -> TrainResult:
     """Trains `recipe` into the folder `out` and leaves a loadable model folder there.
 
-    `out` receives recipe.json at once; log.jsonl, samples/ and checkpoints/ while training; the weights and
+    `out` receives recipe.json at once; log.jsonl, curve.png, samples/ and checkpoints/ while training; the weights and
     model_index.json at the end. A run ended by SIGTERM or Ctrl-C has only the former: `resume=True` continues it.
     Works unchanged under torchrun. Raises UserError for anything the user can fix.
     """
@@ -139,11 +140,12 @@ def _train_tokenizer(
     discriminator = make_discriminator(adversarial.discriminator) if adversarial else None
     start_inflated(recipe, tokenizer, discriminator)
     perceptual = perceptual_loss(adversarial) if adversarial else None
-    sheet = ReconstructionSheet(recipe.data.examples()["video"])
+    source = recipe.data.open()
+    sheet = ReconstructionSheet(example_clips(recipe.data, source, recipe.loop)["video"])
     result = train_tokenizer(
         tokenizer,
         recipe,
-        recipe.data.open(),
+        source,
         out,
         discriminator=discriminator,
         perceptual=perceptual.to(process.device) if perceptual else None,
@@ -152,7 +154,8 @@ def _train_tokenizer(
     )
     if result.finished and process.is_main:
         if tokenizer.spec.latent_channels is not None:
-            set_latent_statistics(cast(VideoTokenizer, result.network), recipe.data.open())
+            split = loop_split(source, recipe.loop)
+            set_latent_statistics(cast(VideoTokenizer, result.network), split.training if split else source)
         index = model_index(recipe.data, family="tokenizer", model=None)
         parts = {"tokenizer": result.network, "discriminator": discriminator}
         hub.save_pretrained(out, index, recipe=to_json(recipe), **parts)
@@ -231,7 +234,7 @@ def _train_model(
     sheets: list[Callback] = []
     origin = from_description(recipe.data, cache.info.data)
     if not origin.needs_files or not isinstance(recipe.data, TokensData):  # the videos of a finished cache may be gone
-        clips = origin.examples()
+        clips = cached_examples(origin, cache, recipe.loop)
         sheets = [GenerationSheet(tokenizer, index, clips, text)]
     prepare = with_one_class(recipe.model, family.batch_step(recipe.model, recipe.task_weights))
     callbacks = (*sheets, *callbacks)

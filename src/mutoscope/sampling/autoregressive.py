@@ -13,7 +13,7 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.sampling.base import Sampler, TokenEvent, ready
-from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
+from mutoscope.sampling.categorical import drawable, gumbel, log_probability, sample_categorical
 
 
 class NextTokenModel(Protocol):
@@ -104,7 +104,8 @@ class AutoregressiveSampler(Sampler[NextTokenModel, TokenCondition, TokenEvent])
         self, model: NextTokenModel, ids: Tensor, cache: KVCache, generator: torch.Generator
     ) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
         """The next token and its log-probability."""
-        logits = model.code_logits(ids, cache).float()
+        logits = model.code_logits(ids, cache)
+        logits = drawable(logits.float(), logits.dtype)
         noise = gumbel(tuple(logits.shape), generator, model.device)
         token = sample_categorical(logits, noise, self.config.temperature, self.config.top_k, self.config.top_p)
         return token, log_probability(logits, token)

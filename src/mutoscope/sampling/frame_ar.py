@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import Diffusion, Plan
+from mutoscope.layers.finite import require_finite
 from mutoscope.layers.patchify import patchify, unpatchify
 from mutoscope.layers.token_masking import gather_rows
 from mutoscope.sampling.base import Latents, SampleEvent, Sampler
@@ -286,6 +287,7 @@ class _Clip(Generic[State, Canvas]):
         all_ids = ids.repeat(self.condition.num_passes, 1)  # (passes · b, n)
         z = self._conditions(self.canvas, index, all_ids)
         drawn = self._denoise(z, ids, self.config.scale_at(index, len(self.sizes)))
+        require_finite(drawn, f"The latents of frame {len(self.frames)}", z.dtype)
         self.vectors = self.vectors.scatter(1, ids[..., None].expand_as(drawn), drawn)  # (b, tokens, p)
         self.model.write(self.canvas, all_ids, drawn.repeat(self.condition.num_passes, 1, 1))
         return ids

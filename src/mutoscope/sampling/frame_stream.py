@@ -19,11 +19,12 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import Plan
+from mutoscope.layers.finite import require_finite
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.token_masking import gather_rows
 from mutoscope.sampling.base import Latents, SampleEvent, Sampler
-from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
+from mutoscope.sampling.categorical import drawable, gumbel, log_probability, sample_categorical
 from mutoscope.sampling.frame_ar import DiffusionHead
 from mutoscope.sampling.guidance import guide
 
@@ -232,7 +233,7 @@ class FrameStreamSampler(
         total = 0 if num_frames is None else (num_frames - num_context) * len(stream.sizes)
         frame, step = num_context, 0
         while num_frames is None or frame < num_frames:
-            stream.begin_frame(condition.at(frame))
+            stream.begin_frame(frame, condition.at(frame))
             for index in range(len(stream.sizes)):
                 decided = stream.decide(index)  # (b, n)
                 end = len(stream.shown) + 1
@@ -370,8 +371,8 @@ class _Stream(Generic[Conditions]):
 
     # --------------------------------------------------------------------------------------- the frame in progress
 
-    def begin_frame(self, conditions: Conditions) -> None:
-        """Start a frame with all tokens hidden, in a random order."""
+    def begin_frame(self, frame: int, conditions: Conditions) -> None:
+        """Start the 0-based latent frame `frame` with all tokens hidden, in a random order."""
         self.make_room()
         uniform = torch.rand(self.batch_size, self.num_tokens, generator=self.generator)
         self.order = uniform.argsort(dim=1).to(self.model.device)  # (b, n)
@@ -382,7 +383,7 @@ class _Stream(Generic[Conditions]):
         else:
             self.tokens = torch.zeros(*shape, len(config.codebook_parts), device=device, dtype=torch.int64)
         self.hidden = torch.ones(shape, dtype=torch.bool, device=device)
-        self.conditions = conditions
+        self.frame, self.conditions = frame, conditions
 
     def finish_frame(self, more: bool) -> None:
         """Move the frame in progress to the history; the network reads it if `more` frames follow."""
@@ -429,7 +430,9 @@ class _Stream(Generic[Conditions]):
                 output = torch.cat([guide(noise, unconditional.chunk(2, dim=-1)[0], scale), fraction], dim=-1)
             fresh = self._noise(z.shape[1]) * self.config.temperature if plan.needs_noise(k) else None
             x = plan.step(k, x, output, fresh)
-        return x.to(z)
+        x = x.to(z)
+        require_finite(x, f"The latents of frame {self.frame}", z.dtype)
+        return x
 
     def _noise(self, count: int) -> Float[Tensor, "b n k"]:
         shape = self.batch_size, count, self.model.config.token_size
@@ -441,10 +444,12 @@ class _Stream(Generic[Conditions]):
         """Discrete tokens, and the logarithms of their probabilities."""
         parts = self.model.config.codebook_parts
         assert parts is not None
-        logits = self.model.code_logits(z).float()
+        logits = self.model.code_logits(z)
+        dtype, logits = logits.dtype, logits.float()
         if self.config.num_passes == 2:
             conditional, unconditional = logits.chunk(2)
             logits = guide(conditional, unconditional, scale)
+        logits = drawable(logits, dtype, f"The model's logits for frame {self.frame}")
         digits: list[Tensor] = []
         confidence = torch.zeros(logits.shape[:2], device=z.device)
         for part in torch.split(logits, list(parts), dim=-1):

@@ -17,7 +17,7 @@ from mutoscope.errors import UserError
 from mutoscope.layers.condition_regions import condition_region
 from mutoscope.layers.token_masking import MASK_TOKEN, select_lowest
 from mutoscope.sampling.base import Sampler, TokenEvent, ready
-from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
+from mutoscope.sampling.categorical import drawable, gumbel, log_probability, sample_categorical
 from mutoscope.sampling.guidance import guide
 from mutoscope.sampling.schedules import num_masked_after, parse_schedule
 
@@ -211,19 +211,22 @@ class MaskedSampler(Sampler[MaskedTokenModel, MaskedCondition, TokenEvent]):
     @torch.no_grad()
     def _draw_class(self, model: MaskedTokenModel, condition_tokens: Tensor, noise: DecodingNoise) -> Int[Tensor, " b"]:
         # Only MAGVIT's own networks name classes; a family turns `draw_class` on for no other.
-        logits = cast(ClassNamingModel, model).class_logits(condition_tokens).float()  # (b, classes)
+        logits = cast(ClassNamingModel, model).class_logits(condition_tokens)  # (b, classes)
+        logits = drawable(logits.float(), logits.dtype, "The model's logits of the classes")
         return sample_categorical(logits, noise.sampling(0, tuple(logits.shape)), self.config.temperature)
 
     @torch.no_grad()
     def _logits(
         self, model: MaskedTokenModel, tokens: Tensor, unknown: Tensor, task: str, label: Tensor | None
     ) -> Float[Tensor, "b t h w k"]:
-        logits = model.logits(tokens, task, label).float()
-        if self.config.guidance_scale == 1.0:
-            return logits
-        # The unconditional pass sees [MASK] where the other one still sees a condition token.
-        hidden = tokens.masked_fill(unknown, MASK_TOKEN)
-        return guide(logits, model.logits(hidden, task, label, unconditional=True).float(), self.config.guidance_scale)
+        logits = model.logits(tokens, task, label)
+        dtype, logits = logits.dtype, logits.float()
+        if self.config.guidance_scale != 1.0:
+            # The unconditional pass sees [MASK] where the other one still sees a condition token.
+            hidden = tokens.masked_fill(unknown, MASK_TOKEN)
+            unguided = model.logits(hidden, task, label, unconditional=True).float()
+            logits = guide(logits, unguided, self.config.guidance_scale)
+        return drawable(logits, dtype)
 
     def _confidence(
         self, logits: Tensor, proposal: Tensor, unknown: Tensor, step: int, noise: DecodingNoise

@@ -18,7 +18,7 @@ from mutoscope.errors import UserError
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.token_order import regions_per_side
 from mutoscope.sampling.base import Sampler, TokenEvent, ready
-from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
+from mutoscope.sampling.categorical import drawable, gumbel, log_probability, sample_categorical
 from mutoscope.sampling.guidance import guide
 
 
@@ -205,9 +205,10 @@ class ParallelARSampler(Sampler[ParallelTokenModel[State], PrefixCondition, Toke
         draw = draw or self._draw(generator, model.device)
         state, logits = self._start(model, condition, shape, memo, static)  # (b or 2b, m, k)
         while True:
+            dtype, logits = logits.dtype, logits.float()
             if self.config.guides(clip.position, n):
                 logits = guide(logits[:size], logits[size:], self.config.guidance_scale)
-            logits = logits[:size]  # (b, m, k)
+            logits = drawable(logits[:size], dtype)  # (b, m, k)
             tokens = draw(logits, slice(clip.position, clip.position + logits.shape[1]))  # (b, m)
             yield clip.decide(tokens, log_probability(logits, tokens))
             if clip.position == total:

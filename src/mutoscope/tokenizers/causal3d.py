@@ -278,6 +278,10 @@ class Causal3D(VideoTokenizer):
     def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]:
         return self.bottleneck.encode(self.encode_to_latents(video))
 
+    def continuous_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d lt lh lw"]:
+        # A KL bottleneck reads means and variances, which are no latents yet.
+        return self.encode(video) if self.spec.vocab_size is None else self.encode_to_latents(video)
+
     def decode(self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
         return self.decoder(self.bottleneck.lookup(tokens))
 
@@ -310,7 +314,8 @@ class Causal3D(VideoTokenizer):
         latents, tokens, losses = self.bottleneck(self.encode_to_latents(video), generator)
         reconstruction = self.decoder(latents)
         distance = F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss
-        return TokenizerOutput(reconstruction, tokens, {"reconstruction": distance(reconstruction, video), **losses})
+        error = distance(reconstruction.float(), video)
+        return TokenizerOutput(reconstruction, tokens, {"reconstruction": error, **losses})
 
     def set_latent_statistics(self, videos: Iterable[Float[Tensor, "b 3 t h w"]]) -> None:
         """Normalises every channel of the latents to mean 0 and variance 1 over these clips; `decode` inverts it.

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
+from mutoscope.layers.precision import autocast_off, full_precision
 
 GanLoss = Literal["non-saturating", "hinge"]
 SLOPE = 0.2  # of the leaky ReLU, in both papers
@@ -175,11 +176,13 @@ def make_discriminator(config: DiscriminatorConfig | PatchDiscriminatorConfig) -
 # Losses
 
 
+@full_precision
 def generator_loss(fake: Float[Tensor, "n 1 *patches"], kind: GanLoss = "non-saturating") -> Float[Tensor, ""]:
     """mean softplus(−D(v̂)), or −mean D(v̂) for the hinge."""
     return F.softplus(-fake).mean() if kind == "non-saturating" else -fake.mean()
 
 
+@full_precision
 def discriminator_loss(
     real: Float[Tensor, "n 1 *patches"], fake: Float[Tensor, "n 1 *patches"], kind: GanLoss = "non-saturating"
 ) -> Float[Tensor, ""]:
@@ -191,10 +194,12 @@ def discriminator_loss(
 
 def r1_penalty(real: Float[Tensor, "n 1 *patches"], video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
     """mean over the batch of ‖∂D(v)/∂v‖², without the customary ½. `video` must require gradients."""
-    (gradient,) = torch.autograd.grad(real.sum(), video, create_graph=True)
-    return gradient.square().sum(dim=(1, 2, 3, 4)).mean()
+    with autocast_off(video.device):  # which would narrow the products of the second derivative
+        (gradient,) = torch.autograd.grad(real.float().sum(), video, create_graph=True)
+        return gradient.float().square().sum(dim=(1, 2, 3, 4)).mean()
 
 
+@full_precision
 def lecam_loss(
     real_mean: Float[Tensor, ""],
     fake_mean: Float[Tensor, ""],

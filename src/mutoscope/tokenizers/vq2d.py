@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
@@ -204,6 +204,9 @@ class VQ2D(VideoTokenizer):
             raise UserError(f"The tokenizer needs sizes in multiples of {stride}, found {h}×{w}. Pad or resize them.")
         return self._per_frame(self.encoder, video)
 
+    def continuous_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d lt lh lw"]:
+        return self.encode_to_latents(video)
+
     @staticmethod
     def _per_frame(half: nn.Module, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c2 t h2 w2"]:
         y = half(rearrange(x, "b c t h w -> (b t) c h w"))  # (b*t, c2, h2, w2)
@@ -221,9 +224,9 @@ class VQ2D(VideoTokenizer):
         """Reconstruction and losses: squared error in [-1, 1] plus the quantizer's terms."""
         quantized, tokens, losses = self.quantizer(self.encode_to_latents(video))
         reconstruction = self._per_frame(self.decoder, quantized)
-        return TokenizerOutput(reconstruction, tokens, {"reconstruction": F.mse_loss(reconstruction, video), **losses})
+        error = F.mse_loss(reconstruction.float(), video)
+        return TokenizerOutput(reconstruction, tokens, {"reconstruction": error, **losses})
 
-    def to_uint8(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
+    def levels(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
         """[-1, 1] to 0…255 as the official scripts do: 127.5 x + 128, clipped, truncated."""
-        scaled = (PIXEL_SCALE * video.float() + PIXEL_SHIFT).clamp(0, 255).to(torch.uint8)
-        return rearrange(scaled, "b c t h w -> b t h w c")
+        return (PIXEL_SCALE * video + PIXEL_SHIFT).clamp(0, 255)

@@ -249,6 +249,9 @@ class VQ3D(VideoTokenizer):
         self._check_reflection(t // stride_t, h // stride_s, w // stride_s)
         return self._run(self.encoder, (video + 1.0) / 2.0)
 
+    def continuous_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d lt lh lw"]:
+        return self.encode_to_latents(video)
+
     def _run(self, half: nn.Module, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c2 t2 h2 w2"]:
         """Encoder or decoder. `per_frame` folds frames into the batch, which also separates their norm statistics."""
         if not self.config.per_frame:

@@ -84,6 +84,27 @@ class LoopConfig:
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """also send losses and contact sheets to TensorBoard (OUT/tensorboard) or Weights & Biases (project "mutoscope");
     both need the extra [tracking]"""
+    ema_warmup: bool = False
+    """averaged weights start fast: the decay is min(ema_decay, (1 + t) / (10 + t)) after t steps of the average, so
+    that they are as good as the raw weights from the first updates on"""
+    validation_share: float = 0.0
+    """share of the recordings (of an old token cache: the clips) held back from training; with it the loss on these is
+    logged, and the better of raw and averaged weights is exported; 0: no validation"""
+    validate_every: int = 500
+    """updates between two validations; the first contact sheets and every later one come with a validation too"""
+    validation_clips: int = 64
+    """largest number of held-back clips in a validation"""
+    recognisable_after: int | None = None
+    """updates after which the recipe's output was recognisable as measured; for the estimate after the first minute"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_share < 1:
+            raise UserError(f"validation_share must be at least 0 and below 1, found {self.validation_share}.")
+        if min(self.validate_every, self.validation_clips) < 1:
+            raise UserError(
+                f"validate_every and validation_clips must be at least 1, found {self.validate_every} and "
+                f"{self.validation_clips}."
+            )
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, PathData, TokenBatch, described_actions
 from mutoscope.data.sources.survey import DataSurvey
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 from mutoscope.json_config import dataclass_from_dict
 
 METADATA = "metadata.json"
@@ -173,7 +173,7 @@ class TokenCacheWriter:
         if values.keys() != self._arrays.keys():
             raise ValueError(f"expected {sorted(self._arrays)}, got {sorted(values)}")
         for name, value in values.items():
-            self._arrays[name][self.position : end] = _checked(value, self._arrays[name].dtype)
+            self._arrays[name][self.position : end] = _checked(name, value, self._arrays[name].dtype, self.position)
             self._arrays[name].flush()
         self.position = end
         self._write_progress(end)
@@ -194,6 +194,17 @@ class TokenCacheWriter:
         os.replace(temporary, self.partial / PROGRESS)
 
 
+def started_info(folder: Path) -> TokenCacheInfo | None:
+    """What the finished or unfinished cache at `folder` is a cache of; None where there is none that can be read."""
+    finished, begun = folder / METADATA, folder.with_name(folder.name + ".partial") / PROGRESS
+    try:
+        if finished.is_file():
+            return TokenCacheInfo.from_json(json.loads(finished.read_text()), finished)
+        return TokenCacheInfo.from_json(json.loads(begun.read_text())["info"], begun)
+    except (OSError, ValueError, KeyError, UserError):
+        return None
+
+
 class TokenCache(ClipSource[TokenBatch]):
     """A finished cache: `cache[indices]` is a batch of tokens with every stored field (see `TokenBatch`)."""
 
@@ -202,9 +213,9 @@ class TokenCache(ClipSource[TokenBatch]):
         self.folder = Path(folder)
         path = self.folder / METADATA
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
-            message = f"{self.folder} is not a finished token cache ({error}); tokenize the clips first."
+            message = f"{self.folder} is not a finished token cache ({reason(error)}); tokenize the clips first."
             raise UserError(message) from None
         self.info = TokenCacheInfo.from_json(values, path)
         self.num_clips = self.info.num_clips
@@ -215,13 +226,16 @@ class TokenCache(ClipSource[TokenBatch]):
         for name, expected in self.info.arrays().items():
             if (str(self._arrays[name].dtype), self._arrays[name].shape) != expected:
                 raise UserError(f"{self.folder / name}.npy does not fit {path}; tokenize the clips again.")
+        self.episodes = np.array(self._arrays["episode"]) if "episode" in self.info.fields else None
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
         try:
             return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in self.info.arrays()}
         except (OSError, ValueError) as error:
-            raise UserError(f"The token cache {self.folder} is damaged ({error}); tokenize the clips again.") from None
+            raise UserError(
+                f"The token cache {self.folder} is damaged ({reason(error)}); tokenize the clips again."
+            ) from None
 
     @property
     def text_encoder(self) -> Path | None:
@@ -307,13 +321,19 @@ def token_dtype(vocab_size: int | None) -> str:
     return "int16" if vocab_size <= 2**15 else "int32"
 
 
-def _checked(value: Tensor, dtype: np.dtype) -> np.ndarray:
+def _checked(name: str, value: Tensor, dtype: np.dtype, first: int) -> np.ndarray:
+    """The values as an array of `dtype`. Raises UserError for latents and features that float16 cannot hold."""
     array = value.detach().cpu().numpy()
-    stored = array.astype(dtype)
+    with np.errstate(over="ignore"):  # said below
+        stored = array.astype(dtype)
     if dtype.kind == "i" and not np.array_equal(stored, array):
         raise ValueError(f"tokens up to {array.max()} do not fit {dtype}")
     if dtype == np.float16 and not np.isfinite(stored).all():
-        raise ValueError("latents do not fit float16")
+        found = f"reach {np.abs(array).max():g}" if np.isfinite(array).all() else "hold NaN or infinity"
+        raise UserError(
+            f"The {name} of clips {first} … {first + len(array) - 1} do not fit float16, which ends at 65504: they "
+            f"{found}. The weights that encoded them are damaged, or were never normalised."
+        )
     return stored
 
 

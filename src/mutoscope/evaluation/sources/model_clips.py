@@ -18,6 +18,7 @@ from mutoscope.json_config import nearest
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.tasks import check_task, needs_video, pixel_mask
+from mutoscope.text.letters import folded
 from mutoscope.tokenizers.base import VideoTokenizer
 
 Clips = UInt8[Tensor, "n t h w 3"]
@@ -248,13 +249,13 @@ def class_numbers(clips: ProtocolClips, names: Sequence[str]) -> list[int]:
         if len(names) > count:
             raise UserError(f"The real videos have {len(names)} classes, this model {count}: they are not its data.")
         return list(range(len(names)))
-    numbers = {name.lower(): number for number, name in enumerate(own)}
-    if unknown := [name for name in names if name.lower() not in numbers]:
+    numbers = {folded(name): number for number, name in enumerate(own)}
+    if unknown := [name for name in names if folded(name) not in numbers]:
         raise UserError(
             f"This model knows no class {unknown[0]!r} of the real videos ({len(unknown)} of {len(names)} are unknown "
             "to it): it was trained on other data."
         )
-    return [numbers[name.lower()] for name in names]
+    return [numbers[folded(name)] for name in names]
 
 
 def chosen_classes(

@@ -12,7 +12,6 @@ from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig, Sh
 from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.errors import UserError
 
-ACTION_NAMES = ("dx", "dy")
 MIN_FRAMES_WITH_JUMP = 3  # a first frame, the frame after the gap, and one frame to learn
 
 
@@ -89,12 +88,9 @@ class ShapesData(DataConfig):
 
     def survey(self) -> DataSurvey:
         names = tuple(self.class_names())
-        return DataSurvey(self.height, self.width, self.fps, None, None, names, True, self.actions())
-
-    def actions(self) -> ActionSpec | None:
-        """The push of the largest shape in each frame, where there is one; networks read it as it is."""
         steered = self.controllable or self.mixed
-        return ActionSpec.plain(ACTION_NAMES, "continuous", self.fps) if steered else None
+        actions = ActionSpec.plain(("dx", "dy"), "continuous", self.fps) if steered else None
+        return DataSurvey(self.height, self.width, self.fps, None, None, names, True, actions)
 
     def class_names(self) -> Sequence[str]:
         return MIXED_CLASS_NAMES if self.mixed else self.world(self.seed).class_names

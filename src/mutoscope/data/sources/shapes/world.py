@@ -39,7 +39,7 @@ AGENT_CLASS_NAMES = tuple(f"{shape}-push" for shape in SHAPES)
 HELD_BACK_SEED = 1_000_003  # a prime far from the small seeds that training uses
 
 # Middle tones: on a near-black ground squared errors would depend on outlines only.
-_BACKGROUND_TONES = np.array(
+BACKGROUND_TONES = np.array(
     [(0.33, 0.37, 0.45), (0.35, 0.43, 0.37), (0.43, 0.36, 0.42), (0.40, 0.40, 0.40), (0.46, 0.42, 0.34)],
     dtype=np.float32,
 )
@@ -304,7 +304,7 @@ def _separate(positions: np.ndarray, radii: np.ndarray) -> np.ndarray:
 
 def _background(rng: np.random.Generator, config: ShapesConfig) -> Float32[np.ndarray, "h w 3"]:
     """A middle tone with a soft texture that stays still."""
-    tone = _BACKGROUND_TONES[rng.integers(len(_BACKGROUND_TONES))]
+    tone = BACKGROUND_TONES[rng.integers(len(BACKGROUND_TONES))]
     kind = _TEXTURES[rng.integers(len(_TEXTURES))]
     y, x = np.meshgrid(_centres(config.height), _centres(config.width), indexing="ij")
     angle, phase = rng.uniform(0, pi), rng.uniform(0, 2 * pi)
