@@ -65,3 +65,15 @@ def test_scaling_measured_episode_by_episode_is_that_of_all_rows(lengths: list[i
         np.testing.assert_allclose(spec.offset, joined.mean(0), rtol=1e-12)
     if len(joined) > 1:
         np.testing.assert_allclose(spec.scale, joined.std(0), rtol=1e-9)
+
+
+def test_buttons_with_other_numbers_than_zero_and_one_are_refused() -> None:
+    rows = np.array([[0, 1], [1, 3]], np.float32)
+    with pytest.raises(UserError, match="'b' is 3 in row 2: call it continuous"):
+        ActionSpec.measured(("a", "b"), [rows], kind="buttons")
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_cannot_be_divided_by_is_refused(scale: float) -> None:
+    with pytest.raises(UserError, match="positive scale"):
+        ActionSpec(("x",), "continuous", (0.0,), (scale,), ("sum",))

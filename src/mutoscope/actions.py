@@ -4,6 +4,7 @@ Row t of a recording's actions is done in frame t and leads to frame t + 1. Rows
 recording's own units; `ActionSpec.scaled` is applied where they enter it, in training and in sampling alike.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -42,7 +43,8 @@ class ActionSpec:
         for name in ("names", "offset", "scale", "reduction"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has no tuples
         lengths = {len(self.names), len(self.offset), len(self.scale), len(self.reduction)}
-        if len(lengths) != 1 or len(set(self.names)) != len(self.names) or min(self.scale, default=1.0) <= 0:
+        numbers = all(map(math.isfinite, self.offset)) and all(0 < scale < math.inf for scale in self.scale)
+        if len(lengths) != 1 or len(set(self.names)) != len(self.names) or not numbers:
             raise UserError("An action needs different names, and one offset, positive scale and reduction for each.")
 
     def to_json(self) -> dict[str, object]:

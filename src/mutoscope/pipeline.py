@@ -76,7 +76,7 @@ class VideoStream(Iterator[UInt8[np.ndarray, "h w 3"]]):
         return next(self._frames)
 
     def change(self, **conditions: object) -> None:
-        """Change conditions from the next frame on; omitted ones stay. MAGI: class_label, prompt, interval, action."""
+        """Change conditions from the next frame on; omitted ones stay. See the family's change, as `MAGIChange`."""
         if self._steering is None:
             raise UserError("The conditions of this stream cannot change on the way: its family cannot be steered.")
         self._steering.change(**conditions)

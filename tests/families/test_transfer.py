@@ -4,15 +4,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mutoscope.actions import ActionSpec
 from mutoscope.errors import UserError
 from mutoscope.families import FAMILIES, family_of
 from mutoscope.families.transfer import (
+    Change,
     Described,
     TransferReport,
     change_lines,
@@ -87,7 +90,7 @@ def test_magvits_vocabulary_keeps_codes_special_tokens_and_shared_classes(order:
 def test_new_classes_of_a_model_without_any_start_as_no_class():
     fresh, old = torch.full((3, 2), 0.5), torch.tensor([[4.0, 8.0]])
     config = tiny_magi(num_classes=0).config
-    rows = class_rows()(old, fresh, Described(config), Described(replace(config, num_classes=2)))
+    rows = class_rows()(Change(old, fresh, Described(config), Described(replace(config, num_classes=2)), {}))
     assert rows.tolist() == [[4.5, 8.5], [4.5, 8.5], [4.0, 8.0]]
 
 
@@ -129,13 +132,25 @@ def test_new_actions_and_captions_of_magi_change_nothing_at_first():
 
 def test_known_actions_keep_their_columns_and_new_ones_have_no_effect_yet():
     old, new = tiny_magi(), tiny_magi(action_size=3)
-    before = Described(old.config, NAMES, actions=("left", "right"))
-    transfer(old, new, before, Described(new.config, NAMES, actions=("jump", "right", "left")))
+    before = Described(old.config, NAMES, actions=ActionSpec.plain(("left", "right"), "continuous"))
+    after = ActionSpec.plain(("jump", "right", "left"), "continuous")
+    transfer(old, new, before, Described(new.config, NAMES, actions=after))
     batch = batch_of(old)
     actions = batch["actions"]
     jump = torch.randn_like(actions[..., :1])
     wider = cast(MAGIBatch, batch | {"actions": torch.cat([jump, actions[..., 1:], actions[..., :1]], dim=-1)})
     torch.testing.assert_close(loss(new, wider), loss(old, batch))
+
+
+def test_actions_with_another_scaling_have_the_effect_that_they_had():
+    old, new = tiny_magi(), tiny_magi()
+    x = ActionSpec(("x", "y"), "continuous", (0.5, 0.0), (2.0, 1.0), ("sum", "sum"))
+    other = ActionSpec(("x", "y"), "continuous", (-1.0, 3.0), (0.5, 4.0), ("sum", "sum"))
+    report = transfer(old, new, Described(old.config, NAMES, actions=x), Described(new.config, NAMES, actions=other))
+    assert report.adapted == ("action_embedding.0.weight", "action_embedding.0.bias")
+    rows = np.random.default_rng(0).normal(size=(2, 5, 2)).astype(np.float32)  # in the recording's own units
+    first, second = (cast(MAGIBatch, batch_of(old) | {"actions": torch.from_numpy(s.scaled(rows))}) for s in (x, other))
+    torch.testing.assert_close(loss(new, second), loss(old, first))
 
 
 def test_without_actions_magi_computes_what_it_did_for_unknown_ones():
@@ -209,7 +224,8 @@ def test_a_constant_table_stays_constant_on_every_grid(t: int, h: int, w: int, t
 def test_an_equal_grid_keeps_the_table_bit_for_bit():
     model = tiny_magi()
     described = Described(model.config)
-    assert position_table(1)(model.role_embedding, model.role_embedding, described, described) is model.role_embedding
+    table = model.role_embedding
+    assert position_table(1)(Change(table, table, described, described, {})) is table
 
 
 # ----------------------------------------------------------------------------------------------------- refusals
@@ -270,7 +286,8 @@ def test_a_model_transfers_to_its_equal_unchanged(build: Callable[[], AnyModel])
 def test_changes_are_told_by_name():
     old = tiny_magi()
     new = replace(old.config, num_classes=2, action_size=None, latent_shape=(5, 8, 6))
-    lines = change_lines(Described(old.config, NAMES, actions=("x", "y")), Described(new, ("circle", "dog")))
+    named = ActionSpec.plain(("x", "y"), "buttons")
+    lines = change_lines(Described(old.config, NAMES, actions=named), Described(new, ("circle", "dog")))
     assert lines == [
         "classes: 3 become 2, 1 kept by name, new: dog",
         "actions: 2 removed, since the clips have none",

@@ -1,7 +1,5 @@
 """mutoscope generate: video clips from a model."""
 
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +16,13 @@ from mutoscope.commands.options import (
     model_flags,
     parse_options,
 )
-from mutoscope.data.text_files import read_text
-from mutoscope.errors import UserError, reason
+from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from mutoscope.data.video.read import VideoClip
+    from mutoscope.families.actions import ActionRows
     from mutoscope.hub import ModelFolder
     from mutoscope.pipeline import Generation, Request, VideoPipeline
 
@@ -163,43 +161,33 @@ def _check_options(options: dict[str, object]) -> None:
 
 
 def _read_files(folder: "ModelFolder", options: dict[str, object]) -> "dict[str, np.ndarray]":
-    """The contents of the files that options name, which leave `options`."""
-    flags = [flag for flag in model_flags(folder) if flag.file is not None]
-    paths = {flag: options.pop(flag.name, None) for flag in flags}
-    return {flag.name: _read_file(flag, str(path), options) for flag, path in paths.items() if path is not None}
+    """The contents of the video files that options name, which leave `options`. Actions are read within `options`."""
+    flags = {flag.name: flag.file for flag in model_flags(folder) if flag.file is not None}
+    values = {name: value for name in flags if (value := options.pop(name, None)) is not None}
+    options |= {name: read_call_actions(folder, str(values[name])) for name in values if flags[name] == "actions"}
+    return {name: _read_video(name, str(path), options) for name, path in values.items() if flags[name] == "video"}
 
 
-def _read_file(flag: Flag, path: str, options: dict[str, object]) -> "np.ndarray":
-    if flag.file == "actions":
-        return read_actions(path)
+def _read_video(name: str, path: str, options: dict[str, object]) -> "np.ndarray":
     from mutoscope.data.video.read import read_video
 
     common.check_input_file(path)
-    count = options.get("context_frames") if flag.name == "context" else None
+    count = options.get("context_frames") if name == "context" else None
     return read_video(path, max_frames=count if isinstance(count, int) else MAX_CONTEXT).frames
 
 
-def read_actions(path: str) -> "np.ndarray":
-    """Rows of numbers from a JSON, CSV or NumPy file. Raises UserError for any other content."""
-    import numpy as np
+def read_call_actions(folder: "ModelFolder", actions: str) -> "ActionRows | str":
+    """The rows of a file or of a text, checked before a network is loaded. See `families.actions`.
 
-    file = common.check_input_file(path, "file of actions")
-    try:
-        if file.suffix == ".npy":
-            rows = np.load(file, allow_pickle=False)
-        elif file.suffix == ".json":
-            rows = np.asarray(json.loads(read_text(file)), dtype=np.float32)
-        else:
-            rows = np.loadtxt(io.StringIO(read_text(file)), delimiter=",", dtype=np.float32, ndmin=2)
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} holds no actions ({reason(error)}): write rows of numbers as .json, .csv or .npy."
-        ) from None
-    if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.number) or not np.isfinite(rows).all():
-        raise UserError(f"{path} must hold rows of finite numbers, one row per frame; found the shape {rows.shape}.")
-    return rows
+    A model without actions gets the text itself, which its family refuses.
+    """
+    from mutoscope.families.actions import read_actions, spec_of
+    from mutoscope.hub import CONFIG
+    from mutoscope.json_config import read_json
+
+    size = read_json(folder.model_path / CONFIG).get("action_size")
+    spec = spec_of(folder.index.actions, size if isinstance(size, int) else None)
+    return actions if spec is None else read_actions(actions, spec)
 
 
 def _check_extension(pipeline: "VideoPipeline", num_frames: int, panorama: int) -> None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mutoscope.actions import ActionSpec
 from mutoscope.errors import UserError
 from mutoscope.models.base import ModelConfig
 
@@ -29,7 +30,8 @@ class Described:
     classes: tuple[str, ...] = ()
     words: tuple[str, ...] | None = None
     """Vocabulary of a text encoder of whole words; None for a published encoder or a model without text."""
-    actions: tuple[str, ...] = ()
+    actions: ActionSpec | None = None
+    """Names and scaling of the numbers of an action; None where they are unknown, or the model reads none."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -39,7 +41,14 @@ class Described:
     @property
     def action_names(self) -> tuple[str, ...]:
         """One name per number of an action, numbered without names."""
-        return self.actions or numbered(self.config.action_size)
+        return numbered(self.config.action_size) if self.actions is None else self.actions.names
+
+    def action_scaling(self, name: str) -> tuple[float, float]:
+        """Offset and scale of a number of an action: the network reads (number - offset) / scale."""
+        if self.actions is None:
+            return 0.0, 1.0
+        i = self.actions.names.index(name)
+        return self.actions.offset[i], self.actions.scale[i]
 
 
 def numbered(count: int | None) -> tuple[str, ...]:
@@ -47,8 +56,21 @@ def numbered(count: int | None) -> tuple[str, ...]:
     return tuple(f"#{i + 1} of {count}" for i in range(count or 0))
 
 
-Adapt = Callable[[Tensor, Tensor, Described, Described], Tensor]
-"""(old tensor, fresh tensor of the new model, old model, new model) -> the new model's tensor."""
+@dataclass(frozen=True)
+class Change:
+    """One tensor on its way from an old model to a new one."""
+
+    old: Tensor
+    fresh: Tensor
+    """Freshly drawn values, of the new model's shape."""
+    before: Described
+    after: Described
+    weights: Mapping[str, Tensor]
+    """All tensors of the old model."""
+
+
+Adapt = Callable[[Change], Tensor]
+"""The new model's tensor."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +167,8 @@ class _Transfer:
                 raise self.refusal(name, None, fresh)
             return rule.start(fresh)
         old = self.old[name]
-        values = old if rule.adapt is None else rule.adapt(old, fresh, self.before, self.after)
+        change = Change(old, fresh, self.before, self.after, self.old)
+        values = old if rule.adapt is None else rule.adapt(change)
         if values.shape != fresh.shape:
             raise self.refusal(name, old, fresh)
         return values
@@ -177,9 +200,10 @@ def class_rows(first: Callable[[ModelConfig], int] = lambda config: 0) -> Adapt:
     old classes, as the row "no class" after them) plus the small values that were drawn for it.
     """
 
-    def adapt(old: Tensor, fresh: Tensor, before: Described, after: Described) -> Tensor:
-        names, wanted = before.class_names, after.class_names
-        start, new_start = first(before.config), first(after.config)
+    def adapt(change: Change) -> Tensor:
+        old, fresh = change.old, change.fresh
+        names, wanted = change.before.class_names, change.after.class_names
+        start, new_start = first(change.before.config), first(change.after.config)
         heads, rows, tails = old[:start], old[start : start + len(names)], old[start + len(names) :]
         typical = rows.mean(0) if len(rows) else tails[0] if len(tails) else torch.zeros_like(fresh[0])
         numbers = {name: i for i, name in enumerate(names)}
@@ -202,11 +226,11 @@ def position_table(dim: int, across_frames: bool = False) -> Adapt:
         rows, columns = config.token_grid
         return (config.latent_shape[0] if across_frames else 1), rows, columns
 
-    def adapt(old: Tensor, fresh: Tensor, before: Described, after: Described) -> Tensor:
-        sizes, wanted = grid(before.config), grid(after.config)
+    def adapt(change: Change) -> Tensor:
+        sizes, wanted = grid(change.before.config), grid(change.after.config)
         if sizes == wanted:
-            return old
-        table = old.movedim(dim, 0)  # (prefix + n, ...)
+            return change.old
+        table = change.old.movedim(dim, 0)  # (prefix + n, ...)
         length = len(table) - prod(sizes)
         prefix, positions = table[:length], table[length:]
         resized = interpolated(positions.flatten(1), sizes, wanted).reshape(-1, *positions.shape[1:])
@@ -230,19 +254,43 @@ def interpolated(
     return maps.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)
 
 
-def word_columns(old: Tensor, fresh: Tensor, before: Described, after: Described) -> Tensor:
+def word_columns(change: Change) -> Tensor:
     """Columns of the features of a word encoder, several groups with one column per word, by word.
 
     Columns of new words are zero, as if the word were still unknown. Features of other encoders have no names.
     """
-    if before.words is None or after.words is None:
-        return old
-    return columns_by_name(old, before.words, after.words)
+    before, after = change.before.words, change.after.words
+    return change.old if before is None or after is None else columns_by_name(change.old, before, after)
 
 
-def action_columns(old: Tensor, fresh: Tensor, before: Described, after: Described) -> Tensor:
-    """Columns of the numbers of an action by name; those of new numbers are zero, so that they have no effect yet."""
-    return columns_by_name(old, before.action_names, after.action_names)
+def action_columns(change: Change) -> Tensor:
+    """Columns of the numbers of an action by name; those of new numbers are zero, so that they have no effect yet.
+
+    Numbers that the clips of the new model scale otherwise have the effect that they had.
+    """
+    names, wanted = change.before.action_names, change.after.action_names
+    columns = columns_by_name(change.old, names, wanted)
+    ratios = [1.0 if name not in names else _scales(change, name)[1] / _scales(change, name)[0] for name in wanted]
+    return columns if set(ratios) == {1.0} else columns * columns.new_tensor(ratios)
+
+
+def action_bias(weight: str) -> Adapt:
+    """The bias of the layer with the matrix `weight`, whose columns are those of `action_columns`."""
+
+    def adapt(change: Change) -> Tensor:
+        names, bias = change.before.action_names, change.old
+        for name in set(names) & set(change.after.action_names):
+            shift = change.after.action_scaling(name)[0] - change.before.action_scaling(name)[0]
+            if shift:
+                bias = bias + change.weights[weight][:, names.index(name)] * (shift / _scales(change, name)[0])
+        return bias
+
+    return adapt
+
+
+def _scales(change: Change, name: str) -> tuple[float, float]:
+    """Scale of a number of an action in the old and in the new model."""
+    return change.before.action_scaling(name)[1], change.after.action_scaling(name)[1]
 
 
 def columns_by_name(old: Float[Tensor, "o c"], names: Sequence[str], wanted: Sequence[str]) -> Float[Tensor, "o c2"]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mutoscope import hub
 from mutoscope.data.base import ClipBatch
+from mutoscope.families.actions import ActionRows
 from mutoscope.models.base import VideoModel
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import needs_video
@@ -62,7 +63,9 @@ class GenerationSheet:
             conditions["prompt"] = self.examples["caption"]
         if task == "action-conditional" and "actions" in self.examples:
             conditions["context"] = list(self.clips[:, :1].numpy())
-            conditions["actions"] = list(self.examples["actions"].numpy())
+            # Rows of a recording, unchecked as in training. The last one leads to a frame after the clip.
+            conditions["actions"] = ActionRows(tuple(self.examples["actions"].numpy()), is_listed=True)
+            conditions["num_frames"] = self.index.num_frames
         if task.startswith("class-conditional"):
             conditions |= {"class_label": self.examples["label"].tolist()}
         if not conditions:

@@ -11,6 +11,7 @@ from mutoscope.families import family_of
 from mutoscope.families.transfer import Described, TransferReport
 from mutoscope.layers.lora import add_lora
 from mutoscope.models.base import AnyModel, ModelConfig
+from mutoscope.runs.actions import described_actions
 from mutoscope.runs.text import WORDS, run_vocabulary
 from mutoscope.text import encoder_kind
 from mutoscope.training.config import ModelRecipe
@@ -55,7 +56,7 @@ def saved_names(folder: hub.ModelFolder, config: ModelConfig) -> Described:
         config,
         classes=_fitting(folder.index.class_names or (), config.num_classes),
         words=None if encoder is None or config.text is None else encoder_words(encoder),
-        actions=() if actions is None else _fitting(actions.names, config.action_size),
+        actions=actions if actions is not None and actions.size == config.action_size else None,
     )
 
 
@@ -65,12 +66,11 @@ def recipe_names(recipe: ModelRecipe) -> Described:
     words: tuple[str, ...] | None = None
     if config.text is not None and encoder is not None:
         words = tuple(run_vocabulary(recipe)) if encoder == WORDS else encoder_words(Path(encoder).expanduser())
-    actions = recipe.data.survey().actions if config.action_size is not None else None
     return Described(
         config,
         classes=_fitting(tuple(recipe.data.class_names()), config.num_classes),
         words=words,
-        actions=() if actions is None else _fitting(actions.names, config.action_size),
+        actions=described_actions(recipe.data.describe(), recipe.data, config),
     )
 
 

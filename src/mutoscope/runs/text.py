@@ -51,8 +51,9 @@ def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextE
             words = run_vocabulary(recipe)
             if not words:
                 raise UserError(
-                    f"None of the captions of {recipe.data.origin()['path'] or recipe.data.kind} holds a word, and a "
-                    "model of text learns from words: write captions, or train one without text_encoder."
+                    f"None of the {len(recipe.data.captions())} captions of "
+                    f"{recipe.data.origin()['path'] or recipe.data.kind} holds a word, and a model of text learns from "
+                    "words: write captions, or train one without text_encoder."
                 )
             folder.mkdir(parents=True, exist_ok=True)
             hub.write_json(folder / hub.CONFIG, {"kind": WORDS, "vocabulary": words})

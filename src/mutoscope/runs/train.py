@@ -22,6 +22,7 @@ from mutoscope.families.base import PrepareBatch
 from mutoscope.json_config import dataclass_from_dict, read_json
 from mutoscope.layers.lora import merge_lora
 from mutoscope.models.base import ModelConfig
+from mutoscope.runs.actions import described_actions, with_scaled_actions
 from mutoscope.runs.checks import (
     check_actions,
     check_captions,
@@ -220,6 +221,7 @@ def _train_model(
     family = family_of(recipe.model)
     model = family.network(recipe.model)
     start(recipe, model)
+    actions = described_actions(cache.info.data, recipe.data, recipe.model)
     bundled = name in hub.bundled() and not os.path.isdir(name)
     index = model_index(
         recipe.data,
@@ -230,13 +232,15 @@ def _train_model(
         sampling=asdict(sampler_defaults(family, recipe.sampling, "sampling")),
         task_sampling=task_sampling(recipe, family),
         blend_given=recipe.blend_given,
+        actions=actions,
     )
     sheets: list[Callback] = []
     origin = from_description(recipe.data, cache.info.data)
     if not origin.needs_files or not isinstance(recipe.data, TokensData):  # the videos of a finished cache may be gone
         clips = cached_examples(origin, cache, recipe.loop)
         sheets = [GenerationSheet(tokenizer, index, clips, text)]
-    prepare = with_one_class(recipe.model, family.batch_step(recipe.model, recipe.task_weights))
+    prepare = with_scaled_actions(family.batch_step(recipe.model, recipe.task_weights), actions)
+    prepare = with_one_class(recipe.model, prepare)
     callbacks = (*sheets, *callbacks)
     result = train_model(model, recipe, cache, out, prepare_batch=prepare, callbacks=callbacks, **options)
     if result.finished and process.is_main:

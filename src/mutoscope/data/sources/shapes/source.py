@@ -8,7 +8,13 @@ from mutoscope.actions import ActionSpec
 from mutoscope.data.base import LABEL, ClipBatch, ClipSource, DataConfig, Field, check_interval
 from mutoscope.data.media import spread
 from mutoscope.data.sources.shapes.mixed import MIXED_CLASS_NAMES, VariedShapesSource
-from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig, ShapesWorld, shapes_batch
+from mutoscope.data.sources.shapes.world import (
+    HELD_BACK_SEED,
+    ShapesConfig,
+    ShapesWorld,
+    action_spec,
+    shapes_batch,
+)
 from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.errors import UserError
 
@@ -23,6 +29,7 @@ class ShapesSource(ClipSource[ClipBatch]):
     def __init__(self, world: ShapesWorld):
         self.world, self.class_names = world, world.class_names
         self.fields: Mapping[str, Field] = {"label": LABEL} | action_field(world)
+        self.actions = action_spec(world.config) if world.config.controllable else None
 
     def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         return shapes_batch(self.world, list(indices))
@@ -101,4 +108,6 @@ class ShapesData(DataConfig):
         if self.max_interval != 1:
             described["max_interval"] = self.max_interval
         varied = {"mixed": self.mixed, "max_jump": self.max_jump, "flawed_history": self.flawed_history}
-        return described | {name: value for name, value in varied.items() if value}
+        described |= {name: value for name, value in varied.items() if value}
+        spec = action_spec(self.world(self.seed).config) if self.controllable or self.mixed else None
+        return described if spec is None else described | {"actions": spec.to_json()}
