@@ -128,6 +128,7 @@ def compare(name: str, arguments: argparse.Namespace, folder: Path) -> Report:
         checkpoint_every=steps[-1],
         num_workers=0,
         threads=1,
+        validation_share=0.0,
     )
     plan = planned_finetuning(replace(recipe, loop=loop))
     recipe, held_back = shared_clips(plan.recipe, folder / "videos", folder / "held-back", folder / name)

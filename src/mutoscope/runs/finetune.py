@@ -32,7 +32,8 @@ from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig, to_j
 
 NUM_STEPS, WARMUP_STEPS = 500, 25
 MAX_BATCH = 16  # clips per update, which two CPU cores and any GPU take
-EMA_DECAY = 0.99  # averages the last hundred updates of a short run
+EMA_DECAY = 0.99  # averages the last hundred updates of a short run, fewer at its start
+HELD_BACK = 0.05  # of the recordings, at least one
 RATE_SHARE = 0.2  # of the learning rates that the model was trained with
 LORA_RATE = 1e-3  # Adam's rate for low-rank factors: ten times that of whole matrices
 MAX_CLIPS = 6_000  # windows in the token cache
@@ -127,7 +128,11 @@ def short_loop(loop: LoopConfig) -> LoopConfig:
         min(loop.batch_size, MAX_BATCH),
         sample_every=100,
         checkpoint_every=250,
+        validation_share=HELD_BACK,
+        validate_every=100,
+        validation_clips=32,
         ema_decay=EMA_DECAY,
+        ema_warmup=True,
         clip_norm=loop.clip_norm,
         num_workers=loop.num_workers,
     )
