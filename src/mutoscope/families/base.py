@@ -24,6 +24,7 @@ from mutoscope.data.fit import Frames
 from mutoscope.data.video.read import Video
 from mutoscope.data.video.write import VideoClip
 from mutoscope.errors import UserError
+from mutoscope.families.transfer import Described, TransferReport, TransferRule, transferred
 from mutoscope.json_config import dataclass_from_dict, nearest
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.layers.finite import require_finite
@@ -382,6 +383,10 @@ class AnyFamily(ABC):
     """Cleaning of captions before they are encoded."""
     resolve_task: Callable[[ModelIndex, Mapping[str, object]], str | None] = _named_task
     """The task that a call's options imply, on which defaults of the sampler may depend."""
+    transfer_rules: tuple[TransferRule, ...] = ()
+    """Tensors that may differ between a model and one that is fine-tuned from it; all others have to be alike."""
+    lora_modules: tuple[str, ...] = ()
+    """Linear layers that LoRA changes by default, by the ends of their names."""
 
     def build_call(self, index: ModelIndex, options: Mapping[str, object]) -> Call:
         """The typed call for keyword options, with the model's own defaults of the sampler filled in.
@@ -415,6 +420,13 @@ class AnyFamily(ABC):
         """How a training batch becomes the input of the loss."""
 
     @abstractmethod
+    def transfer(self, old: AnyModel, model: AnyModel, before: Described, after: Described) -> TransferReport:
+        """Start `model` from the weights of `old`, in place, under `transfer_rules`. See `transfer.transferred`.
+
+        Raises UserError for models of other families, and for differences that weights do not survive.
+        """
+
+    @abstractmethod
     def bind(self, parts: Parts[AnyModel]) -> "BoundFamily":
         """The family with the loaded parts of one of its models. Raises UserError unless they fit each other."""
 
@@ -435,6 +447,8 @@ class Family(AnyFamily, Generic[CallType, ConfigType, ModelType, SamplerType]):
     """See `batch_step`."""
     check_sampler: Callable[[ConfigType, SamplerType], None] = _accept
     """Raises UserError for options of the sampler that do not fit the sizes of a model."""
+    check_transfer: Callable[[ConfigType, ConfigType], None] = lambda old, new: None
+    """Raises UserError for two configurations between which weights lose their meaning, whatever their shapes."""
 
     def steps(self, config: ModelConfig, sampling: Mapping[str, object]) -> int:
         options = dataclass_from_dict(self.sampler, sampling, "Sampler options")
@@ -455,6 +469,15 @@ class Family(AnyFamily, Generic[CallType, ConfigType, ModelType, SamplerType]):
 
     def batch_step(self, config: ModelConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
         return self.prepare_batch(cast(ConfigType, config), task_weights)
+
+    def transfer(self, old: AnyModel, model: AnyModel, before: Described, after: Described) -> TransferReport:
+        if type(old) is not type(model):
+            found, wanted = type(old).__name__, type(model).__name__
+            raise UserError(
+                f"The weights are those of a {found}, the recipe trains a {wanted}: start from another model."
+            )
+        self.check_transfer(cast(ConfigType, before.config), cast(ConfigType, after.config))
+        return transferred(old.state_dict(), model, self.transfer_rules, before, after)
 
     def bind(self, parts: Parts[AnyModel]) -> "BoundFamily":
         return BoundFamily(self, cast(Parts[ModelType], parts))

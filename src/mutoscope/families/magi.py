@@ -36,6 +36,14 @@ from mutoscope.families.base import (
     per_sample,
 )
 from mutoscope.families.frames import context_clips, latent_frames
+from mutoscope.families.transfer import (
+    TransferRule,
+    action_bias,
+    action_columns,
+    class_rows,
+    position_table,
+    word_columns,
+)
 from mutoscope.json_config import nearest
 from mutoscope.models.magi import MAGI, MAX_INTERVAL, PAPER_SIZES, FrameConditions, MAGIConfig
 from mutoscope.sampling.base import SampleEvent
@@ -393,6 +401,24 @@ def paper_models() -> Iterator[PaperModel]:
         yield PaperModel(f"magi-{size}", config, (16, 256, 256), steps, config.tasks)
 
 
+TRANSFER_RULES = (
+    TransferRule("class_embedding.weight", class_rows(), optional=True),
+    TransferRule("role_embedding", position_table(1)),
+    TransferRule("head_position", position_table(0)),
+    # Text attention ends in a matrix of zeros until it is trained: captions change nothing at first.
+    TransferRule("word_embedding.weight", word_columns, optional=True),
+    TransferRule("word_embedding.bias", optional=True),
+    TransferRule("null_word", optional=True),
+    TransferRule("blocks.*.text*", optional=True),
+    # New actions change nothing at first: the last layer of their projection starts at zero.
+    TransferRule("action_embedding.0.weight", action_columns, optional=True),
+    TransferRule("action_embedding.0.bias", action_bias("action_embedding.0.weight"), optional=True),
+    TransferRule("action_embedding.2.*", optional=True, start=torch.zeros_like),
+    TransferRule("null_action", optional=True, start=torch.zeros_like),
+    # Both are added to all positions of a frame: without actions, all of them are unknown.
+    TransferRule("interval_embedding.weight", absorbs="null_action"),
+)
+
 MAGI_FAMILY = Family(
     name="magi",
     title="MAGI",
@@ -406,4 +432,15 @@ MAGI_FAMILY = Family(
     planned_steps=planned_steps,
     check_sampler=check_sampler,
     papers=paper_models,
+    transfer_rules=TRANSFER_RULES,
+    lora_modules=(
+        "space.qkv",
+        "space.output",
+        "time.qkv",
+        "time.output",
+        "blocks.*.text.*",
+        "mlp_in",
+        "mlp_out",
+        "head.blocks.*",
+    ),
 )

@@ -27,8 +27,10 @@ from mutoscope.families.base import (
 )
 from mutoscope.families.blending import blended_and_coded
 from mutoscope.families.captured import CapturedMagvit
+from mutoscope.families.transfer import TransferRule, class_rows, position_table
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.model_index import ModelIndex
+from mutoscope.models.base import ModelConfig
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.sampling import tasks
 from mutoscope.sampling.base import SampleEvent
@@ -302,6 +304,17 @@ def paper_models() -> Iterator[PaperModel]:
             yield PaperModel(f"magvit-{size}-{setting}", config, (16, side, side), PAPER_DECODING_STEPS, names)
 
 
+def first_class(config: ModelConfig) -> int:
+    """Rows of the vocabulary before those of the classes."""
+    return config.codebook_size or 0
+
+
+TRANSFER_RULES = (
+    TransferRule("token_embedding.weight", class_rows(first_class)),
+    TransferRule("head.bias", class_rows(first_class)),
+    TransferRule("position_embedding.weight", position_table(0, across_frames=True)),
+)
+
 MAGVIT_FAMILY = Family(
     name="magvit",
     title="MAGVIT",
@@ -315,6 +328,8 @@ MAGVIT_FAMILY = Family(
     planned_steps=planned_steps,
     check_sampler=check_sampler,
     papers=paper_models,
+    transfer_rules=TRANSFER_RULES,
+    lora_modules=("attention.qkv", "attention.output", "mlp_in", "mlp_out"),
     prepare_batch=mix_tasks,
     resolve_task=implied_task,
 )

@@ -28,6 +28,7 @@ from mutoscope.families.base import (
     per_sample,
 )
 from mutoscope.families.frames import context_clips, latent_frames
+from mutoscope.families.transfer import TransferRule, class_rows, word_columns
 from mutoscope.models.nova import IMAGE_SIZES, NOVA, Canvas, NOVAConfig, NOVAState
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition, set_sizes
@@ -262,6 +263,18 @@ def paper_models() -> Iterator[PaperModel]:
     yield PaperModel("nova-0.6B-video", video, (33, 480, 768), steps, video.tasks)
 
 
+TRANSFER_RULES = (
+    TransferRule("text.projection.weight", word_columns, optional=True),
+    TransferRule("text.table", word_columns, optional=True),
+    TransferRule("text.*", optional=True),
+    TransferRule("classes.weight", class_rows(), optional=True),
+    TransferRule("class_norm.*", optional=True),
+    # Images to video: the published order of training.
+    TransferRule("mixer.*", optional=True),
+    TransferRule("flow_embedding.*", optional=True),
+    TransferRule("fps_embedding.*", optional=True),
+)
+
 NOVA_FAMILY = Family(
     name="nova",
     title="NOVA",
@@ -275,4 +288,6 @@ NOVA_FAMILY = Family(
     planned_steps=planned_steps,
     check_sampler=check_sampler,
     papers=paper_models,
+    transfer_rules=TRANSFER_RULES,
+    lora_modules=("attention.qkv", "attention.output", "mlp_in", "mlp_out", "head.blocks.*"),
 )

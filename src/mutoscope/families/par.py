@@ -28,6 +28,7 @@ from mutoscope.families.base import (
     common_length,
 )
 from mutoscope.families.captured import CapturedPAR
+from mutoscope.families.transfer import TransferRule, class_rows, word_columns
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.models.par import PAR, PARConfig, PARState
 from mutoscope.sampling.base import SampleEvent
@@ -215,6 +216,24 @@ def paper_models() -> Iterator[PaperModel]:
             )
 
 
+TRANSFER_RULES = (
+    TransferRule("condition.weight", class_rows(), optional=True),
+    TransferRule("condition.fc1.weight", word_columns, optional=True),
+    TransferRule("condition.unconditional", word_columns, optional=True),
+    TransferRule("condition.fc2.weight", optional=True),
+)
+
+
+def check_transfer(old: PARConfig, new: PARConfig) -> None:
+    """Positions are rotations, which any grid has, but clips rotate other channels by row and column than images."""
+    if old.rope_pairs != new.rope_pairs:
+        frames = "images" if old.latent_shape[0] == 1 else "clips"
+        raise UserError(
+            f"These weights know {frames}: PAR rotates other channels by row and column in clips than in images, so "
+            f"they would start from nothing. Fine-tune on {frames} (--data.num-frames 1 for images), or train anew."
+        )
+
+
 PAR_FAMILY = Family(
     name="par",
     title="PAR",
@@ -227,6 +246,9 @@ PAR_FAMILY = Family(
     capabilities=Capabilities(captures=True, packs=True),
     planned_steps=planned_steps,
     papers=paper_models,
+    transfer_rules=TRANSFER_RULES,
+    check_transfer=check_transfer,
+    lora_modules=("attention.qkv", "attention.output", "mlp_gate", "mlp_in", "mlp_out"),
     prepare_batch=pad_captions_left,
     clean_caption=clean_prompt,
 )

@@ -133,7 +133,7 @@ def fitted_model_recipe(
     data = fitted_data(recipe, survey, spec, spec.spatial_stride * recipe.model.grid_multiple, kept, machine)
     recipe = replace(recipe, data=data)
     encoder = recipe.text_encoder or (WORDS if survey.has_captions else None)
-    text = caption_shape(data, encoder, recipe.model.text) if survey.has_captions and encoder else None
+    text = caption_shape(recipe, encoder) if survey.has_captions and encoder else None
     model = keep_chosen(recipe.model, recipe.model.fitted(clip_facts(data, spec, survey, text)), kept)
     weights = fitted_tasks(recipe, model)
     recipe = replace(recipe, model=model, task_weights=weights, text_encoder=encoder if model.text else None)
@@ -181,13 +181,16 @@ def warnings_about(recipe: ModelRecipe, survey: DataSurvey) -> Iterator[str]:
     """Sentences about a tokenizer that was trained on clips of another size or rate, and about unread conditions."""
     index = tokenizer_index(recipe)
     if index is not None:
-        yield from tokenizer_warnings(recipe.tokenizer, index, recipe.data)
+        yield from tokenizer_warnings(recipe.tokenizer, index, recipe.data, is_fixed=recipe.start_from is not None)
     if survey.actions is not None and recipe.model.action_size is None:
         yield f"The recording has actions ({', '.join(survey.actions.names)}), which this model does not read."
 
 
-def tokenizer_warnings(name: str, index: ModelIndex, data: DataConfig) -> Iterator[str]:
-    """One sentence where clips of another size or rate than the tokenizer's go through it."""
+def tokenizer_warnings(name: str, index: ModelIndex, data: DataConfig, *, is_fixed: bool = False) -> Iterator[str]:
+    """One sentence where clips of another size or rate than the tokenizer's go through it.
+
+    is_fixed: the tokenizer belongs to the weights that training starts from.
+    """
     differences = []
     if index.frame_size != (data.height, data.width):
         differences.append(f"frames of {index.height}x{index.width} instead of {data.height}x{data.width}")
@@ -195,10 +198,12 @@ def tokenizer_warnings(name: str, index: ModelIndex, data: DataConfig) -> Iterat
     if ratio > RATE_TOLERANCE:
         differences.append(f"{index.fps:.3g} frames/s instead of {data.fps:.3g}")
     trained, kind = index.data.get("kind"), data.describe().get("kind")
-    if trained != kind:
+    if trained is not None and trained != kind:
         differences.append(f"data of kind {trained!r} instead of {kind!r}")
     if differences:
+        train = "train a model with a tokenizer of your own by `mutoscope train`"
+        otherwise = f"or {train}" if is_fixed else "or omit --tokenizer to train one of your own"
         yield (
             f"The tokenizer {name!r} was trained on {', '.join(differences)}; expect blur. Look at "
-            f"`mutoscope reconstruct {name}` of one of your videos, or omit --tokenizer to train one of your own."
+            f"`mutoscope reconstruct {name}` of one of your videos, {otherwise}."
         )

@@ -1,11 +1,11 @@
 """What a run is checked for before it computes anything: files, sizes, sampling options and memory."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mutoscope import hub
 from mutoscope.data.base import DataConfig, PathData
@@ -43,34 +43,12 @@ def check_recipe(recipe: Recipe) -> None:
     elif isinstance(recipe, ModelRecipe):
         check_model_recipe(recipe)
         check_start(recipe.start_from)
-        if recipe.start_from is not None:
-            check_same_tensors(recipe, hub.open_folder(recipe.start_from))
 
 
 def check_start(folder: str | None) -> None:
     """Raises UserError unless the model that training starts from exists."""
     if folder is not None:
         hub.open_folder(folder)
-
-
-def check_same_tensors(recipe: ModelRecipe, folder: hub.ModelFolder) -> None:
-    """Raises UserError unless the model of a folder of our own has the tensors of the recipe's model."""
-    if folder.pipeline is not None:
-        return  # its configuration becomes one of ours when it is loaded
-    with on_meta_device():
-        found = hub.build_component(folder.model_path)
-    check_shapes(found.state_dict(), networks(recipe)[0].state_dict(), str(recipe.start_from))
-
-
-def check_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
-    """Raises UserError for the first tensor of a model to start from that the recipe's model has not."""
-    for name in sorted(set(found) | set(expected)):
-        shapes = [tuple(weights[name].shape) if name in weights else None for weights in (found, expected)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"start_from {where!r} does not fit the recipe's model: {name} is {shapes[0]} there, "
-                f"{shapes[1]} here. Change model, or start from random weights."
-            )
 
 
 def check_data(data: DataConfig) -> None:

@@ -20,6 +20,7 @@ from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, Shapes
 from mutoscope.families import FAMILIES, AnyFamily, family_of
 from mutoscope.families.base import PrepareBatch
 from mutoscope.json_config import dataclass_from_dict, read_json
+from mutoscope.layers.lora import merge_lora
 from mutoscope.models.base import ModelConfig
 from mutoscope.runs.actions import described_actions, with_scaled_actions
 from mutoscope.runs.checks import (
@@ -31,8 +32,9 @@ from mutoscope.runs.checks import (
     condition_tasks,
 )
 from mutoscope.runs.networks import TRAINED_FIRST, build_tokenizer, tokenizer_of, tokenizer_spec, tokenizer_stage
-from mutoscope.runs.preflight import check_memory, check_recipe, check_shapes
+from mutoscope.runs.preflight import check_memory, check_recipe
 from mutoscope.runs.sheets import GenerationSheet
+from mutoscope.runs.start import start
 from mutoscope.runs.text import open_text_encoder
 from mutoscope.runs.tokenize import CaptionReader, tokenize
 from mutoscope.runs.validation import cached_examples, example_clips, loop_split
@@ -221,13 +223,11 @@ def _train_model(
     tokenizer = hub.load_tokenizer(name).to(process.device)
     channels_last(tokenizer)
     text = open_text_encoder(recipe, out, process)
-    cache = open_cache(recipe, tokenizer, out, process, text)
-    torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not the cache had to be filled
+    torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not a tokenizer was trained first
     family = family_of(recipe.model)
     model = family.network(recipe.model)
-    if recipe.start_from:
-        start_from(recipe.start_from, model)
-    freeze(model, recipe.frozen)
+    start(recipe, model)  # before any clip is encoded: weights that do not fit are refused here
+    cache = open_cache(recipe, tokenizer, out, process, text)
     actions = described_actions(cache.info.data, recipe.data, recipe.model)
     bundled = name in hub.bundled() and not os.path.isdir(name)
     index = model_index(
@@ -252,7 +252,7 @@ def _train_model(
     result = train_model(model, recipe, cache, out, prepare_batch=prepare, callbacks=callbacks, **options)
     if result.finished and process.is_main:
         own = None if bundled else tokenizer  # a folder may move or vanish; a model folder is complete without it
-        hub.save_pretrained(out, index, tokenizer=own, model=result.network, recipe=to_json(recipe))
+        hub.save_pretrained(out, index, tokenizer=own, model=merge_lora(result.network), recipe=to_json(recipe))
     return result
 
 
@@ -261,23 +261,6 @@ def with_one_class(config: ModelConfig, prepare: PrepareBatch) -> PrepareBatch:
     if config.num_classes != 1:
         return prepare
     return lambda batch, step: prepare({**batch, "label": torch.zeros_like(cast(Tensor, batch["label"]))}, step)
-
-
-def start_from(name_or_folder: str, model: nn.Module) -> None:
-    """Copies the weights of a saved model; raises UserError unless it has the same tensors."""
-    found, expected = hub.load_model(name_or_folder).state_dict(), model.state_dict()
-    check_shapes(found, expected, name_or_folder)
-    model.load_state_dict(found)
-
-
-def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
-    """Excludes parameters from training whose names begin with a prefix; raises UserError for a prefix without any."""
-    for prefix in prefixes:
-        named = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
-        if not named:
-            raise UserError(f"frozen names {prefix!r}, but no parameter of the model begins so.")
-        for parameter in named:
-            parameter.requires_grad_(False)
 
 
 def _train_features(

@@ -37,6 +37,10 @@ class WordTextEncoder(TextEncoder):
     def feature_size(folder: Path) -> int:
         return len(OFFSETS) * len(_vocabulary(folder))
 
+    @staticmethod
+    def words(folder: Path) -> tuple[str, ...]:
+        return tuple(_vocabulary(folder))
+
     def encode(self, prompts: Sequence[str], length: int) -> TextFeatures:
         size = len(self.vocabulary)
         features = torch.zeros(len(prompts), length, len(OFFSETS) * size)

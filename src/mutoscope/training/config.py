@@ -9,6 +9,7 @@ from mutoscope.data.base import DataConfig
 from mutoscope.data.sources.registry import kind_of, of_kind, source_class, without_former_fields
 from mutoscope.errors import UserError
 from mutoscope.json_config import best_match, dataclass_from_dict
+from mutoscope.layers.lora import LoRAConfig
 from mutoscope.models.base import ModelConfig
 from mutoscope.tokenizers.causal3d import Causal3DConfig
 from mutoscope.tokenizers.discriminator import DiscriminatorConfig, GanLoss, PatchDiscriminatorConfig
@@ -218,13 +219,16 @@ class ModelRecipe:
     protocol: str = "shapes"
     """evaluation protocol of the recipe's figures"""
     start_from: str | None = None
-    """bundled name or folder of a model of the same shapes whose weights training starts from; None: random weights"""
+    """bundled name or folder of a model of the same family and sizes whose weights training starts from, with other
+    classes, words, actions or frame sizes where the family allows it; None: random weights"""
     text_encoder: str | None = None
     """folder of the text encoder, or "words": one without weights, built from the captions' own words"""
     motion: bool = False
     """condition the model on the optical flow of every clip"""
     frozen: tuple[str, ...] = ()
     """parameters whose names begin with one of these are not trained"""
+    lora: LoRAConfig | None = None
+    """train low-rank changes of the matrices, and of the rest only what is new; they are merged on export"""
     task_sampling: dict[str, Options] = field(default_factory=dict)
     """other defaults of the sampler for some tasks, by their names"""
     blend_given: bool = False
@@ -235,7 +239,7 @@ class ModelRecipe:
     """updates of a tokenizer that is trained first; None: as its own recipe says"""
 
     def __post_init__(self) -> None:
-        check_fields(self, {"cache_clips": COUNT})
+        check_fields(self, {"cache_clips": COUNT, "tokenizer_steps": COUNT})
         for task, weight in self.task_weights.items():
             NOT_NEGATIVE.check(f"task_weights.{task}", weight)
         if not any(self.task_weights.values()):

@@ -76,7 +76,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     if matrices:
         groups.append({"params": matrices, "weight_decay": config.weight_decay})
     betas = (config.beta1, config.beta2)
-    if muon:
+    if muon and matrices:
         groups[-1] |= {"lr": config.muon_learning_rate, "orthogonal": True}
     kind = Muon if muon else torch.optim.AdamW
     return kind(groups, lr=config.peak_learning_rate, betas=betas, eps=config.eps, weight_decay=0.0)

@@ -51,8 +51,8 @@ class MAGIConfig(ModelConfig):
 
     `teacher_forcing`: "complete", or "masked", the baseline. `codebook_parts`: for discrete tokens, the sizes of the
     digits of an id, lowest first: (1024,), or (512, 512) for large vocabularies.
-    Conditions: `num_classes` classes, `text_length` rows of `text_size` text features, actions of `action_size`
-    numbers per frame.
+    Conditions: `num_classes` classes (0: the row "no class" alone), `text_length` rows of `text_size` text features,
+    actions of `action_size` numbers per frame.
 
     `noise_levels` and `noise_step`: training adds noise of standard deviation `noise_step` · l to the history, with l
     drawn from 0 to `noise_levels` (dynamic noise injection); 0 levels: no noise. `noise_mode`: the level as a position
@@ -131,6 +131,13 @@ class MAGIConfig(ModelConfig):
             num_given=min(self.num_given, clips.latent_shape[0] - 1),
         )
 
+    def continuing(self, old: Self) -> Self:
+        """Of the classes of `old`, clips without any keep the row "no class"; its captions stay."""
+        classes = 0 if self.num_classes is None and old.num_classes is not None else self.num_classes
+        if self.text_size is None:
+            return replace(self, num_classes=classes, text_size=old.text_size, text_length=old.text_length)
+        return replace(self, num_classes=classes)
+
     @property
     def grid_multiple(self) -> int:
         return self.patch_size
@@ -175,6 +182,6 @@ class MAGIConfig(ModelConfig):
     def tasks(self) -> tuple[str, ...]:
         """Conditions that samples can start from: frames always, the others if the model reads them."""
         read = {"class": self.num_classes, "text": self.text_size, "action": self.action_size}
-        named = tuple(f"{name}-conditional" for name, size in read.items() if size is not None)
-        both = ("class-conditional-frame-prediction",) if self.num_classes is not None else ()
+        named = tuple(f"{name}-conditional" for name, size in read.items() if size)
+        both = ("class-conditional-frame-prediction",) if self.num_classes else ()
         return ("unconditional", "frame-prediction", *named, *both)

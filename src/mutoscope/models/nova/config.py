@@ -125,6 +125,20 @@ class NOVAConfig(ModelConfig):
             num_classes=None if clips.text else max(clips.num_classes, 1),
         )
 
+    def continuing(self, old: Self) -> Self:
+        """Positions in time stay stretched as in `old`. Clips without captions and classes have the null text."""
+        slots = old.time_length if old.is_video else None
+        unconditioned = self.text_size is None and self.num_classes == 1
+        if old.text_size is None or not (self.text_size or unconditioned):
+            return replace(self, num_time_slots=slots)
+        return replace(
+            self,
+            num_time_slots=slots,
+            text_size=self.text_size or old.text_size,
+            text_length=old.text_length,
+            num_classes=None,
+        )
+
     @property
     def grid_multiple(self) -> int:
         return 2 * self.patch_size  # the temporal encoder joins four tokens

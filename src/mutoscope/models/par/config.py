@@ -129,6 +129,14 @@ class PARConfig(ModelConfig):
             caption_length=text.length if text else self.caption_length,
         )
 
+    def continuing(self, old: Self) -> Self:
+        """Captions keep their length. Clips without captions and classes have the stored "no caption"."""
+        unconditioned = self.caption_size is None and self.num_classes == 1
+        if old.caption_size is None or not (self.caption_size or unconditioned):
+            return self
+        size = self.caption_size or old.caption_size
+        return replace(self, caption_size=size, caption_length=old.caption_length, num_classes=None)
+
     @property
     def grid_multiple(self) -> int:
         return math.isqrt(max(self.num_parallel, self.num_regions or 1))
