@@ -42,7 +42,7 @@ def test_a_model_is_continued_and_generates_the_new_class(run: Run, magi: Path, 
     done = run("finetune", magi, clips, out / "run", *SHORT, "--json")
     report = done.report
     assert report["steps_done"] == 1 and report["adapted"]["model.num_classes"] == 2
-    assert report["tensors"]["adapted"] == ["class_embedding.weight"]
+    assert report["tensors"]["adapted"] == ["interval_embedding.weight", "class_embedding.weight"]
     assert report["parameters"] == report["trained_parameters"]
     assert "classes: 3 become 2, 1 kept by name, new: dog" in done.err and "Weights: " in done.err
     options = ("--class-label", "dog", "--num-frames", 3, "--out", out / "dog.gif")

@@ -58,7 +58,7 @@ def finetune(
     check_writable_folder(folder)
     if device is not None:
         common.parse_device(device)
-    plan = plan_finetuning(model, data, freeze, overrides, folder if resume else None, device)
+    plan = plan_finetuning(model, data, freeze, overrides, device)
     show(plan)
     recipe = plan.recipe
     report: common.Report = {
@@ -87,14 +87,9 @@ def finetune(
 
 
 def plan_finetuning(
-    model: str,
-    data: str,
-    freeze: Sequence[str],
-    overrides: Sequence[str],
-    resumed: Path | None,
-    device: str | None,
+    model: str, data: str, freeze: Sequence[str], overrides: Sequence[str], device: str | None
 ) -> "FineTuning":
-    """The run that the arguments describe. `resumed`: folder of an interrupted run, whose clips count."""
+    """The run that the arguments describe."""
     from mutoscope.runs.finetune import planned_finetuning
     from mutoscope.runs.plan import machine_of
 

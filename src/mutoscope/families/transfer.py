@@ -328,6 +328,8 @@ def _names_line(what: str, before: Sequence[str], after: Sequence[str]) -> str:
         return ""
     if not after:
         return f"{what}: {len(before)} removed, since the clips have none"
+    if not before:
+        return f"{what}: {len(after)} new: {listed(after)}"
     kept = [name for name in after if name in set(before)]
     new = [name for name in after if name not in set(before)]
     parts = [f"{len(before)} become {len(after)}", f"{len(kept)} kept by name"]

@@ -20,7 +20,7 @@ from mutoscope.families import family_of
 from mutoscope.families.transfer import TransferReport, change_lines
 from mutoscope.hub import weights_hash
 from mutoscope.layers.lora import LoRAConfig
-from mutoscope.runs.adapt import Adaptation, adapted, changes, fitted_tasks, step_of, with_settings
+from mutoscope.runs.adapt import Adaptation, adapted, changes, fitted_tasks, stride_of, with_settings
 from mutoscope.runs.checks import check_model_fits
 from mutoscope.runs.frame_size import Machine, clip_length
 from mutoscope.runs.networks import tokenizer_spec
@@ -212,13 +212,24 @@ def clips_like_the_model(recipe: ModelRecipe, survey: DataSurvey, kept: Collecti
         return with_settings(data, sizes, kept, "data")
     if survey.frames is None:
         return data
-    typical = survey.frames[1]  # videos shorter than a clip are skipped with a warning
+    shortest, median = survey.frames
+    # Clips of half the length are better than recordings that are skipped because they are shorter than a clip.
+    typical = shortest if 2 * shortest >= data.num_frames else median
     wanted = data.num_frames if "data.num_frames" in kept else min(data.num_frames, typical)
     frames = clip_length(wanted, typical, spec.temporal_stride, spec.num_alone)
     fits = typical if frames == 1 else (typical - 1) // (frames - 1)
     stride = max(1, min(round(survey.fps / data.fps), fits))
     data = with_settings(data, {"num_frames": frames, "frame_stride": stride}, kept, "data")
-    return with_settings(data, {"clip_step": step_of(data, survey, recipe)}, kept, "data")
+    return with_settings(data, {"windows": windows_per_video(data, survey, recipe.cache_clips)}, kept, "data")
+
+
+def windows_per_video(data: DataConfig, survey: DataSurvey, most: int) -> int | None:
+    """Clips of a video of median length: a quarter of a clip apart, or fewer for `most` in all; None without videos."""
+    if survey.frames is None or survey.num_videos is None:
+        return None
+    span = (data.num_frames - 1) * stride_of(data) + 1
+    fit = 1 + max(0, survey.frames[1] - span) // max(1, span // 4)
+    return max(1, min(fit, most // survey.num_videos))
 
 
 def continuing(recipe: ModelRecipe, fitted: ModelRecipe) -> ModelRecipe:
