@@ -3,12 +3,17 @@
 from pathlib import Path
 
 import pytest
-from bad_inputs import BadInput, accepted, bad_inputs, names_culprit, snapshot, write_files
 
+from cli.bad_inputs import BadInput, accepted, bad_inputs, names_culprit, snapshot, write_files
 from mutoscope.cli import VERBS, main
 
 ENTRIES = bad_inputs()
 FEWEST = 200
+SAMPLE = 8  # one entry of so many runs with the fast tests, all of them with the slow ones
+PARAMETERS = [
+    pytest.param(entry, marks=[] if number % SAMPLE == 0 else [pytest.mark.slow])
+    for number, entry in enumerate(ENTRIES)
+]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,7 @@ def test_there_are_bad_inputs_for_every_verb():
     assert set(VERBS) <= used and len({entry.line for entry in ENTRIES}) == len(ENTRIES) >= FEWEST
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.line[:80])
+@pytest.mark.parametrize("entry", PARAMETERS, ids=lambda entry: entry.line[:80])
 def test_bad_input_is_refused_in_one_line(entry: BadInput, files: Path, monkeypatch, capsys):
     monkeypatch.chdir(files)
     monkeypatch.setattr("mutoscope.data.loader.DataLoader", accepted)
