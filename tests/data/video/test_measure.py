@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from data.conftest import encode
 from mutoscope.cli import main
@@ -128,9 +129,19 @@ def test_the_average_rate_keeps_the_length(count: int, stated: float, factor: fl
     span = (count - 1) / stated * factor
     fps = average_rate(count, span, 0.0, stated)
     assert abs(count / fps - span * count / (count - 1)) <= 1.03 / stated
+    assert average_rate(count, span, 0.0, None) == pytest.approx((count - 1) / span)
 
 
 def test_a_last_frame_that_is_held_counts():
     assert average_rate(11, 1.0, 0.1, 30) == pytest.approx(10)
     assert average_rate(11, 1.0, 5.0, 30) == pytest.approx(11 / 6)
+    assert average_rate(11, 1.0, 0.001, 30) == pytest.approx(10)  # a header of 1000 frames per second
     assert average_rate(1, 0.0, 5.0, 30) == 30
+
+
+@pytest.mark.parametrize("delays", [[130, 140, 130] * 3, [40] * 9, [50] * 4 + [500]])
+def test_the_rate_of_gif_is_that_of_its_delays(tmp_path: Path, delays: list[int]):
+    frames = [Image.fromarray(np.full((8, 8, 3), 20 * i, np.uint8)) for i in range(len(delays))]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=delays)
+    rates = measure(tmp_path / "a.gif").fps, read_video(tmp_path / "a.gif").fps, probe(tmp_path / "a.gif").fps
+    assert rates == pytest.approx([1000 * len(delays) / sum(delays)] * 3)

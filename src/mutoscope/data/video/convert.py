@@ -113,13 +113,8 @@ def frame_notes(stream: "VideoStream", frame: "VideoFrame", path: "Path") -> lis
     return notes
 
 
-def interlacing_note(path: "Path", number: int) -> str:
-    """The sentence about the first interlaced frame."""
-    since = f" from frame {number} on" if number else ""
-    return (
-        f"{path} is interlaced{since}: every frame holds two moments in alternate rows, which moving edges show as a "
-        "comb; deinterlace it first for training"
-    )
+INTERLACED = "is interlaced: frames hold two moments in alternate rows, kept as stored; deinterlace it for training"
+"""The note about a file with interlaced frames, after its name."""
 
 
 def _is_see_through(frame: "VideoFrame") -> bool:

@@ -18,7 +18,7 @@ from mutoscope.errors import UserError
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from av.container import InputContainer
+    from av.container import Container, InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -104,7 +104,7 @@ def _open_beginning(path: Path) -> "InputContainer | None":
     return None
 
 
-def format_names(container: "InputContainer") -> set[str]:
+def format_names(container: "Container") -> set[str]:
     """FFmpeg's names of the container's format."""
     return set(container.format.name.split(","))
 
@@ -144,12 +144,17 @@ def codec_name(stream: "VideoStream") -> str:
     return stream.codec_context.codec.canonical_name
 
 
-def header_fps(stream: "VideoStream") -> float:
-    """The rate that the header states, which may be far from the real one; 25 where it states no usable rate."""
+def header_fps(stream: "VideoStream") -> float | None:
+    """The rate that the header states, which may be far from the real one; None where it states no usable rate.
+
+    GIF has no rate, only delays, of which FFmpeg reports the shortest.
+    """
+    if "gif" in format_names(stream.container):
+        return None
     for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
         if rate and 0 < rate <= HIGHEST_FPS:
             return float(rate)
-    return DEFAULT_FPS
+    return None
 
 
 def decode_stream(

@@ -11,7 +11,7 @@ import numpy as np
 from mutoscope.data.orientation import Orientation
 from mutoscope.data.video.boxes import scan_boxes
 from mutoscope.data.video.convert import orientation_of
-from mutoscope.data.video.decode import choose_stream, codec_name, format_names, open_container
+from mutoscope.data.video.decode import choose_stream, codec_name, format_names, header_fps, open_container
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -35,7 +35,8 @@ class FrameIndex:
     keyframe_pts: sorted, also of hidden packets, since decoding may begin there. `reliable` says whether frame i is the
     i-th time, as seeking needs it; where it is false, `pts` may be incomplete.
     span: seconds from the first to the last shown frame, None where packets have no usable times. last_length: seconds
-    that the last frame is shown by its container, 0 if it does not say. orientation: stated by the first frame.
+    that the last frame is shown by its container, 0 if it does not say. stated_fps: rate in the header, None without
+    one. orientation: stated by the first frame.
     """
 
     num_packets: int
@@ -44,6 +45,7 @@ class FrameIndex:
     reliable: bool
     span: float | None = None
     last_length: float = 0.0
+    stated_fps: float | None = None
     orientation: Orientation | None = None
 
 
@@ -75,11 +77,12 @@ def index_frames(path: str | Path, stream: int | None = None) -> FrameIndex:
         except av.FFmpegError:
             seekable = False
         span, last_length = _timing(shown, float(chosen.time_base or 0))
+        stated = header_fps(chosen)
         orientation = _first_orientation(container, chosen) if codec in CODECS_WITH_ORIENTATION else None
     pts = np.unique(np.array([stamp.pts for stamp in shown if stamp.pts is not None], dtype=np.int64))
     reliable = seekable and bool(keys) and 0 < len(pts) == len(shown)
     keyframe_pts = np.sort(np.array(keys, dtype=np.int64))
-    return FrameIndex(len(shown), pts, keyframe_pts, reliable, span, last_length, orientation)
+    return FrameIndex(len(shown), pts, keyframe_pts, reliable, span, last_length, stated, orientation)
 
 
 def is_shown(packet: "Packet[VideoStream]", codec: str) -> bool:

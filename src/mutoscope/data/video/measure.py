@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mutoscope.data.media import IMAGE_SUFFIXES
 from mutoscope.data.video.decode import (
+    DEFAULT_FPS,
     DecodeState,
     check_file,
     choose_stream,
@@ -43,43 +44,42 @@ def measure(path: str | Path, stream: int | None = None) -> Measured:
         seconds = fsum(lengths)
         return Measured(len(lengths), len(lengths) / seconds, seconds)
     index = index_frames(path, stream)
-    if index.reliable:
-        return _measured(index.num_packets, index.span, index.last_length, stated_fps(path, stream))
-    return _by_decoding(path, stream)
+    if not index.reliable:
+        return _by_decoding(path, stream)
+    return _measured(index.num_packets, index.span or 0.0, index.last_length, index.stated_fps)
 
 
 def measured_fps(path: Path, stream: int | None = None) -> float:
     """The rate alone, for which times of packets suffice in more files than for `measure`."""
     index = index_frames(path, stream)
-    return rate_of_packets(index, stated_fps(path, stream)) or _by_decoding(path, stream).fps
+    return rate_of_packets(index) or _by_decoding(path, stream).fps
 
 
-def rate_of_packets(index: FrameIndex, stated: float) -> float | None:
+def rate_of_packets(index: FrameIndex) -> float | None:
     """The average rate of a video by its packets; None where they have no usable times."""
-    return None if index.span is None else average_rate(index.num_packets, index.span, index.last_length, stated)
+    if index.span is None:
+        return None
+    return average_rate(index.num_packets, index.span, index.last_length, index.stated_fps)
 
 
-def average_rate(num_frames: int, span: float, last_length: float, stated: float) -> float:
+def average_rate(num_frames: int, span: float, last_length: float, stated: float | None) -> float:
     """Frames per second: the rate that the header states if all frames take as long as it says, else their own.
 
-    span: seconds from the first to the last frame. last_length: seconds that the last frame is shown at least; without
-    them, as long as the average. Rounded or misplaced times may add up to half a frame, in a long video to one frame.
+    span: seconds from the first to the last frame. last_length: seconds that the last frame is shown; where it is
+    missing or much shorter than the average, that is taken instead. stated: None without a rate in the header. Rounded
+    or misplaced times may add up to half a frame, in a long video to one frame.
     """
     if num_frames < 2 or span <= 0:
-        return stated
-    seconds = span + max(span / (num_frames - 1), last_length)
-    allowed = min(max(0.5, 0.01 * num_frames), 1.02) / stated
-    return stated if abs(num_frames / stated - seconds) < allowed else num_frames / seconds
+        return stated or DEFAULT_FPS
+    step = span / (num_frames - 1)
+    seconds = span + (last_length if last_length > step / 2 else step)
+    allowed = min(max(0.5, 0.01 * num_frames), 1.02)
+    fits = stated is not None and abs(num_frames - seconds * stated) < allowed
+    return stated if stated is not None and fits else num_frames / seconds
 
 
-def stated_fps(path: Path, stream: int | None) -> float:
-    """The rate by the header; see `header_fps`."""
-    with open_container(path) as container:
-        return header_fps(choose_stream(container, path, stream, []))
-
-
-def _measured(num_frames: int, span: float | None, last_length: float, stated: float) -> Measured:
-    fps = average_rate(num_frames, span or 0.0, last_length, stated)
+def _measured(num_frames: int, span: float, last_length: float, stated: float | None) -> Measured:
+    fps = average_rate(num_frames, span, last_length, stated)
     return Measured(num_frames, fps, num_frames / fps)
 
 
@@ -88,7 +88,7 @@ def _by_decoding(path: Path, stream: int | None) -> Measured:
     with open_container(path) as container:
         chosen = choose_stream(container, path, stream, [])
         stated = header_fps(chosen)
-        for _ in decode_stream(container, chosen, stated, state):
+        for _ in decode_stream(container, chosen, stated or DEFAULT_FPS, state):
             pass
     if not state.num_decoded:
         raise UserError(f"{path} holds no frame that can be decoded ({state.error or 'the stream is empty'})")

@@ -19,11 +19,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mutoscope.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, covering_size, resized
-from mutoscope.data.orientation import UPRIGHT
+from mutoscope.data.orientation import UPRIGHT, Orientation
 from mutoscope.data.video.contact_sheet import contact_sheet
-from mutoscope.data.video.convert import frame_notes, interlacing_note, orientation_of, rgb_array
+from mutoscope.data.video.convert import INTERLACED, frame_notes, orientation_of, rgb_array
 from mutoscope.data.video.damage import damage_note, promised_end
 from mutoscope.data.video.decode import (
+    DEFAULT_FPS,
     DecodeState,
     check_file,
     choose_stream,
@@ -35,12 +36,13 @@ from mutoscope.data.video.decode import (
 )
 from mutoscope.data.video.index import FrameIndex, index_frames, listed_frames
 from mutoscope.data.video.measure import Measured, average_rate, measure, measured_fps, rate_of_packets
-from mutoscope.data.video.stills import STILL_SECONDS, still_frames
+from mutoscope.data.video.stills import still_frames
 from mutoscope.data.video.write import VideoClip, VideoWriter, described, write_video
 from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.video.frame import VideoFrame
 
 __all__ = [
     "IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "FrameIndex", "FrameStream", "Measured", "Video", "VideoClip", "VideoInfo",
@@ -117,12 +119,12 @@ def probe(path: str | Path, stream: int | None = None) -> VideoInfo:
     with open_container(path) as container:
         chosen = choose_stream(container, path, stream, [])
         context = chosen.codec_context
-        fps = rate_of_packets(index, header_fps(chosen))
+        fps = rate_of_packets(index)
         count = listed_frames(container, chosen, path) or (index.num_packets if index.reliable else 0)
         return VideoInfo(
             path=str(path),
             num_frames=count,
-            fps=fps or header_fps(chosen),
+            fps=fps or index.stated_fps or DEFAULT_FPS,
             height=context.height,
             width=context.width,
             seconds=index.num_packets / fps if fps else promised_end(container, chosen)[0] or None,
@@ -179,7 +181,7 @@ class FrameStream:
         self._state = DecodeState()
         self._noted: set[str] = set()
         if self.path.suffix.lower() in IMAGE_SUFFIXES:
-            self._stated_fps = 1 / STILL_SECONDS
+            self._stated_fps = None
             source = self._image_frames()
         else:
             self._container = open_container(self.path)
@@ -230,7 +232,7 @@ class FrameStream:
 
     def expected_frames(self) -> int:
         """How many frames this will give by the header, which may be wrong; at least 1."""
-        count, source_fps = 1.0, self._source_fps or self._stated_fps
+        count, source_fps = 1.0, self._source_fps or self._stated_fps or DEFAULT_FPS
         if self._container is not None:
             seconds, _ = promised_end(self._container, self._stream)
             count = listed_frames(self._container, self._stream, self.path) or seconds * source_fps
@@ -271,7 +273,8 @@ class FrameStream:
         if index is not None and index.orientation is not None:
             turn = index.orientation
         stored = (0, 0)
-        for number, seconds, frame in decode_stream(container, self._stream, self._stated_fps, state, start, index):
+        fps = self._stated_fps or DEFAULT_FPS
+        for number, seconds, frame in decode_stream(container, self._stream, fps, state, start, index):
             # Messages within H.264 and HEVC hold until another one comes.
             turned, turn = turn, orientation_of(frame) or turn
             if upright is None:
@@ -282,16 +285,22 @@ class FrameStream:
                 self._note_once("orientation", f"changes its orientation at frame {number}; every frame is upright")
             elif stored != (frame.height, frame.width):
                 self._note_once("size", f"changes size at frame {number}; all frames take the size of the first")
-            if frame.interlaced_frame and "interlaced" not in self._noted:
-                self._noted.add("interlaced")
-                self.warnings.append(interlacing_note(self.path, number))
-            to_array = partial(rgb_array, frame, turn, upright, self.size, self.keep_aspect)
-            yield SourceFrame(number, seconds, state.last_length, to_array)
+            if frame.interlaced_frame:
+                self._note_once("interlaced", INTERLACED)
+            yield SourceFrame(number, seconds, state.last_length, partial(self._rgb, frame, turn, upright))
         note = damage_note(container, self._stream, self.path, state)
         if state.num_decoded == 0:
             raise UserError(f"{self.path} holds no frame that can be decoded ({state.error or 'the stream is empty'})")
         self.warnings += [note] if note else []
         container.close()
+
+    def _rgb(
+        self, frame: "VideoFrame", orientation: Orientation, upright_size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        try:
+            return rgb_array(frame, orientation, upright_size, self.size, self.keep_aspect)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
 
     def _note_once(self, kind: str, note: str) -> None:
         if kind not in self._noted:

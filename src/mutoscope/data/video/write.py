@@ -34,7 +34,7 @@ LIMITED_RANGE = 1
 
 # People rate models by these videos: quality close to transparent, files still small.
 H264_OPTIONS = {"crf": "17", "preset": "medium"}
-SITED_LEFT = {"chroma_sample_location": "left"}  # where H.264 puts colour unless told; tagged, since VP9 has no default
+SITED_LEFT = {"chroma_sample_location": "left"}  # H.264's own default; VP9 has none, so that files say it
 VP9_OPTIONS = {"crf": "20", "b:v": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
 
 
