@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mutoscope import VideoPipeline, hub
+from mutoscope.data.base import flat
 from mutoscope.data.sources.clips import FolderData
 from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.tokens import TokenCache, TokensData
@@ -167,7 +168,7 @@ def test_a_token_cache_brings_its_tokenizer_and_its_sizes(tmp_path: Path):
         data=data.origin(),
         fields=("actions",),
     )
-    assert TokenCache(tmp_path / "cache").info.data["width"] == 32
+    assert flat(TokenCache(tmp_path / "cache").info.data)["width"] == 32
     recipe = replace(model_of(RECIPES["magi"]()), data=TokensData(path=str(tmp_path / "cache")))
     fitted = model_of(adapted(recipe).recipe)
     assert (fitted.tokenizer, fitted.model.latent_shape, fitted.data.fps) == ("vae-shapes", (16, 8, 8), 8)

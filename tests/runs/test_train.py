@@ -311,7 +311,7 @@ def test_training_can_start_from_another_model(tokenizer_folder, model_folder, t
     before, after = (hub.load_model(folder).state_dict() for folder in (model_folder, tmp_path / "run"))
     assert all(torch.equal(before[name], after[name]) for name in before)
     wider = replace(recipe, model=replace(magvit_config(recipe), hidden_size=32))
-    with pytest.raises(UserError, match="does not fit the recipe's model: blocks"):
+    with pytest.raises(UserError, match="does not fit the recipe's model: token_embedding"):
         train(wider, tmp_path / "other")
 
 

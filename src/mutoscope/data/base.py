@@ -28,6 +28,9 @@ MAX_INTERVAL = 25  # largest frame interval that MAGI's embedding knows (arXiv 2
 MAX_CAPTIONS, CAPTION_BATCH = 4096, 64  # captions that are read of an endless source, and how many at a time
 
 
+SETTINGS = "settings"  # key of all settings in `DataConfig.origin`
+
+
 @dataclass(frozen=True)
 class Field:
     """One per-clip field of a source.
@@ -238,9 +241,10 @@ class DataConfig(ABC):
         """The entry about the clips in model_index.json and in the metadata of a token cache, as JSON values."""
 
     def origin(self) -> dict[str, object]:
-        """All settings, and `describe`: the clips that a token cache was filled with."""
-        settings: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"path": None} | settings | self.describe()
+        """`describe` with seed, path and all settings: the clips that a token cache was filled with."""
+        values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
+        apart = {"seed": values.pop("seed"), "path": values.pop("path", None)}
+        return self.describe() | apart | {SETTINGS: values}
 
     def class_names(self) -> Sequence[str]:
         """Names of the classes; empty without classes. Reads the folder where classes are folders."""
@@ -288,6 +292,11 @@ class PathData(DataConfig):
         if not self.path:
             raise UserError(f"Data of kind {self.kind!r} needs a path: name the folder with --data.path.")
         return self.path
+
+
+def flat(described: Mapping[str, object]) -> Mapping[str, object]:
+    """A description of clips (`DataConfig.origin`) with the settings among its entries."""
+    return {**cast(Mapping[str, object], described.get(SETTINGS, {})), **described}
 
 
 def described_actions(described: Mapping[str, object]) -> ActionSpec | None:

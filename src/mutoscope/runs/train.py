@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mutoscope import hub
-from mutoscope.data.base import DataConfig
+from mutoscope.data.base import SETTINGS, DataConfig, flat
 from mutoscope.data.sources.registry import from_description
 from mutoscope.data.sources.tokens import CONTEXT_FRAMES, TokenCache, TokensData
 from mutoscope.errors import UserError
@@ -116,7 +116,13 @@ def load_recipe(path: str | Path) -> Recipe:
     return from_json(read_json(Path(path)), str(path), tuple(family.config for family in FAMILIES.values()))
 
 
-STATED = {"class_names", "actions", "seed", "path"}  # of a description: stated elsewhere, or of no use elsewhere
+STATED = {
+    "class_names",
+    "actions",
+    "seed",
+    "path",
+    SETTINGS,
+}  # of a description: stated elsewhere, or of no use elsewhere
 
 
 def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
@@ -136,7 +142,7 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
 
 def clips_fps(data: DataConfig, described: Mapping[str, object]) -> float:
     """Frames per second of the clips: a token cache describes the clips it was filled with, and their rate."""
-    found = described.get("fps")
+    found = flat(described).get("fps")
     return float(found) if isinstance(found, int | float) else data.fps
 
 

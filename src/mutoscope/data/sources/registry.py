@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from mutoscope.data.base import DataConfig
+from mutoscope.data.base import DataConfig, flat
 from mutoscope.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_below
 from mutoscope.data.sources.clips import FolderData, LeRobotData, RecordedData
 from mutoscope.data.sources.datasets.catalog import recognise
@@ -100,7 +100,7 @@ def from_description(data: DataConfig, described: Mapping[str, object]) -> DataC
     if "kind" not in described:
         return data
     target = source_class(described["kind"])
-    known = {name: value for name, value in described.items() if name in _names(target)}
+    known = {name: value for name, value in flat(described).items() if name in _names(target)}
     return _create(target, _shared(data, target) | known)
 
 

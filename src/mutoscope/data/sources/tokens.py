@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, PathData, TokenBatch, described_actions
+from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, PathData, TokenBatch, described_actions, flat
 from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.errors import UserError, reason
 from mutoscope.json_config import dataclass_from_dict
@@ -301,11 +301,12 @@ class TokensData(PathData):
     def survey(self) -> DataSurvey:
         """Of the clips that were tokenized: sizes that the cache's metadata lacks are those of these settings."""
         info = self.cache().info
-        recorded = {n: int(str(info.data.get(n, getattr(self, n)))) for n in ("height", "width", "num_frames")}
+        data = flat(info.data)
+        recorded = {n: int(str(data.get(n, getattr(self, n)))) for n in ("height", "width", "num_frames")}
         return DataSurvey(
             height=recorded["height"],
             width=recorded["width"],
-            fps=float(str(info.data.get("fps", self.fps))),
+            fps=float(str(data.get("fps", self.fps))),
             num_videos=info.num_clips,
             frames=(recorded["num_frames"], recorded["num_frames"]),
             class_names=tuple(self.class_names()),

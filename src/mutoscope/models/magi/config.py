@@ -30,7 +30,7 @@ RANGES = {
     "latent_shape": SIDE,
     "patch_size": COUNT,
     "codebook_parts": WIDTH,
-    "num_classes": WIDTH,
+    "num_classes": Range(0, WIDTH.high),
     "text_size": WIDTH,
     "text_length": COUNT,
     "action_size": WIDTH,
