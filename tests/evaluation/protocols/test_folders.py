@@ -209,7 +209,7 @@ def test_fvd_is_measured_where_its_weights_are_at_hand(
 
 
 def test_halves_of_the_real_clips_share_no_video_and_no_partner_of_mine(
-    folders: Path, classifier: ShapesClassifier, monkeypatch
+    folders: Path, classifier: ShapesClassifier, monkeypatch: pytest.MonkeyPatch
 ):
     from mutoscope.evaluation.protocols import folders_figures
 
