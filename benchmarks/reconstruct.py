@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from mutoscope import hub
+from mutoscope.data.media import files_below
 from mutoscope.data.sources.shapes.world import ShapesConfig, ShapesWorld
 from mutoscope.data.video.read import VIDEO_SUFFIXES, VideoWriter, iter_frames, probe, read_video
 from mutoscope.tokenizers.base import VideoTokenizer
@@ -103,7 +104,7 @@ def main() -> None:
     arguments = parser.parse_args()
     tokenizer = hub.load_tokenizer(arguments.model)
     videos = {"moving shapes": np.stack(list(synthetic_video(48, 128, 128)))}
-    files = sorted(p for p in arguments.clips.iterdir() if p.suffix in VIDEO_SUFFIXES) if arguments.clips else []
+    files = files_below(arguments.clips, VIDEO_SUFFIXES) if arguments.clips else []
     for path in islice((p for p in files if "carphone" in p.name or "bunny" in p.name), 2):
         videos[path.name] = read_video(path, max_frames=48).frames
     cases = [case for case in MEMORY_CASES if not (arguments.no_1080p and case[1] == 1080)]

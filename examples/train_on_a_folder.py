@@ -81,7 +81,7 @@ def main() -> None:
     if options.videos is None:
         write_videos(videos)
     data = FolderData(path=str(videos), num_frames=NUM_FRAMES, height=SIZE, width=SIZE)
-    num_classes = sum(path.is_dir() for path in videos.iterdir())
+    num_classes = len(data.class_names())
     if not num_classes:
         parser.error(f"{videos} has no sub-folders; put the videos of each class into one, all into one if need be")
 

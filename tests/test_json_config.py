@@ -74,9 +74,9 @@ def test_none_is_accepted_where_optional_and_any_member_of_a_union():
         ({"inner": {"size": 1.0}}, "'inner.size' must be int, found 1.0"),
         ({"inner": {"size": None}}, "'inner.size' must be int, found None"),
         ({"inner": {"size": 1, "rate": True}}, "'inner.rate' must be float, found True"),
-        ({"inner": {"size": -1}}, "size must not be negative"),
+        ({"inner": {"size": -1}}, "inner.size must not be negative"),
         ({"inner": {"size": 99}}, "values of inner do not make a Inner: division by zero"),
-        ({"limit": 10**400}, "do not make a Outer"),
+        ({"limit": 10**400}, "'limit' must be float"),
         ({"name": 3}, "'name' must be str, found 3"),
         ({"flags": [True, 0]}, r"'flags\[1\]' must be bool, found 0"),
         ({"flags": True}, "'flags' must be tuple"),
@@ -97,7 +97,7 @@ def test_a_wrong_value_is_told_by_its_key(changes: dict[str, Any], message: str)
 
 def test_a_word_close_to_none_lists_what_is_known():
     assert nearest("zzz", ["alpha", "beta"]) == "known: alpha, beta."
-    assert nearest("Alpa", ["alpha", "beta"]) == "did you mean 'alpha'?"
+    assert nearest("Alpa", ["alpha", "beta"]) == "did you mean 'alpha'? Known: alpha, beta."
     assert nearest("x", []) == "none are installed."
 
 

@@ -172,10 +172,10 @@ REFUSED = {
     "an option of no sampler": ({"num_decoding_step": 3}, "'num_decoding_steps'"),
     "no steps": ({"num_decoding_steps": 0}, "num_decoding_steps"),
     "more steps than tokens": ({"num_decoding_steps": 65}, "64 tokens"),
-    "a negative temperature": ({"temperature": -0.1}, "negative"),
+    "a negative temperature": ({"temperature": -0.1}, "at least 0"),
     "a class drawn by a model that names none": ({"draw_class": True}, "not trained to draw a class"),
     "an infinite guidance scale": ({"guidance_scale": float("inf")}, "finite"),
-    "a negative guidance scale": ({"guidance_scale": -1.0}, "negative"),
+    "a negative guidance scale": ({"guidance_scale": -1.0}, "at least 0"),
 }
 
 

@@ -73,7 +73,7 @@ def component_classes(name: str) -> tuple[type[nn.Module], type]:
     raise UserError(f"unknown class {name!r}: {nearest(name, (*families, *COMPONENTS))}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelFolder:
     """A model folder whose `model_index.json` was read once. Weights are read when a part is loaded.
 
@@ -85,6 +85,11 @@ class ModelFolder:
     tokenizer_path: Path
     pipeline: Mapping[str, object] | None = None
     """The content of model_index.json for a published diffusers pipeline; None for a folder of our own."""
+
+    def __repr__(self) -> str:
+        index = self.index
+        clips = f"{index.num_frames} frames of {index.height}×{index.width}, {index.fps:g} fps"
+        return f"ModelFolder({str(self.path)!r}, {index.family}, {clips})"
 
     @property
     def model_path(self) -> Path:

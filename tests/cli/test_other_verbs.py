@@ -84,8 +84,8 @@ def test_inspect_refuses_what_holds_no_video(run, tmp_path, what):
 
 def test_a_dry_run_shows_the_resolved_recipe_and_writes_nothing(run, out):
     path = out / "run"
-    report = run("train", "vq-shapes", "--dry-run", "--out", path, "--loop.num-steps", 7, "--json").report
-    assert report["num_steps"] == report["resolved"]["loop"]["num_steps"] == 7
+    report = run("train", "vq-shapes", "--dry-run", "--out", path, "--loop.num-steps", 700, "--json").report
+    assert report["num_steps"] == report["resolved"]["loop"]["num_steps"] == 700
     assert report["parameters"] > 100_000 and os.listdir(out) == []
 
 

@@ -187,7 +187,7 @@ def test_8_bit_weights_stay_close_and_are_never_saved(tmp_path: Path):
         ({"num_frames": 5}, "clips of 4 frames"),
         ({"prompt": "a red circle"}, "no prompt"),
         ({"choice_temperature": 4.5}, "choice_temperature"),
-        ({"temperature": -1.0}, "not negative"),
+        ({"temperature": -1.0}, "at least 0"),
         ({"caption": torch.zeros(1, 5, 6)}, "reads class labels"),
     ],
 )

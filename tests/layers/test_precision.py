@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import prod
+from typing import TypeVar
 
 import pytest
 import torch
@@ -28,13 +29,14 @@ from tiny_models import tiny_model, tiny_par
 from tiny_nova import tiny_nova
 
 CPU = torch.device("cpu")
+R = TypeVar("R")
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def narrowed(function: Callable[..., object], *arguments: object) -> object:
+def narrowed(function: Callable[..., R], *arguments: object) -> R:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return function(*arguments)
 
@@ -92,9 +94,11 @@ def test_codes_and_losses_of_the_vector_quantizer_do_not_depend_on_autocast(norm
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_other_bottlenecks_do_not_depend_on_autocast(quantizer: nn.Module, channels: int, dtype: torch.dtype):
+def test_other_bottlenecks_do_not_depend_on_autocast(
+    quantizer: LookupFreeQuantizer | FiniteScalarQuantizer | GaussianBottleneck, channels: int, dtype: torch.dtype
+):
     latents = randn(2, channels, 1, 8, 8).to(dtype)  # bfloat16 is what convolutions under autocast give
-    for function in (quantizer.encode, quantizer):
+    for function in (quantizer.encode, quantizer.forward):
         found, wanted = tensors(narrowed(function, latents)), tensors(function(latents.float()))
         assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 

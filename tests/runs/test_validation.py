@@ -13,7 +13,9 @@ from mutoscope.data.held_back import split_clips
 from mutoscope.data.sources.clips import ClipDataset, FolderData, RandomClips
 from mutoscope.data.sources.tokens import METADATA, StoredField, TokenCache
 from mutoscope.data.video.write import write_video
+from mutoscope.hub import load_tokenizer
 from mutoscope.model_index import ModelIndex
+from mutoscope.models.par import PAR, PARConfig
 from mutoscope.runs.sheets import GenerationSheet
 from mutoscope.runs.tokenize import tokenize
 from mutoscope.runs.train import train
@@ -107,6 +109,22 @@ def test_sheets_name_the_condition_of_each_clip():
     assert sheet.labels("class-conditional") == [("real: jump", "generated"), ("real", "generated")]
     assert sheet.labels("text-conditional") == [("real: a cat", "generated"), ("real", "generated")]
     assert sheet.labels("frame-prediction") == [("real", "generated")] * 2
+
+
+def test_a_sheet_leaves_the_network_that_is_training_as_it_is():
+    """Packed layers compute with other roundings: the figures of a run would depend on whether it had been resumed."""
+    tokenizer = load_tokenizer("vq-shapes")
+    index = ModelIndex("par", 16, 32, 32, class_names=("a", "b"), tasks=("class-conditional",))
+    model = PAR(PARConfig(1, 64, 2, None, 512, (8, 8, 8), num_parallel=16, num_classes=2, mlp_size=64)).eval()
+    kinds = [type(module) for module in model.modules()]
+    examples: ClipBatch = {
+        "video": torch.zeros(1, 16, 32, 32, 3, dtype=torch.uint8),
+        "label": torch.tensor([1]),
+        "caption": [""],
+    }
+    clips = GenerationSheet(tokenizer, index, examples).generate(model, "class-conditional")
+    assert clips.shape == (1, 16, 32, 32, 3)
+    assert [type(module) for module in model.modules()] == kinds
 
 
 class Numbered(FakeSource):

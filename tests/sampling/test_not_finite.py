@@ -1,13 +1,14 @@
 """No sampler draws from numbers that are not finite, and every message names the stage and the dtype."""
 
 import math
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
-from mutoscope.models.magi import FrameConditions
+from mutoscope.models.magi import MAGI, FrameConditions
 from mutoscope.models.magvit.baselines import MagvitAR, MagvitARConfig
 from mutoscope.sampling.autoregressive import AutoregressiveSampler, TokenCondition
 from mutoscope.sampling.base import last_of
@@ -23,11 +24,14 @@ from tiny_nova import condition, tiny_nova
 BAD = [math.nan, math.inf]
 
 
+Network = TypeVar("Network", bound=nn.Module)
+
+
 def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def damaged(network: nn.Module, name: str, value: float) -> nn.Module:
+def damaged(network: Network, name: str, value: float) -> Network:
     """The network with one weight, or one number of its bias, that is not finite."""
     with torch.no_grad():
         network.get_parameter(name).view(-1)[0] = value
@@ -77,7 +81,7 @@ def test_set_by_set_decoding_names_the_frame_of_bad_latents(bad: float, renorm: 
         last_of(sampler.sample(model, condition(model, 1), seeded()))
 
 
-def streamed(model: nn.Module, **options: object) -> Tensor:
+def streamed(model: MAGI, **options: Any) -> Tensor:
     at = lambda frame: FrameConditions(torch.ones(1, dtype=torch.int64))  # noqa: E731
     sampler = FrameStreamSampler(FrameStreamSamplerConfig(3, 4, **options))
     return last_of(sampler.sample(model, StreamCondition(at, 1, 3), seeded())).proposal
@@ -100,7 +104,7 @@ def test_streams_of_codes_name_the_frame_of_bad_logits(selection: str):
 def test_a_later_frame_is_named_by_its_own_number(monkeypatch: pytest.MonkeyPatch):
     model, restore = tiny_magi(), tiny_magi().restore
 
-    def breaks(*arguments: object) -> Tensor:
+    def breaks(*arguments: Any) -> Tensor:
         return restore(*arguments) + (math.nan if arguments[4] == 2 else 0.0)
 
     monkeypatch.setattr(model, "restore", breaks)

@@ -121,6 +121,8 @@ def test_parts_of_words_that_an_earlier_version_learned_are_known(tmp_path: Path
 
 
 def test_the_bundled_model_reads_as_before():
-    encoder = load_text_encoder(hub.open_folder("nova-shapes").text_encoder_path, CPU, torch.float32)
+    folder = hub.open_folder("nova-shapes").text_encoder_path
+    assert folder is not None
+    encoder = load_text_encoder(folder, CPU, torch.float32)
     assert isinstance(encoder, WordTextEncoder) and encoder.latin
     assert encoder.encode(["a red círcle"], 8).mask.sum() == 4  # "c" and "rcle"

@@ -50,8 +50,8 @@ def test_the_first_update_of_a_warmed_up_run_changes_nothing():
 
 @pytest.mark.parametrize("warmup", [10, 11, -1])
 def test_a_warm_up_that_does_not_fit_is_refused(warmup):
-    config = OptimConfig(warmup_steps=warmup)
     with pytest.raises(UserError, match="warmup_steps"):
+        config = OptimConfig(warmup_steps=warmup)
         make_scheduler(make_optimizer(nn.Linear(1, 1), config), config, 10)
 
 

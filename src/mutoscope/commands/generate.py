@@ -210,17 +210,23 @@ def _extend(pipeline: "VideoPipeline", result: "Generation", num_frames: int, pa
     from mutoscope.extension import longer, wider
 
     request, segments, clips = result.request, [result], []
-    options: dict[str, Any] = {**request.repeated_options(), "on_segment": segments.append}
     keeps_class = "class-conditional-frame-prediction" in pipeline.index.tasks
     labels = request.labels.tolist() if request.labels is not None and keeps_class else [None] * len(result.clips)
-    for i, (clip, label) in enumerate(zip(result.clips, labels, strict=True)):
-        # Every clip has seeds of its own, so that clips with equal beginnings differ.
-        seed = (request.seed + 1 + i * (num_frames + 2 * panorama)) % 2**63
-        if panorama:
-            frames = wider(pipeline, clip.frames, panorama, seed=seed, **options)
-        else:
-            frames = longer(pipeline, clip.frames, num_frames, class_label=label, seed=seed, **options)
-        clips.append(VideoClip(frames, clip.fps))
+    with common.progress_steps("extend", None, "segment") as advance:
+
+        def finished(segment: "Generation") -> None:
+            segments.append(segment)
+            advance()
+
+        options: dict[str, Any] = {**request.repeated_options(), "on_segment": finished}
+        for i, (clip, label) in enumerate(zip(result.clips, labels, strict=True)):
+            # Every clip has seeds of its own, so that clips with equal beginnings differ.
+            seed = (request.seed + 1 + i * (num_frames + 2 * panorama)) % 2**63
+            if panorama:
+                frames = wider(pipeline, clip.frames, panorama, seed=seed, **options)
+            else:
+                frames = longer(pipeline, clip.frames, num_frames, class_label=label, seed=seed, **options)
+            clips.append(VideoClip(frames, clip.fps))
     seconds = sum(segment.seconds for segment in segments)
     sampling = sum(segment.seconds_sampling for segment in segments)
     return replace(result, clips=tuple(clips), seconds=seconds, seconds_sampling=sampling)

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -48,7 +47,8 @@ def reconstruct(
     """Encode a video to tokens and decode it again.
 
     Any size and length: the video streams through in overlapping tiles and chunks, in bounded memory. The output has
-    the frames, size and rate of the input (MP4 repeats the last row or column of odd sizes; .webm and .gif do not).
+    the frames and size of the input at its measured average rate, so that it lasts as long (MP4 repeats the last row or
+    column of odd sizes; .webm and .gif do not).
 
     The report's psnr_db compares 8-bit frames before the output's own compression (null where they are equal).
     latent_shape is the grid of tokens of the video filled up to the strides, num_tokens its product,
@@ -73,13 +73,13 @@ def reconstruct(
     common.check_range("--max-frames", max_frames, low=1)
 
     from mutoscope import hub
-    from mutoscope.data.video.read import VideoWriter, iter_frames, probe
+    from mutoscope.data.video.read import VideoWriter, iter_frames
     from mutoscope.pipeline import reset_peak_memory
     from mutoscope.tokenizers.base import channels_last
     from mutoscope.tokenizers.tiling import TilingConfig, count_tokens, encode_decode_stream
 
-    total = probe(source).num_frames or None
     with iter_frames(source, max_frames=max_frames) as frames:
+        total = frames.expected_frames()
         first = next(frames)  # a video without any frame is refused before the model is loaded
         height, width, _ = first.shape
         torch_device = common.parse_device(device)
@@ -90,7 +90,7 @@ def reconstruct(
         reset_peak_memory(torch_device)
         start = time.perf_counter()
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = _counted(chain([first], frames), min(total or 2**31, max_frames or 2**31))
+        stream = common.progress(chain([first], frames), total, "reconstruct")
         with VideoWriter(path, frames.fps) as writer:
             for before, after in encode_decode_stream(tokenizer, stream, height, width, tiling, torch_device):
                 error.add(before, after)
@@ -119,10 +119,6 @@ def reconstruct(
         **common.machine(torch_device, "float32"),
         "warnings": [*frames.warnings, *writer.warnings],
     }
-
-
-def _counted(frames: "Iterator[np.ndarray]", total: int) -> "Iterator[np.ndarray]":
-    return common.progress(frames, total if total < 2**31 else None, "reconstruct")
 
 
 def summary(report: common.Report) -> str:

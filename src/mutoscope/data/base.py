@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from mutoscope.actions import ActionSpec
+from mutoscope.checks import SEED, SIDE, Range, check_fields
 from mutoscope.data.media import spread
 from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict
 
+FPS = Range(low=1, high=1000)
 MAX_INTERVAL = 25  # largest frame interval that MAGI's embedding knows (arXiv 2501.12389 §4.1)
 
 MAX_CAPTIONS, CAPTION_BATCH = 4096, 64  # captions that are read of an endless source, and how many at a time
@@ -222,6 +224,10 @@ class DataConfig(ABC):
     """frames per second of a clip"""
     seed: int = 0
     """seed of everything that is drawn at random"""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for numbers out of range; a subclass with checks of its own calls this one first."""
+        check_fields(self, {"num_frames": SIDE, "height": SIDE, "width": SIDE, "fps": FPS, "seed": SEED})
 
     @abstractmethod
     def open(self) -> ClipSource[ClipBatch]:

@@ -114,12 +114,13 @@ def inspect(path: str | Path, num_frames: int = 16, frame_stride: int = 1, heade
     is read), "captions" (distinct texts), "actions" (None, or names, kind, ranges and histograms: see `ActionReport`).
     A folder of videos and a LeRobot dataset add "notes", "missing" (list of {"path", "reason"}: listed files that the
     disk lacks, episodes that are not whole) and "videos" (a dict for each readable file: path, frames,
-    frames_in_header, height and width upright, fps, seconds, codec, pixel_format, stream, class, caption, clips,
-    warnings). A dataset (see `catalog.recognise`) adds "dataset", "missing", "damaged" (list of {"path", "reason"} of
-    files that are read in part), "class_counts", "notes", and "splits": for each split its files, readable, broken,
-    missing, short (videos that give no clip), unlisted, clips and class_counts.
+    frames_in_header (those that should be shown; null where nothing says), height and width upright, fps (the measured
+    average), seconds, codec, pixel_format, stream, class, caption, clips, warnings). A dataset (see
+    `catalog.recognise`) adds "dataset", "missing", "damaged" (list of {"path", "reason"} of files that are read in
+    part), "class_counts", "notes", and "splits": for each split its files, readable, broken, missing, short (videos
+    that give no clip), unlisted, clips and class_counts.
 
-    headers_only: believe headers instead of decoding, which takes less time and finds fewer faults.
+    headers_only: believe headers and packets instead of decoding, which takes less time and finds fewer faults.
     Raises UserError where the path is missing, the folder holds no videos, or the single video cannot be read.
     """
     if min(num_frames, frame_stride) < 1:
@@ -220,17 +221,17 @@ def inspect_video(file: MediaFile, classes: list[str], span: int, headers_only: 
     with iter_frames(file.path, stride=FIRST_FRAME_ONLY, max_frames=1 if headers_only else None) as reader:
         height, width, _ = next(reader).shape
         list(reader)  # to the end: headers may promise frames that are not there
-        count = reader.frames_decoded
+        count, fps = reader.frames_decoded, reader.fps * FIRST_FRAME_ONLY
     if headers_only:
-        count = info.num_frames or count_frames(file.path)
+        count, fps = info.num_frames or count_frames(file.path), info.fps
     return {
         "path": str(file.path),
         "frames": count,
         "frames_in_header": info.num_frames or None,
         "height": height,
         "width": width,
-        "fps": info.fps,
-        "seconds": round(count / info.fps, 6),
+        "fps": fps,
+        "seconds": round(count / fps, 6),
         "codec": info.codec,
         "pixel_format": info.pixel_format,
         "stream": info.stream,

@@ -101,7 +101,7 @@ def gather_rows(
     rank, world_size = rank_and_world_size()
     numbers = range(rank, len(chunks), world_size)
     own = Collected(sum(len(chunks[number]) for number in numbers))
-    for number in tqdm(numbers, label, disable=not progress or rank > 0, leave=False):
+    for number in tqdm(numbers, label, unit="chunk", disable=not progress or rank > 0, leave=False):
         path = state.chunk(label, number)
         if path is not None and path.is_file():
             own.add(number, read_rows(path))

@@ -9,15 +9,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from types import NoneType
-from typing import Generic, TypeGuard, TypeVar, cast, get_args, get_type_hints
+from typing import Generic, TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
+from PIL.Image import Image
 from torch import Tensor
 
+from mutoscope.data.clip_input import ClipLike, as_frames, is_one_array
 from mutoscope.data.fit import Frames
+from mutoscope.data.video.read import Video
+from mutoscope.data.video.write import VideoClip
 from mutoscope.errors import UserError
 from mutoscope.families.transfer import Described, TransferReport, TransferRule, transferred
 from mutoscope.json_config import dataclass_from_dict, nearest
@@ -38,8 +43,8 @@ Labels = int | str | Sequence[int | str] | None
 """A class by index or name, or one for each sample."""
 Prompts = str | Sequence[str] | None
 """A prompt, or one for each sample."""
-Clips = Frames | Sequence[Frames] | None
-"""Frames of one clip, or a clip for each sample."""
+Clips = ClipLike | Sequence[ClipLike] | None
+"""One clip in any form that `data.clip_input` reads, or a list with a clip for each sample."""
 OnStep = Callable[[SampleEvent], object]
 Batch = Mapping[str, object]
 PrepareBatch = Callable[[Batch, int], Batch]
@@ -255,20 +260,20 @@ class Generator(ABC, Generic[CallType, ModelType]):
 
 
 def is_listed(value: object) -> bool:
-    """Whether an option has one value per sample: a list, or an array of clips."""
-    single = value is None or isinstance(value, int | str) or (isinstance(value, np.ndarray) and value.ndim == 4)
-    return not single
+    """Whether an option has one value per sample: a list, or an array of several clips."""
+    single = value is None or isinstance(value, int | str | Path | Image | VideoClip | Video)
+    return not single and not is_one_array(value)
 
 
-def as_list(clips: Clips) -> list[Frames | None]:
-    """One clip, or None, as a list of one."""
-    if clips is None or _is_one_clip(clips):
-        return [clips]
-    return list(clips)
+def as_list(clips: Clips, name: str = "context", max_frames: int | None = None) -> list[Frames | None]:
+    """One clip, or None, as a list of one; clips as their frames. `max_frames`: of a file, the first ones only.
 
-
-def _is_one_clip(clips: Frames | Sequence[Frames]) -> TypeGuard[Frames]:
-    return not is_listed(clips)
+    Raises UserError for anything that is no clip.
+    """
+    if clips is None:
+        return [None]
+    each = cast(Sequence[ClipLike], clips) if is_listed(clips) else [cast(ClipLike, clips)]
+    return [as_frames(clip, name, max_frames) for clip in each]
 
 
 def as_prompts(prompt: Prompts) -> list[str]:
@@ -346,6 +351,10 @@ def _plain_batch(config: ModelConfig, task_weights: Mapping[str, float]) -> Prep
     return lambda batch, step: {name: value for name, value in batch.items() if name != "conditions"}
 
 
+def _accept(config: ModelConfig, sampler: object) -> None:
+    """No option of the sampler depends on the model."""
+
+
 def _named_task(index: ModelIndex, options: Mapping[str, object]) -> str | None:
     task = options.get("task")
     return None if task is None else str(task)
@@ -401,6 +410,12 @@ class AnyFamily(ABC):
         """Passes of the network per clip, from the configuration and the sampler's options."""
 
     @abstractmethod
+    def check_sampling(
+        self, config: ModelConfig, sampling: Mapping[str, object], by_task: Mapping[str, Mapping[str, object]]
+    ) -> None:
+        """Raises UserError for default options of the sampler, or those of a task, that a model cannot have."""
+
+    @abstractmethod
     def batch_step(self, config: ModelConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
         """How a training batch becomes the input of the loss."""
 
@@ -430,12 +445,27 @@ class Family(AnyFamily, Generic[CallType, ConfigType, ModelType, SamplerType]):
     """See `steps`."""
     prepare_batch: Callable[[ConfigType, Mapping[str, float]], PrepareBatch] = _plain_batch
     """See `batch_step`."""
+    check_sampler: Callable[[ConfigType, SamplerType], None] = _accept
+    """Raises UserError for options of the sampler that do not fit the sizes of a model."""
     check_transfer: Callable[[ConfigType, ConfigType], None] = lambda old, new: None
     """Raises UserError for two configurations between which weights lose their meaning, whatever their shapes."""
 
     def steps(self, config: ModelConfig, sampling: Mapping[str, object]) -> int:
         options = dataclass_from_dict(self.sampler, sampling, "Sampler options")
         return self.planned_steps(cast(ConfigType, config), options)
+
+    def check_sampling(
+        self, config: ModelConfig, sampling: Mapping[str, object], by_task: Mapping[str, Mapping[str, object]]
+    ) -> None:
+        chosen = {"sampling": {**sampling}} | {
+            f"task_sampling.{task}": {**sampling, **own} for task, own in by_task.items()
+        }
+        for where, options in chosen.items():
+            sampler = dataclass_from_dict(self.sampler, options, where)
+            try:
+                self.check_sampler(cast(ConfigType, config), sampler)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
 
     def batch_step(self, config: ModelConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
         return self.prepare_batch(cast(ConfigType, config), task_weights)

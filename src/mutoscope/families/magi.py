@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor
 
+from mutoscope.checks import Range
 from mutoscope.errors import UserError
 from mutoscope.families.actions import Action, ActionRows, Actions, action_row, read_actions, spec_of
 from mutoscope.families.base import (
@@ -148,7 +149,8 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         listed = actions.clips if actions is not None and actions.is_listed else None
         given = {"prompt": call.prompt, "class_label": call.class_label, "context": call.context, "actions": listed}
         num_samples = common_length(call.num_samples, **given)
-        sampler = self._sampler(call.sampling)
+        sampler = call.sampling
+        check_sampler(self.model.config, sampler)
         check_interval(call.interval)
         clips = context_clips(self.tokenizer.spec, self.index, call.context, call.context_frames)
         num_frames = None if call.endless else call.num_frames or self._default_length(actions)
@@ -190,14 +192,6 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
             raise UserError("The task action-conditional needs actions, one row per frame: give them.")
         if call.actions is not None and self.model.config.action_size is None:
             raise UserError(NO_ACTIONS)
-
-    def _sampler(self, sampler: FrameStreamSamplerConfig) -> FrameStreamSamplerConfig:
-        config = self.model.config
-        if sampler.num_decoding_steps > config.num_tokens:
-            raise UserError(f"A frame has {config.num_tokens} tokens: num_decoding_steps can be at most that.")
-        if sampler.context_noise_level > config.noise_levels:
-            raise UserError(f"context_noise_level can be at most {config.noise_levels} for this model.")
-        return sampler
 
     def _check_context(
         self,
@@ -382,6 +376,18 @@ def num_sets(num_decoding_steps: int, num_tokens: int) -> int:
     return sum(size > 0 for size in set_sizes(num_decoding_steps, num_tokens))
 
 
+def check_sampler(config: MAGIConfig, sampler: FrameStreamSamplerConfig) -> None:
+    """Raises UserError for more sets than tokens of a frame, and for levels and steps that training did not have."""
+    if sampler.num_decoding_steps > config.num_tokens:
+        raise UserError(
+            f"A frame has {config.num_tokens} tokens: num_decoding_steps can be at most that, found "
+            f"{sampler.num_decoding_steps}."
+        )
+    Range(0, config.noise_levels).check("context_noise_level", sampler.context_noise_level)
+    if not config.is_discrete:
+        Range(1, config.diffusion.num_train_steps).check("num_diffusion_steps", sampler.num_diffusion_steps)
+
+
 def planned_steps(config: MAGIConfig, sampler: FrameStreamSamplerConfig) -> int:
     """Sets of tokens of all frames of a training clip."""
     return num_sets(sampler.num_decoding_steps, math.prod(config.grid)) * config.latent_shape[0]
@@ -424,6 +430,7 @@ MAGI_FAMILY = Family(
     generator=MAGIGenerator,
     capabilities=Capabilities(any_length=True, endless=True, steerable=True),
     planned_steps=planned_steps,
+    check_sampler=check_sampler,
     papers=paper_models,
     transfer_rules=TRANSFER_RULES,
     lora_modules=(

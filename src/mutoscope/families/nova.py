@@ -96,8 +96,7 @@ class NOVAGenerator(Generator[NOVACall, NOVA]):
         given = {"prompt": call.prompt, "class_label": call.class_label, "context": call.context}
         num_samples = common_length(call.num_samples, **given)
         sampler, num_tokens = call.sampling, math.prod(self.model.config.grid)
-        if sampler.num_decoding_steps > num_tokens:
-            raise UserError(f"A frame has {num_tokens} tokens: num_decoding_steps can be at most that.")
+        check_sampler(self.model.config, sampler)
         self._check_motion(call.motion)
         text, rows = self._text(call.prompt, call.negative_prompt, num_samples)
         clips = context_clips(self.tokenizer.spec, self.index, call.context, call.context_frames)
@@ -235,6 +234,16 @@ def num_sets(num_decoding_steps: int, num_tokens: int) -> int:
     return sum(size > 0 for size in set_sizes(num_decoding_steps, num_tokens))
 
 
+def check_sampler(config: NOVAConfig, sampler: FrameARSamplerConfig) -> None:
+    """Raises UserError for more sets than tokens of a frame."""
+    num_tokens = math.prod(config.grid)
+    if sampler.num_decoding_steps > num_tokens:
+        raise UserError(
+            f"A frame has {num_tokens} tokens: num_decoding_steps can be at most that, found "
+            f"{sampler.num_decoding_steps}."
+        )
+
+
 def planned_steps(config: NOVAConfig, sampler: FrameARSamplerConfig) -> int:
     """Sets of tokens of all frames of a training clip."""
     return num_sets(sampler.num_decoding_steps, math.prod(config.grid)) * config.latent_shape[0]
@@ -277,6 +286,7 @@ NOVA_FAMILY = Family(
     generator=NOVAGenerator,
     capabilities=Capabilities(any_length=True),
     planned_steps=planned_steps,
+    check_sampler=check_sampler,
     papers=paper_models,
     transfer_rules=TRANSFER_RULES,
     lora_modules=("attention.qkv", "attention.output", "mlp_in", "mlp_out", "head.blocks.*"),

@@ -38,7 +38,10 @@ class Entry:
 
 
 def read_flat(path: str | Path) -> dict[str, Tensor]:
-    """Reads a `.safetensors` or `.npz` file of named arrays as float32; a leading "params/" is dropped from names."""
+    """Reads a `.safetensors` or `.npz` file of named arrays as float32; a leading "params/" is dropped from names.
+
+    Raises UserError for other files and for damaged ones.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no file {str(path)!r}.")

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mutoscope.checks import POSITIVE, check_fields
 from mutoscope.errors import UserError
 
 NUM_TRAIN_STEPS = 1000  # of DDPM (arXiv 2006.11239) and of all published models here
@@ -71,6 +72,9 @@ class FlowMatching:
     """
 
     shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"shift": POSITIVE})
 
     @cached_property
     def sigmas(self) -> Float[Tensor, " n"]:
@@ -162,6 +166,9 @@ class DDPM:
     rescale_betas_zero_snr: bool = False
     clip_sample: bool = False
     clip_sample_range: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"beta_start": POSITIVE, "beta_end": POSITIVE, "clip_sample_range": POSITIVE})
 
     @cached_property
     def alphas_cumprod(self) -> Float[Tensor, " n"]:

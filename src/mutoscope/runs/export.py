@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from mutoscope.data.media import visible_matches
 from mutoscope.data.text_files import read_text
 from mutoscope.data.video.read import write_video
 from mutoscope.errors import UserError, reason
@@ -85,7 +86,7 @@ def geneval_prompts(path: Path) -> Iterator[Prompt]:
 def dpg_prompts(path: Path) -> Iterator[Prompt]:
     """The folder of prompts, one text file each, or dpg_bench.csv (columns item_id and text)."""
     if path.is_dir():
-        for file in sorted(path.glob("*.txt")):
+        for file in sorted(visible_matches(path, "*.txt")):
             yield Prompt(_file_name(path, file.stem), _text(file).strip())
         return
     rows = list(csv.DictReader(io.StringIO(_text(path))))

@@ -1,5 +1,7 @@
 """Sample contact sheets: they need a sampler, which `training` may not import; the caller passes them as callbacks."""
 
+import copy
+
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -55,6 +57,8 @@ class GenerationSheet:
     def generate(self, model: nn.Module, task: str) -> UInt8[Tensor, "b t h w 3"]:
         """Clips for `task` from `model`, decoded."""
         assert isinstance(model, VideoModel)
+        if model.device.type == "cpu":
+            model = copy.deepcopy(model)  # the pipeline packs a CPU network's layers in place, and this one is training
         text_encoder = self.text_encoder
         load = None if text_encoder is None else lambda: text_encoder
         pipeline = VideoPipeline(self.tokenizer, model, self.index, model.device, text_encoder=load)

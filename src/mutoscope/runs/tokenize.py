@@ -1,10 +1,13 @@
 """Fill a token cache: clips through a frozen tokenizer, with their conditions and the fields a model reads."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -98,9 +101,10 @@ def tokenize(
         if not cache.info.holds(info):
             raise UserError(f"The token cache {out} is of other clips or another tokenizer; remove it.")
         return cache
+    check_space(out, info)
     writer = TokenCacheWriter(out, info)
     batch_size = batch_size or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
-    with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", mininterval=0.5) as bar:
+    with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", disable=None, leave=False) as bar:
         parts = [list(range(i, min(i + batch_size, count))) for i in range(writer.position, count, batch_size)]
         for batch in make_loader(source, parts, num_workers):
             video = tokenizer.from_uint8(batch["video"].to(device))  # (b, 3, t, h, w)
@@ -115,6 +119,17 @@ def tokenize(
 def without_episodes(info: TokenCacheInfo) -> TokenCacheInfo:
     """The same contents as earlier versions stored them."""
     return replace(info, fields={name: stored for name, stored in info.fields.items() if name != EPISODE})
+
+
+def check_space(out: Path, info: TokenCacheInfo) -> None:
+    """Raises UserError where the disk cannot hold the cache, before its files are created."""
+    needed = sum(np.dtype(dtype).itemsize * prod(shape) for dtype, shape in info.arrays().values())
+    folder = next(path for path in out.absolute().parents if path.exists())
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise UserError(
+            f"{info.num_clips:,} clips need {needed / 1e9:,.1f} GB, the disk of {str(folder)!r} has {free / 1e9:,.1f} "
+            "GB left: encode fewer clips, or choose another folder."
+        )
 
 
 def kept_fields(

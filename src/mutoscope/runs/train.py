@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +32,7 @@ from mutoscope.runs.checks import (
     condition_tasks,
 )
 from mutoscope.runs.networks import TRAINED_FIRST, build_tokenizer, tokenizer_of, tokenizer_spec, tokenizer_stage
+from mutoscope.runs.preflight import check_memory, check_recipe
 from mutoscope.runs.sheets import GenerationSheet
 from mutoscope.runs.start import start
 from mutoscope.runs.text import open_text_encoder
@@ -79,10 +80,12 @@ def train(
     out = Path(out)
     hub.check_writable_folder(out)
     check_trackers(recipe.loop.report_to)
+    check_recipe(recipe)
     if recipe.loop.threads:
         torch.set_num_threads(recipe.loop.threads)
     torch.manual_seed(recipe.loop.seed)  # initial weights
     process = join(device)
+    check_memory(recipe, process.device)
     options = {"resume": resume, "trackers": trackers, "device": process.device}
     with flushed_denormals():
         if isinstance(recipe, TokenizerRecipe):
@@ -124,11 +127,17 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
         num_frames=data.num_frames,
         height=data.height,
         width=data.width,
-        fps=data.fps,
+        fps=clips_fps(data, described),
         class_names=tuple(cast(Sequence[str], names)) or None,
         data={name: value for name, value in described.items() if name not in STATED},
         **values,
     )
+
+
+def clips_fps(data: DataConfig, described: Mapping[str, object]) -> float:
+    """Frames per second of the clips: a token cache describes the clips it was filled with, and their rate."""
+    found = described.get("fps")
+    return float(found) if isinstance(found, int | float) else data.fps
 
 
 # ------------------------------------------------------------------------------------------------------- the stages
@@ -205,8 +214,6 @@ def start_inflated(recipe: TokenizerRecipe, tokenizer: VideoTokenizer, discrimin
 def _train_model(
     recipe: ModelRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
-    if recipe.data.redraws:
-        raise UserError("Tokens are encoded once, so random crops would not change: use data.ten_crops instead.")
     check_model_fits(recipe, tokenizer_spec(recipe))
     if process.is_main and not options["resume"]:
         write_recipe(out, to_json(recipe))
@@ -216,11 +223,11 @@ def _train_model(
     tokenizer = hub.load_tokenizer(name).to(process.device)
     channels_last(tokenizer)
     text = open_text_encoder(recipe, out, process)
-    cache = open_cache(recipe, tokenizer, out, process, text)
-    torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not the cache had to be filled
+    torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not a tokenizer was trained first
     family = family_of(recipe.model)
     model = family.network(recipe.model)
-    start(recipe, model)
+    start(recipe, model)  # before any clip is encoded: weights that do not fit are refused here
+    cache = open_cache(recipe, tokenizer, out, process, text)
     actions = described_actions(cache.info.data, recipe.data, recipe.model)
     bundled = name in hub.bundled() and not os.path.isdir(name)
     index = model_index(

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
+from mutoscope.checks import COUNT, NOT_NEGATIVE, POSITIVE, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import Plan
 from mutoscope.layers.finite import require_finite
@@ -129,6 +130,18 @@ class StreamCondition(Generic[Conditions]):
         return 0 if self.context is None else self.context.shape[-3]
 
 
+RANGES = {
+    "num_decoding_steps": COUNT,
+    "num_diffusion_steps": COUNT,
+    "guidance_scale": NOT_NEGATIVE,
+    "temperature": NOT_NEGATIVE,
+    "sample_range": POSITIVE,
+    "eta": NOT_NEGATIVE,
+    "window": COUNT,
+    "context_noise_level": NOT_NEGATIVE,
+}
+
+
 @dataclass(frozen=True)
 class FrameStreamSamplerConfig:
     """How a frame is divided into sets, how their tokens are drawn and guided, and how much history is kept."""
@@ -162,21 +175,7 @@ class FrameStreamSamplerConfig:
     """False reads the history anew in every step, with the same result, for comparison."""
 
     def __post_init__(self) -> None:
-        if self.num_decoding_steps < 1 or self.num_diffusion_steps < 1:
-            raise UserError(
-                "There must be at least 1 decoding step and 1 diffusion step, found "
-                f"{self.num_decoding_steps} and {self.num_diffusion_steps}."
-            )
-        for name in ("guidance_scale", "temperature", "eta"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise UserError(f"{name} must be finite and not negative, found {value}.")
-        if self.sample_range is not None and not self.sample_range > 0:
-            raise UserError(f"sample_range must be positive, found {self.sample_range}.")
-        if self.window is not None and self.window < 1:
-            raise UserError(f"window must be at least 1 frame, found {self.window}.")
-        if self.context_noise_level < 0:
-            raise UserError(f"context_noise_level must not be negative, found {self.context_noise_level}.")
+        check_fields(self, RANGES)
 
     @property
     def num_passes(self) -> int:

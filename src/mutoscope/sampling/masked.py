@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mutoscope.checks import COUNT, NOT_NEGATIVE, Range, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.condition_regions import condition_region
 from mutoscope.layers.token_masking import MASK_TOKEN, select_lowest
@@ -89,6 +90,16 @@ class GeneratorNoise:
         return gumbel(shape, self.generator, self.device)
 
 
+RANGES = {
+    "num_decoding_steps": COUNT,
+    "choice_temperature": NOT_NEGATIVE,
+    "temperature": NOT_NEGATIVE,
+    "top_k": COUNT,
+    "top_p": Range(above=0, high=1),
+    "guidance_scale": NOT_NEGATIVE,
+}
+
+
 @dataclass(frozen=True)
 class MaskedSamplerConfig:
     """Defaults are those of the paper for UCF-101, SSv2 and multi-task BAIR (arXiv 2212.05199, appendix B.3)."""
@@ -114,14 +125,7 @@ class MaskedSamplerConfig:
 
     def __post_init__(self) -> None:
         parse_schedule(self.schedule)
-        if self.num_decoding_steps < 1:
-            raise UserError(f"num_decoding_steps is {self.num_decoding_steps}; it must be at least 1.")
-        if self.temperature < 0 or self.choice_temperature < 0:
-            raise UserError("temperature and choice_temperature must not be negative.")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k is {self.top_k}; it must be at least 1, or omitted.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}; it must be in (0, 1], or omitted.")
+        check_fields(self, RANGES)
 
 
 class MaskedSampler(Sampler[MaskedTokenModel, MaskedCondition, TokenEvent]):

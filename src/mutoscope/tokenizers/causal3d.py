@@ -20,6 +20,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mutoscope.checks import COUNT, DEPTH, NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import StreamState, TokenizerOutput, TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.quantizers import (
@@ -30,6 +31,21 @@ from mutoscope.tokenizers.quantizers import (
 
 Bottleneck = Literal["lfq", "fsq", "kl"]
 NORM_EPS = 1e-6  # as in MAGVIT's and VQGAN's tokenizers
+
+MAX_BITS = 16  # of a token, which is stored in two bytes
+RANGES = {
+    "filters": WIDTH,
+    "channel_multipliers": WIDTH,
+    "num_res_blocks": DEPTH,
+    "num_groups": COUNT,
+    "num_bits": Range(1, MAX_BITS),
+    "levels": Range(low=2),
+    "latent_channels": WIDTH,
+    "commitment_cost": NOT_NEGATIVE,
+    "entropy_cost": NOT_NEGATIVE,
+    "entropy_temperature": POSITIVE,
+    "kl_cost": NOT_NEGATIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,7 @@ class Causal3DConfig:
     def __post_init__(self) -> None:
         for name in ("channel_multipliers", "temporal_downsample", "levels"):  # JSON has no tuples
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_fields(self, RANGES)
         stages = len(self.channel_multipliers)
         if len(self.temporal_downsample) != stages - 1:
             raise UserError(
@@ -71,8 +88,8 @@ class Causal3DConfig:
             raise UserError(f"per_frame never halves time: temporal_downsample must be all false, found {self}.")
         if any(width % self.num_groups for width in self.widths):
             raise UserError(f"Every stage width must be a multiple of num_groups {self.num_groups}: {self.widths}.")
-        if not 1 <= self.num_bits <= 16 or min(self.levels) < 2 or log2(prod(self.levels)) > 16:
-            raise UserError(f"Tokens have at most 65,536 codes: found num_bits {self.num_bits}, levels {self.levels}.")
+        if not self.levels or log2(prod(self.levels)) > MAX_BITS:
+            raise UserError(f"Tokens have at most 65,536 codes: found levels {self.levels}.")
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mutoscope.checks import DEPTH, SIDE, WIDTH, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.precision import autocast_off, full_precision
 
@@ -38,10 +39,9 @@ class DiscriminatorConfig:
     def __post_init__(self) -> None:
         for name in ("channel_multipliers", "clip_shape"):  # JSON has no tuples
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not self.channel_multipliers or min(self.channel_multipliers) < 1 or self.filters < 1:
+        check_fields(self, {"filters": WIDTH, "channel_multipliers": WIDTH, "clip_shape": SIDE})
+        if not self.channel_multipliers:
             raise UserError(f"The discriminator needs at least one stage of positive width, found {self}.")
-        if min(self.clip_shape) < 1:
-            raise UserError(f"The discriminator's clip_shape must be positive, found {self.clip_shape}.")
 
     @classmethod
     def paper(cls, size: Literal["B", "L"] = "B", resolution: Literal[64, 128] = 128) -> "DiscriminatorConfig":
@@ -134,8 +134,7 @@ class PatchDiscriminatorConfig:
     num_layers: int = 3
 
     def __post_init__(self) -> None:
-        if self.filters < 1 or self.num_layers < 1:
-            raise UserError(f"The discriminator needs positive sizes, found {self}.")
+        check_fields(self, {"filters": WIDTH, "num_layers": DEPTH})
 
 
 class PatchDiscriminator(nn.Sequential):

@@ -13,12 +13,27 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mutoscope.checks import COUNT, DEPTH, NOT_NEGATIVE, POSITIVE, WIDTH, check_fields
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import TokenizerOutput, TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.quantizers import VectorQuantizer, VectorQuantizerConfig
 
 NORM_EPS = 1e-6  # of the released weights; PyTorch's default is 1e-5
 PIXEL_SCALE, PIXEL_SHIFT = 127.5, 128.0  # official scripts: [-1, 1] to 0…255, then truncated
+
+RANGES = {
+    "filters": WIDTH,
+    "channel_multipliers": WIDTH,
+    "num_res_blocks": DEPTH,
+    "latent_channels": WIDTH,
+    "embedding_dim": WIDTH,
+    "codebook_size": WIDTH,
+    "num_groups": COUNT,
+    "commitment_cost": NOT_NEGATIVE,
+    "codebook_cost": NOT_NEGATIVE,
+    "entropy_cost": NOT_NEGATIVE,
+    "entropy_temperature": POSITIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,7 @@ class VQ2DConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_multipliers", tuple(self.channel_multipliers))  # JSON has no tuples
+        check_fields(self, RANGES)
         if not self.channel_multipliers or any(width % self.num_groups for width in self.widths):
             raise UserError(f"Every stage width must be a multiple of num_groups {self.num_groups}: {self.widths}.")
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, TypeVar
 
+from mutoscope.checks import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, SEED, Range, check_fields
 from mutoscope.data.base import DataConfig
 from mutoscope.data.sources.registry import kind_of, of_kind, source_class, without_former_fields
 from mutoscope.errors import UserError
@@ -18,6 +19,44 @@ from mutoscope.tokenizers.vq3d import VQ3DConfig
 
 TokenizerConfig = VQ3DConfig | VQ2DConfig | Causal3DConfig
 Options = dict[str, object]  # settings of a sampler as JSON values, by name; its own configuration checks them
+
+
+OPTIM_RANGES = {
+    "peak_learning_rate": NOT_NEGATIVE,
+    "beta1": DECAY,
+    "beta2": DECAY,
+    "eps": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "warmup_steps": NOT_NEGATIVE,
+    "muon_learning_rate": NOT_NEGATIVE,
+}
+LOOP_RANGES = {
+    "num_steps": COUNT,
+    "batch_size": COUNT,
+    "accumulation": COUNT,
+    "seed": SEED,
+    "log_every": COUNT,
+    "sample_every": COUNT,
+    "checkpoint_every": COUNT,
+    "ema_decay": DECAY,
+    "ema_every": COUNT,
+    "clip_norm": POSITIVE,
+    "num_workers": Range(0, 1024),
+    "threads": Range(1, 4096),
+    "validation_share": Range(low=0, below=1),
+    "validate_every": COUNT,
+    "validation_clips": COUNT,
+    "recognisable_after": COUNT,
+}
+ADVERSARIAL_RANGES = {
+    "gan_weight": NOT_NEGATIVE,
+    "discriminator_weight": NOT_NEGATIVE,
+    "start_step": NOT_NEGATIVE,
+    "r1_weight": NOT_NEGATIVE,
+    "lecam_weight": NOT_NEGATIVE,
+    "lecam_decay": DECAY,
+    "perceptual_weight": NOT_NEGATIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +88,9 @@ class OptimConfig:
     """weight decay acts on everything of more than one dimension outside a model's head, as in MAR's scripts"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """after the warm-up: one cosine over the run, or the peak rate"""
+
+    def __post_init__(self) -> None:
+        check_fields(self, OPTIM_RANGES)
 
 
 @dataclass(frozen=True)
@@ -98,13 +140,7 @@ class LoopConfig:
     """updates after which the recipe's output was recognisable as measured; for the estimate after the first minute"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.validation_share < 1:
-            raise UserError(f"validation_share must be at least 0 and below 1, found {self.validation_share}.")
-        if min(self.validate_every, self.validation_clips) < 1:
-            raise UserError(
-                f"validate_every and validation_clips must be at least 1, found {self.validate_every} and "
-                f"{self.validation_clips}."
-            )
+        check_fields(self, LOOP_RANGES)
 
 
 @dataclass(frozen=True)
@@ -135,6 +171,7 @@ class AdversarialConfig:
     """local file of LPIPS' linear weights for that VGG-16, which turn the distance into LPIPS"""
 
     def __post_init__(self) -> None:
+        check_fields(self, ADVERSARIAL_RANGES)
         if self.perceptual_heads is not None and self.perceptual_weights is None:
             raise UserError("perceptual_heads are for a VGG-16: name its file in perceptual_weights too.")
 
@@ -200,6 +237,13 @@ class ModelRecipe:
     """frame size, rate and windows follow the recording, instead of being the recipe's own"""
     tokenizer_steps: int | None = None
     """updates of a tokenizer that is trained first; None: as its own recipe says"""
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"cache_clips": COUNT, "tokenizer_steps": COUNT})
+        for task, weight in self.task_weights.items():
+            NOT_NEGATIVE.check(f"task_weights.{task}", weight)
+        if not any(self.task_weights.values()):
+            raise UserError(f"task_weights must name a task with a positive weight, found {self.task_weights}.")
 
 
 @dataclass(frozen=True)

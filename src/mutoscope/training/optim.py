@@ -94,9 +94,17 @@ def learning_rate_factor(step: int, warmup_steps: int, num_steps: int) -> float:
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: OptimConfig, num_steps: int) -> LambdaLR:
     """One `step()` per update. Raises UserError when the warm-up does not fit into the run."""
-    if not 0 <= config.warmup_steps < num_steps:
-        raise UserError(f"warmup_steps is {config.warmup_steps}; it must be at least 0 and below {num_steps} steps.")
+    check_warmup(config, num_steps)
     return LambdaLR(optimizer, schedule(config, num_steps))
+
+
+def check_warmup(config: OptimConfig, num_steps: int) -> None:
+    """Raises UserError when the warm-up does not fit into the run."""
+    if config.warmup_steps >= num_steps:
+        raise UserError(
+            f"optim.warmup_steps is {config.warmup_steps}; it must be less than the {num_steps} updates of "
+            "loop.num_steps."
+        )
 
 
 def schedule(config: OptimConfig, num_steps: int) -> Callable[[int], float]:

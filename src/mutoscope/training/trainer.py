@@ -189,6 +189,6 @@ def check_batch(loop: LoopConfig, process: Process) -> None:
     parts = process.world_size * loop.accumulation
     if loop.batch_size % parts:
         raise UserError(
-            f"batch_size {loop.batch_size} does not split into {process.world_size} ranks x {loop.accumulation} "
-            f"micro-batches; use a multiple of {parts}."
+            f"loop.batch_size {loop.batch_size} does not split into {process.world_size} ranks x {loop.accumulation} "
+            f"micro-batches (loop.accumulation); use a multiple of {parts}."
         )

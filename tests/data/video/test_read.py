@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mutoscope.data.media import covering_size
+from mutoscope.data.orientation import UPRIGHT
 from mutoscope.data.video import decode, write
+from mutoscope.data.video.convert import rgb_array
 from mutoscope.data.video.read import (
     FrameStream,
     VideoClip,
@@ -36,19 +38,27 @@ Sample = Callable[[str], Path]
 
 # file, frames, height, width (upright), fps, RGB means of the first frame, part of each expected warning
 REAL_CLIPS = [
-    ("street_bikes_h264.mp4", 250, 272, 640, 25, (141.7, 133.3, 129.4), []),
-    ("carphone_talking_h264_sar.mp4", 120, 144, 176, 30000 / 1001, (95.4, 98.7, 93.1), ["non-square pixels (128:117)"]),
-    ("pancake_handheld_h264.mkv", 310, 240, 426, 30, (119.2, 89.0, 81.4), []),
-    ("ucf_eye_makeup_mpeg4.avi", 164, 240, 320, 25, (94.1, 80.2, 87.1), []),
-    ("bunny_animation_vp9.webm", 300, 180, 320, 30, (88.6, 103.4, 55.3), []),
+    ("street_bikes_h264.mp4", 250, 272, 640, 25, (142.9, 134.9, 130.6), []),
+    (
+        "carphone_talking_h264_sar.mp4",
+        120,
+        144,
+        176,
+        30000 / 1001,
+        (96.3, 100.1, 94.2),
+        ["non-square pixels (128:117)"],
+    ),
+    ("pancake_handheld_h264.mkv", 310, 240, 426, 30, (120.2, 90.4, 82.4), []),
+    ("ucf_eye_makeup_mpeg4.avi", 164, 240, 320, 25, (95.0, 81.4, 87.9), []),
+    ("bunny_animation_vp9.webm", 300, 180, 320, 30, (89.5, 104.8, 56.3), []),
     ("bear_vp9_odd_size.webm", 30, 121, 161, 29.97, (143.8, 149.2, 148.3), []),
-    ("sketch_rot90_h264.mp4", 23, 352, 288, 29.85, (161.1, 155.8, 162.7), []),
-    ("bracelet_rot270_hevc10_hdr.mp4", 9, 1920, 1080, 30, (165.2, 166.3, 166.1), ["high dynamic range"]),
-    ("talking_head_av1.mp4", 30, 720, 1080, 30000 / 1001, (151.6, 145.6, 147.2), []),
-    ("two_people_vfr_h264.mp4", 72, 1080, 1920, 28.05, (129.5, 135.0, 127.9), []),
-    ("nasa_two_video_streams.mp4", 325, 180, 320, 25, (8.9, 8.1, 14.2), ["using stream 0 (others: 3)"]),
-    ("corrupted_tail_h264.mp4", 28, 720, 1280, 10, (122.2, 128.7, 128.6), ["28 frames of the 50"]),
-    ("truncated_midstream_h264.mkv", 54, 240, 426, 30, (119.2, 89.0, 81.4), ["1.80 s of the 10.33 s"]),
+    ("sketch_rot90_h264.mp4", 23, 352, 288, 29.85, (162.0, 157.2, 163.3), []),
+    ("bracelet_rot270_hevc10_hdr.mp4", 9, 1920, 1080, 30, (166.5, 167.9, 167.5), ["high dynamic range"]),
+    ("talking_head_av1.mp4", 30, 720, 1080, 30000 / 1001, (152.4, 146.8, 148.0), []),
+    ("two_people_vfr_h264.mp4", 72, 1080, 1920, 28.05, (130.4, 136.4, 128.9), []),
+    ("nasa_two_video_streams.mp4", 325, 180, 320, 25, (9.4, 9.0, 14.8), ["using stream 0 (others: 3)"]),
+    ("corrupted_tail_h264.mp4", 28, 720, 1280, 10, (122.8, 129.0, 128.9), ["28 frames of the 50"]),
+    ("truncated_midstream_h264.mkv", 54, 240, 426, 30, (120.2, 90.4, 82.4), ["1.80 s of the 10.33 s"]),
 ]
 
 
@@ -60,7 +70,7 @@ def test_real_clips_decode_as_their_table_says(clips_dir, name, count, height, w
     assert reader.frames_decoded == len(reader.times) == count
     assert shapes == {(height, width, 3)}
     assert reader.fps == pytest.approx(fps, rel=2e-4)
-    assert first.mean(axis=(0, 1)) == pytest.approx(means, abs=1.0)
+    assert first.mean(axis=(0, 1)) == pytest.approx(means, abs=0.15)  # computed from the planes in floats
     assert len(reader.warnings) == len(notes)
     assert all(note in warning for note, warning in zip(notes, reader.warnings, strict=True))
 
@@ -126,7 +136,7 @@ def test_rotation_is_applied_as_rot90_of_the_stored_frame(sample: Sample):
     with av.open(str(sample("rotated"))) as container:
         stored = next(container.decode(video=0))
     assert stored.rotation == 90
-    expected = np.rot90(stored.to_ndarray(format="rgb24"), k=stored.rotation // 90)
+    expected = np.rot90(rgb_array(stored, UPRIGHT, (32, 48), None, False), k=stored.rotation // 90)
     assert np.array_equal(read_video(sample("rotated")).frames[0], expected)
 
 
@@ -146,7 +156,7 @@ def test_resampling_takes_the_nearest_frame_in_time(sample: Sample):
     video = read_video(sample("variable_rate"), fps=10)
     assert video.fps == 10
     assert video.times == pytest.approx(np.arange(len(video)) / 10)
-    assert len(video) == 13  # 1.28 s
+    assert len(video) == 14  # 1.24 s and the average of eleven steps for the last frame
     for time, frame in zip(video.times, video.frames, strict=True):
         distance = np.abs(source.times - time)
         assert any(np.array_equal(frame, source.frames[i]) for i in np.flatnonzero(distance <= distance.min() + 1e-6))
@@ -314,11 +324,11 @@ def test_a_broken_image_is_refused(tmp_path: Path):
         read_video(tmp_path / "one.png")
 
 
-def test_probe_reads_the_header(sample: Sample):
+def test_probe_reads_header_and_packets(sample: Sample):
     info = probe(sample("plain_mp4"))
     assert (info.num_frames, info.height, info.width, info.fps, info.codec) == (40, 48, 64, 10.0, "h264")
     assert info.seconds == pytest.approx(4.0)
-    assert probe(sample("odd_size")).num_frames == 0
+    assert probe(sample("odd_size")).num_frames == 8  # WebM states no number
 
 
 def test_streaming_holds_few_frames_in_memory(tmp_path: Path, moving):

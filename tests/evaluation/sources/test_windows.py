@@ -1,15 +1,27 @@
 """Which clips of which videos are measured."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evaluation.fakes import write_videos
+from mutoscope.data.fit import fit_frames
+from mutoscope.data.sources.clips import ClipDataset
 from mutoscope.data.sources.folder import MediaFile
+from mutoscope.data.video.read import read_video
 from mutoscope.errors import UserError
-from mutoscope.evaluation.sources.windows import ClipListing, WindowRule, fit_part, list_videos, read_window, windows
+from mutoscope.evaluation.sources.windows import (
+    ClipListing,
+    Window,
+    WindowRule,
+    even_shares,
+    list_videos,
+    read_window,
+    windows,
+)
 
 LISTING = ClipListing(Path("f"), tuple(MediaFile(Path(f"f/{n}.mp4"), -1) for n in "abc"), (30, 16, 20))
 
@@ -51,12 +63,16 @@ def test_random_windows_follow_the_seed_and_take_every_video_once_before_any_aga
     assert {w.share for w in windows(LISTING, WindowRule("random"), 16)} == {0.5}
 
 
-def test_crops_are_taken_at_their_offset():
-    frames = np.zeros((1, 10, 30, 3), np.uint8)
-    frames[:, :, 10:20] = 255
-    assert fit_part(frames, 10, 10, 0.5).min() == 255
-    assert fit_part(frames, 10, 10, 0.0).max() == fit_part(frames, 10, 10, 1.0).max() == 0
-    assert fit_part(frames.swapaxes(1, 2), 5, 5, 0.5).shape == (1, 5, 5, 3)
+@pytest.mark.parametrize("size", [(16, 16), (10, 12), (20, 30), (40, 60)])
+def test_evaluation_and_training_read_the_same_pixels(tmp_path, size):
+    write_videos(tmp_path, 1, num_frames=8)
+    dataset = ClipDataset(tmp_path, 8, *size, crops=3)
+    window = Window(dataset.videos[0])
+    for crop, share in enumerate(even_shares(3)):
+        clip = read_window(replace(window, share=share), 8, 1, size)
+        assert clip.equal(dataset[crop]["video"])
+    context = fit_frames(read_video(dataset.videos[0].path).frames, *size)
+    assert np.abs(context.astype(int) - dataset[1]["video"].numpy()).mean() < 1
 
 
 def test_short_and_broken_videos_are_omitted_and_named(tmp_path):

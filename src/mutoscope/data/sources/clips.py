@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch.utils.data import Dataset
 
+from mutoscope.checks import COUNT, check_fields
 from mutoscope.data.base import (
     EPISODE,
     INTERVAL,
@@ -25,6 +26,7 @@ from mutoscope.data.base import (
     check_interval,
     stacked_items,
 )
+from mutoscope.data.fit import offset
 from mutoscope.data.loader import stream_index
 from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.folder import FileProblem, MediaFile, clip_span, clip_starts
@@ -379,7 +381,8 @@ class ClipDataset(Dataset):
 
     def _crop(self, frames: np.ndarray, crop: int, generator: torch.Generator) -> np.ndarray:
         rooms = frames.shape[1] - self.height, frames.shape[2] - self.width
-        top, left = (room // 2 if self.crops == 1 else room * crop // (self.crops - 1) for room in rooms)
+        share = 0.5 if self.crops == 1 else crop / (self.crops - 1)
+        top, left = (offset(room, share) for room in rooms)
         if self.random_crop:
             top, left = (int(torch.randint(room + 1, (), generator=generator)) for room in rooms)
         return frames[:, top : top + self.height, left : left + self.width]
@@ -425,15 +428,21 @@ class RecordedData(PathData):
     """frames of a clip are 1 to this many strides apart, drawn for each clip"""
     windows: int | None = None
     """clips per video or episode; None: as many as fit one after the other"""
+    clip_step: int | None = None
+    """source frames from the start of a clip to the next; None: the length of a clip"""
     window_choice: WindowChoice = "even"
     """where the windows start: even: at equal distances over the video's time; random: fixed draws from the seed"""
     action_axes: Axes = "sum"
     """how the axes of the actions between two frames of a clip are joined; buttons count if pressed once"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, {"frame_stride": COUNT})
         check_interval(self.max_interval)
         if self.windows is not None and self.windows < 1:
             raise UserError(f"windows must be at least 1, or omitted for all clips; found {self.windows}.")
+        if self.clip_step is not None and (self.clip_step < 1 or self.windows is not None):
+            raise UserError(f"clip_step must be at least 1, and is for clips without windows; found {self.clip_step}.")
         if self.window_choice == "random" and self.windows is None:
             raise UserError("window_choice random needs a number of windows: set windows too.")
 
@@ -448,6 +457,7 @@ class RecordedData(PathData):
             self.height,
             self.width,
             self.frame_stride,
+            clip_step=self.clip_step,
             windows=self.windows,
             window_choice=self.window_choice,
             action_axes=self.action_axes,
@@ -480,6 +490,7 @@ DEFAULTS: dict[str, object] = {
     "frame_stride": 1,
     "max_interval": 1,
     "windows": None,
+    "clip_step": None,
     "window_choice": "even",
     "action_axes": "sum",
 }

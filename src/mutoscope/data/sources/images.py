@@ -62,7 +62,7 @@ class ImageDataset:
     Images are scaled to cover height x width with an anti-aliasing filter, then cropped to the middle. `ten_crops`
     takes ten items from every image, scaled a tenth larger: the middle, four corners, and the five mirrored, as
     LlamaGen's scripts cache them. A file that cannot be read is reported once, listed in `broken` and replaced by the
-    next one that can.
+    next one that can; the first image with transparent pixels is reported too.
     """
 
     folder: str | Path | Listing
@@ -70,6 +70,7 @@ class ImageDataset:
     width: int
     ten_crops: bool = False
     broken: list[Path] = field(default_factory=list)
+    noted_transparency: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.folder, Listing):
@@ -113,12 +114,17 @@ class ImageDataset:
     def _read(self, path: Path) -> Image.Image | None:
         if path in self.broken:
             return None
+        notes: list[str] | None = None if self.noted_transparency else []
         try:
-            return open_image(path)
+            image = open_image(path, notes)
         except UserError as error:
             self.broken.append(path)
             warnings.warn(f"{error}; it cannot be read and is skipped.", stacklevel=2)
             return None
+        if notes:
+            self.noted_transparency = True
+            warnings.warn(f"{notes[0]}; other images may be like it", stacklevel=2)
+        return image
 
     def _cropped(self, image: Image.Image, crop: int) -> UInt8[np.ndarray, "h w 3"]:
         """Crop 0 is the middle; 1 to 4 are the corners; 5 more than each of these is its mirror."""
@@ -174,6 +180,7 @@ class ImagesData(PathData):
     """ten crops of every image instead of the middle"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.random_crops and self.ten_crops:
             raise UserError("random_crops draw a crop each time, without ten_crops: omit one of them.")
 

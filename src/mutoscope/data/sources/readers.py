@@ -10,7 +10,9 @@ from jaxtyping import UInt8
 
 from mutoscope.data.media import read_image, stacked
 from mutoscope.data.sources.folder import MediaFile
-from mutoscope.data.video.read import SEEK_AFTER, FrameIndex, FrameStream, index_frames, iter_frames, probe
+from mutoscope.data.video.index import frames_in_table
+from mutoscope.data.video.measure import measured_fps
+from mutoscope.data.video.read import SEEK_AFTER, FrameIndex, FrameStream, index_frames, iter_frames, measure
 from mutoscope.errors import UserError
 
 MAX_CACHED_INDICES = 256
@@ -48,8 +50,8 @@ class ContainerReader:
     _indices: dict[Path, FrameIndex] = field(default_factory=dict, repr=False)
 
     def num_frames(self, file: MediaFile) -> int:
-        """The header's number of frames; where it has none, frames are counted."""
-        return probe(file.path).num_frames or count_frames(file.path)
+        """The frames that the container's own table lists as shown; where it has none, frames are counted."""
+        return frames_in_table(file.path) or count_frames(file.path)
 
     def read(
         self, file: MediaFile, start: int, max_frames: int, stride: int, size: tuple[int, int] | None
@@ -73,7 +75,7 @@ class ContainerReader:
         return stacked(frames, size), reader.frames_decoded
 
     def fps(self, file: MediaFile) -> float | None:
-        return probe(file.path).fps
+        return measured_fps(file.path)
 
     def extras(self, file: MediaFile, frames: Sequence[int]) -> dict[str, np.ndarray]:
         return {}
@@ -123,15 +125,10 @@ def _stills(file: MediaFile) -> StillsFile:
 
 
 def count_frames(path: Path) -> int:
-    """Frames of a file without a number in its header: by its packets, or by decoding where these are unreliable.
+    """Frames of a file by its packets, or by decoding where these are unreliable.
 
     Raises UserError where not even the first frame decodes.
     """
     with iter_frames(path, max_frames=1) as reader:
         next(reader)
-    index = index_frames(path)
-    if index.reliable:
-        return index.num_packets
-    with iter_frames(path, stride=2**62) as reader:  # decodes all, converts one
-        list(reader)
-        return reader.frames_decoded
+    return measure(path).num_frames

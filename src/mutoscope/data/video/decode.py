@@ -1,51 +1,37 @@
-"""From a file to decoded frames: opening, choosing a stream, decoding in order, seeking, noticing damage.
+"""From a file to decoded frames: opening, choosing a stream, decoding in order, seeking.
 
-`read.py` has the public functions; this file holds the parts that know how containers and decoders misbehave.
+`read.py` has the public functions; `index.py` says where frames are without decoding, `damage.py` what is missing.
 PyAV is imported inside the functions so that the package works without it.
 """
 
-import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mutoscope.data.media import covering_size
+from mutoscope.data.video.boxes import Beginning, scan_boxes
 from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from av.container import InputContainer
+    from av.container import Container, InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
+
+    from mutoscope.data.video.index import FrameIndex
 
     NumberedFrame = tuple[int, float, VideoFrame]  # number, seconds after the first frame, frame
 
 # Formats FFmpeg opens although nobody means a video by them: text drawn as a screen, play lists that open other files.
 NOT_VIDEO_FORMATS = frozenset("tty hls concat dash sdp rtsp lavfi ffmetadata".split())
-# Containers whose packet times are known to be reliable enough to seek by.
-SEEKABLE_FORMATS = frozenset("mov mp4 matroska webm".split())
-# Codecs of which one packet is one shown frame (VP8 hides frames in packets of their own).
-SEEKABLE_CODECS = frozenset("h264 hevc vp9 av1 mpeg4 mjpeg prores ffv1".split())
-HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
-
-
-@dataclass(frozen=True)
-class FrameIndex:
-    """Presentation times of all packets of one stream, in stream time units, from reading packets without decoding.
-
-    pts: sorted, one per packet; keyframe_pts: sorted. `reliable` says whether frame i is the i-th time, as
-    seeking needs it; where it is false only `num_packets` means something.
-    """
-
-    num_packets: int
-    pts: np.ndarray
-    keyframe_pts: np.ndarray
-    reliable: bool
+# Containers that store one frame per packet whole: an incomplete packet is the last one of a file that was cut.
+WHOLE_PACKETS = frozenset("mov matroska".split())
+DEFAULT_FPS = 25.0  # FFmpeg's own default
+HIGHEST_FPS = 1000  # a header that states more holds a time base instead of a rate
 
 
 @dataclass
@@ -55,7 +41,10 @@ class DecodeState:
     num_decoded: int = 0  # frames from the start of the stream to the last decoded one
     num_patched: int = 0  # frames in which the decoder covered up damage
     num_discarded: int = 0  # packets the container marks as not to be shown
-    end_seconds: float = 0.0  # end of the last decoded frame, from the start of the stream
+    last_seconds: float = 0.0  # time of the last decoded frame after the first one
+    last_length: float = 0.0  # seconds that the last decoded frame is shown; 0 if the container does not say
+    end_stamp: float = 0.0  # end of the last decoded frame by the container's clock, which may not begin with 0
+    whole: bool = False  # the stream was decoded from its first frame to its last
     error: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -87,17 +76,37 @@ def open_container(path: str | Path) -> "InputContainer":
     av = require_av(path)
     try:
         container = av.open(f"file:{path}", metadata_errors="replace")
-    except OSError as error:  # some of PyAV's errors are OSErrors too
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except av.FFmpegError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(
-            f"{path} is not a video that can be opened ({reason}); it may be cut off or another kind of file"
-        ) from None
-    if NOT_VIDEO_FORMATS & set(container.format.name.split(",")):
+    except (OSError, av.FFmpegError) as error:  # some of PyAV's errors are OSErrors too
+        container = _open_beginning(path)
+        if container is None:
+            raise UserError(_why_not_opened(path, error)) from None
+    if NOT_VIDEO_FORMATS & format_names(container):
         container.close()
         raise UserError(f"{path} is not a video (FFmpeg takes it for {container.format.name}); name a video file")
     return container
+
+
+def _why_not_opened(path: Path, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    if isinstance(error, OSError):
+        return f"{path} cannot be read: {reason}"
+    return f"{path} is not a video that can be opened ({reason}); it may be cut off or another kind of file"
+
+
+def _open_beginning(path: Path) -> "InputContainer | None":
+    """The whole fragments of an MP4 file that was cut within one, which FFmpeg may refuse; None for other files."""
+    import av
+
+    with suppress(OSError, av.FFmpegError):
+        boxes = scan_boxes(path)
+        if boxes.is_fragmented and boxes.is_cut:
+            return av.open(Beginning(path, boxes.whole_bytes), mode="r", metadata_errors="replace")
+    return None
+
+
+def format_names(container: "Container") -> set[str]:
+    """FFmpeg's names of the container's format."""
+    return set(container.format.name.split(","))
 
 
 def video_streams(container: "InputContainer") -> "list[VideoStream]":
@@ -135,39 +144,17 @@ def codec_name(stream: "VideoStream") -> str:
     return stream.codec_context.codec.canonical_name
 
 
-def stream_seconds(container: "InputContainer", stream: "VideoStream") -> float | None:
-    """Length of the stream by its header, in seconds; None where the header has none."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # as Matroska has it
-    if tag:
-        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
-    return container.duration / 1_000_000 if container.duration else None
+def header_fps(stream: "VideoStream") -> float | None:
+    """The rate that the header states, which may be far from the real one; None where it states no usable rate.
 
-
-def index_frames(path: str | Path, stream: int | None = None) -> FrameIndex:
-    """Read all packets without decoding them. Raises UserError where the file cannot be opened or holds no video."""
-    import av
-
-    with open_container(path) as container:
-        chosen = choose_stream(container, path, stream, [])
-        formats = set(container.format.name.split(","))
-        seekable = bool(SEEKABLE_FORMATS & formats) and codec_name(chosen) in SEEKABLE_CODECS
-        times, keys, count = [], [], 0
-        try:
-            for packet in container.demux(chosen):
-                if not packet.size:
-                    continue
-                count += 1
-                seekable = seekable and packet.pts is not None and not packet.is_discard
-                if seekable:
-                    times.append(packet.pts)
-                    keys += [packet.pts] if packet.is_keyframe else []
-        except av.FFmpegError:
-            seekable = False
-    pts = np.unique(np.array(times, dtype=np.int64))
-    reliable = seekable and bool(keys) and len(pts) == count
-    return FrameIndex(count, pts, np.sort(np.array(keys, dtype=np.int64)), reliable)
+    GIF has no rate, only delays, of which FFmpeg reports the shortest.
+    """
+    if "gif" in format_names(stream.container):
+        return None
+    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
+        if rate and 0 < rate <= HIGHEST_FPS:
+            return float(rate)
+    return None
 
 
 def decode_stream(
@@ -176,7 +163,7 @@ def decode_stream(
     fps: float,
     state: DecodeState,
     start: int = 0,
-    index: FrameIndex | None = None,
+    index: "FrameIndex | None" = None,
 ) -> "Iterator[NumberedFrame]":
     """(number, seconds after the first frame, frame) from frame `start` on, in decoding order.
 
@@ -195,12 +182,28 @@ def decode_stream(
 def _decode_packets(container: "InputContainer", stream: "VideoStream", state: DecodeState) -> "Iterator[VideoFrame]":
     import av
 
+    whole_packets = bool(WHOLE_PACKETS & format_names(container))
     try:
         for packet in container.demux(stream):
+            if whole_packets and packet.size and packet.is_corrupt:
+                state.error = "the last packet is not whole"
+                yield from _kept_back(stream, packet.pts)
+                return
             state.num_discarded += bool(packet.size and packet.is_discard)
             yield from packet.decode()
     except av.FFmpegError as error:
         state.error = error.strerror or type(error).__name__
+
+
+def _kept_back(stream: "VideoStream", cut_at: int | None) -> "Iterator[VideoFrame]":
+    """Frames that the decoder keeps back to put them in order, as far as they are before a cut packet.
+
+    Of later ones the frames in between may be missing, so that they could not be numbered.
+    """
+    for frame in stream.codec_context.decode(None):
+        if cut_at is None or frame.pts is None or frame.pts >= cut_at:
+            return
+        yield frame
 
 
 def _numbered(
@@ -213,10 +216,13 @@ def _numbered(
         state.num_patched += frame.is_corrupt
         origin = frame.pts if origin is None else origin
         seconds = _seconds(frame, origin, seconds, number, fps)
-        length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / fps
-        state.end_seconds = seconds + length
+        state.last_seconds = seconds
+        state.last_length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+        begin = float(origin * frame.time_base) if origin is not None and frame.time_base else 0.0
+        state.end_stamp = begin + seconds + (state.last_length or 1 / fps)
         if number >= start:
             yield number, seconds, frame
+    state.whole = first == 0
 
 
 def _seconds(frame: "VideoFrame", origin: int | None, previous: float | None, number: int, fps: float) -> float:
@@ -233,15 +239,15 @@ def _decode_after_seek(
     fps: float,
     state: DecodeState,
     start: int,
-    index: FrameIndex,
+    index: "FrameIndex",
 ) -> "Iterator[NumberedFrame] | None":
     """Decode from the last keyframe before frame `start`; None where the first frame shows that the seek failed."""
     import av
 
     target = index.pts[start]
     before = index.keyframe_pts[index.keyframe_pts <= target]
-    if not len(before) or before[-1] == index.pts[0]:
-        return None  # the stream begins with this keyframe
+    if not len(before) or before[-1] <= index.pts[0]:
+        return None  # decoding begins with the first keyframe anyway
     try:
         container.seek(int(before[-1]), stream=stream)
     except av.FFmpegError:
@@ -259,47 +265,3 @@ def _decode_after_seek(
         yield from frames
 
     return _numbered(rest(), number, start, int(index.pts[0]), fps, state)
-
-
-def damage_note(container: "InputContainer", stream: "VideoStream", path: str | Path, state: DecodeState) -> str | None:
-    """One sentence where a stream read to its end holds clearly less than its header promises, else None."""
-    count, promised = state.num_decoded, (stream.frames or 0) - state.num_discarded
-    of_promised = f" of the {promised} in its header" if promised > count else ""
-    if state.error:
-        return f"{path} is damaged: {count} frames{of_promised} decode, then: {state.error}"
-    if promised - count > max(1, 0.02 * promised):
-        return f"{path} is damaged or cut off: only {count} frames{of_promised} decode"
-    seconds = stream_seconds(container, stream)
-    if seconds and state.end_seconds and seconds - state.end_seconds > max(0.5, 0.1 * seconds):
-        end = f"{state.end_seconds:.2f} s of the {seconds:.2f} s in its header"
-        return f"{path} may be cut off: its {count} frames end at {end}"
-    if state.num_patched:
-        return f"{path} is damaged: {state.num_patched} of its {count} frames were patched by the decoder"
-    return None
-
-
-def frame_notes(stream: "VideoStream", frame: "VideoFrame", path: str | Path) -> list[str]:
-    """Differences between a viewer's image and the array: non-square pixels, high dynamic range, odd rotation."""
-    notes = []
-    aspect: Fraction | None = stream.codec_context.sample_aspect_ratio
-    if aspect and aspect != 1:
-        ratio = f"{aspect.numerator}:{aspect.denominator}"
-        notes.append(f"{path} has non-square pixels ({ratio}); frames are kept as stored, as datasets do")
-    if frame.color_trc in HDR_TRANSFERS:
-        notes.append(f"{path} is high dynamic range ({HDR_TRANSFERS[frame.color_trc]}); converted without tone mapping")
-    if frame.rotation % 90:
-        notes.append(f"{path} states a rotation of {frame.rotation} degrees; the nearest quarter turn is applied")
-    return notes
-
-
-def rgb_array(
-    frame: "VideoFrame", stored_size: tuple[int, int], size: tuple[int, int] | None, keep_aspect: bool
-) -> np.ndarray:
-    """Upright uint8 (h, w, 3). stored_size: (h, w) of the stream's first frame, which later frames must match."""
-    turns = round(frame.rotation / 90) % 4
-    height, width = stored_size
-    if size is not None:
-        wanted = size if turns % 2 == 0 else (size[1], size[0])
-        height, width = covering_size(stored_size, wanted) if keep_aspect else wanted
-    array = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)  # (h, w, 3)
-    return np.ascontiguousarray(np.rot90(array, k=turns))

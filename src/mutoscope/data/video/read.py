@@ -1,61 +1,77 @@
 """Video files in and out.
 
-In: `read_video`, `iter_frames` (bounded memory), `probe` (header only). Out: `write_video`, `VideoWriter`, `VideoClip`,
-`contact_sheet`, kept in `video_write.py` and `contact_sheet.py` and offered here too.
+In: `read_video`, `iter_frames` (bounded memory), `probe` and `measure` (what a file holds). Out: `write_video`,
+`VideoWriter`, `VideoClip`, `contact_sheet`, kept in `write.py` and `contact_sheet.py` and offered here too.
 
-Frames are uint8 (t, h, w, 3) RGB, upright (the file's rotation is applied), in the order in which the decoder gives
-them. 10-bit and HDR frames are converted by FFmpeg's default matrix without tone mapping; pixels are taken as square.
+Frames are uint8 (t, h, w, 3) RGB, upright (turned and mirrored as the file says), in the order in which the decoder
+gives them. Colour matrix and range are the file's, BT.601 where it states none, as FFmpeg and most datasets have it.
+HDR frames are converted without tone mapping; pixels are taken as square; transparency is dropped.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypedDict, Unpack
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mutoscope.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, covering_size, upright_rgb
+from mutoscope.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, covering_size, resized
+from mutoscope.data.orientation import UPRIGHT, Orientation
 from mutoscope.data.video.contact_sheet import contact_sheet
+from mutoscope.data.video.convert import INTERLACED, frame_notes, orientation_of, rgb_array
+from mutoscope.data.video.damage import damage_note, promised_end
 from mutoscope.data.video.decode import (
+    DEFAULT_FPS,
     DecodeState,
-    FrameIndex,
     check_file,
     choose_stream,
     codec_name,
-    damage_note,
     decode_stream,
-    frame_notes,
-    index_frames,
+    header_fps,
     open_container,
-    rgb_array,
-    stream_seconds,
     video_streams,
 )
-from mutoscope.data.video.rate import average_fps, measured_fps
-from mutoscope.data.video.write import VideoClip, VideoWriter, write_video
+from mutoscope.data.video.index import FrameIndex, index_frames, listed_frames
+from mutoscope.data.video.measure import Measured, average_rate, measure, measured_fps, rate_of_packets
+from mutoscope.data.video.stills import still_frames
+from mutoscope.data.video.write import VideoClip, VideoWriter, described, write_video
 from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-
-# Number, seconds after the first frame, conversion to RGB.
-SourceFrame = tuple[int, float, Callable[[], np.ndarray]]
+    from av.video.frame import VideoFrame
 
 __all__ = [
-    "IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "FrameIndex", "FrameStream", "Video", "VideoClip", "VideoInfo", "VideoWriter",
-    "contact_sheet", "index_frames", "iter_frames", "probe", "read_video", "write_video",
+    "IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "FrameIndex", "FrameStream", "Measured", "Video", "VideoClip", "VideoInfo",
+    "VideoWriter", "contact_sheet", "index_frames", "iter_frames", "measure", "probe", "read_video", "write_video",
 ]  # fmt: skip
 
 SEEK_AFTER = 64  # below this many frames decoding from the start costs less than reading every packet for an index
-IMAGE_FPS = 1.0
 MAX_BYTES_AHEAD = 2**33  # a damaged header may promise any number of frames
 
 
-@dataclass(frozen=True, eq=False)
+class ToArray(Protocol):
+    """Conversion of a decoded frame to upright RGB at the requested size."""
+
+    def __call__(self) -> UInt8[np.ndarray, "h w 3"]: ...
+
+
+class SourceFrame(NamedTuple):
+    """A decoded frame: its number, seconds after the first frame, seconds that it is shown (0: unknown)."""
+
+    number: int
+    seconds: float
+    length: float
+    to_array: ToArray
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Video:
-    """Decoded frames. fps: average rate of these frames; times: seconds of each frame after the file's first one.
+    """Decoded frames. fps: average rate of the whole file, over the stride, or the rate to which they were resampled;
+    times: seconds of each frame after the file's first one.
 
     warnings: sentences about the file (damage, several streams, non-square pixels ...), empty for a plain one.
     """
@@ -65,13 +81,20 @@ class Video:
     times: Float[np.ndarray, "t"]
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Video({described(self.frames, self.fps)})"
+
     def __len__(self) -> int:
         return len(self.frames)
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A header. height and width as stored (before rotation); num_frames is 0 and seconds None if unknown."""
+    """What a video holds by its packets. height and width as stored (before rotation).
+
+    num_frames: frames that are shown, 0 where packets do not tell. fps: their average rate. seconds: from the first
+    frame to the end of the last, None if unknown.
+    """
 
     path: str
     num_frames: int
@@ -87,20 +110,24 @@ class VideoInfo:
 
 
 def probe(path: str | Path, stream: int | None = None) -> VideoInfo:
-    """Read the header only. Counts in headers may be missing or wrong; only decoding shows the truth.
+    """Read header and packets, and decode nothing: what is damaged shows only while decoding (see `measure`).
 
     Raises UserError where the file is missing, a folder, empty, not a video or without a video stream.
     """
+    path = check_file(path)
+    index = index_frames(path, stream)
     with open_container(path) as container:
         chosen = choose_stream(container, path, stream, [])
         context = chosen.codec_context
+        fps = rate_of_packets(index)
+        count = listed_frames(container, chosen, path) or (index.num_packets if index.reliable else 0)
         return VideoInfo(
             path=str(path),
-            num_frames=chosen.frames or 0,
-            fps=average_fps(chosen),
+            num_frames=count,
+            fps=fps or index.stated_fps or DEFAULT_FPS,
             height=context.height,
             width=context.width,
-            seconds=stream_seconds(container, chosen),
+            seconds=index.num_packets / fps if fps else promised_end(container, chosen)[0] or None,
             codec=codec_name(chosen),
             pixel_format=context.pix_fmt,
             container=container.format.name,
@@ -125,8 +152,7 @@ class FrameOptions(TypedDict, total=False):
 class FrameStream:
     """Frames of one file, one at a time: iterate it, or use it in a `with` statement to close the file early.
 
-    fps is known from the start (the header's average rate, over `stride`, or the requested rate); `warnings` and
-    `times` grow while frames are read and are complete at the end.
+    `warnings` and `times` grow while frames are read and are complete at the end.
     """
 
     def __init__(
@@ -150,20 +176,21 @@ class FrameStream:
         self.size, self.keep_aspect = size, keep_aspect
         self.warnings: list[str] = []
         self.times: list[float] = []
+        self._requested_fps, self._source_fps = fps, None
         self._container: InputContainer | None = None
         self._state = DecodeState()
+        self._noted: set[str] = set()
         if self.path.suffix.lower() in IMAGE_SUFFIXES:
-            self.source_fps = IMAGE_FPS
-            source = _image_frames(self.path, size, keep_aspect)
+            self._stated_fps = None
+            source = self._image_frames()
         else:
             self._container = open_container(self.path)
             self._stream = choose_stream(self._container, path, stream, self.warnings)
-            self.source_fps = average_fps(self._stream)
+            self._stream_index, self._stated_fps = self._stream.index, header_fps(self._stream)
             start_frame = start if fps is None else 0
             source = self._video_frames(self._container, index if fps is None else None, start_frame)
-        self.fps = (fps or self.source_fps) / stride
         if fps is not None:
-            source = at_constant_rate(source, fps, 1 / self.source_fps)
+            source = at_constant_rate(source, fps)
         self._frames = self._selected(source)
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
@@ -183,12 +210,34 @@ class FrameStream:
         """Frames of the file from its first to the last one decoded so far; at the end, how many there are."""
         return self._state.num_decoded
 
+    @property
+    def fps(self) -> float:
+        """The requested rate, or the measured average rate of the whole file, over `stride`.
+
+        The first use reads all packets of the file, unless it has been decoded from its first frame to its last.
+        """
+        if self._requested_fps is not None:
+            return self._requested_fps / self.stride
+        if self._source_fps is None:
+            self._source_fps = self._measured_fps()
+        return self._source_fps / self.stride
+
+    def _measured_fps(self) -> float:
+        state = self._state
+        if state.whole:
+            return average_rate(state.num_decoded, state.last_seconds, state.last_length, self._stated_fps)
+        if self.path.suffix.lower() in IMAGE_SUFFIXES:
+            return measure(self.path).fps
+        return measured_fps(self.path, self._stream_index)
+
     def expected_frames(self) -> int:
         """How many frames this will give by the header, which may be wrong; at least 1."""
-        count = 1.0
+        count, source_fps = 1.0, self._source_fps or self._stated_fps or DEFAULT_FPS
         if self._container is not None:
-            count = self._stream.frames or (stream_seconds(self._container, self._stream) or 0) * self.source_fps
-        count = math.ceil((count * self.fps * self.stride / self.source_fps - self.start) / self.stride)
+            seconds, _ = promised_end(self._container, self._stream)
+            count = listed_frames(self._container, self._stream, self.path) or seconds * source_fps
+        faster = (self._requested_fps or source_fps) / source_fps
+        count = math.ceil((count * faster - self.start) / self.stride)
         return max(1, min(count, self.max_frames or count))
 
     def close(self) -> None:
@@ -199,11 +248,12 @@ class FrameStream:
     def _selected(self, source: Iterator[SourceFrame]) -> Generator[np.ndarray, None, None]:
         """Apply start, stride and max_frames; only selected frames are converted to RGB."""
         seen = -1
-        for seen, seconds, to_array in source:
+        for frame in source:
+            seen = frame.number
             if seen < self.start or (seen - self.start) % self.stride:
                 continue
-            self.times.append(seconds)
-            yield to_array()
+            self.times.append(frame.seconds)
+            yield frame.to_array()
             if len(self.times) == self.max_frames:
                 self._close_container()
                 return
@@ -216,31 +266,69 @@ class FrameStream:
             self._container.close()
 
     def _video_frames(self, container: "InputContainer", index: FrameIndex | None, start: int) -> Iterator[SourceFrame]:
-        """(number, seconds after the first frame, conversion to RGB), with one warning where the file is damaged."""
+        """Frames with their conversion to RGB; `warnings` receive one sentence for each kind of trouble."""
         if index is None and start >= SEEK_AFTER:
             index = index_frames(self.path, self._stream.index)
-        state = self._state
-        stored_size = None
-        decoded = decode_stream(container, self._stream, self.source_fps, state, start, index)
-        for number, seconds, frame in decoded:
-            if stored_size is None:
-                stored_size = (frame.height, frame.width)
+        state, upright, turn = self._state, None, UPRIGHT
+        if index is not None and index.orientation is not None:
+            turn = index.orientation
+        stored = (0, 0)
+        fps = self._stated_fps or DEFAULT_FPS
+        for number, seconds, frame in decode_stream(container, self._stream, fps, state, start, index):
+            # Messages within H.264 and HEVC hold until another one comes.
+            turned, turn = turn, orientation_of(frame) or turn
+            if upright is None:
+                stored = (frame.height, frame.width)
+                upright = turn.size(*stored)
                 self.warnings += frame_notes(self._stream, frame, self.path)
-            elif stored_size != (frame.height, frame.width) and not state.notes:
-                state.notes.append(f"{self.path} changes size at frame {number}; all frames take the size of the first")
-                self.warnings += state.notes
-            yield number, seconds, lambda f=frame, s=stored_size: rgb_array(f, s, self.size, self.keep_aspect)
+            elif turned != turn:
+                self._note_once("orientation", f"changes its orientation at frame {number}; every frame is upright")
+            elif stored != (frame.height, frame.width):
+                self._note_once("size", f"changes size at frame {number}; all frames take the size of the first")
+            if frame.interlaced_frame:
+                self._note_once("interlaced", INTERLACED)
+            yield SourceFrame(number, seconds, state.last_length, partial(self._rgb, frame, turn, upright))
         note = damage_note(container, self._stream, self.path, state)
         if state.num_decoded == 0:
             raise UserError(f"{self.path} holds no frame that can be decoded ({state.error or 'the stream is empty'})")
         self.warnings += [note] if note else []
         container.close()
 
+    def _rgb(
+        self, frame: "VideoFrame", orientation: Orientation, upright_size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        try:
+            return rgb_array(frame, orientation, upright_size, self.size, self.keep_aspect)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+
+    def _note_once(self, kind: str, note: str) -> None:
+        if kind not in self._noted:
+            self._noted.add(kind)
+            self.warnings.append(f"{self.path} {note}")
+
+    def _image_frames(self) -> Iterator[SourceFrame]:
+        """A still image as a video of one frame, an animated image as one of all its frames."""
+        seconds, first = 0.0, None
+        for number, still in enumerate(still_frames(self.path, self.warnings)):
+            pixels = np.array(still.image)
+            first = pixels.shape[:2] if first is None else first
+            if pixels.shape[:2] != first:
+                self._note_once("size", f"changes size at frame {number}; all frames take the size of the first")
+            yield SourceFrame(number, seconds, still.seconds, partial(self._scaled, pixels, first))
+            seconds += still.seconds
+
+    def _scaled(self, pixels: UInt8[np.ndarray, "_h _w 3"], first: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+        size = first
+        if self.size is not None:
+            size = covering_size(first, self.size) if self.keep_aspect else self.size
+        return resized(pixels, size)
+
 
 def iter_frames(path: str | Path, **options: Unpack[FrameOptions]) -> FrameStream:
     """Frames of a video or still image one by one, in bounded memory. Options are those of `read_video`.
 
-    The file is opened at once (errors come here); `.fps` is known immediately, `.warnings` fills up while reading.
+    The file is opened at once (errors come here); `.fps` is measured when it is read, `.warnings` fills up meanwhile.
     """
     return FrameStream(path, **options)
 
@@ -280,9 +368,7 @@ def read_video(
         index=index,
     ) as reader:
         frames = _collect(reader)
-    whole = start == 0 and max_frames is None and fps is None
-    rate = measured_fps(reader.times, reader.fps) if whole else reader.fps
-    return Video(frames, rate, np.array(reader.times), tuple(reader.warnings))
+        return Video(frames, reader.fps, np.array(reader.times), tuple(reader.warnings))
 
 
 def _collect(reader: FrameStream) -> UInt8[np.ndarray, "t h w 3"]:
@@ -299,32 +385,24 @@ def _collect(reader: FrameStream) -> UInt8[np.ndarray, "t h w 3"]:
     return video[:count]
 
 
-def at_constant_rate(source: Iterator[SourceFrame], fps: float, frame_seconds: float) -> Iterator[SourceFrame]:
-    """Output frame j is the source frame nearest to j / fps seconds; the last source frame lasts frame_seconds."""
-    number, previous = 0, None
-    for _, seconds, to_array in source:
+def at_constant_rate(source: Iterator[SourceFrame], fps: float) -> Iterator[SourceFrame]:
+    """Output frame j is the source frame nearest to j / fps seconds.
+
+    The last source frame lasts as long as its container says, at least as long as frames last on average; a source of
+    one frame gives one frame.
+    """
+    number, previous, shortest = 0, None, 0.0
+    for frame in source:
         if previous is not None:
-            midpoint = (previous[0] + seconds) / 2
+            midpoint = (previous.seconds + frame.seconds) / 2
             while number / fps < midpoint - 1e-6:
-                yield number, number / fps, previous[1]
+                yield SourceFrame(number, number / fps, 1 / fps, previous.to_array)
                 number += 1
-        previous = (seconds, to_array)
-    while previous is not None and number / fps < previous[0] + frame_seconds - 1e-6:
-        yield number, number / fps, previous[1]
+            shortest = frame.seconds / frame.number
+        previous = frame
+    if previous is None:
+        return
+    end = previous.seconds + max(shortest, previous.length) if shortest else 1 / fps
+    while number / fps < end - 1e-6:
+        yield SourceFrame(number, number / fps, 1 / fps, previous.to_array)
         number += 1
-
-
-def _image_frames(path: Path, size: tuple[int, int] | None, keep_aspect: bool) -> Iterator[SourceFrame]:
-    """A still image as a video of one frame (an animated image: of all its frames), upright by its EXIF tag."""
-    from PIL import Image, ImageSequence
-
-    try:
-        with Image.open(path) as image:
-            for number, frame in enumerate(ImageSequence.Iterator(image)):
-                rgb = upright_rgb(frame)
-                if size is not None:
-                    height, width = covering_size((rgb.height, rgb.width), size) if keep_aspect else size
-                    rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
-                yield number, number / IMAGE_FPS, lambda image=rgb: np.array(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not an image that can be read ({error})") from None

@@ -17,10 +17,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mutoscope.data.video.contact_sheet import contact_sheet
+from mutoscope.data.video.convert import full_chroma
 from mutoscope.data.video.decode import require_av
 from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+    from av.video.plane import VideoPlane
     from av.video.stream import VideoStream
     from PIL.Image import Image
 
@@ -31,6 +34,7 @@ LIMITED_RANGE = 1
 
 # People rate models by these videos: quality close to transparent, files still small.
 H264_OPTIONS = {"crf": "17", "preset": "medium"}
+SITED_LEFT = {"chroma_sample_location": "left"}  # H.264's own default; VP9 has none, so that files say it
 VP9_OPTIONS = {"crf": "20", "b:v": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}
 
 
@@ -171,19 +175,16 @@ class FfmpegEncoder:
         codec = "libx264" if mp4 else "libvpx-vp9"
         self.stream = cast("VideoStream", self.container.add_stream(codec, rate=fps))
         self.stream.height, self.stream.width, self.stream.pix_fmt = height, width, "yuv420p"
-        self.stream.options = dict(H264_OPTIONS if mp4 else VP9_OPTIONS)
+        self.stream.options = {**(H264_OPTIONS if mp4 else VP9_OPTIONS), **SITED_LEFT}
         context = self.stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
         self.count = 0
 
     def add(self, frame: np.ndarray) -> None:
-        import av
-
         if any(self.padding):
             frame = np.pad(frame, ((0, self.padding[0]), (0, self.padding[1]), (0, 0)), mode="edge")
-        encoded = av.VideoFrame.from_ndarray(frame, format="rgb24")
-        encoded = encoded.reformat(format="yuv420p", dst_colorspace="itu709")
+        encoded = yuv420_frame(frame)
         encoded.pts = self.count
         self.count += 1
         self.container.mux(self.stream.encode(encoded))
@@ -194,6 +195,38 @@ class FfmpegEncoder:
 
     def discard(self) -> None:
         self.container.close()
+
+
+def yuv420_frame(frame: UInt8[np.ndarray, "h w 3"]) -> "VideoFrame":
+    """BT.709, limited range, 4:2:0 with colour sited left: in the first column of each two, between both rows.
+
+    swscale would site it in the middle, so that it converts to 4:4:4, and colour is averaged here.
+    """
+    import av
+
+    full = av.VideoFrame.from_ndarray(frame, format="rgb24")
+    full = full.reformat(format="yuv444p", dst_colorspace="itu709", interpolation=full_chroma("BICUBIC"), threads=1)
+    luma, *chroma = (plane_array(plane) for plane in full.planes)
+    encoded = av.VideoFrame(full.width, full.height, "yuv420p")
+    for plane, values in zip(encoded.planes, (luma, *map(half_chroma, chroma)), strict=True):
+        padded = np.zeros((plane.height, plane.line_size), np.uint8)
+        padded[:, : values.shape[1]] = values
+        plane.update(padded.tobytes())
+    encoded.colorspace, encoded.color_range = BT709, LIMITED_RANGE
+    return encoded
+
+
+def plane_array(plane: "VideoPlane") -> UInt8[np.ndarray, "h w"]:
+    """The samples of an 8-bit plane without the padding of its rows."""
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+
+
+def half_chroma(plane: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "half_h half_w"]:
+    """A colour plane at half size: weights 1 2 1 about every second column, the mean of every two rows."""
+    values = plane.astype(np.uint16)
+    values = np.pad(values, ((0, values.shape[0] % 2), (1, 1)), mode="edge")
+    across = values[:, :-2:2] + 2 * values[:, 1:-1:2] + values[:, 2::2]  # (h, half_w), four times too large
+    return ((across[::2] + across[1::2] + 4) // 8).astype(np.uint8)
 
 
 class GifEncoder:
@@ -298,13 +331,23 @@ def write_video(
     return writer.warnings
 
 
-@dataclass(frozen=True, eq=False)
+def described(frames: UInt8[np.ndarray, "t h w 3"], fps: float) -> str:
+    """Size, rate and length of frames in one line, as representations of clips show them."""
+    count, height, width = frames.shape[:3]
+    seconds = f"{count / fps:.3g} s" if fps > 0 else "no rate"
+    return f"{count} frames of {height}×{width}, {fps:g} fps, {seconds}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class VideoClip:
     """Frames with their rate, as a pipeline returns them."""
 
     frames: UInt8[np.ndarray, "t h w 3"]
     fps: float
     warnings: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        return f"VideoClip({described(self.frames, self.fps)})"
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -175,7 +175,7 @@ class EncoderNetwork(FeatureNetwork):
             )
         return length
 
-    def _input(self, clips: Clips) -> Float[Tensor, "n 3 t height width"]:
+    def _input(self, clips: Clips) -> Float[Tensor, "n 3 t2 height width"]:
         device = next(self.tokenizer.parameters()).device
         fitted = fit_clips(clips[:, : self.usable_frames(clips.shape[1])], self.height, self.width)
         return self.tokenizer.from_uint8(fitted.to(device))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from mutoscope.data.media import covering_pixels
+from mutoscope.data.media import covering_size, resized, stacked
 from mutoscope.data.sources.folder import MediaFile
 from mutoscope.data.sources.readers import Clip
 from mutoscope.data.sources.shapes.world import (
@@ -108,11 +108,9 @@ class ShapesReader:
     def read(
         self, file: MediaFile, start: int, max_frames: int, stride: int, size: tuple[int, int] | None
     ) -> tuple[Clip, int]:
-        from PIL import Image
-
         frames = ShapesWorld(self.config, self.seed).clip(int(file.part)).frames[start::stride][:max_frames]
         if size is not None:
-            frames = np.stack([covering_pixels(Image.fromarray(frame), size) for frame in frames])
+            frames = stacked([resized(frame, covering_size(frame.shape[:2], size)) for frame in frames], size)
         return frames, self.config.num_frames
 
     def fps(self, file: MediaFile) -> float | None:

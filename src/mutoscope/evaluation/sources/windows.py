@@ -15,11 +15,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mutoscope.data.fit import fit_frames
+from mutoscope.data.fit import crop
 from mutoscope.data.sources.folder import MediaFile, clip_span, find_videos
 from mutoscope.data.sources.folder import spread as every_kth
 from mutoscope.data.sources.readers import ContainerReader, VideoReader, count_frames
-from mutoscope.data.video.read import read_video
 from mutoscope.errors import UserError
 
 Place = Literal["first", "random", "uniform", "all"]
@@ -189,25 +188,12 @@ def cycled(windows: Sequence[Window], count: int, seed: int) -> tuple[Window, ..
 def read_window(
     window: Window, num_frames: int, stride: int, size: tuple[int, int] | None, reader: VideoReader | None = None
 ) -> UInt8[Tensor, "t h w 3"]:
-    """Frames of one clip, cropped to the aspect ratio of `size` and resized with an anti-aliasing filter.
+    """Frames of one clip, scaled to cover `size` and cropped to it: the pixels that training on the file sees.
 
     Without a size, frames keep theirs; without a reader, the entry is a video file. Raises UserError if fewer frames
     decode than requested.
     """
-    if reader is None or isinstance(reader, ContainerReader):
-        frames = read_video(window.file.path, start=window.start, max_frames=num_frames, stride=stride).frames
-    else:
-        frames, _ = reader.read(window.file, window.start, num_frames, stride, None)
+    frames, _ = (reader or ContainerReader()).read(window.file, window.start, num_frames, stride, size)
     if len(frames) < num_frames:
         raise UserError(f"{len(frames)} frames from {window.start} on, {num_frames} are needed")
-    return torch.from_numpy(frames if size is None else fit_part(frames, *size, window.share))
-
-
-def fit_part(
-    frames: UInt8[np.ndarray, "t _h _w 3"], height: int, width: int, share: float
-) -> UInt8[np.ndarray, "t height width 3"]:
-    """The largest crop of the target aspect ratio, at `share` of the largest offset, resized."""
-    _, h, w, _ = frames.shape
-    crop_h, crop_w = min(h, max(1, round(w * height / width))), min(w, max(1, round(h * width / height)))
-    top, left = round(share * (h - crop_h)), round(share * (w - crop_w))
-    return fit_frames(frames[:, top : top + crop_h, left : left + crop_w], height, width)
+    return torch.from_numpy(np.ascontiguousarray(frames if size is None else crop(frames, *size, window.share)))

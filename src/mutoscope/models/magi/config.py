@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
+from mutoscope.checks import COUNT, DEPTH, NOT_NEGATIVE, SHARE, SIDE, WIDTH, Range, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.models.base import ClipFacts, ModelConfig, TextShape
@@ -17,6 +18,30 @@ PAPER_SIZES = {
     "B": (768, 12, 12, 6, 1024),
     "L": (1024, 16, 16, 8, 1280),
     "H": (1280, 20, 16, 12, 1536),
+}
+
+RANGES = {
+    "hidden_size": WIDTH,
+    "num_layers": DEPTH,
+    "num_heads": WIDTH,
+    "head_layers": DEPTH,
+    "head_size": WIDTH,
+    "latent_channels": WIDTH,
+    "latent_shape": SIDE,
+    "patch_size": COUNT,
+    "codebook_parts": WIDTH,
+    "num_classes": WIDTH,
+    "text_size": WIDTH,
+    "text_length": COUNT,
+    "action_size": WIDTH,
+    "window": COUNT,
+    "noise_levels": Range(0, 1000),  # an embedding for each
+    "noise_step": NOT_NEGATIVE,
+    "token_mask_ratio": SHARE,
+    "condition_dropout": SHARE,
+    "history_dropout": SHARE,
+    "dropout": SHARE,
+    "loss_repeat": COUNT,
 }
 
 
@@ -72,11 +97,8 @@ class MAGIConfig(ModelConfig):
         object.__setattr__(self, "latent_shape", tuple(self.latent_shape))  # JSON has no tuples
         if self.codebook_parts is not None:
             object.__setattr__(self, "codebook_parts", tuple(self.codebook_parts))
+        check_fields(self, RANGES)
         self._check_sizes()
-        if self.window is not None and self.window < 1:
-            raise UserError(f"window must be at least 1 frame, found {self.window}.")
-        if not 0 <= self.token_mask_ratio <= 1 or self.noise_levels < 0:
-            raise UserError("token_mask_ratio must lie in [0, 1] and noise_levels must not be negative.")
 
     def _check_sizes(self) -> None:
         frames, rows, columns = self.latent_shape
@@ -84,8 +106,7 @@ class MAGIConfig(ModelConfig):
             raise UserError(f"A width of {self.hidden_size} does not split into {self.num_heads} heads and 4 parts.")
         if rows % self.patch_size or columns % self.patch_size:
             raise UserError(f"Rows and columns of {self.latent_shape} must be multiples of patch_size.")
-        if not 0 <= self.num_given < frames:
-            raise UserError(f"num_given must lie between 0 and {frames - 1}, found {self.num_given}.")
+        Range(0, frames - 1).check("num_given", self.num_given)
 
     @classmethod
     def paper(cls, size: str, **overrides: object) -> "MAGIConfig":

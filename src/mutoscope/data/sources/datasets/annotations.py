@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from mutoscope.data.media import VIDEO_SUFFIXES, files_below
+from mutoscope.data.media import VIDEO_SUFFIXES, files_below, visible_matches
 from mutoscope.data.sources.datasets.listing import (
     SPLIT_FOLDERS,
     Listing,
@@ -92,7 +92,7 @@ KINETICS_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 
 def kinetics_tables(folder: Path) -> list[Path]:
     """The CSV files with Kinetics' columns, in the folder or in one called annotations."""
-    paths = sorted([*folder.glob("*.csv"), *folder.glob("annotations/*.csv")])
+    paths = sorted([*visible_matches(folder, "*.csv"), *visible_matches(folder, "annotations/*.csv")])
     return [path for path in paths if {"youtube_id", "time_start", "time_end"} <= set(_csv_header(path))]
 
 
@@ -217,7 +217,7 @@ def _json(path: Path, expected: type[T]) -> T:
 
 def list_objectron(folder: Path, split: str) -> Listing:
     """Videos by the index lists <class>_annotations_<split>, one line <class>/batch-<i>/<j> per video."""
-    lists = sorted((folder / "index").glob("*_annotations_*"))
+    lists = sorted(visible_matches(folder, "index/*_annotations_*"))
     classes = sorted({path.name.partition("_annotations")[0] for path in lists})
     listed = []
     for label, name in enumerate(classes):

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from mutoscope.data.media import covering_pixels, decode_image, stacked
+from mutoscope.data.media import covering_pixels, decode_image, stacked, visible_files, visible_matches
 from mutoscope.data.sources.datasets.listing import Listing, RecordedActions, split_folder, sub_folder
 from mutoscope.data.sources.datasets.tfrecord import Record, Values, index_records, parse_example, read_record
 from mutoscope.data.sources.folder import FileProblem, MediaFile
@@ -35,8 +35,8 @@ def find_record_files(folder: Path, split: str) -> list[Path]:
     base = sub_folder(folder, ("softmotion30_44k",)) or folder
     below = split_folder(base, split)
     if below is not None:
-        return sorted({path for pattern in SUFFIXES for path in below.glob(pattern)})
-    return sorted(path for path in base.rglob("*.tfrecord-*") if f"-{split}.tfrecord-" in path.name)
+        return sorted({path for pattern in SUFFIXES for path in visible_matches(below, pattern)})
+    return [path for path in visible_files(base) if f"-{split}.tfrecord-" in path.name]
 
 
 def list_bair(folder: Path, split: str, camera: Camera = "image_aux1", with_actions: bool = False) -> Listing:

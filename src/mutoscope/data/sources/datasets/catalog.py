@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
-from mutoscope.data.media import IMAGE_SUFFIXES, files_below
+from mutoscope.data.media import IMAGE_SUFFIXES, files_below, visible_matches
 from mutoscope.data.sources.datasets.annotations import (
     class_names,
     kinetics_tables,
@@ -181,11 +181,11 @@ def _is_ucf101(folder: Path) -> bool:
     if ucf_lists(folder) is not None:
         return True
     base = split_folder(folder, "train")
-    return base is not None and next(base.glob("*/v_*_g[0-9][0-9]_c[0-9][0-9].avi"), None) is not None
+    return base is not None and any(True for _ in visible_matches(base, "*/v_*_g[0-9][0-9]_c[0-9][0-9].avi"))
 
 
 def _is_objectron(folder: Path) -> bool:
-    return (folder / "videos").is_dir() and next(folder.glob("index/*_annotations_*"), None) is not None
+    return (folder / "videos").is_dir() and any(True for _ in visible_matches(folder, "index/*_annotations_*"))
 
 
 LISTERS: dict[str, Callable[[Path, str], Listing]] = {

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from mutoscope.data.media import visible_matches
 from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.folder import FileProblem, MediaFile
 from mutoscope.data.sources.readers import StillsFile, StillsReader
@@ -24,7 +25,7 @@ Row = Mapping[str, str | int]  # of a table, by column
 
 def tables_folder(folder: Path) -> Path | None:
     """The folder with the tables: v1.0-trainval, or v1.0-mini and the like."""
-    found = sorted(path.parent for path in folder.glob("v1.0-*/scene.json"))
+    found = sorted(path.parent for path in visible_matches(folder, "v1.0-*/scene.json"))
     preferred = [path for path in found if path.name == "v1.0-trainval"]
     return (preferred or found or [None])[0]
 
@@ -55,9 +56,8 @@ def list_nuscenes(folder: Path, split: str) -> Listing:
 def _images(folder: Path) -> Iterator[str]:
     """Names, as the tables write them, of the camera's images that exist and are not empty."""
     for kind in ("samples", "sweeps"):
-        images = folder / kind / CHANNEL
-        for path in images.iterdir() if images.is_dir() else ():
-            if path.stat().st_size:
+        for path in visible_matches(folder, f"{kind}/{CHANNEL}/*"):
+            if path.is_file() and path.stat().st_size:
                 yield f"{kind}/{CHANNEL}/{path.name}"
 
 

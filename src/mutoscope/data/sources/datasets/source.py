@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mutoscope.checks import COUNT, Range, check_fields
 from mutoscope.data.base import ClipBatch, ClipSource, PathData, StackedItems, check_interval
 from mutoscope.data.sources.clips import Axes, RandomClips
 from mutoscope.data.sources.datasets.catalog import Split, list_dataset, open_dataset
@@ -40,6 +41,8 @@ class DatasetData(PathData):
     """how the axes of the actions between two frames of a clip are joined (BAIR)"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, {"frame_stride": COUNT, "fold": Range(1, 3), "windows": COUNT, "crops": COUNT})
         check_interval(self.max_interval)
         if self.random_crops and (self.windows != 1 or self.crops != 1):
             raise UserError("random_crops draw windows and crops at random: leave windows and crops at 1.")

@@ -61,6 +61,7 @@ class ShapesData(DataConfig):
     """clips with a gap show wrong shapes in some frames where they are context, for complete teacher forcing"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_interval(self.max_interval)
         if (self.max_interval > 1 or self.mixed or self.max_jump) and self.controllable:
             raise UserError("max_interval, mixed and max_jump are for free shapes: omit controllable.")
@@ -95,9 +96,11 @@ class ShapesData(DataConfig):
 
     def survey(self) -> DataSurvey:
         names = tuple(self.class_names())
-        steered = self.controllable or self.mixed
-        actions = ActionSpec.plain(("dx", "dy"), "continuous", self.fps) if steered else None
-        return DataSurvey(self.height, self.width, self.fps, None, None, names, True, actions)
+        return DataSurvey(self.height, self.width, self.fps, None, None, names, True, self.actions())
+
+    def actions(self) -> ActionSpec | None:
+        """What the actions mean; None for clips without."""
+        return action_spec(self.world(self.seed).config) if self.controllable or self.mixed else None
 
     def class_names(self) -> Sequence[str]:
         return MIXED_CLASS_NAMES if self.mixed else self.world(self.seed).class_names
@@ -109,5 +112,5 @@ class ShapesData(DataConfig):
             described["max_interval"] = self.max_interval
         varied = {"mixed": self.mixed, "max_jump": self.max_jump, "flawed_history": self.flawed_history}
         described |= {name: value for name, value in varied.items() if value}
-        spec = action_spec(self.world(self.seed).config) if self.controllable or self.mixed else None
+        spec = self.actions()
         return described if spec is None else described | {"actions": spec.to_json()}
