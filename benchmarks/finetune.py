@@ -145,7 +145,7 @@ def compare(name: str, arguments: argparse.Namespace, folder: Path) -> Report:
 
 
 def begun(recipe: ModelRecipe) -> AnyModel:
-    """The network before its first update."""
+    """The network before its first update; also for a recipe that starts from random weights."""
     torch.manual_seed(recipe.loop.seed)
     model = family_of(recipe.model).network(recipe.model)
     start(recipe, model)

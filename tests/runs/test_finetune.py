@@ -17,7 +17,7 @@ from mutoscope.families import family_of
 from mutoscope.layers.lora import LoRAConfig
 from mutoscope.models.base import AnyModel
 from mutoscope.pipeline import VideoPipeline
-from mutoscope.runs.finetune import LORA_RATE, RATE_SHARE, FineTuning, planned_finetuning, starting_recipe
+from mutoscope.runs.finetune import LORA_RATE, RATE_SHARE, FineTuning, planned_finetuning, started, starting_recipe
 from mutoscope.runs.start import start
 from mutoscope.runs.train import load_recipe, train
 from mutoscope.training.config import ModelRecipe, to_json, with_data
@@ -226,6 +226,19 @@ def test_impossible_freezing_is_refused_before_any_work(folders: Path, frozen: t
         plan_of(folders, "magi", frozen=frozen)
 
 
+# -------------------------------------------------------------------------------------------------- token caches
+
+
+def test_a_token_cache_of_the_models_tokenizer_is_read_and_another_refused(folders: Path, tmp_path: Path):
+    train(plan_of(folders, "magi", "plain").recipe, tmp_path / "run")
+    cached = with_data(starting_recipe(str(folders / "magi")), None, str(tmp_path / "run" / "tokens"))
+    plan = planned_finetuning(cached)
+    assert plan.recipe.model.latent_shape == (5, 4, 6) and plan.recipe.model.num_classes == 0
+    other = with_data(starting_recipe(str(folders / "nova")), None, str(tmp_path / "run" / "tokens"))
+    with pytest.raises(UserError, match="tokenize the clips with `mutoscope tokenize"):
+        planned_finetuning(other)
+
+
 # -------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -335,8 +348,7 @@ def test_a_few_updates_on_one_clip_overfit_it(folders: Path, tmp_path: Path, lor
     recipe = plan_of(folders, "magi", "plain", lora).recipe
     loop = replace(recipe.loop, num_steps=40, checkpoint_every=40, log_every=20, ema_decay=None)
     recipe = faster(replace(recipe, loop=loop), rate)
-    network = family_of(recipe.model).network(recipe.model)
-    start(recipe, network)
+    network, _ = started(recipe)
     train(recipe, tmp_path / "run")
     before, after = (
         loss_of(network, recipe, tmp_path / "run"),
@@ -356,8 +368,7 @@ def test_a_bundled_model_overfits_a_real_clip(clips_dir: Path, tmp_path: Path):
     )
     data = replace(recipe.data, num_frames=4)
     recipe = planned_finetuning(replace(recipe, optim=optim, loop=loop, data=data), kept={"data.num_frames"}).recipe
-    network = family_of(recipe.model).network(recipe.model)
-    start(recipe, network)
+    network, _ = started(recipe)
     train(recipe, tmp_path / "run")
     before = loss_of(network.eval(), recipe, tmp_path / "run")
     after = loss_of(hub.load_model(tmp_path / "run"), recipe, tmp_path / "run")

@@ -20,6 +20,7 @@ from mutoscope.families import family_of
 from mutoscope.families.transfer import TransferReport, change_lines
 from mutoscope.hub import weights_hash
 from mutoscope.layers.lora import LoRAConfig
+from mutoscope.models.base import AnyModel
 from mutoscope.runs.adapt import Adaptation, adapted, changes, fitted_tasks, stride_of, with_settings
 from mutoscope.runs.checks import check_model_fits
 from mutoscope.runs.frame_size import Machine, clip_length
@@ -164,19 +165,27 @@ def planned_finetuning(recipe: ModelRecipe, *, kept: Collection[str] = (), machi
     assert isinstance(adaptation.recipe, ModelRecipe)
     fitted = continuing(recipe, adaptation.recipe)
     check_model_fits(fitted, tokenizer_spec(fitted))
-    with torch.random.fork_rng(devices=[]):
-        network = family_of(fitted.model).network(fitted.model)
-        report = start(fitted, network)
-    assert report is not None
+    network, report = started(fitted)
     before = saved_names(hub.open_folder(recipe.start_from), recipe.model)
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    parameters = sum(size for size, _ in sizes)
     return FineTuning(
-        plan_of(recipe, fitted, adaptation, sum(size for size, _ in sizes)),
+        plan_of(recipe, fitted, adaptation, parameters),
         report,
         tuple(change_lines(before, recipe_names(fitted))),
-        sum(size for size, _ in sizes),
-        sum(size for size, trained in sizes if trained),
+        parameters,
+        trained_parameters=sum(size for size, trained in sizes if trained),
     )
+
+
+def started(recipe: ModelRecipe) -> tuple[AnyModel, TransferReport]:
+    """The network before its first update, and what became of the weights: training starts with the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.loop.seed)
+        network = family_of(recipe.model).network(recipe.model)
+        report = start(recipe, network)
+    assert report is not None  # a recipe of fine-tuning has weights to start from
+    return network, report
 
 
 def check_cache(recipe: ModelRecipe) -> None:

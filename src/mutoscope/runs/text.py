@@ -62,7 +62,13 @@ def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextE
 
 
 def run_vocabulary(recipe: ModelRecipe) -> list[str]:
-    """Words of the encoder "words" of a run: those of the model it starts from, then the others of its captions."""
+    """Words of the encoder "words" of a run: those of the model it starts from, then the others of its captions.
+
+    The features in a token cache have the columns of the cache's own encoder.
+    """
+    if isinstance(recipe.data, TokensData):
+        folder = recipe.data.cache().text_encoder
+        return [] if folder is None else list(encoder_kind(folder).words(folder) or ())
     known = [] if recipe.start_from is None else start_vocabulary(recipe.start_from)
     found = word_config(recipe.data.captions())["vocabulary"]
     return [*known, *(word for word in found if word not in set(known))]
