@@ -44,7 +44,7 @@ def test_an_image_is_the_first_frame(run, nova, image, out):
         ((), "needs a prompt"),
         (("--prompt", "a", "--class-label", 0, "--task", "inpaint-central"), "Omit task"),
         (("--prompt", "a", "--num-decoding-steps", 40), "16 tokens"),
-        (("--prompt", "a", "--num-diffusion-steps", 5000), "1000 diffusion steps"),
+        (("--prompt", "a", "--num-diffusion-steps", 5000), "num_diffusion_steps must be at least 1 and at most 1000"),
         (("--prompt", "a", "--context-refresh", 0), "context_refresh"),
         (("--prompt", "a", "--temperature", 0.5), "temperature"),
         (("--prompt", "a", "--panorama", 1), "takes no --panorama"),
