@@ -164,17 +164,20 @@ def _read_files(folder: "ModelFolder", options: dict[str, object]) -> "dict[str,
     """The contents of the files that options name, which leave `options`."""
     flags = [flag for flag in model_flags(folder) if flag.file is not None]
     paths = {flag: options.pop(flag.name, None) for flag in flags}
-    return {flag.name: _read_file(flag, str(path), options) for flag, path in paths.items() if path is not None}
+    size = folder.index.height, folder.index.width
+    return {flag.name: _read_file(flag, str(path), options, size) for flag, path in paths.items() if path is not None}
 
 
-def _read_file(flag: Flag, path: str, options: dict[str, object]) -> "np.ndarray":
+def _read_file(flag: Flag, path: str, options: dict[str, object], size: tuple[int, int]) -> "np.ndarray":
+    """Rows of actions, or frames scaled to cover `size` as training reads them."""
     if flag.file == "actions":
         return read_actions(path)
     from mutoscope.data.video.read import read_video
 
     common.check_input_file(path)
     count = options.get("context_frames") if flag.name == "context" else None
-    return read_video(path, max_frames=count if isinstance(count, int) else MAX_CONTEXT).frames
+    frames = count if isinstance(count, int) else MAX_CONTEXT
+    return read_video(path, max_frames=frames, size=size, keep_aspect=True).frames
 
 
 def read_actions(path: str) -> "np.ndarray":
