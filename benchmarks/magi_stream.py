@@ -219,7 +219,7 @@ def actions(pipeline: VideoPipeline, count: int) -> Report:
     own = [clip.actions for clip in found]
     distances = {"staying_where_it_was": (agent_positions(real[:, :1], colors) - true).norm(dim=1).mean().item()}
     for name, rows in (("own_actions", own), ("another_clips", own[1:] + own[:1]), ("none_told", None)):
-        options = {} if rows is None else {"actions": rows}
+        options = {} if rows is None else {"actions": rows, "num_frames": index.num_frames}
         call = pipeline.prepare(context=context, guidance_scale=1.0, batch_size=64, **options)
         clips = torch.stack([torch.from_numpy(clip.frames) for clip in pipeline.run(call).clips])
         distances[name] = (agent_positions(clips, colors) - true).norm(dim=1).mean().item()

@@ -37,6 +37,17 @@ def clips_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def recordings_dir() -> Path:
+    """The folder of small LeRobot datasets that MUTOSCOPE_RECORDINGS names; without it the test is skipped."""
+    name = os.environ.get("MUTOSCOPE_RECORDINGS")
+    if not name:
+        pytest.skip("MUTOSCOPE_RECORDINGS is not set: no recordings to read")
+    if not Path(name).is_dir():
+        pytest.fail(f"MUTOSCOPE_RECORDINGS names {name}, which is not a folder")
+    return Path(name)
+
+
+@pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folder of a miniature dataset by its kind; each is made once."""
     pytest.importorskip("av", reason="PyAV is needed to make videos")

@@ -52,3 +52,28 @@ def test_unknown_actions_stay_unknown() -> None:
 def test_one_name_twice_is_refused() -> None:
     with pytest.raises(UserError, match="different names"):
         ActionSpec.plain(("up", "up"), "buttons")
+
+
+@given(st.lists(st.integers(0, 7), max_size=6), st.sampled_from([1, 2, 3]), st.integers(0, 99))
+def test_scaling_measured_episode_by_episode_is_that_of_all_rows(lengths: list[int], stride: int, seed: int):
+    rng = np.random.default_rng(seed)
+    episodes = [1000 + rng.normal(size=(length, 2)).astype(np.float32) for length in lengths]
+    spec = ActionSpec.measured(("x", "y"), iter(episodes), frame_stride=stride)
+    rows = [reduced_rows(episode, ("sum", "sum"), stride) for episode in episodes]
+    joined = np.concatenate([np.zeros((0, 2)), *rows]).astype(np.float64)
+    if len(joined):
+        np.testing.assert_allclose(spec.offset, joined.mean(0), rtol=1e-12)
+    if len(joined) > 1:
+        np.testing.assert_allclose(spec.scale, joined.std(0), rtol=1e-9)
+
+
+def test_buttons_with_other_numbers_than_zero_and_one_are_refused() -> None:
+    rows = np.array([[0, 1], [1, 3]], np.float32)
+    with pytest.raises(UserError, match="'b' is 3 in row 2: call it continuous"):
+        ActionSpec.measured(("a", "b"), [rows], kind="buttons")
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_cannot_be_divided_by_is_refused(scale: float) -> None:
+    with pytest.raises(UserError, match="positive scale"):
+        ActionSpec(("x",), "continuous", (0.0,), (scale,), ("sum",))

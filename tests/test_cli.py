@@ -1,6 +1,7 @@
 """The command itself: help, statuses, one line for an error, one object for a report."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -82,7 +83,35 @@ def test_a_user_error_is_one_line_and_status_2(capsys, verb):
 def test_any_other_error_is_one_line_and_status_1(capsys, verb):
     verb(fail(RuntimeError("boom")))
     assert main(["models"]) == 1
-    assert capsys.readouterr().err == "mutoscope: RuntimeError: boom (add --debug for the traceback)\n"
+    line = capsys.readouterr().err
+    assert line.startswith("mutoscope: RuntimeError: boom ") and "--debug" in line and line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied", "/x/y"), "Permission denied: '/x/y'."),
+        (OSError(28, "No space left on device"), "No space left on device."),
+        (MemoryError(), "Not enough memory: no more can be allocated."),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "Not enough memory:"),
+        (json.JSONDecodeError("Expecting value", "x", 0), "cannot be read: JSONDecodeError"),
+        (EOFError("Ran out of input"), "cannot be read: EOFError"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "cannot be read: UnicodeDecodeError"),
+        (ModuleNotFoundError("No module named 'pyarrow'"), "A library is missing or broken: No module named 'pyarrow'"),
+    ],
+)
+def test_whatever_input_causes_is_status_2_whichever_library_raised_it(capsys, verb, error, message):
+    verb(fail(error))
+    assert main(["models"]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_names_that_a_terminal_cannot_show_are_escaped():
+    code = "import sys; from mutoscope.cli import main; sys.exit(main(['inspect', 'клип.mp4']))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2 and "\\u043a" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_debug_shows_the_traceback(verb):

@@ -267,3 +267,12 @@ def test_the_hash_of_weights_ignores_files_and_memory_layout(tmp_path):
     assert hub.weights_hash(kernels, first) == hub.weights_hash(kernels, again)
     next(again.parameters()).data += 1
     assert hub.weights_hash(kernels, first) != hub.weights_hash(kernels, again)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "model._orig_mod."])
+def test_prefixes_of_wrappers_are_removed(folder: Path, prefix: str) -> None:
+    plain = hub.load_model(folder).state_dict()
+    path = folder / "model" / "model.safetensors"
+    save_file({f"{prefix}{name}": value for name, value in load_file(path).items()}, path)
+    found = hub.load_model(folder).state_dict()
+    assert all(torch.equal(found[key], value) for key, value in plain.items())

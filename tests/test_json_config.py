@@ -74,9 +74,9 @@ def test_none_is_accepted_where_optional_and_any_member_of_a_union():
         ({"inner": {"size": 1.0}}, "'inner.size' must be int, found 1.0"),
         ({"inner": {"size": None}}, "'inner.size' must be int, found None"),
         ({"inner": {"size": 1, "rate": True}}, "'inner.rate' must be float, found True"),
-        ({"inner": {"size": -1}}, "size must not be negative"),
+        ({"inner": {"size": -1}}, "inner.size must not be negative"),
         ({"inner": {"size": 99}}, "values of inner do not make a Inner: division by zero"),
-        ({"limit": 10**400}, "do not make a Outer"),
+        ({"limit": 10**400}, "'limit' must be float"),
         ({"name": 3}, "'name' must be str, found 3"),
         ({"flags": [True, 0]}, r"'flags\[1\]' must be bool, found 0"),
         ({"flags": True}, "'flags' must be tuple"),
@@ -97,7 +97,7 @@ def test_a_wrong_value_is_told_by_its_key(changes: dict[str, Any], message: str)
 
 def test_a_word_close_to_none_lists_what_is_known():
     assert nearest("zzz", ["alpha", "beta"]) == "known: alpha, beta."
-    assert nearest("Alpa", ["alpha", "beta"]) == "did you mean 'alpha'?"
+    assert nearest("Alpa", ["alpha", "beta"]) == "did you mean 'alpha'? Known: alpha, beta."
     assert nearest("x", []) == "none are installed."
 
 
@@ -136,3 +136,15 @@ def test_of_several_configurations_the_one_with_these_keys_is_built():
         assert dataclass_from_dict(Drawing, {"shape": asdict(shape)}, "x") == Drawing(shape)
     with pytest.raises(UserError, match=r"unknown key 'shape.sied': did you mean 'side'"):
         dataclass_from_dict(Drawing, {"shape": {"side": 1.0, "sied": 2.0}}, "x")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_json_of_every_editor_is_read(tmp_path, encoding):
+    (tmp_path / "a.json").write_bytes('{"größe": "红"}'.encode(encoding))
+    assert read_json(tmp_path / "a.json") == {"größe": "红"}
+
+
+def test_json_in_another_encoding_is_refused_by_name(tmp_path):
+    (tmp_path / "a.json").write_bytes('{"größe": 1}'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"a\.json is not readable JSON"):
+        read_json(tmp_path / "a.json")

@@ -172,10 +172,10 @@ REFUSED = {
     "an option of no sampler": ({"num_decoding_step": 3}, "'num_decoding_steps'"),
     "no steps": ({"num_decoding_steps": 0}, "num_decoding_steps"),
     "more steps than tokens": ({"num_decoding_steps": 65}, "64 tokens"),
-    "a negative temperature": ({"temperature": -0.1}, "negative"),
+    "a negative temperature": ({"temperature": -0.1}, "at least 0"),
     "a class drawn by a model that names none": ({"draw_class": True}, "not trained to draw a class"),
     "an infinite guidance scale": ({"guidance_scale": float("inf")}, "finite"),
-    "a negative guidance scale": ({"guidance_scale": -1.0}, "negative"),
+    "a negative guidance scale": ({"guidance_scale": -1.0}, "at least 0"),
 }
 
 
@@ -261,6 +261,16 @@ def test_classes_without_names_go_by_index() -> None:
         find_class("circle", None, 3)
     with pytest.raises(UserError, match="no classes"):
         find_class(0, CLASS_NAMES, 0)
+
+
+def test_names_of_classes_compare_as_they_look() -> None:
+    names = ("Größe", "красный круг", "ﬁsh")
+    written = ("GRO\u0308SSE", "Красный Круг", "fish")  # as macOS writes file names, in capitals, without ligature
+    assert [find_class(name, names, 3) for name in written] == [0, 1, 2]
+    assert find_class("+1", names, 3) == 1 and find_class("٢", names, 3) == 2
+    for unknown in ("+-1", "²", ""):
+        with pytest.raises(UserError, match="Unknown class label"):
+            find_class(unknown, names, 3)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (80, 20), (3, 300), (1, 1)])

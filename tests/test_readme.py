@@ -7,6 +7,7 @@ import ast
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -117,6 +118,21 @@ def make_input(path: Path, seed: int = 0) -> None:
         make_input(path / f"{name}.mp4", seed=index)
 
 
+def models_of(words: list[str]) -> list[str]:
+    """The reader's own model folders that a `mutoscope` command reads: those trained by earlier commands."""
+    named = [value for flag, value in pairwise(words) if flag == "--tokenizer"]
+    named += words[2:3] if words[1:2] == ["tokenize"] else []
+    return [name for name in named if "/" in name]
+
+
+def make_model(path: Path) -> None:
+    """A copy of a bundled tokenizer, which stands for one that the reader trained."""
+    from mutoscope import hub
+
+    if not path.exists():
+        shutil.copytree(hub.bundled()["vq-shapes"], path)
+
+
 def inputs_of_python(source: str) -> list[str]:
     """Literal paths that a Python block reads."""
     found = []
@@ -154,6 +170,8 @@ def test_commands_are_found_in_markdown():
     assert shortened(["mutoscope", "train", "vq-shapes"]) == ["mutoscope", "train", "vq-shapes", "--dry-run"]
     assert shortened(["mutoscope", "evaluate", "m", "--num-clips", "256"])[-2:] == ["--num-clips", "16"]
     assert inputs_of(["mutoscope", "reconstruct", "m", "in.mp4", "out.mp4"]) == ["in.mp4"]
+    assert models_of(["mutoscope", "tokenize", "runs/mine", "videos", "tokens"]) == ["runs/mine"]
+    assert models_of(["mutoscope", "train", "m", "--tokenizer", "vq-shapes"]) == []
     assert inputs_of_python('clip = read_video("a.mp4")') == ["a.mp4"]
 
 
@@ -178,6 +196,8 @@ def test_every_shell_command_of_the_readme_works(tmp_path: Path):
             continue
         for name in inputs_of(words):
             make_input(tmp_path / name)
+        for name in models_of(words):
+            make_model(tmp_path / name)
         done = run(shortened(words), tmp_path)
         assert done.returncode == 0, f"README.md:{line}: {shlex.join(words)}\n{done.stdout}{done.stderr}"
         if "--out" in words and words[1] == "generate":

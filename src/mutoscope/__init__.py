@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers see; at run time `__getattr__` imports
     from mutoscope.data.sources.clips import ClipDataset as ClipDataset
+    from mutoscope.data.sources.recordings import open_recordings as open_recordings
     from mutoscope.data.sources.shapes.world import ShapesConfig as ShapesConfig
     from mutoscope.data.sources.shapes.world import ShapesWorld as ShapesWorld
     from mutoscope.data.video.read import VideoClip as VideoClip
@@ -29,6 +30,7 @@ _PUBLIC = {
     "VideoPipeline": "mutoscope.pipeline",
     "load_model": "mutoscope.hub",
     "load_tokenizer": "mutoscope.hub",
+    "open_recordings": "mutoscope.data.sources.recordings",
     "read_video": "mutoscope.data.video.read",
     "write_video": "mutoscope.data.video.read",
 }

@@ -4,8 +4,9 @@ Row t of a recording's actions is done in frame t and leads to frame t + 1. Rows
 recording's own units; `ActionSpec.scaled` is applied where they enter it, in training and in sampling alike.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -42,8 +43,13 @@ class ActionSpec:
         for name in ("names", "offset", "scale", "reduction"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has no tuples
         lengths = {len(self.names), len(self.offset), len(self.scale), len(self.reduction)}
-        if len(lengths) != 1 or len(set(self.names)) != len(self.names) or min(self.scale, default=1.0) <= 0:
+        numbers = all(map(math.isfinite, self.offset)) and all(0 < scale < math.inf for scale in self.scale)
+        if len(lengths) != 1 or len(set(self.names)) != len(self.names) or not numbers:
             raise UserError("An action needs different names, and one offset, positive scale and reduction for each.")
+
+    def to_json(self) -> dict[str, object]:
+        """The fields as JSON values, for metadata files."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @property
     def size(self) -> int:
@@ -66,7 +72,7 @@ class ActionSpec:
     def measured(
         cls,
         names: Sequence[str],
-        episodes: Sequence[Float[np.ndarray, "_t a"]],
+        episodes: Iterable[Float[np.ndarray, "_t a"]],
         *,
         kind: Kind | None = None,
         fps: float | None = None,
@@ -75,20 +81,24 @@ class ActionSpec:
     ) -> "ActionSpec":
         """Kind and scaling of recorded actions: axes to mean 0 and standard deviation 1, buttons as they are.
 
-        A column of zeros and ones is a button, unless `kind` says that the actions are continuous. NaN is ignored.
-        axes: the reduction of axes. The mean and the standard deviation are those of the reduced rows.
+        A column of zeros and ones is a button. NaN is ignored. Raises UserError where `kind` says that all columns
+        are buttons and one has other numbers.
+        axes: the reduction of axes. The mean and the standard deviation are those of the reduced rows. `episodes` is
+        read once, so that it may load one episode at a time.
         """
-        rows = np.concatenate([np.zeros((0, len(names)), np.float32), *episodes])
-        zeros_and_ones = np.isnan(rows) | (rows == 0) | (rows == 1)  # (t, a)
-        buttons = zeros_and_ones.all(axis=0)
-        if kind == "buttons":
-            buttons[:] = True
+        buttons, statistics = np.ones(len(names), dtype=bool), RunningStatistics(len(names))
+        for rows in episodes:
+            zeros_and_ones = np.isnan(rows) | (rows == 0) | (rows == 1)  # (t, a)
+            buttons &= zeros_and_ones.all(axis=0)
+            if kind == "buttons" and not buttons.all():
+                t, a = (int(index) for index in np.argwhere(~zeros_and_ones)[0])
+                raise UserError(
+                    f"Buttons are 0 or 1, but {names[a]!r} is {rows[t, a]:g} in row {t + 1}: call it continuous."
+                )
+            statistics.add(reduced_rows(rows, (axes,) * len(names), frame_stride))
         reduction: tuple[Reduction, ...] = tuple("max" if button else axes for button in buttons)
-        reduced = np.concatenate([reduced_rows(e, reduction, frame_stride) for e in episodes] or [rows])
-        known = reduced.astype(np.float64)
-        known = known[~np.isnan(known).any(axis=1)]
-        offset = np.where(buttons, 0.0, known.mean(axis=0) if len(known) else 0.0)
-        scale = np.where(buttons, 1.0, known.std(axis=0) if len(known) else 1.0)
+        offset = np.where(buttons, 0.0, statistics.mean)
+        scale = np.where(buttons, 1.0, statistics.deviation)
         scale = np.where(scale < SMALLEST_SCALE, 1.0, scale)
         found: Kind = "buttons" if buttons.all() else "continuous"
         return cls(
@@ -102,6 +112,32 @@ class ActionSpec:
     def reduced(self, rows: Float[np.ndarray, "t a"], stride: int) -> Float[np.ndarray, "_steps a"]:
         """Rows of every frame to one row for every `stride` frames, from the first one on. See `reduced_rows`."""
         return reduced_rows(rows, self.reduction, stride)
+
+
+class RunningStatistics:
+    """Mean and standard deviation of rows that arrive in parts, as two passes over all rows would give them.
+
+    Chan, Golub and LeVeque (1979): the sum of squares is kept about the mean, so that large means cost no digits.
+    """
+
+    def __init__(self, size: int):
+        self.count, self.mean, self.squares = 0, np.zeros(size), np.zeros(size)
+
+    def add(self, rows: Float[np.ndarray, "_t a"]) -> None:
+        """Rows with a NaN are ignored."""
+        known = rows[~np.isnan(rows).any(axis=1)].astype(np.float64)
+        if not len(known):
+            return
+        mean, total = known.mean(axis=0), self.count + len(known)
+        gap = mean - self.mean
+        self.squares += ((known - mean) ** 2).sum(axis=0) + gap**2 * (self.count * len(known) / total)
+        self.mean = self.mean + gap * (len(known) / total)
+        self.count = total
+
+    @property
+    def deviation(self) -> Float[np.ndarray, " a"]:
+        """Of the population; 1 without rows."""
+        return np.sqrt(self.squares / self.count) if self.count else np.ones_like(self.squares)
 
 
 def reduced_rows(

@@ -6,6 +6,7 @@ Exit status: 0 done (warnings on standard error), 2 bad input or usage, 1 anythi
 import contextlib
 import functools
 import inspect
+import io
 import json
 import os
 import sys
@@ -19,15 +20,18 @@ from typing import Annotated, Any
 
 from mutoscope import __version__
 from mutoscope.commands.common import parse_flags
+from mutoscope.commands.failures import explained
 from mutoscope.errors import UserError
 from mutoscope.json_config import nearest
 
 # verb -> what it does in one line; the function of that name lives in mutoscope/commands/<verb>.py
 VERBS = {
-    "models": "list bundled models and paper configurations",
+    "models": "list bundled models and paper configurations, or one model's classes, tasks and options",
+    "recipes": "list training recipes: what each trains, on which data, at which cost",
     "generate": "generate video clips with a model",
     "reconstruct": "encode and decode a video of any size and length",
     "train": "train a tokenizer or a model from a recipe",
+    "finetune": "continue a model on recordings of your own",
     "tokenize": "encode a folder of videos once, for training from tokens",
     "evaluate": "compare a model or a folder of videos with real clips",
     "export": "write samples in the folders that outside benchmarks read",
@@ -40,6 +44,8 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files and classes on a terminal without UTF-8
     try:
         status = run(arguments)
         sys.stdout.flush()
@@ -63,19 +69,15 @@ def run(arguments: list[str]) -> int:
         with warnings_in_one_line():
             run_verb(arguments[0], [argument for argument in arguments[1:] if argument != "--debug"])
     except SystemExit as stop:
-        return int(stop.code or 0)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted; nothing half-written was left behind.", 130)
-    except UserError as error:
-        if debug:
-            raise
-        return _fail(str(error), 2)
     except BrokenPipeError:
         raise
     except Exception as error:
         if debug:
             raise
-        return _fail(f"{type(error).__name__}: {error} (add --debug for the traceback)", 1)
+        return _fail(*explained(error))
     return 0
 
 
@@ -152,7 +154,10 @@ def _deferred(function: Callable[..., dict]) -> Callable[..., tuple[Callable[[],
         if is_dataclass(annotation):  # its fields are flags of their own
             annotation = Annotated[annotation, tyro.conf.arg(name="")]
         elif parameter.kind is parameter.POSITIONAL_ONLY:
-            annotation = Annotated[annotation, tyro.conf.arg(metavar=parameter.name.upper())]
+            optional = parameter.default is None
+            metavar = f"[{parameter.name.upper()}]" if optional else parameter.name.upper()
+            hint = "" if optional else None
+            annotation = Annotated[annotation, tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)]
         elif parameter.default is None:  # the help text says what happens then
             metavar = str(typing.get_args(annotation)[0].__name__).upper()
             annotation = Annotated[annotation, tyro.conf.arg(metavar=metavar, help_behavior_hint="")]

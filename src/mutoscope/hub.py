@@ -28,13 +28,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 from mutoscope.families import FAMILIES
 from mutoscope.interop import pipelines
 from mutoscope.json_config import dataclass_from_dict, nearest, read_json
 from mutoscope.meta_device import on_meta_device
 from mutoscope.model_index import ModelIndex as ModelIndex
-from mutoscope.models.base import AnyModel, VideoModel
+from mutoscope.models.base import AnyModel, ModelConfig, VideoModel
+from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.pretrained import load_vae
 
@@ -72,7 +73,7 @@ def component_classes(name: str) -> tuple[type[nn.Module], type]:
     raise UserError(f"unknown class {name!r}: {nearest(name, (*families, *COMPONENTS))}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelFolder:
     """A model folder whose `model_index.json` was read once. Weights are read when a part is loaded.
 
@@ -84,6 +85,11 @@ class ModelFolder:
     tokenizer_path: Path
     pipeline: Mapping[str, object] | None = None
     """The content of model_index.json for a published diffusers pipeline; None for a folder of our own."""
+
+    def __repr__(self) -> str:
+        index = self.index
+        clips = f"{index.num_frames} frames of {index.height}×{index.width}, {index.fps:g} fps"
+        return f"ModelFolder({str(self.path)!r}, {index.family}, {clips})"
 
     @property
     def model_path(self) -> Path:
@@ -105,6 +111,16 @@ class ModelFolder:
         if not isinstance(tokenizer, VideoTokenizer):
             raise UserError(f"{self.tokenizer_path} holds a {type(tokenizer).__name__}, which is no tokenizer.")
         return tokenizer
+
+    def load_config(self) -> ModelConfig:
+        """The configuration of the network; no weights are read."""
+        if self.pipeline is not None:
+            return pipelines.load_pipeline_model(self.path, self.pipeline).config
+        with on_meta_device():
+            network = build_component(self.model_path)
+        if not isinstance(network, VideoModel):
+            raise UserError(f"{self.model_path} holds a {type(network).__name__}, which does not generate video.")
+        return network.config
 
     def load_model(self) -> AnyModel:
         """The generating network, float32 on the CPU, in evaluation mode."""
@@ -156,8 +172,8 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
     except Exception as error:  # no network, no such name, no permission: the library has many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"There is no folder {name!r}, and it could not be fetched from the hub: {reason}") from None
+        message = f"There is no folder {name!r}, and it could not be fetched from the hub: {reason(error)}."
+        raise UserError(message) from None
 
 
 # ------------------------------------------------------------------------------------------------------ reading
@@ -216,8 +232,9 @@ def load_component(folder: Path) -> nn.Module:
     """One part: `config.json` and `model.safetensors`. Shapes are compared before memory is spent."""
     with on_meta_device():
         network = build_component(folder)
-    weights = read_weights(folder / WEIGHTS)
-    _check_weights(network.state_dict(), weights, folder)
+    expected = network.state_dict()
+    weights = without_wrappers(read_weights(folder / WEIGHTS), expected)
+    _check_weights(expected, weights, folder)
     network.load_state_dict(weights, assign=True)
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         # Tables that are computed at construction and not stored: build once more with real memory.
@@ -242,20 +259,18 @@ def build_component(folder: Path) -> nn.Module:
         raise
     except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
         name = network.__name__
-        raise UserError(f"{path}: no {name} can be built from this configuration: {error}.") from None
+        raise UserError(f"{path}: no {name} can be built from this configuration: {reason(error)}.") from None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file; floating ones as float32."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise UserError(f"{path} is missing: the folder is incomplete. Copy or train the model again.")
     try:
-        weights = load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged or not a safetensors file: {error}. Copy the model again.") from None
+        stored = read_stored(path)
+    except UserError as error:
+        raise UserError(f"{error} Copy the model again.") from None
+    weights = {name: value for name, value in open_containers(stored).items() if isinstance(value, Tensor)}
     return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 
@@ -368,5 +383,4 @@ def check_writable_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=nearest_parent):
             pass
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"Cannot write into {str(folder)!r}: {reason}. Choose another folder.") from None
+        raise UserError(f"Cannot write into {str(folder)!r}: {reason(error)}. Choose another folder.") from None

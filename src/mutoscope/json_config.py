@@ -6,35 +6,40 @@ is converted: a whole number where a float is meant, a list for a tuple, an obje
 
 import difflib
 import json
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 Config = TypeVar("Config")
+MAX_LISTED = 30  # names that an error about an unknown one lists
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A half-sentence that names the known word closest to the one given, or all of them if none is close."""
+    """A half-sentence that names the known word closest to the one given, and all of them unless they are many."""
     names = sorted(known)
-    close = difflib.get_close_matches(word.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {next(name for name in names if name.lower() == close[0])!r}?"
-    listed = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
-    return f"known: {listed}." if names else "none are installed."
+    if not names:
+        return "none are installed."
+    by_lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1 if len(names) <= MAX_LISTED else 4, cutoff=0.5)
+    guess = f"did you mean {' or '.join(repr(by_lower[name]) for name in close)}?" if close else ""
+    if len(names) <= MAX_LISTED:
+        return f"{guess} Known: {', '.join(names)}." if guess else f"known: {', '.join(names)}."
+    return guess or f"known: {', '.join(names[:MAX_LISTED])} ... ({len(names)} in all)."
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file that must exist."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_bytes())  # as bytes: UTF-8, 16 or 32, with or without a byte order mark
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the folder is incomplete. Copy or train the model again.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not readable JSON: {error}.") from None
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or a number too long
+        raise UserError(f"{path} is not readable JSON: {reason(error)}.") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold one JSON object, found {type(value).__name__}.")
     return value
@@ -81,12 +86,13 @@ def _build(cls: type[Config], values: Any, key: str, choices: Choices) -> Config
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
             raise UserError(f"key {prefix + name!r} is missing.")
     hints = get_type_hints(cls)
+    converted = {name: _convert(hints[name], value, prefix + name, choices) for name, value in values.items()}
     try:
-        return cls(**{name: _convert(hints[name], value, prefix + name, choices) for name, value in values.items()})
-    except UserError:
-        raise
+        return cls(**converted)
+    except UserError as error:  # a range check begins with the name of its field
+        raise UserError(f"{prefix if str(error).split()[0] in known else ''}{error}") from None
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:
-        raise UserError(f"the values of {key or 'the file'} do not make a {cls.__name__}: {error}.") from None
+        raise UserError(f"the values of {key or 'the file'} do not make a {cls.__name__}: {reason(error)}.") from None
 
 
 def _convert(hint: Any, value: Any, key: str, choices: Choices) -> Any:
@@ -105,11 +111,16 @@ def _convert(hint: Any, value: Any, key: str, choices: Choices) -> Any:
         return _convert_tuple(arguments, value, key, choices)
     if origin is dict and isinstance(value, Mapping):
         return {name: _convert(arguments[1], item, f"{key}.{name}", choices) for name, item in value.items()}
-    if hint is float and type(value) in (int, float):
+    if hint is float and type(value) in (int, float) and not _is_huge(value):
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value
     raise UserError(f"{key!r} must be {_name(hint)}, found {value!r}.")
+
+
+def _is_huge(value: float) -> bool:
+    """Whether a whole number exceeds every float."""
+    return isinstance(value, int) and abs(value) > sys.float_info.max
 
 
 def _convert_union(hint: Any, value: Any, key: str, choices: Choices) -> Any:

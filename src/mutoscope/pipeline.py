@@ -16,11 +16,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from mutoscope import hub
-from mutoscope.data.fit import Frames
-from mutoscope.data.video.read import Video, VideoClip
+from mutoscope.data.clip_input import ClipLike, video_of
+from mutoscope.data.video.write import VideoClip
 from mutoscope.errors import UserError
 from mutoscope.families import Call, Request, Steering, family_named
 from mutoscope.families.base import BoundFamily, OnStep, Parts, is_listed
+from mutoscope.layers.finite import require_finite
 from mutoscope.layers.int8 import quantize_linears
 from mutoscope.layers.packed import pack_linears
 from mutoscope.models.base import AnyModel
@@ -37,7 +38,7 @@ Weights = Literal["float", "int8"]
 SHORTEST = 1e-9  # seconds: a clock too coarse for a tiny model must not divide by zero
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Generation:
     """The clips and what they cost. Times start when the call starts and exclude loading and writing."""
 
@@ -49,6 +50,10 @@ class Generation:
     """Until the first frame exists as pixels."""
     seconds_sampling: float
     """Encoding of the context and decoding of tokens."""
+
+    def __repr__(self) -> str:
+        request = self.request
+        return f"Generation({request.task}, seed {request.seed}, {self.seconds:.3g} s, clips={self.clips})"
 
     @property
     def num_frames(self) -> int:
@@ -75,7 +80,7 @@ class VideoStream(Iterator[UInt8[np.ndarray, "h w 3"]]):
         return next(self._frames)
 
     def change(self, **conditions: object) -> None:
-        """Change conditions from the next frame on; omitted ones stay. MAGI: class_label, prompt, interval, action."""
+        """Change conditions from the next frame on; omitted ones stay. See the family's change, as `MAGIChange`."""
         if self._steering is None:
             raise UserError("The conditions of this stream cannot change on the way: its family cannot be steered.")
         self._steering.change(**conditions)
@@ -87,7 +92,8 @@ class VideoPipeline:
     `__call__`, `generate`, `stream` and `prepare` take either the family's typed `Call` (such as
     `families.magvit.MagvitCall`) or its fields and those of its sampler as keyword options: class_label, context,
     num_frames, seed, num_decoding_steps, guidance_scale ... `mutoscope generate MODEL --help` lists them. A list of
-    labels, prompts or clips stands for one sample each.
+    labels, prompts or clips stands for one sample each. A clip is anything that `data.clip_input` reads: uint8 frames,
+    one frame, an image, a tensor, a `VideoClip`, or the path of a video or image.
     """
 
     def __init__(
@@ -126,6 +132,11 @@ class VideoPipeline:
         self._family = family.bind(Parts(self.tokenizer, self.model, index, self.device, text_encoder))
         if capture:
             self._capture(self._family)
+
+    def __repr__(self) -> str:
+        index, kind = self.index, "a tokenizer" if self._family is None else self._family.title
+        clips = f"{index.num_frames} frames of {index.height}×{index.width}, {index.fps:g} fps"
+        return f"VideoPipeline({kind}, {clips}, {self.device})"
 
     def _capture(self, family: BoundFamily) -> None:
         if not family.capabilities.captures:
@@ -277,6 +288,7 @@ class VideoPipeline:
     def _decode(
         self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"], request: Request
     ) -> UInt8[np.ndarray, "b t h w 3"]:
+        require_finite(tokens, "The model's latents", tokens.dtype)
         tokens = tokens.float() if tokens.is_floating_point() else tokens
         return self._frames(self.tokenizer.decode(tokens))[:, : request.num_frames]
 
@@ -290,10 +302,13 @@ class VideoPipeline:
 
     # -------------------------------------------------------------------------------------------- reconstructing
 
-    def reconstruct(self, video: Frames | VideoClip | Video, tiling: TilingConfig | None = None) -> VideoClip:
-        """Encode and decode a clip of any size and length."""
-        frames, fps = (video, self.index.fps) if isinstance(video, np.ndarray) else (video.frames, video.fps)
-        return VideoClip(encode_decode(self.tokenizer, frames, tiling, self.device), fps)
+    def reconstruct(self, video: ClipLike, tiling: TilingConfig | None = None) -> VideoClip:
+        """Encode and decode a clip of any size and length: frames, an image, a VideoClip, or the path of a file.
+
+        The result has the rate of the clip or file, or that of the model's clips where there is none.
+        """
+        clip = video_of(video, self.index.fps)
+        return VideoClip(encode_decode(self.tokenizer, clip.frames, tiling, self.device), clip.fps)
 
 
 def conditions_of(call: Call) -> list[object]:

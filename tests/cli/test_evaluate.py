@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from evaluation.fakes import NARROW, save_narrow_i3d, use_narrow_i3d, write_videos
+from mutoscope.data.video.read import write_video
 from mutoscope.evaluation.networks.i3d import I3D
 from mutoscope.hub import save_pretrained
 from tiny_models import MODEL, tiny_index, tiny_model, tiny_tokenizer
@@ -77,7 +79,52 @@ def test_protocols_of_the_shapes_dataset_need_no_reference_and_keep_a_state(run,
     assert stored == {"real", "again", "files"}
 
 
+def test_two_folders_are_compared_without_weights(run, folder: Path, tmp_path: Path):
+    command = ["evaluate", folder / "made", "--reference", folder / "real"]
+    done = run(*command, "--out", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["protocol"] == "folders" and report["num_real"] == 3
+    assert done.status == 0 and "fvd" not in done.out
+    lines = done.out.splitlines()
+    assert lines[0].startswith("Caution: 3 clips are few for 64 features: frechet-shapes-features is far too high")
+    assert "made against" in lines[1] and "3 clips of 3 videos against 3 clips of 3 videos, each 16 frames" in lines[1]
+    shown = {line.split()[0]: line.split()[1] for line in lines[3:] if line.startswith("  ")}
+    assert float(shown["psnr_db"]) == pytest.approx(report["metrics"]["psnr_db"]["value"], abs=0.01)
+    assert "pairs: by name below the folders, 3 clips of 3 pairs" in done.out
+    assert "frechet-shapes-features: 64 features per clip, 3 clips against 3" in done.out
+    named = run(*command, "--features", "vae-shapes", "--pairs", "none", "--max-side", 16, "--json").report
+    assert "frechet-vae-shapes-encoder" in named["metrics"] and "psnr_db" not in named["metrics"]
+    assert named["protocol_details"]["size"] == [16, 16]
+
+
+def test_videos_that_are_far_from_shapes_are_announced_in_the_first_line(run, tmp_path: Path):
+    for number in range(2):
+        frames = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        write_video(tmp_path / f"{number}.mp4", np.stack([np.roll(frames, shift, axis=1) for shift in range(16)]), 8)
+    first = run("evaluate", tmp_path, "--protocol", "shapes").out.splitlines()[0]
+    assert first.startswith('Caution: Figures of the feature network of the synthetic dataset "shapes" say little')
+    alone = run("evaluate", tmp_path).out
+    assert alone.startswith("Caution: There is nothing to compare") and "shapes_fvd" not in alone
+    beside = run("evaluate", tmp_path, "--reference", tmp_path, "--by-frame").out
+    assert beside.startswith("Caution: frechet-shapes-features comes from a network trained on the synthetic dataset")
+
+
 # ------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_comparisons_that_cannot_be_made_are_refused(run, folder: Path, tmp_path: Path):
+    real = ["--reference", folder / "real"]
+    assert "did you mean 'vae-shapes'" in run("evaluate", folder / "made", *real, "--features", "vae-shape").error
+    assert "There is no folder or file 'none'" in run("evaluate", "none", *real).error
+    assert "There is no folder or file" in run("evaluate", folder / "made", "--reference", tmp_path / "none").error
+    assert "holds no videos and no images" in run("evaluate", tmp_path, *real).error
+    assert "is a model" in run("evaluate", folder / "made", "--reference", "magi-shapes").error
+    assert "no folder of videos" in run("evaluate", "magi-shapes", *real).error
+    assert "--max-side must be at least 16" in run("evaluate", folder / "made", *real, "--max-side", 8).error
+    assert "invalid choice" in run("evaluate", folder / "made", *real, "--pairs", "names-and-order").error
+    assert "is for models that generate them" in run("evaluate", folder / "made", *real, "--guidance-scale", 2).error
+    (tmp_path / "broken.mp4").write_text("no video")
+    assert "can be read: 1 tried; the first, broken" in run("evaluate", tmp_path, *real).error
 
 
 @pytest.fixture

@@ -84,8 +84,8 @@ def test_inspect_refuses_what_holds_no_video(run, tmp_path, what):
 
 def test_a_dry_run_shows_the_resolved_recipe_and_writes_nothing(run, out):
     path = out / "run"
-    report = run("train", "vq-shapes", "--dry-run", "--out", path, "--loop.num-steps", 7, "--json").report
-    assert report["num_steps"] == report["resolved"]["loop"]["num_steps"] == 7
+    report = run("train", "vq-shapes", "--dry-run", "--out", path, "--loop.num-steps", 700, "--json").report
+    assert report["num_steps"] == report["resolved"]["loop"]["num_steps"] == 700
     assert report["parameters"] > 100_000 and os.listdir(out) == []
 
 
@@ -165,8 +165,14 @@ def test_training_into_a_place_that_cannot_be_written_is_refused(run, out):
 def test_tokenize_writes_a_cache_of_the_built_in_world(run, tokenizer, out):
     report = run("tokenize", tokenizer, "shapes", out / "cache", "--num-clips", 3, "--json").report
     assert report["clips"] == 3 and report["latent_shape"] == [4, 4, 4]
-    assert report["conditions"] == ["frame-prediction"]
+    assert "frame-prediction" in report["conditions"] and len(report["conditions"]) == 8  # of MAGVIT's ten tasks
+    assert report["fields"] == ["caption", "label"] and (out / "cache" / "text_encoder" / "config.json").is_file()
     assert np.load(out / "cache" / "tokens.npy").shape == (3, 4, 4, 4)
+
+
+def test_tokenize_stores_what_a_model_reads_and_no_more(run, model, out):
+    report = run("tokenize", model, "shapes", out / "cache", "--num-clips", 3, "--json").report
+    assert report["conditions"] == ["frame-prediction"] and report["fields"] == ["label"]
 
 
 def test_tokenize_reads_a_folder_of_videos(run, tokenizer, folder, out):

@@ -4,11 +4,14 @@ import os
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from mutoscope import hub
 from mutoscope.commands.reconstruct import Error
 from mutoscope.data.video.read import read_video, write_video
 from mutoscope.tokenizers import tiling
+from tiny_models import save_tiny_tokenizer
 
 KEYS = {
     "input", "output", "frames", "height", "width", "fps", "psnr_db", "num_tokens", "latent_shape",
@@ -206,3 +209,14 @@ def test_an_interruption_leaves_nothing(run, tokenizer, video, out, monkeypatch)
     monkeypatch.setattr(tiling, "encode_decode_stream", interrupted)
     assert run("reconstruct", tokenizer, video, out / "x.mp4").status == 130
     assert os.listdir(out) == []
+
+
+def test_pixels_that_are_not_finite_are_one_sentence_and_no_file(run, video, out, tmp_path):
+    tokenizer = save_tiny_tokenizer(tmp_path / "damaged")
+    path = tokenizer / "tokenizer" / "model.safetensors"
+    weights = load_file(path)
+    last = max(name for name in weights if name.startswith("decoder") and weights[name].ndim == 5)
+    save_file(weights | {last: torch.full_like(weights[last], 3e38, dtype=torch.float32)}, path)
+    done = run("reconstruct", tokenizer, video, out / "x.mp4")
+    assert done.status == 2 and "The pixels of the tokenizer's decoder hold" in done.error
+    assert not list(out.iterdir())

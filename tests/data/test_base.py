@@ -7,9 +7,11 @@ from mutoscope.models import magi
 
 
 class Items:
+    actions = None
     """Five clips of one pixel, each as bright as its number."""
 
     class_names = ("dark", "bright")
+    episodes = np.array([0, 0, 0, 1, 1])
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -33,6 +35,7 @@ def test_items_of_a_dataset_are_stacked_in_the_requested_order():
 def test_a_stacked_source_has_the_classes_and_fields_of_its_dataset():
     source = StackedItems(Items())
     assert source.class_names == ("dark", "bright") and source.fields == {"label": LABEL}
+    assert source.episodes is Items.episodes
 
 
 def test_intervals_are_limited_to_those_that_magi_embeds():

@@ -116,3 +116,75 @@ def test_headers_are_quicker_and_find_less(folder: Path, miniature: Callable[[st
 def test_a_sheet_shows_videos_from_all_over(folder: Path, miniature: Callable[[str], Path], kind: str):
     picture = sheet(folder if kind == "folder" else miniature(kind))
     assert picture.ndim == 3 and picture.shape[0] >= 64 and picture.std() > 10
+
+
+# --------------------------------------------------------------------------------------------------------- recordings
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """Three videos of a moving dot with actions and a caption."""
+    from dot_recordings import NAMES, dot_episode, write_video
+
+    for number in range(3):
+        episode = dot_episode(number, 20)
+        write_video(tmp_path / f"{number}.mp4", episode.frames)
+        lines = [",".join(NAMES), *(",".join(map(str, row)) for row in episode.actions)]
+        (tmp_path / f"{number}.actions.csv").write_text("\n".join(lines))
+    (tmp_path / "0.txt").write_text("a dot")
+    return tmp_path
+
+
+def test_actions_are_reported_with_names_kind_ranges_and_histograms(recorded: Path):
+    report = inspect(recorded)
+    assert (report["format"], report["episodes"], report["cameras"], report["captions"]) == ("folder", 3, [], ["a dot"])
+    actions = report["actions"]
+    assert actions is not None and (actions["names"], actions["kind"]) == (["dx", "dy", "press"], "continuous")
+    assert actions["buttons"] == [False, False, True] and (actions["rows"], actions["unknown"]) == (60, 0)
+    assert (actions["minimum"], actions["maximum"]) == ([-2, -2, 0], [2, 2, 1])
+    assert [sum(counts) for counts in actions["histogram"]] == [60, 60, 60]
+    json.dumps(report)
+    text = format_inspection(report)
+    assert "captions: a dot" in text and "dx     -2 to 2, mean" in text and "press  button, pressed in" in text
+
+
+def test_videos_without_actions_are_reported_as_such(folder: Path):
+    assert inspect(folder, headers_only=True)["actions"] is None
+
+
+def test_episodes_of_a_lerobot_dataset_are_reported(tmp_path: Path):
+    pytest.importorskip("pyarrow", reason="pyarrow is needed to read LeRobot datasets")
+    from dot_recordings import dot_episode, write_lerobot
+
+    episodes = [dot_episode(number, 10 + number, f"task {number % 2}") for number in range(4)]
+    write_lerobot(tmp_path, episodes, cameras=("images.top", "images.wrist"))
+    (tmp_path / "videos/images.top/chunk-000/file-001.mp4").unlink()
+    report = inspect(tmp_path, num_frames=5)
+    assert (report["format"], report["files"], report["episodes"], report["clips"]) == ("lerobot v3.0", 4, 2, 2 + 2)
+    assert (report["cameras"], report["camera"], report["captions"]) == (["top", "wrist"], "top", ["task 0", "task 1"])
+    assert [entry["path"] for entry in report["missing"]] == ["episode 2", "episode 3"]
+    assert [(v["frames"], v["height"], v["width"], v["fps"]) for v in report["videos"]] == [
+        (10, 32, 48, 10),
+        (11, 32, 48, 10),
+    ]
+    text = format_inspection(report)
+    assert text.startswith("lerobot v3.0: 2 of 4 episodes readable") and "cameras: top, wrist (read: top)" in text
+    assert sheet(tmp_path).std() > 10
+
+
+def test_the_sheet_shows_the_action_of_every_frame(recorded: Path):
+    from mutoscope.data.action_marks import AXIS_COLOR, BUTTON_COLOR
+
+    with_actions = sheet(recorded)
+    for path in recorded.glob("*.csv"):
+        path.unlink()
+    assert with_actions.shape[0] > sheet(recorded).shape[0]
+    for color in (AXIS_COLOR, BUTTON_COLOR):
+        assert (with_actions == color).all(-1).any() and not (sheet(recorded) == color).all(-1).any()
+
+
+def test_a_datasets_report_names_its_actions_and_camera(miniature: Callable[[str], Path]):
+    report = inspect(miniature("bair"), headers_only=True)
+    assert report["actions"] is not None and report["actions"]["names"][0] == "action_0"
+    assert (report["format"], report["camera"]) == ("bair", "image_aux1")
+    assert report["episodes"] == report["readable"]

@@ -31,3 +31,8 @@ def test_utf_16_without_a_mark_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.txt cannot be read: No such file"):
         read_text(tmp_path / "gone.txt")
+
+
+def test_line_ends_of_every_system_are_one_character(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\rthree\n")
+    assert read_text(tmp_path / "a.txt") == "one\ntwo\nthree\n"

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from mutoscope.actions import ActionSpec
 from mutoscope.errors import UserError
-from mutoscope.hub import save_pretrained, write_json
+from mutoscope.hub import load_index, save_pretrained, write_json
 from mutoscope.pipeline import VideoPipeline, VideoStream
-from mutoscope.text import load_text_encoder
+from mutoscope.text import TextFeatures, load_text_encoder
 from mutoscope.text.words import word_config
 from tiny_magi import tiny_index, tiny_magi, tiny_vae
 
@@ -80,6 +81,97 @@ def test_actions_of_a_file_and_held_ones_say_the_same(pipeline: VideoPipeline):
     assert not np.array_equal(listed[1:], pipeline(class_label=0, num_frames=9, seed=3).frames[1:])
 
 
+KEYS = ActionSpec(("right", "dx"), "continuous", (0.0, 3.0), (1.0, 2.0), ("max", "sum"))
+
+
+@pytest.fixture(scope="module")
+def named() -> VideoPipeline:
+    """The same network, whose second number was scaled in training."""
+    model = tiny_magi()
+    return VideoPipeline(tiny_vae(), model, tiny_index(model, actions=KEYS))
+
+
+def test_actions_by_name_are_scaled_to_what_the_network_reads(pipeline: VideoPipeline, named: VideoPipeline):
+    read_by_the_network = [[1, -1.5], [1, -1.5], [0, 1.0], [0, -1.5]]
+    expected = pipeline(class_label=0, actions=read_by_the_network).frames
+    forms = ("right*2 dx=5 .", [{"right": 1}, {"RIG": 1}, {"dx": 5}, {}], [[1, 0], [1, 0], [0, 5], [0, 0]])
+    for actions in forms:
+        np.testing.assert_array_equal(named(class_label=0, actions=actions).frames, expected)
+
+
+@pytest.mark.parametrize("action", [{"right": 1, "dx": 5}, {"DX": 5, "ri": True}, "right+dx=5", [1, 5], (1.0, 5.0)])
+def test_a_stream_is_steered_by_name(named: VideoPipeline, action: object):
+    stream = named.stream(class_label=0, num_frames=5, seed=3)
+    first = next(stream)
+    stream.change(action=action)
+    expected = named(class_label=0, actions="right+dx=5*4", seed=3).frames
+    np.testing.assert_array_equal(np.stack([first, *stream]), expected)
+
+
+def test_an_unknown_action_ends_a_held_one(named: VideoPipeline):
+    stream = named.stream(class_label=0, num_frames=5, seed=3)
+    frames = [next(stream)]
+    for action in ("right", "?", "?", "?"):
+        stream.change(action=action)
+        frames.append(next(stream))
+    np.testing.assert_array_equal(np.stack(frames), named(class_label=0, actions="right ?*3", seed=3).frames)
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ({"rihgt": 1}, "no action 'rihgt'. Did you mean 'right'. Its actions: right, dx"),
+        ({"right": 2}, "'right' is a button and must be 0 or 1, found 2"),
+        ({"dx": float("inf")}, "'dx' must be a finite number"),
+        ([1], "rows of 2 numbers"),
+        ("right*3", "3 actions, one is needed"),
+    ],
+)
+def test_wrong_actions_leave_the_stream_as_it_was(named: VideoPipeline, action: object, message: str):
+    stream = named.stream(class_label=0, num_frames=5, seed=3)
+    frames = [next(stream)]
+    with pytest.raises(UserError, match=message):
+        stream.change(interval=9, class_label=1, action=action)
+    np.testing.assert_array_equal(np.stack([*frames, *stream]), named(class_label=0, seed=3).frames)
+
+
+@pytest.mark.parametrize(
+    ("options", "frames", "warning"),
+    [
+        ({"actions": "right*8"}, 9, ""),
+        ({"actions": "right*2"}, 3, ""),
+        ({"actions": "right*2", "context": noise(2)}, 3, ""),
+        ({"actions": "right*8", "num_frames": 8}, 8, ""),  # a recording of 8 frames has 8 rows
+        ({"actions": "right*8", "num_frames": 7}, 7, "reads 6 actions, found 8"),
+        ({}, 5, ""),
+    ],
+)
+def test_a_clip_has_one_frame_more_than_actions(named: VideoPipeline, options: dict, frames: int, warning: str):
+    request = named.prepare(**options)
+    assert request.num_frames == frames
+    assert [warning in text for text in request.warnings] == ([True] if warning else [])
+
+
+def test_actions_after_the_last_one_of_an_endless_stream_are_unknown(named: VideoPipeline):
+    frames = list(itertools.islice(named.stream(class_label=0, actions="right*2", num_frames=None), 5))
+    np.testing.assert_array_equal(np.stack(frames), named(class_label=0, actions="right*2 ?*2").frames)
+
+
+def test_a_model_folder_keeps_names_and_scaling(named: VideoPipeline, tmp_path: Path):
+    loaded = VideoPipeline.from_pretrained(named.save_pretrained(tmp_path / "m"))
+    assert loaded.index.actions == KEYS
+
+
+def test_an_index_of_another_number_of_actions_is_refused():
+    model = tiny_magi(action_size=3)
+    with pytest.raises(UserError, match="names 2 numbers of action, the network reads 3"):
+        VideoPipeline(tiny_vae(), model, tiny_index(model, actions=KEYS))
+
+
+def test_bundled_models_know_the_names_of_their_actions():
+    assert load_index("magi-shapes").actions == ActionSpec.plain(("dx", "dy"), "continuous", fps=8)
+
+
 def test_lists_of_actions_are_one_clip_each(pipeline: VideoPipeline):
     actions = np.random.default_rng(0).uniform(-1, 1, (2, 4, 2))
     clips = pipeline.generate(class_label=[0, 1], actions=list(actions)).clips
@@ -130,7 +222,7 @@ def test_modes(pipeline: VideoPipeline, options: dict, mode: str):
         ({"context": noise(5), "num_frames": 9}, "sees 5 at a time"),
         ({"context": noise(3), "num_frames": 3}, "raise num_frames above 3"),
         ({"task": "action-conditional"}, "needs actions"),
-        ({"actions": [[0.0, 0.0]] * 3}, "need 4 actions, found 3"),
+        ({"actions": [[0.0, 0.0]] * 3, "num_frames": 5}, "need 4 actions, found 3: give 1 more"),
         ({"actions": [[0.0]] * 4}, "rows of 2 numbers"),
         ({"actions": [["left", "up"]] * 4}, "rows of numbers"),
         ({"interval": 0}, "between 1 and 25"),
@@ -189,3 +281,30 @@ def test_prompts_are_read_and_can_change_on_the_way(tmp_path: Path):
             stream.change(prompt="a blue square")
     np.testing.assert_array_equal(np.stack(frames[:3]), red[:3])
     assert not np.array_equal(np.stack(frames[3:]), red[3:])
+
+
+def test_words_that_mean_nothing_are_named_in_a_call_and_in_a_change(tmp_path: Path):
+    write_json(tmp_path / "config.json", word_config(["a red circle"]))
+    encoder = load_text_encoder(tmp_path, torch.device("cpu"), torch.float32)
+    size = encoder.encode(["a"], 4).features.shape[2]
+    model = tiny_magi(text_size=size, text_length=4)
+    pipeline = VideoPipeline(tiny_vae(), model, tiny_index(model), text_encoder=lambda: encoder)
+    [sentence] = pipeline.prepare(prompt="a красный circle").warnings
+    assert "does not know 'красный'" in sentence
+    assert pipeline.prepare(prompt="a red circle").warnings == ()
+    stream = pipeline.stream(prompt="a red circle", num_frames=None)
+    next(stream)
+    with pytest.warns(UserWarning, match="does not know '圆'"):
+        stream.change(prompt="圆")
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path: Path):
+    write_json(tmp_path / "config.json", word_config(["a red circle"]))
+    encoder = load_text_encoder(tmp_path, torch.device("cpu"), torch.float32)
+    size = encoder.encode(["a"], 4).features.shape[2]
+    model = tiny_magi(text_size=size, text_length=4)
+    pipeline = VideoPipeline(tiny_vae(), model, tiny_index(model), text_encoder=lambda: encoder)
+    features, mask = encoder.encode(["a"], 4)
+    encoder.encode = lambda prompts, length: TextFeatures(features * torch.nan, mask)
+    with pytest.raises(UserError, match="^The text encoder's features hold .* float32"):
+        pipeline.prepare(prompt="a")

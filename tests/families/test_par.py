@@ -187,7 +187,7 @@ def test_8_bit_weights_stay_close_and_are_never_saved(tmp_path: Path):
         ({"num_frames": 5}, "clips of 4 frames"),
         ({"prompt": "a red circle"}, "no prompt"),
         ({"choice_temperature": 4.5}, "choice_temperature"),
-        ({"temperature": -1.0}, "not negative"),
+        ({"temperature": -1.0}, "at least 0"),
         ({"caption": torch.zeros(1, 5, 6)}, "reads class labels"),
     ],
 )
@@ -206,3 +206,9 @@ def test_models_of_captions_need_one_and_know_no_classes(texts: VideoPipeline):
 def test_an_unknown_family_is_told():
     with pytest.raises(UserError, match="'magvit'"):
         family_named("magvitt")
+
+
+def test_a_prompt_of_which_cleaning_leaves_nothing_is_named(texts: VideoPipeline):
+    prompted = VideoPipeline(texts.tokenizer, texts.model, texts.index, text_encoder=CountedEncoder)
+    [sentence] = prompted.prepare(prompt=["红色的圆", "a circle", ""]).warnings
+    assert "leaves nothing of the prompt '红色的圆'" in sentence

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -193,3 +194,22 @@ def test_a_transformer_is_no_tokenizer_and_unknown_tensors_are_named(tmp_path: P
     weights = {names[name]: value for name, value in tokenizer.state_dict().items()} | {"encoder.extra": torch.zeros(1)}
     with pytest.raises(UserError, match="encoder.extra"):
         load_tokenizer(Checkpoint(Path("x.pt"), weights, {}), VQ)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "model._orig_mod.", "module.model."])
+@pytest.mark.parametrize("container", [None, "model", "state_dict", "ema"])
+def test_prefixes_of_wrappers_are_removed(tmp_path: Path, prefix: str, container: str | None):
+    tokenizer = VQ2D(VQ)
+    names = tokenizer_names(tokenizer)
+    codes = {names[name]: value for name, value in tokenizer.state_dict().items()}
+    for weights in (official(model()), codes):
+        wrapped = {f"{prefix}{name}": value for name, value in weights.items()}
+        path = saved(tmp_path / "x.pt", wrapped if container is None else {container: wrapped})
+        assert set(read_checkpoint(path, ema=container == "ema").weights) == set(weights)
+
+
+def test_the_class_that_a_refused_file_names_is_in_the_message(tmp_path: Path):
+    path = saved(tmp_path / "x.pt", {"model": official(model()), "best": np.float64(1.0)})
+    with pytest.raises(UserError, match=r"it holds numpy\._core\.multiarray\.scalar") as caught:
+        read_checkpoint(path)
+    assert "\x1b" not in str(caught.value)

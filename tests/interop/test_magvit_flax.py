@@ -86,3 +86,10 @@ def test_unfit_checkpoints_are_refused(tmp_path: Path):
     (tmp_path / "model.pt").write_bytes(b"")
     with pytest.raises(UserError, match="neither"):
         magvit_flax.read_flat(tmp_path / "model.pt")
+
+
+def test_a_damaged_file_is_a_sentence(tmp_path):
+    for name in ("x.npz", "x.safetensors"):
+        (tmp_path / name).write_bytes(b"nonsense")
+        with pytest.raises(UserError, match="not a readable weights file"):
+            magvit_flax.read_flat(tmp_path / name)

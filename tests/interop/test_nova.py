@@ -128,3 +128,12 @@ def test_published_names_have_heads_of_64_or_96_channels(name: str):
     _, width, heads = nova.VIT[name]
     assert width // heads in (64, 96)
     NOVAConfig(hidden_size=width, temporal_heads=heads, spatial_heads=heads, positions="rotary")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model._orig_mod."])
+def test_prefixes_of_wrappers_are_removed(folder: Path, prefix: str):
+    plain = hub.load_model(folder).state_dict()
+    weights = load_file(folder / WEIGHTS)
+    save_file({f"{prefix}{name}": value for name, value in weights.items()}, folder / WEIGHTS)
+    found = hub.load_model(folder).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in plain.items())

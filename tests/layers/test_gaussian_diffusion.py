@@ -99,9 +99,9 @@ def test_shorter_plans_start_at_the_last_training_step_of_their_own_chain():
 
 
 def test_impossible_numbers_of_steps_are_refused():
-    with pytest.raises(UserError, match="at least 2 training steps, found 1"):
+    with pytest.raises(UserError, match="num_train_steps must be at least 2.*found 1"):
         LearnedVariance("cosine", 1)
-    with pytest.raises(UserError, match="at least 21 training steps"):
+    with pytest.raises(UserError, match="num_train_steps must be at least 21"):
         LearnedVariance("linear", 20)
     with pytest.raises(UserError, match="choose 1 to 50"):
         LearnedVariance("cosine", 50).plan(100)

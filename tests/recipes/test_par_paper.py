@@ -11,7 +11,7 @@ from mutoscope.meta_device import on_meta_device
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.recipes import catalog
 from mutoscope.recipes.par_paper import RECIPES as OWN
-from mutoscope.runs.networks import TOKENIZERS
+from mutoscope.runs.networks import build_tokenizer
 from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig, group_starts
 from mutoscope.training.config import ModelRecipe, from_json, to_json
 
@@ -31,7 +31,7 @@ def test_every_recipe_is_complete_fits_its_tokenizer_and_survives_its_json(name:
         return
     spec = RECIPES[recipe.tokenizer.removeprefix("runs/")]().tokenizer
     with on_meta_device():
-        tokenizer = TOKENIZERS[type(spec)](spec).spec
+        tokenizer = build_tokenizer(spec).spec
     assert isinstance(recipe.model, PARConfig) and tokenizer.vocab_size == recipe.model.codebook_size
     data = recipe.data
     assert tokenizer.latent_shape(data.num_frames, data.height, data.width) == recipe.model.latent_shape

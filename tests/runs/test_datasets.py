@@ -185,7 +185,7 @@ def test_nova_trains_on_captioned_images_and_then_on_captioned_videos(miniature:
     shared = {"tokenizer": autoencoder, "text_encoder": "words", "sampling": sampling}
     images = shrunk("nova-0.3B-1024", tmp_path / "images", **shared, model=nova("nova-0.3B-1024", 1, words=5))
     assert train(images, tmp_path / "run").finished
-    videos = shrunk("nova-0.6B-video", miniature("ssv2"), **shared, model=nova("nova-0.6B-video", 3, words=10))
+    videos = shrunk("nova-0.6B-video", miniature("ssv2"), **shared, model=nova("nova-0.6B-video", 3, words=12))
     data = replace(of_kind(videos.data, "ssv2"), num_frames=3)
     assert train(replace(videos, data=data), tmp_path / "video").finished
     clip = VideoPipeline.from_pretrained(tmp_path / "video")(prompt="pushing a cup from left to right")

@@ -146,3 +146,19 @@ def test_prompts_that_do_not_fit_are_explained(tmp_path, benchmark, name, text, 
         read_prompts(benchmark, tmp_path / name)
     with pytest.raises(UserError, match="cannot be read|Unknown benchmark"):
         read_prompts(benchmark, tmp_path / f"none{Path(name).suffix}")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_prompts_of_every_editor_are_read(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("ein grüner Kreis\r\nкруг".encode(encoding))
+    assert [prompt.text for prompt in read_prompts("vbench", tmp_path / "a.txt")] == ["ein grüner Kreis", "круг"]
+    (tmp_path / "a.json").write_bytes('[{"prompt_en": "grün"}]'.encode(encoding))
+    assert [prompt.text for prompt in read_prompts("vbench", tmp_path / "a.json")] == ["grün"]
+    (tmp_path / "a.csv").write_bytes('item_id,text\r\np1,"grün,\r\nrund"\r\n'.encode(encoding))
+    assert [prompt.text for prompt in read_prompts("dpg-bench", tmp_path / "a.csv")] == ["grün,\nrund"]
+
+
+def test_prompts_in_another_encoding_are_refused_by_name(tmp_path):
+    (tmp_path / "a.txt").write_bytes("grün".encode("latin-1"))
+    with pytest.raises(UserError, match=r"a\.txt is not UTF-8 text .* save it as UTF-8"):
+        read_prompts("vbench", tmp_path / "a.txt")

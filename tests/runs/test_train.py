@@ -28,6 +28,7 @@ from mutoscope.runs.train import (
     check_model_fits,
     flushed_denormals,
     load_recipe,
+    open_text_encoder,
     start_inflated,
     train,
 )
@@ -35,6 +36,7 @@ from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfi
 from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 from mutoscope.training.config import AdversarialConfig, ModelRecipe, TokenizerRecipe
+from mutoscope.training.distributed import join
 from mutoscope.training.tracking import read_log
 
 DATA = ShapesData(num_frames=8, height=16, width=16)
@@ -111,7 +113,7 @@ def test_a_model_run_leaves_a_self_contained_folder(model_folder):
     assert hub.load_tokenizer(model_folder) is not None
     assert hub.load_model(model_folder).config == tiny_model("").model
     sheets = {path.name for path in (model_folder / "samples").iterdir()}
-    assert sheets == {"class-conditional-00000004.png", "frame-prediction-00000004.png"}
+    assert sheets == {f"{task}-0000000{step}.png" for task in TWO_TASKS for step in (1, 4)}
 
 
 def test_the_cache_is_filled_once_and_used_again_on_resume(tokenizer_folder, model_folder):
@@ -357,3 +359,21 @@ def test_images_train_a_tokenizer_against_patches_and_a_par_model_on_ten_crops(t
     labels = np.load(tmp_path / "par" / "tokens" / "label.npy")
     assert labels.tolist() == [0] * 10 + [1] * 10
     assert VideoPipeline.from_pretrained(tmp_path / "par")(class_label="bee").frames.shape == (1, 8, 8, 3)
+
+
+@pytest.mark.parametrize(("caption", "works"), [(None, False), ("...", False), ("красный круг", True)])
+def test_a_dataset_without_a_word_in_its_captions_is_named(tmp_path, caption: str | None, works: bool):
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(images / "a.png")
+    if caption is not None:
+        (images / "a.txt").write_text(caption, encoding="utf-8")
+    data = ImagesData(path=str(images), num_frames=1, height=16, width=16)
+    recipe = replace(magvit_shapes(), data=data, text_encoder="words")
+    if works:
+        encoder = open_text_encoder(recipe, tmp_path / "out", join("cpu"))
+        assert encoder is not None and encoder.unknown(caption or "") == []
+        return
+    with pytest.raises(UserError, match=f"None of the 1 captions of {images} holds a word"):
+        open_text_encoder(recipe, tmp_path / "out", join("cpu"))
+    assert not (tmp_path / "out").exists()

@@ -92,3 +92,10 @@ def test_without_transformers_the_extra_is_named(folder: Path, monkeypatch: pyte
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(UserError, match=r"extra \[text\]"):
             load_text_encoder(folder, CPU, torch.float32)
+
+
+def test_words_that_the_tokenizer_does_not_know_are_named(folder: Path):
+    encoder = load_text_encoder(folder, CPU, torch.float32)
+    assert encoder.unknown("a red круг circle 圆 круг") == ["круг", "圆"]
+    encoder.encode(["a red circle", "a"], 3)  # padding and truncation of a batch change nothing
+    assert encoder.unknown("a red circle") == []

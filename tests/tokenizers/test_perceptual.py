@@ -176,3 +176,11 @@ def test_same_padding_gives_the_rounded_up_size_and_puts_the_odd_cell_last():
     padded = pad_same(x, 3, 2)
     assert padded.shape[-2:] == (7, 7)
     assert padded[0, 0, 0].sum() == 0 and padded[0, 0, 1, 0] == 1 and padded[0, 0, 1, -1] == 0
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model._orig_mod."])
+def test_prefixes_of_wrappers_are_removed(tmp_path, prefix):
+    network = ResNet(TINY)
+    torch.save({"state_dict": {f"{prefix}{n}": v for n, v in network.state_dict().items()}}, tmp_path / "x.pth")
+    loaded = load_perceptual(tmp_path / "x.pth")
+    assert torch.equal(loaded.network.state_dict()["fc.weight"], network.state_dict()["fc.weight"])

@@ -234,3 +234,12 @@ def test_arguments_that_diffusers_does_not_know_are_refused():
         DiffusersVAE(DiffusersVAEConfig("AutoencoderKLWan", {"base_dime": 8}))
     with pytest.raises(UserError, match="Unknown autoencoder"):
         DiffusersVAEConfig("Autoencoder")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module.model."])
+def test_prefixes_of_wrappers_are_removed(tmp_path, prefix):
+    network = save_published(tmp_path)
+    weights = {f"{prefix}{name}": value for name, value in network.state_dict().items()}
+    save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors")
+    loaded = load_vae(tmp_path).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in network.state_dict().items())

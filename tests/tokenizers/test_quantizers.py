@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mutoscope.errors import UserError
 from mutoscope.tokenizers.quantizers import (
     EntropyKind,
     FiniteScalarQuantizer,
@@ -135,3 +136,21 @@ def test_gaussian_bottleneck_draws_around_the_mean_and_vanishes_at_the_prior():
     assert abs((draw - mean).std().item() - 1) < 0.05
     assert torch.equal(bottleneck(latents)[0], mean)
     assert bottleneck(torch.zeros(1, 6, 1, 2, 2))[2]["kl"] == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "encode",
+    [
+        quantizer().tokens,
+        quantizer(normalized=True).tokens,
+        LookupFreeQuantizer(3).encode,
+        FiniteScalarQuantizer((3, 5, 4)).encode,
+    ],
+)
+def test_latents_that_are_not_finite_have_no_codes(encode, bad: float):
+    x = latents(1, 3, 1, 2, 2)
+    encode(x)
+    x[0, 1, 0, 1, 1] = bad
+    with pytest.raises(UserError, match="^The latents of the tokenizer's encoder hold"):
+        encode(x)

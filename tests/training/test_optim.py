@@ -15,6 +15,7 @@ from mutoscope.training.optim import (
     make_optimizer,
     make_scheduler,
     set_learning_rate,
+    warmed_decay,
 )
 
 
@@ -49,8 +50,8 @@ def test_the_first_update_of_a_warmed_up_run_changes_nothing():
 
 @pytest.mark.parametrize("warmup", [10, 11, -1])
 def test_a_warm_up_that_does_not_fit_is_refused(warmup):
-    config = OptimConfig(warmup_steps=warmup)
     with pytest.raises(UserError, match="warmup_steps"):
+        config = OptimConfig(warmup_steps=warmup)
         make_scheduler(make_optimizer(nn.Linear(1, 1), config), config, 10)
 
 
@@ -112,6 +113,32 @@ def test_averaged_weights_start_from_the_initial_ones_without_bias():
     ema.update_parameters(model)
     assert ema.module.weight.item() == pytest.approx(0.9)
     assert make_ema(model, None) is None
+
+
+def test_a_warmed_average_follows_the_weights_from_the_first_step_on():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    ema, expected = make_ema(model, 0.5, warmup=True), 0.0
+    for step, decay in enumerate([1 / 10, 2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 7 / 16, 8 / 17, 0.5, 0.5]):
+        nn.init.constant_(model.weight, float(step + 1))
+        ema.update_parameters(model)
+        expected = decay * expected + (1 - decay) * (step + 1)
+        assert ema.module.weight.item() == pytest.approx(expected)
+        assert warmed_decay(0.5, step) == pytest.approx(decay)
+
+
+def test_a_warmed_average_continues_from_its_state():
+    model = nn.Linear(3, 2)
+    averages = [make_ema(model, 0.9, warmup=True)]
+    for step in range(6):
+        if step == 3:
+            averages.append(make_ema(nn.Linear(3, 2), 0.9, warmup=True))
+            averages[1].load_state_dict(averages[0].state_dict())
+        nn.init.constant_(model.weight, float(step))
+        for ema in averages:
+            ema.update_parameters(model)
+    found = [ema.module.state_dict()["weight"] for ema in averages]
+    assert torch.equal(*found) and not torch.equal(found[0], model.weight)
 
 
 def test_clipping_bounds_the_global_norm_and_reports_the_one_before():

@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from mutoscope.errors import UserError
-from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig
+from mutoscope.tokenizers.base import TokenizerOutput, VideoTokenizer
+from mutoscope.tokenizers.discriminator import (
+    Discriminator,
+    DiscriminatorConfig,
+    PatchDiscriminator,
+    PatchDiscriminatorConfig,
+)
+from mutoscope.tokenizers.perceptual import PerceptualLoss, ResNet, ResNetConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 from mutoscope.training.callbacks import ReconstructionSheet, paired_sheet
 from mutoscope.training.config import AdversarialConfig
@@ -68,7 +76,7 @@ def test_sample_sheets_show_each_clip_above_its_reconstruction(tmp_path):
     sheet = ReconstructionSheet(clips, every_nth_frame=1)
     train_tokenizer(FakeTokenizer(), recipe, FakeSource(), tmp_path, callbacks=[sheet])
     files = sorted(path.name for path in (tmp_path / "samples").iterdir())
-    assert files == ["reconstruction-00000002.png", "reconstruction-00000004.png"]
+    assert files == [f"reconstruction-{step:08d}.png" for step in (1, 2, 4)]
     image = np.asarray(Image.open(tmp_path / "samples" / files[0]))
     assert (image[:4, :4] == clips[0, 0].numpy()).all()
     assert (image == paired_sheet(clips, clips)).mean() < 1  # the rows of reconstructions differ
@@ -146,3 +154,35 @@ def test_an_adversarial_run_resumes_bit_for_bit_and_trains_the_discriminator(tmp
     resumed = run(tmp_path / "cut", resume=True)
     assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+
+
+class Darkening(VideoTokenizer):
+    """A network without products, which autocast does not touch."""
+
+    def forward_train(self, video: Tensor, generator: torch.Generator | None = None) -> TokenizerOutput:
+        return TokenizerOutput(0.9 * video - 0.05, video, {})
+
+
+@pytest.mark.parametrize("patches", [False, True])
+def test_comparisons_of_clips_do_not_depend_on_autocast(patches: bool):
+    torch.manual_seed(0)
+    side = 16 if patches else 4
+    discriminator: nn.Module = (
+        PatchDiscriminator(PatchDiscriminatorConfig(4, 1)) if patches else Discriminator(DISCRIMINATOR)
+    )
+    config = replace(ADVERSARIAL, gan_loss="hinge") if patches else ADVERSARIAL
+    discriminator.eval()  # the norms of patches keep their averages
+    perceptual = PerceptualLoss(ResNet(ResNetConfig((1,), 4, 5)))
+    video = torch.rand(2, 3, 2, side, side) * 2 - 1
+
+    def terms() -> dict[str, Tensor]:
+        objective = AdversarialLoss(Darkening(), discriminator, config, perceptual)
+        objective.average_real.fill_(0.1)
+        found = objective.losses(video)[1]
+        return {name: term.detach() for name, term in found.items()}
+
+    plain = terms()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = terms()
+    assert {"generator", "discriminator", "r1", "lecam", "perceptual"} <= set(plain)
+    assert all(torch.equal(under[name], plain[name]) for name in plain), (under, plain)

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from mutoscope.errors import UserError
+from mutoscope.checks import MAX_SEED
+from mutoscope.checks import check_range as check_range
+from mutoscope.errors import UserError, reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,23 +24,8 @@ Report = dict[str, Any]
 T = TypeVar("T")
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".gif")
+MAX_SUGGESTIONS = 5
 CLIP_SUFFIXES = (*VIDEO_SUFFIXES, ".png")
-MAX_SEED = 2**64 - 1
-
-
-def check_range(
-    name: str, value: float | None, low: float | None = None, high: float | None = None, above: float | None = None
-) -> None:
-    """Raise unless low <= value <= high and value > above; None passes, NaN and infinity never do."""
-    if value is None:
-        return
-    ok = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
-    if ok and (above is None or value > above):
-        return
-    wanted = [f"more than {above:g}"] if above is not None else []
-    wanted += [f"at least {low}"] if low is not None else []
-    wanted += [f"at most {high}"] if high is not None else []
-    raise UserError(f"{name} must be {' and '.join(wanted)}, found {value}.")
 
 
 def check_seed(seed: int) -> None:
@@ -77,8 +63,7 @@ def parse_device(name: str) -> "torch.device":
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name!r} cannot be used here ({reason}). Try cpu.") from None
+        raise UserError(f"--device {name!r} cannot be used here ({reason(error)}). Try cpu.") from None
     if device.type == "meta":
         raise UserError("--device 'meta' holds no numbers. Try cpu.")
     return device
@@ -98,8 +83,8 @@ def progress(items: Iterable[T], total: int | None, label: str, unit: str = "fra
 
 
 @contextlib.contextmanager
-def progress_steps(label: str, total: int, unit: str = "step") -> Iterator[Callable[[], object]]:
-    """A callback that moves a progress bar on standard error on by one."""
+def progress_steps(label: str, total: int | None, unit: str = "step") -> Iterator[Callable[[], object]]:
+    """A callback that moves a progress bar on standard error on by one; total None: not known."""
     from tqdm import tqdm
 
     with tqdm(desc=label, total=total, unit=unit, file=sys.stderr, disable=None, leave=False) as bar:
@@ -203,8 +188,17 @@ def parse_flags(target: Callable[..., T], prog: str, arguments: Sequence[str], *
             return tyro.cli(target, prog=prog, args=list(arguments), config=markers, **options)
     except SystemExit as stop:
         if stop.code:
-            raise UserError(f"{_flatten(errors.getvalue())} See {prog} --help.") from None
+            raise UserError(f"{_with_flag(_flatten(errors.getvalue()))} See {prog} --help.") from None
         raise
+
+
+def _with_flag(message: str) -> str:
+    """Tyro's "Error parsing loop: batch_size must ..." as "--loop.batch-size must ..."."""
+    found = re.match(r"Error parsing (\w[\w.]*): ([a-z][\w.-]*)(?:\[\d+\])? must ", message)
+    if found is None:
+        return message
+    group = "" if found[1][0].isupper() else f"{found[1]}."  # a class is the whole configuration
+    return f"--{group}{found[2]}".replace("_", "-") + message[found.end(2) :]
 
 
 def _flatten(box: str) -> str:
@@ -213,8 +207,15 @@ def _flatten(box: str) -> str:
     groups = [" ".join(group.split()) for group in re.split("─+|-{10,}", text)]  # dashes on a plain terminal
     groups = [g for g in groups if g and not g.startswith(("Argument helptext", "For full helptext"))]
     titles = ("Required options", "Unrecognized options", "Invalid choice", "Missing argument")
-    kept = [g for g in groups if g not in titles and not g.endswith(" error")] or groups
+    kept = [_short(g) for g in groups if g not in titles and not g.endswith(" error")] or groups
     return " ".join(g if g.endswith(".") else f"{g}." for g in kept)
+
+
+def _short(message: str) -> str:
+    """Tyro's suggestions by their names alone, a few of them."""
+    message, found, suggestions = message.partition("Perhaps you meant:")
+    names = list(dict.fromkeys(re.findall(r"--[\w.-]+", suggestions)))[:MAX_SUGGESTIONS]
+    return f"{message}Perhaps you meant {' or '.join(names)}." if found else message
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

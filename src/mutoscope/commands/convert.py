@@ -56,6 +56,8 @@ def check_options(options: ConvertOptions) -> None:
     common.check_range("--grid", min(options.grid) if options.grid else None, low=1)
     common.check_range("--num-classes", options.num_classes, low=0)
     common.check_range("--fps", options.fps, above=0, high=1000)
+    common.check_range("--rope-base", options.rope_base, above=0)
+    common.check_range("--norm-eps", options.norm_eps, above=0)
 
 
 def summary(report: common.Report) -> str:

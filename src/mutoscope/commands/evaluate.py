@@ -1,8 +1,9 @@
 """mutoscope evaluate: a model or a folder of videos against real clips."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import mutoscope.commands.common as common
 from mutoscope.commands.options import family_of_folder, help_text, parse_changed_options, sampler_flags
@@ -13,7 +14,7 @@ def evaluate(
     source: str,
     /,
     *,
-    protocol: str = "shapes",
+    protocol: str | None = None,
     num_clips: int | None = None,
     seed: int = 0,
     batch_size: int = 16,
@@ -21,6 +22,10 @@ def evaluate(
     reference: str | None = None,
     split: str | None = None,
     task: str | None = None,
+    features: str | None = None,
+    pairs: Literal["names", "order", "none"] = "names",
+    by_frame: bool = False,
+    max_side: int = 256,
     paste_given: bool = False,
     i3d: str | None = None,
     i3d_sha256: str | None = None,
@@ -33,20 +38,29 @@ def evaluate(
     out: str | None = None,
     overrides: Sequence[str] = (),
 ) -> common.Report:
-    """Measure a model, a tokenizer or a folder of videos under a protocol; every figure carries its interval.
+    """Measure a model, a tokenizer or a folder of videos; every figure carries its interval.
+
+    Two folders of videos or images compare without any weights: mutoscope evaluate MINE --reference REAL
 
     Args:
-        source: bundled name, model folder, or a folder of videos
-        protocol: shapes (all that fits the source), shapes-generation, shapes-text, shapes-prediction, shapes-tasks,
-            shapes-reconstruction, shapes-files; shapes-10k for many clips; or that of a published table, such as
-            ucf101-magvit with --reference (an unknown name lists them)
+        source: bundled name, model folder, or a folder of videos or images
+        protocol: folders (default where both sides are folders); shapes (default for models; all that fits the source),
+            shapes-generation, shapes-text, shapes-prediction, shapes-tasks, shapes-reconstruction, shapes-files;
+            shapes-10k for many clips; or that of a published table, such as ucf101-magvit with --reference (an unknown
+            name lists them)
         num_clips: clips on either side (default 256, or the protocol's number)
         seed: of generation, of random clips and of the resampling behind the intervals
         batch_size: clips at a time
         device: cpu, cuda, cuda:1, mps ...
-        reference: the real videos of a published protocol: a dataset in its own layout, or a folder of videos
+        reference: the real videos: a folder, or for a published protocol also a dataset in its own layout
         split: which part of that dataset, where not the protocol's: train, validation or test
         task: what a model does, for protocols of several tasks
+        features: of two folders, whose features the Fréchet distance compares: shapes-features, or a tokenizer (bundled
+            name or folder), whose encoder is read
+        pairs: of two folders, which clips are compared one by one (PSNR, SSIM): those of equal names, in order of path,
+            or none
+        by_frame: of two folders, compare frame by frame where their rates differ, instead of at the lower rate
+        max_side: of two folders, most pixels of the longer side of a frame
         paste_given: copy the conditioning region into the generated clips unchanged
         i3d: file with I3D's Kinetics-400 weights, for FVD and KVD
         i3d_sha256: refuse another I3D file than the one with this hash
@@ -62,6 +76,7 @@ def evaluate(
     """
     common.check_range("--num-clips", num_clips, low=2)
     common.check_range("--batch-size", batch_size, low=1)
+    common.check_range("--max-side", max_side, low=16)
     common.check_seed(seed)
     torch_device = common.parse_device(device)
     target = None if out is None else common.check_output_file(out, (".json",))
@@ -84,6 +99,10 @@ def evaluate(
         split=split,
         task=task,
         paste_given=paste_given,
+        features=features,
+        pairs=pairs,
+        by_frame=by_frame,
+        max_side=max_side,
         convention=convention,
         files=WeightFiles(i3d, c3d, inception, lpips, lpips_heads, i3d_sha256),
         state=state,
@@ -99,8 +118,8 @@ def sampler_options(source: str, arguments: Sequence[str]) -> dict[str, object]:
     if not arguments:
         return {}
     folder = Path(source).expanduser()
-    if folder.is_dir() and not (folder / hub.INDEX).is_file():
-        raise UserError(f"{source!r} is a folder of videos; {arguments[0]} is for models that generate them.")
+    if folder.is_file() or (folder.is_dir() and not (folder / hub.INDEX).is_file()):
+        raise UserError(f"{source!r} holds videos; {arguments[0]} is for models that generate them.")
     return parse_changed_options(hub.open_folder(source), f"mutoscope evaluate {source}", arguments)
 
 
@@ -125,13 +144,18 @@ def _written(report: common.Report, target: Path | None) -> common.Report:
 
 
 def summary(report: common.Report) -> str:
+    lines = [f"Caution: {caveat}" for caveat in report.get("caveats", [])]
+    lines += comparison(report) if report["protocol"] == "folders" else figures(report)
+    return "\n".join(lines)
+
+
+def figures(report: common.Report) -> list[str]:
+    """A line per figure, then what they depend on."""
     lines = [
         f"{report['source']}, protocol {report['protocol']}, {report['num_clips']} clips, {report['seconds']:.1f} s"
     ]
     for name, figure in report["metrics"].items():
-        value, ci95 = figure["value"], figure["ci95"]
-        spread = f"  [{ci95[0]:.4g}, {ci95[1]:.4g}]" if ci95 else ""
-        lines.append(f"  {name:<44} {'–' if value is None else format(value, '.4g')}{spread}")
+        lines.append(f"  {name:<44} {_shown(figure)}")
     for name, numbers in report.get("published", {}).items():
         lines.append(f"  published, {name}: " + ", ".join(f"{key} {value:g}" for key, value in numbers.items()))
     details = report.get("protocol_details", {})
@@ -144,4 +168,75 @@ def summary(report: common.Report) -> str:
         lines.append(f"  convention {chosen['name']} ({chosen['used_by']})")
     if "num_real" in report:
         lines.append(f"  {report['num_real']} real clips: " + "; ".join(details["notes"]))
-    return "\n".join(lines)
+    return lines
+
+
+def comparison(report: common.Report) -> list[str]:
+    """Two folders side by side: what was compared, the figures in columns, and how they came about."""
+    details = report["protocol_details"]
+    sides = [(details["mine"], report["num_clips"])]
+    sides += [(details["real"], report["num_real"])] if details["real"] else []
+    counts = " against ".join(
+        f"{_counted(clips, 'clip')} of {_counted(side['videos'], side['kind'])}" for side, clips in sides
+    )
+    height, width = details["size"]
+    rate = "" if details["fps"] is None else f" at {details['fps']:g} frames/s"
+    what = f"{_counted(details['num_frames'], 'frame')} of {height}×{width}{rate}"
+    lines = [
+        f"{' against '.join(side['folder'] for side, _ in sides)}: {counts}, each {what}; {report['seconds']:.1f} s"
+    ]
+    rows = [["", "mine", "real"] if details["real"] else ["", "mine"], *_rows(report["metrics"], details)]
+    lines += [
+        f"  {line}" for line in common.table([row + [""] * (len(rows[0]) - len(row)) for row in rows]).splitlines()
+    ]
+    return lines + [f"  {note}" for note in _how(details)]
+
+
+def _rows(metrics: dict[str, dict], details: dict) -> Iterator[list[str]]:
+    """Name, figure of mine, and the same figure of the real clips if there is one."""
+    for name, figure in metrics.items():
+        if not name.endswith("_real"):
+            real = metrics.get(f"{name}_real")
+            yield [name, _shown(figure), *([] if real is None else [_shown(real)])]
+
+
+def _how(details: dict) -> Iterator[str]:
+    """How clips were paired, what the features are, and everything that was adapted."""
+    pairing, features = details["pairing"], details["features"]
+    if details["real"]:
+        pairs = (
+            f", {_counted(pairing['clips'], 'clip')} of {_counted(pairing['videos'], 'pair')}"
+            if pairing["clips"]
+            else ""
+        )
+        same = f", {pairing['identical_clips']} of them identical, without a PSNR" if pairing["identical_clips"] else ""
+        yield f"pairs: {pairing['how']}{pairs}{same}"
+    if features:
+        mine, real = features["clips"]
+        yield (
+            f"frechet-{features['name']}: {features['dimension']} features per clip, {mine} clips against {real}; "
+            f"{features['features']}"
+        )
+        yield f"{features['name']} weights: SHA-256 {features['weights_sha256']}"
+        if features["clips_of_halves"]:
+            yield (
+                f"halves: {features['clips_of_halves']} clips against as many real ones; in the column beside, as many "
+                "other real ones against the same"
+            )
+    if details["convention"]:
+        yield f"fvd: convention {details['convention']['name']} ({details['convention']['used_by']})"
+    for name, sha256 in details["weights_sha256"].items():
+        yield f"{name} weights: SHA-256 {sha256}"
+    yield from details["notes"]
+
+
+def _shown(figure: dict) -> str:
+    """A value and its interval."""
+    value, ci95 = figure["value"], figure["ci95"]
+    interval = f"  [{ci95[0]:.4g}, {ci95[1]:.4g}]" if ci95 else ""
+    return f"{'–' if value is None else format(value, '.4g')}{interval}"
+
+
+def _counted(count: int, noun: str) -> str:
+    """ "1 clip", "2 clips"."""
+    return f"{count} {noun.removesuffix('s')}{'' if count == 1 else 's'}"

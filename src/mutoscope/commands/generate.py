@@ -1,6 +1,5 @@
 """mutoscope generate: video clips from a model."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mutoscope.data.video.read import VideoClip
-    from mutoscope.hub import ModelFolder
+    from mutoscope.families.actions import ActionRows
+    from mutoscope.hub import ModelFolder, ModelIndex
     from mutoscope.pipeline import Generation, Request, VideoPipeline
 
 MAX_CONTEXT = 256  # frames read of a file whose number of context frames is not stated
@@ -161,42 +161,36 @@ def _check_options(options: dict[str, object]) -> None:
 
 
 def _read_files(folder: "ModelFolder", options: dict[str, object]) -> "dict[str, np.ndarray]":
-    """The contents of the files that options name, which leave `options`."""
-    flags = [flag for flag in model_flags(folder) if flag.file is not None]
-    paths = {flag: options.pop(flag.name, None) for flag in flags}
-    size = folder.index.height, folder.index.width
-    return {flag.name: _read_file(flag, str(path), options, size) for flag, path in paths.items() if path is not None}
+    """The contents of the video files that options name, which leave `options`. Actions are read within `options`."""
+    flags = {flag.name: flag.file for flag in model_flags(folder) if flag.file is not None}
+    values = {name: value for name in flags if (value := options.pop(name, None)) is not None}
+    options |= {name: read_call_actions(folder, str(values[name])) for name in values if flags[name] == "actions"}
+    videos = {name: str(path) for name, path in values.items() if flags[name] == "video"}
+    return {name: _read_video(name, path, options, folder.index) for name, path in videos.items()}
 
 
-def _read_file(flag: Flag, path: str, options: dict[str, object], size: tuple[int, int]) -> "np.ndarray":
-    """Rows of actions, or frames scaled to cover `size` as training reads them."""
-    if flag.file == "actions":
-        return read_actions(path)
+def _read_video(name: str, path: str, options: dict[str, object], index: "ModelIndex") -> "np.ndarray":
+    """Frames scaled to cover the model's size, as training reads them."""
     from mutoscope.data.video.read import read_video
 
     common.check_input_file(path)
-    count = options.get("context_frames") if flag.name == "context" else None
+    count = options.get("context_frames") if name == "context" else None
     frames = count if isinstance(count, int) else MAX_CONTEXT
-    return read_video(path, max_frames=frames, size=size, keep_aspect=True).frames
+    return read_video(path, max_frames=frames, size=(index.height, index.width), keep_aspect=True).frames
 
 
-def read_actions(path: str) -> "np.ndarray":
-    """Rows of numbers from a JSON, CSV or NumPy file. Raises UserError for any other content."""
-    import numpy as np
+def read_call_actions(folder: "ModelFolder", actions: str) -> "ActionRows | str":
+    """The rows of a file or of a text, checked before a network is loaded. See `families.actions`.
 
-    file = common.check_input_file(path, "file of actions")
-    try:
-        if file.suffix == ".npy":
-            rows = np.load(file, allow_pickle=False)
-        elif file.suffix == ".json":
-            rows = np.asarray(json.loads(file.read_text()), dtype=np.float32)
-        else:
-            rows = np.loadtxt(file, delimiter=",", dtype=np.float32, ndmin=2)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} holds no actions ({error}): write rows of numbers as .json, .csv or .npy.") from None
-    if rows.ndim != 2 or not np.issubdtype(rows.dtype, np.number) or not np.isfinite(rows).all():
-        raise UserError(f"{path} must hold rows of finite numbers, one row per frame; found the shape {rows.shape}.")
-    return rows
+    A model without actions gets the text itself, which its family refuses.
+    """
+    from mutoscope.families.actions import read_actions, spec_of
+    from mutoscope.hub import CONFIG
+    from mutoscope.json_config import read_json
+
+    size = read_json(folder.model_path / CONFIG).get("action_size")
+    spec = spec_of(folder.index.actions, size if isinstance(size, int) else None)
+    return actions if spec is None else read_actions(actions, spec)
 
 
 def _check_extension(pipeline: "VideoPipeline", num_frames: int, panorama: int) -> None:
@@ -219,17 +213,23 @@ def _extend(pipeline: "VideoPipeline", result: "Generation", num_frames: int, pa
     from mutoscope.extension import longer, wider
 
     request, segments, clips = result.request, [result], []
-    options: dict[str, Any] = {**request.repeated_options(), "on_segment": segments.append}
     keeps_class = "class-conditional-frame-prediction" in pipeline.index.tasks
     labels = request.labels.tolist() if request.labels is not None and keeps_class else [None] * len(result.clips)
-    for i, (clip, label) in enumerate(zip(result.clips, labels, strict=True)):
-        # Every clip has seeds of its own, so that clips with equal beginnings differ.
-        seed = (request.seed + 1 + i * (num_frames + 2 * panorama)) % 2**63
-        if panorama:
-            frames = wider(pipeline, clip.frames, panorama, seed=seed, **options)
-        else:
-            frames = longer(pipeline, clip.frames, num_frames, class_label=label, seed=seed, **options)
-        clips.append(VideoClip(frames, clip.fps))
+    with common.progress_steps("extend", None, "segment") as advance:
+
+        def finished(segment: "Generation") -> None:
+            segments.append(segment)
+            advance()
+
+        options: dict[str, Any] = {**request.repeated_options(), "on_segment": finished}
+        for i, (clip, label) in enumerate(zip(result.clips, labels, strict=True)):
+            # Every clip has seeds of its own, so that clips with equal beginnings differ.
+            seed = (request.seed + 1 + i * (num_frames + 2 * panorama)) % 2**63
+            if panorama:
+                frames = wider(pipeline, clip.frames, panorama, seed=seed, **options)
+            else:
+                frames = longer(pipeline, clip.frames, num_frames, class_label=label, seed=seed, **options)
+            clips.append(VideoClip(frames, clip.fps))
     seconds = sum(segment.seconds for segment in segments)
     sampling = sum(segment.seconds_sampling for segment in segments)
     return replace(result, clips=tuple(clips), seconds=seconds, seconds_sampling=sampling)

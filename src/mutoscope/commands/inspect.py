@@ -1,4 +1,4 @@
-"""mutoscope inspect: clips for training, and broken files."""
+"""mutoscope inspect: recordings, their actions and captions, clips for training, and broken files."""
 
 from pathlib import Path
 from typing import cast
@@ -15,18 +15,20 @@ def inspect(
     headers_only: bool = False,
     sheet: str | None = None,
 ) -> common.Report:
-    """Decode every video of a folder, of a copy of a dataset, or one video, to its end and report its contents.
+    """Decode recordings to their end and report their contents: a folder of videos, a LeRobot dataset, one video.
 
+    Episodes, cameras, rates, classes, captions, and actions with names, ranges and histograms are reported.
     The layouts of UCF-101, BAIR, Kinetics-600, Something-Something v2, nuScenes, Objectron and ImageNet are recognised:
     their splits, classes and missing files are reported too.
     Files that cannot be read are listed with the reason. The status is 0 as long as something can be read.
 
     Args:
-        path: video or folder of videos, whose sub-folders are classes; or the folder of a dataset
+        path: video or folder of videos, whose sub-folders are classes; or the folder of a dataset (LeRobot and others)
         num_frames: frames per clip, for counting clips
         frame_stride: source frames per clip frame
         headers_only: believe headers instead of decoding everything; faster, and finds fewer faults
-        sheet: also write a contact sheet (.png) of some videos from all over the folder, a row each
+        sheet: also write a contact sheet (.png) of some videos from all over the folder, a row each, with the actions
+            of each frame below it
     """
     common.check_range("--num-frames", num_frames, low=1)
     common.check_range("--frame-stride", frame_stride, low=1)

@@ -1,6 +1,8 @@
 """mutoscope models: what is bundled, and what the papers describe."""
 
+import textwrap
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import mutoscope.commands.common as common
@@ -10,25 +12,29 @@ if TYPE_CHECKING:
 
     from mutoscope.models.base import ModelConfig
 
+LINE = 100  # columns of a wrapped text
 RECONSTRUCTION = ("reconstruction",)  # what a tokenizer alone can do
 
 
-def models() -> common.Report:
+def models(name: str | None = None, /) -> common.Report:
     """List the bundled models and the papers' configurations: parameters, tokens, steps, what each can do.
 
     Bundled models come with weights. Paper configurations have none: they are the published sizes, built and counted
-    without memory.
+    without memory. With a name: the classes, actions, tasks and options of that model, with their defaults.
+
+    Args:
+        name: bundled name or model folder (default: all bundled models and paper configurations)
     """
     from mutoscope import hub
 
-    return {
-        "bundled": [bundled_row(name) for name in hub.bundled()],
-        "paper": [*paper_tokenizers(), *paper_models()],
-    }
+    if name is not None:
+        return one_model(name)
+    papers = common.progress(chain(paper_tokenizers(), paper_models()), None, "models", "model")
+    return {"bundled": [model_row(name) for name in hub.bundled()], "paper": list(papers)}
 
 
-def bundled_row(name: str) -> common.Report:
-    """One bundled model; sizes counted from its configuration."""
+def model_row(name: str) -> common.Report:
+    """One bundled model or folder; sizes counted from its configuration."""
     from mutoscope import hub
     from mutoscope.families import family_named
     from mutoscope.meta_device import on_meta_device
@@ -49,6 +55,27 @@ def bundled_row(name: str) -> common.Report:
     steps = family_named(index.family).steps(model.config, index.sampling)
     row = _row(name, index.family, model, clip, shape, steps, index.tasks)
     return row | {"tokenizer": index.tokenizer, "num_classes": len(index.class_names or ())}
+
+
+def one_model(name: str) -> common.Report:
+    """Everything about one bundled model or folder that a call may need to know."""
+    from mutoscope import hub
+    from mutoscope.commands.options import model_flags
+
+    folder = hub.open_folder(name)
+    index = folder.index
+    flags = [] if index.model is None else model_flags(folder)
+    actions = None if index.actions is None else {"names": list(index.actions.names), "kind": index.actions.kind}
+    return model_row(name) | {
+        "fps": index.fps,
+        "classes": list(index.class_names or ()),
+        "actions": actions,
+        "text": index.text_encoder is not None,
+        "options": [
+            {"flag": f.spelling, "value": f.metavar, "default": f.default, "help": f.help, "group": f.group}
+            for f in flags
+        ],
+    }
 
 
 def paper_tokenizers() -> Iterator[common.Report]:
@@ -110,6 +137,39 @@ def _row(
 
 
 def summary(report: common.Report) -> str:
+    return details(report) if "options" in report else overview(report)
+
+
+def details(row: common.Report) -> str:
+    """One model: clips, classes, actions, tasks, and its options in groups."""
+    steps = f", {row['num_decoding_steps']} steps" if row["num_decoding_steps"] else ""
+    lines = [
+        f"{row['name']}: {row['family']}, {row['parameters']:,} parameters{steps}",
+        f"clips: {row['frames']} frames of {row['height']}×{row['width']}, {row['fps']:g} frames/s",
+        f"tasks: {', '.join(row['tasks'])}",
+    ]
+    lines += [f"classes ({len(row['classes'])}): {', '.join(row['classes'])}"] if row["classes"] else []
+    if row["actions"] is not None:
+        lines.append(f"actions ({row['actions']['kind']}): {', '.join(row['actions']['names'])}")
+    lines += ["prompts: read by its text encoder"] if row["text"] else []
+    lines = [
+        line for text in lines for line in textwrap.wrap(text, LINE, subsequent_indent="  ", break_on_hyphens=False)
+    ]
+    for group in dict.fromkeys(option["group"] for option in row["options"]):
+        shown = [option for option in row["options"] if option["group"] == group]
+        lines += ["", f"{group}:", *(option_line(option) for option in shown)]
+    return "\n".join(lines)
+
+
+def option_line(option: common.Report) -> str:
+    """A flag with its default; `mutoscope generate MODEL --help` explains it."""
+    default = option["default"]
+    shown = "" if default is None or default is False else f"  [{default}]"
+    return f"  {option['flag']} {option['value']}".rstrip() + shown
+
+
+def overview(report: common.Report) -> str:
+    """A table of all models."""
     rows = [("name", "parameters", "clip", "tokens", "steps", "can do")]
     for title, group in (("bundled, with weights", "bundled"), ("papers' sizes, without weights", "paper")):
         rows.append((f"[{title}]", "", "", "", "", ""))
@@ -120,4 +180,4 @@ def summary(report: common.Report) -> str:
             rows.append((row["name"], f"{row['parameters']:,}", clip, str(row["tokens"]), steps, ", ".join(can)))
         if not report[group]:
             rows.append(("(none)", "", "", "", "", ""))
-    return common.table(rows)
+    return f"{common.table(rows)}\n\nmutoscope models NAME lists the classes, actions, tasks and options of one model."

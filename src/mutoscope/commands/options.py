@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Union, cast, get_args, get_origin, get_type_hints
 
+from mutoscope.actions import ActionSpec
 from mutoscope.commands import common
 from mutoscope.errors import UserError
 from mutoscope.json_config import nearest
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mutoscope.hub import ModelFolder
 
 SHOW, SAMPLE, OUTPUT, HARDWARE = "What to show", "How to sample", "Output", "Hardware and memory"
+METAVARS_OF_FILES = {"video": "FILE", "actions": "FILE|TEXT"}
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT"}
 HELP_COLUMN = 30  # where descriptions begin
 MAX_WIDTH = 100  # of help texts, in columns
@@ -43,7 +45,7 @@ class Flag:
     flag: str = ""
     """Of the command line, if it is not the option's name."""
     file: str | None = None
-    """The value is a file of this kind, to be read ("video" or "actions")."""
+    """The value is a file of this kind, to be read ("video", or "actions", which may be a text too)."""
 
     @property
     def spelling(self) -> str:
@@ -102,7 +104,7 @@ def call_flags(family: "AnyFamily", folder: "ModelFolder") -> list[Flag]:
         if f.name == "sampling" or "python_only" in f.metadata:
             continue
         file = f.metadata.get("file")
-        kind, metavar = (str | None, "FILE") if file else _flag_type(hints[f.name])
+        kind, metavar = (str | None, METAVARS_OF_FILES[file]) if file else _flag_type(hints[f.name])
         metavar = "TASK" if f.name == "task" else metavar
         flag = f.metadata.get("flag") or ""
         text = texts.get(f.name, "") + _choices(f.name, folder)
@@ -135,11 +137,19 @@ def _choices(name: str, folder: "ModelFolder") -> str:
     index = folder.index
     if name == "class_label" and index.class_names:
         return f" Classes: {', '.join(index.class_names)}."
+    if name == "actions" and index.actions is not None:
+        return f" Actions: {', '.join(_described_actions(index.actions))}."
     if name == "task" and index.tasks:
         return f" Tasks: {', '.join(index.tasks)}."
     if name == "num_frames":
         return f" ({index.num_frames} for this model)"
     return ""
+
+
+def _described_actions(spec: ActionSpec) -> list[str]:
+    """Every name, buttons with their values."""
+    pairs = zip(spec.names, spec.is_button, strict=True)
+    return [f"{name} (0 or 1)" if is_button else name for name, is_button in pairs]
 
 
 def _flag_type(hint: object, switch: bool = True) -> tuple[object, str]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
@@ -11,6 +11,7 @@ from mutoscope.errors import UserError
 if TYPE_CHECKING:
     from mutoscope.data.base import DataConfig
 
+OWN_OPTIONS = frozenset({"windows", "camera"})  # refused where they have no meaning
 ENDLESS_CLIPS = 4096  # default number of clips of an endless source
 
 
@@ -27,30 +28,39 @@ def tokenize(
     frame_stride: int = 1,
     dataset: str | None = None,
     split: str = "train",
-    windows: int = 1,
-    tasks: tuple[str, ...] = ("class-conditional", "frame-prediction"),
+    windows: int | None = None,
+    window_choice: Literal["even", "random"] = "even",
+    camera: str | None = None,
+    action_axes: Literal["sum", "mean"] = "sum",
+    tasks: tuple[str, ...] | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
     device: str = "cpu",
 ) -> common.Report:
-    """Encode clips once and store their tokens, with those of the condition videos that the tasks need.
+    """Encode clips once and store their tokens, with everything that the models trained on them read.
 
-    An interrupted run continues when it is started again. A recipe trains on the cache with --data OUT.
+    For a model that is what it reads: conditions of its tasks, captions through its encoder, actions. For a tokenizer
+    alone it is everything that the data have. An interrupted run continues when it is started again. A recipe trains on
+    the cache with --data OUT.
 
     Args:
         model: bundled name or folder of a tokenizer, or of a model with one
-        data: folder of videos, or "shapes" for the synthetic dataset
+        data: folder of videos or images, LeRobot dataset, another dataset, or "shapes" for the synthetic dataset
         out: folder of the cache, which must not exist
         num_clips: how many clips (default: all of a folder, 4096 of the synthetic dataset)
         num_frames: frames per clip (default: those of the model)
         height: of the clips (default: that of the model)
         width: of the clips (default: that of the model)
         frame_stride: source frames per clip frame
-        dataset: layout of the folder, if it is a copy of a dataset: ucf101, bair, kinetics600, ssv2, nuscenes,
-            objectron or imagenet
+        dataset: layout of the folder, if it is not the one that is found out: ucf101, bair, kinetics600, ssv2,
+            nuscenes, objectron or imagenet
         split: of the dataset: train, validation or test
-        windows: of the dataset: clips of every video, at equal distances over its time
-        tasks: the tasks whose conditions are encoded too
+        windows: clips of every video or episode (default: as many as fit one after the other; of a dataset: one)
+        window_choice: where the windows start: even, at equal distances over a video's time, or random, drawn once
+        camera: of a LeRobot dataset: key of the camera's feature or its last part (default: the first camera)
+        action_axes: how the axes of actions between two frames of a clip are joined: sum or mean
+        tasks: the tasks whose condition videos are encoded too (default: those of the model; all ten for a tokenizer
+            that gives codes)
         batch_size: clips encoded together
         num_workers: processes that read the clips
         device: cpu, cuda, cuda:1, mps ...
@@ -66,16 +76,19 @@ def tokenize(
     common.check_range("--batch-size", batch_size, low=1)
     common.check_range("--num-workers", num_workers, low=0)
     common.check_range("--windows", windows, low=1)
-    if data != "shapes" and not Path(data).expanduser().is_dir():
+    if data != "shapes" and not Path(data).expanduser().exists():
         raise UserError(f"There is no folder {data!r}. Give a folder of videos, or shapes for the synthetic dataset.")
 
     from mutoscope import hub
+    from mutoscope.runs.adapt import tokenizer_warnings
+    from mutoscope.runs.contents import contents_for
     from mutoscope.runs.tokenize import tokenize as encode
     from mutoscope.sampling.tasks import check_task
 
-    for task in tasks:
+    for task in tasks or ():
         check_task(task)
-    index = hub.load_index(model)
+    folder = hub.open_folder(model)
+    index = folder.index
     target = Path(out).expanduser()
     hub.check_writable_folder(target.parent)
     sizes = {
@@ -83,9 +96,18 @@ def tokenize(
         "height": height or index.height,
         "width": width or index.width,
     }
-    config = clip_config(data, dataset, sizes, {"frame_stride": frame_stride, "split": split, "windows": windows})
+    options = {
+        "frame_stride": frame_stride,
+        "split": split,
+        "windows": windows,
+        "window_choice": window_choice,
+        "camera": camera,
+        "action_axes": action_axes,
+    }
+    config = clip_config(data, dataset, sizes, options)
     source = config.open()
-    tokenizer = hub.load_tokenizer(model).to(common.parse_device(device))
+    contents = contents_for(folder, config, source, target, tasks)
+    tokenizer = folder.load_tokenizer().to(common.parse_device(device))
     start = time.perf_counter()
     cache = encode(
         tokenizer,
@@ -93,10 +115,13 @@ def tokenize(
         source,
         target,
         num_clips=num_clips or source.num_clips or ENDLESS_CLIPS,
-        tasks=tasks,
+        tasks=contents.tasks,
         data=config.origin(),
         batch_size=batch_size,
         num_workers=num_workers,
+        context_frames=contents.context_frames,
+        text=contents.text,
+        fields=contents.fields,
     )
     return {
         "model": model,
@@ -105,7 +130,9 @@ def tokenize(
         "clips": cache.num_clips,
         "latent_shape": list(cache.info.clip_shape),
         "conditions": list(cache.info.conditions),
-        "bytes": sum(file.stat().st_size for file in target.iterdir()),
+        "fields": sorted({"label", *cache.info.fields, *(["caption"] if cache.info.caption_shape else [])}),
+        "warnings": list(tokenizer_warnings(model, index, config)),
+        "bytes": sum(file.stat().st_size for file in target.rglob("*")),
         "seconds": time.perf_counter() - start,
     }
 
@@ -117,14 +144,18 @@ def clip_config(
     from dataclasses import fields
 
     from mutoscope.data.sources.datasets.catalog import KINDS
-    from mutoscope.data.sources.registry import source_class
+    from mutoscope.data.sources.registry import kind_of, source_class
 
     folder = None if data == "shapes" else str(Path(data).expanduser())
     if dataset is not None and (dataset not in KINDS or folder is None):
         raise UserError(f"--dataset is one of {', '.join(KINDS)}, and DATA its folder; found {dataset} and {data}.")
-    kind = dataset or ("folder" if folder else "shapes")
+    kind = dataset or (kind_of(folder) if folder else "shapes")
     known = {field.name for field in fields(source_class(kind))}
-    values = {"kind": kind, "path": folder, **sizes, **options}
+    for name in OWN_OPTIONS - known:
+        if options.get(name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} has no meaning for data of kind {kind!r}: omit it.")
+    stated = {name: value for name, value in options.items() if value is not None}
+    values = {"kind": kind, "path": folder, **sizes, **stated}
     return source_class(kind)(**{name: value for name, value in values.items() if name in known})
 
 

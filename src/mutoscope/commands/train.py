@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
@@ -40,7 +40,7 @@ def train(
             magvit-b-ucf101, or a recipe.json of an earlier run
         out: folder for weights, checkpoints, logs and contact sheets (default: runs/NAME)
         resume: continue from the newest checkpoint in the folder
-        dry_run: show the resolved recipe and the size of the network, train nothing
+        dry_run: show the resolved recipe and the size of the network, check that its files exist; train nothing
         device: cpu, cuda ... (default: a GPU if there is one)
         overrides: flags of the recipe that differ from it
     """
@@ -60,9 +60,11 @@ def train(
     for warning in plan.warnings:
         warnings.warn(warning, stacklevel=2)
     if dry_run:
+        from mutoscope.runs.preflight import count_parameters
+
         first = {} if plan.first is None else {"trained_first": to_json(plan.first)}
         counted = {"parameters": count_parameters(resolved), "dry_run": True, "resolved": to_json(resolved)}
-        return report | counted | first
+        return report | counted | first | problem_of(resolved)
     if device is not None:
         common.parse_device(device)
     from mutoscope.runs.train import train as run
@@ -73,7 +75,8 @@ def train(
         raise KeyboardInterrupt(f"stopped after step {result.steps_done}; the same command with --resume continues.")
     parameters = sum(parameter.numel() for parameter in result.network.parameters())
     seconds = time.perf_counter() - start
-    return report | {"parameters": parameters, "steps_done": result.steps_done, "seconds": seconds}
+    done = {"parameters": parameters, "steps_done": result.steps_done, "seconds": seconds}
+    return report | done | {"weights": result.kind, "validation": result.figures.get(result.kind)}
 
 
 def plan_run(name: str, overrides: Sequence[str], resumed: Path | None, device: str | None) -> "Plan":
@@ -161,25 +164,20 @@ def named_recipe(name: str) -> "Recipe":
         from mutoscope.runs.train import load_recipe
 
         return load_recipe(common.check_input_file(str(path), "recipe"))
-    raise UserError(f"Unknown recipe {name!r}: {nearest(name, RECIPES)} A recipe.json works too.")
+    raise UserError(
+        f"Unknown recipe {name!r}: {nearest(name, RECIPES)} mutoscope recipes lists all; a recipe.json works too."
+    )
 
 
-def count_parameters(recipe: Any) -> int:
-    """Parameters of the network a recipe trains, without allocating it."""
-    from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
-    from mutoscope.families import family_of
-    from mutoscope.meta_device import on_meta_device
-    from mutoscope.runs.networks import build_tokenizer
-    from mutoscope.training.config import ModelRecipe, TokenizerRecipe
+def problem_of(recipe: "Recipe") -> common.Report:
+    """The first thing that would stop the run, as the "failure" of a report; empty if there is none."""
+    from mutoscope.runs.preflight import check_recipe
 
-    with on_meta_device():
-        if isinstance(recipe, TokenizerRecipe):
-            network: Any = build_tokenizer(recipe.tokenizer)
-        elif isinstance(recipe, ModelRecipe):
-            network = family_of(recipe.model).network(recipe.model)
-        else:
-            network = ShapesFeatures(ShapesFeaturesConfig())
-    return sum(parameter.numel() for parameter in network.parameters())
+    try:
+        check_recipe(recipe)
+    except UserError as error:
+        return {"failure": str(error)}
+    return {}
 
 
 def print_override_help(name: str | None, overrides: Sequence[str] = ()) -> None:
@@ -195,4 +193,6 @@ def summary(report: common.Report) -> str:
         return (
             f"{json.dumps(report['resolved'], indent=2)}\n{report['recipe']}: {size}; would train into {report['out']}"
         )
-    return f"{report['out']}\n{report['recipe']}: {size} in {report['seconds']:.0f} s"
+    figures = "".join(f", validation {name} {value:.4g}" for name, value in (report["validation"] or {}).items())
+    weights = f"{report['weights']} weights{figures}"
+    return f"{report['out']}\n{report['recipe']}: {size} in {report['seconds']:.0f} s, {weights}"

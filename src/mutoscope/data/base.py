@@ -7,19 +7,22 @@ by name: a new condition therefore touches its source and its model only.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Generic, Protocol, Required, TypedDict, TypeVar, cast
 
+import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from mutoscope.actions import ActionSpec
+from mutoscope.checks import SEED, SIDE, Range, check_fields
 from mutoscope.data.media import spread
 from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict
 
+FPS = Range(low=1, high=1000)
 MAX_INTERVAL = 25  # largest frame interval that MAGI's embedding knows (arXiv 2501.12389 §4.1)
 
 MAX_CAPTIONS, CAPTION_BATCH = 4096, 64  # captions that are read of an endless source, and how many at a time
@@ -42,6 +45,8 @@ class Field:
 
 LABEL = Field("int64")
 INTERVAL = Field("int64")
+EPISODE = Field("int64")
+"""Number of the recording that a clip is from. Clips of one recording look alike, so a split must not part them."""
 
 
 class ClipBatch(TypedDict, total=False):
@@ -60,6 +65,8 @@ class ClipBatch(TypedDict, total=False):
     """Row t is done in frame t and leads to frame t + 1; NaN where the action is unknown."""
     interval: Int[Tensor, " b"]
     """Source frames from one frame of a clip to the next."""
+    episode: Int[Tensor, " b"]
+    """Number of the recording that each clip is from."""
     history_only: Bool[Tensor, "b t"]
     """Frames that are context for later frames but no target."""
     history: UInt8[Tensor, "b t h w 3"]
@@ -84,6 +91,7 @@ class TokenBatch(TypedDict, total=False):
     """Mean optical flow in pixels."""
     actions: Float[Tensor, "b t a"]
     interval: Int[Tensor, " b"]
+    episode: Int[Tensor, " b"]
     history_only: Bool[Tensor, "b t"]
     history: Tensor
     """Like `tokens`: the clips as they look when they are context."""
@@ -108,10 +116,53 @@ class ClipSource(ABC, Generic[BatchT_co]):
     """The per-clip fields beside video and label that every batch of this source has, by their keys."""
     actions: ActionSpec | None = None
     """What the numbers of the field "actions" mean; None without that field. Clips hold them unscaled."""
+    episodes: Int[np.ndarray, " n"] | None = None
+    """The recording that each clip is from, known without reading it; None where clips are independent of each other.
+    An endless source over a finite dataset has one number for each clip of the dataset."""
 
     @abstractmethod
     def __getitem__(self, indices: Sequence[int]) -> BatchT_co:
         """The clips at `indices`, stacked in this order."""
+
+    def among(self, clips: Int[np.ndarray, " m"]) -> "ClipSource[BatchT_co]":
+        """The same source with these of its clips only, numbered from 0."""
+        return ChosenClips(self, clips)
+
+
+class ChosenClips(ClipSource[BatchT]):
+    """Some clips of another source, numbered from 0.
+
+    Where a file fails while it is read, a source may replace its clip by one of another recording. If that recording
+    is not among the chosen ones, the next chosen clip that is read right takes its position instead: a clip that is
+    held back from training must not come in as a replacement.
+    """
+
+    def __init__(self, source: ClipSource[BatchT], clips: Int[np.ndarray, " m"]):
+        self.source, self.clips, self.num_clips = source, clips, len(clips)
+        self.class_names, self.fields, self.actions = source.class_names, source.fields, source.actions
+        self.episodes = None if source.episodes is None else source.episodes[clips]
+        self._chosen = frozenset(() if self.episodes is None else np.unique(self.episodes).tolist())
+
+    def __getitem__(self, indices: Sequence[int]) -> BatchT:
+        batch = self.source[self.clips[list(indices)].tolist()]
+        strays = self._strays(batch)
+        if not any(strays):
+            return batch
+        kept = [self._next(int(index)) if stray else int(index) for index, stray in zip(indices, strays, strict=True)]
+        return self.source[self.clips[kept].tolist()]
+
+    def _strays(self, batch: BatchT) -> list[bool]:
+        """For each clip, whether it is of a recording that was not chosen."""
+        if self.episodes is None or "episode" not in batch:
+            return [False]
+        return [number not in self._chosen for number in cast(Tensor, batch["episode"]).tolist()]
+
+    def _next(self, index: int) -> int:
+        for step in range(1, len(self.clips)):
+            following = (index + step) % len(self.clips)
+            if not self._strays(self.source[[int(self.clips[following])]])[0]:
+                return following
+        raise UserError(f"None of {len(self._chosen)} chosen recordings can be read; see the warnings.")
 
 
 Item = dict[str, Any]  # fields of one clip by name; torch collates any value
@@ -126,6 +177,12 @@ class ItemDataset(Protocol):
     @property
     def fields(self) -> Mapping[str, Field]: ...
 
+    @property
+    def episodes(self) -> Int[np.ndarray, " n"] | None: ...
+
+    @property
+    def actions(self) -> ActionSpec | None: ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, item: int, /) -> Item: ...
@@ -136,7 +193,8 @@ class StackedItems(ClipSource[ClipBatch]):
 
     def __init__(self, dataset: ItemDataset):
         self.dataset, self.num_clips = dataset, len(dataset)
-        self.class_names, self.fields = dataset.class_names, dataset.fields
+        self.class_names, self.fields, self.actions = dataset.class_names, dataset.fields, dataset.actions
+        self.episodes = dataset.episodes
 
     def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         return stacked_items([self.dataset[int(index)] for index in indices])
@@ -167,6 +225,10 @@ class DataConfig(ABC):
     seed: int = 0
     """seed of everything that is drawn at random"""
 
+    def __post_init__(self) -> None:
+        """Raises UserError for numbers out of range; a subclass with checks of its own calls this one first."""
+        check_fields(self, {"num_frames": SIDE, "height": SIDE, "width": SIDE, "fps": FPS, "seed": SEED})
+
     @abstractmethod
     def open(self) -> ClipSource[ClipBatch]:
         """The clips. Raises UserError where there are none that can be read."""
@@ -176,8 +238,9 @@ class DataConfig(ABC):
         """The entry about the clips in model_index.json and in the metadata of a token cache, as JSON values."""
 
     def origin(self) -> dict[str, object]:
-        """`describe` with seed and path: the clips that a token cache was filled with."""
-        return self.describe() | {"seed": self.seed, "path": None}
+        """All settings, and `describe`: the clips that a token cache was filled with."""
+        settings: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"path": None} | settings | self.describe()
 
     def class_names(self) -> Sequence[str]:
         """Names of the classes; empty without classes. Reads the folder where classes are folders."""
@@ -225,9 +288,6 @@ class PathData(DataConfig):
         if not self.path:
             raise UserError(f"Data of kind {self.kind!r} needs a path: name the folder with --data.path.")
         return self.path
-
-    def origin(self) -> dict[str, object]:
-        return super().origin() | {"path": self.path}
 
 
 def described_actions(described: Mapping[str, object]) -> ActionSpec | None:

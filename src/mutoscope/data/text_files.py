@@ -4,6 +4,7 @@ Torch-free, so that a report about a folder starts fast.
 """
 
 import codecs
+import json
 from pathlib import Path
 
 from mutoscope.errors import UserError
@@ -17,10 +18,13 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
+CUT_REASONS = ("unexpected end of data", "truncated data")  # of decoders at the end of a file
 
-def read_text(path: Path) -> str:
-    """The text of a file: UTF-8, or what its byte order mark says, which is removed.
 
+def read_text(path: Path, may_be_cut: bool = False) -> str:
+    """The text of a file: UTF-8, or what its byte order mark says, which is removed. Lines end in "\\n" alone.
+
+    may_be_cut: the file is still being written, and its last letter may be there in part, which is dropped.
     Raises UserError for a file that cannot be read, or that is in another encoding, such as Latin-1: guessing would
     turn letters into others without a word.
     """
@@ -32,8 +36,32 @@ def read_text(path: Path) -> str:
     try:
         text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
+        if may_be_cut and error.reason in CUT_REASONS:
+            return data[len(mark) : len(mark) + error.start].decode(encoding)
         at = f"byte {error.start + len(mark)}"
         raise UserError(f"{path} is not {encoding.upper()} text ({at}): save it as UTF-8.") from None
     if "\0" in text:
         raise UserError(f"{path} holds NUL characters, so it is no text in UTF-8: save it as UTF-8.")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, object]]:
+    """The objects of a file with one per line. A last line without its end is still being written and does not count.
+
+    Raises UserError for other damage.
+    """
+    lines = read_text(path, may_be_cut=True).split("\n")  # not splitlines: texts in JSON may hold other line ends
+    rows: list[dict[str, object]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path}: line {number} is not JSON ({error}).") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: line {number} is not an object.")
+        rows.append(row)
+    return rows

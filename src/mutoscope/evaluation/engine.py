@@ -7,27 +7,35 @@ A protocol opens a plan: sides of clips, and how their rows become figures. The 
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
 import torch
 
+from mutoscope import hub
 from mutoscope.errors import UserError
 from mutoscope.evaluation.metrics.intervals import Figures
 from mutoscope.evaluation.networks.extractors import WeightFiles
 from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
-from mutoscope.evaluation.plan import Outcome, Plan, Settings, Side
+from mutoscope.evaluation.plan import MAX_SIDE, Outcome, Plan, Settings, Side
+from mutoscope.evaluation.protocols.folders import FOLDERS, holds_videos, open_folders
 from mutoscope.evaluation.protocols.published import VIDEO_PROTOCOLS, VideoProtocol
 from mutoscope.evaluation.protocols.published_plan import open_published
-from mutoscope.evaluation.protocols.shapes import SHAPES_PROTOCOLS, open_shapes
+from mutoscope.evaluation.protocols.shapes import ALL_THAT_FITS, SHAPES_PROTOCOLS, open_shapes
 from mutoscope.evaluation.rows import Rows, State, gather_rows, rank_and_world_size
+from mutoscope.evaluation.sources.footage import open_footage
 from mutoscope.evaluation.sources.opened import SourceLike, name_of
+from mutoscope.evaluation.sources.pairing import Pairs
 from mutoscope.json_config import nearest
 
-PROTOCOLS = (*SHAPES_PROTOCOLS, *VIDEO_PROTOCOLS)
+PROTOCOLS = (FOLDERS, *SHAPES_PROTOCOLS, *VIDEO_PROTOCOLS)
 
 
 class Report(TypedDict):
-    """Figures and everything they depend on, as JSON; the last five entries are those of published protocols."""
+    """Figures and everything they depend on, as JSON; entries that not every protocol has come last.
+
+    caveats: sentences without which a figure would mislead.
+    """
 
     source: str
     protocol: str
@@ -40,11 +48,12 @@ class Report(TypedDict):
     published: NotRequired[dict[str, dict[str, float]]]
     curves: NotRequired[dict[str, list[float | None]]]
     warnings: NotRequired[list[str]]
+    caveats: NotRequired[list[str]]
 
 
 def evaluate(
     source: SourceLike,
-    protocol: str | VideoProtocol = "shapes",
+    protocol: str | VideoProtocol | None = None,
     *,
     num_clips: int | None = None,
     seed: int = 0,
@@ -58,13 +67,23 @@ def evaluate(
     convention: str | None = None,
     files: WeightFiles | None = None,
     classifier: ShapesClassifier | None = None,
+    features: str | None = None,
+    pairs: Pairs = "names",
+    by_frame: bool = False,
+    max_side: int = MAX_SIDE,
     state: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Report:
     """Figures of `source` under a protocol, each {"value", "ci95"}, in a report that states what they depend on.
 
     `source` is a bundled name, a folder with model_index.json, a folder or listing of videos, a loaded pipeline or a
-    tokenizer. `protocol` is a name of PROTOCOLS or a protocol of one's own.
+    tokenizer. `protocol` is a name of PROTOCOLS or a protocol of one's own. By default it is "folders" for videos with
+    a `reference`, and for videos that are no clips of the shapes dataset; otherwise "shapes".
+
+    "folders" compares any two folders of videos or images, or single files, without weights. `features` names the
+    network of its Fréchet distance: "shapes-features", or a tokenizer (bundled name or folder), whose encoder is read.
+    `pairs` says which clips belong together: of equal "names", in "order", or "none". Both sides are read at the lower
+    of their frame rates, or, with `by_frame`, frame by frame; no side of a frame exceeds `max_side` pixels.
 
     Protocols of the shapes dataset: "shapes" measures whatever the source can do: generation from classes or captions
     and first-frame prediction of a model, reconstruction of a tokenizer, the videos of a folder; "shapes-generation"
@@ -99,6 +118,11 @@ def evaluate(
         convention=convention,
         files=files or WeightFiles(),
         classifier=classifier,
+        features=features,
+        pairs=pairs,
+        by_frame=by_frame,
+        max_side=max_side,
+        progress=progress,
     )
     plan = open_plan(source, protocol, settings)
     rows = measure(plan, State() if state is None else State.open(state, plan.settings()), progress)
@@ -114,15 +138,44 @@ def evaluate(
     return cast(Report, report | outcome.details)
 
 
-def open_plan(source: SourceLike, protocol: str | VideoProtocol, settings: Settings) -> Plan:
+def open_plan(source: SourceLike, protocol: str | VideoProtocol | None, settings: Settings) -> Plan:
     """The plan of a protocol for a source. Raises UserError for an unknown name."""
+    if protocol is None:
+        return open_default(source, settings)
     if isinstance(protocol, VideoProtocol):
         return open_published(source, protocol, settings)
     if protocol in VIDEO_PROTOCOLS:
         return open_published(source, VIDEO_PROTOCOLS[protocol], settings)
     if protocol in SHAPES_PROTOCOLS:
         return open_shapes(source, protocol, settings)
+    if protocol == FOLDERS:
+        return open_folders(source, settings)
     raise UserError(f"Unknown protocol {protocol!r}: {nearest(protocol, PROTOCOLS)}")
+
+
+def open_default(source: SourceLike, settings: Settings) -> Plan:
+    """The plan of the protocol that fits a source best.
+
+    Raises UserError for a model with a reference, since what it should generate depends on the protocol.
+    """
+    if not holds_videos(source):
+        if settings.reference is not None:
+            if isinstance(source, str | os.PathLike) and not is_model(source):
+                open_footage(source)  # says what is wrong with the path
+            raise UserError(
+                f"{name_of(source)!r} is no folder of videos: save its clips with mutoscope generate and compare their "
+                "folder with --reference, or name the --protocol whose clips it is to generate, such as ucf101-magvit."
+            )
+        return open_shapes(source, ALL_THAT_FITS, settings)
+    plan = open_folders(source, settings)
+    if settings.reference is None and plan.is_of_shapes:
+        return open_shapes(source, ALL_THAT_FITS, settings)
+    return plan
+
+
+def is_model(source: str | os.PathLike[str]) -> bool:
+    """Whether a name or path is that of a model."""
+    return os.fspath(source) in hub.bundled() or (Path(source).expanduser() / hub.INDEX).is_file()
 
 
 def measure(plan: Plan, state: State, progress: bool = False) -> dict[str, Rows]:
@@ -132,9 +185,11 @@ def measure(plan: Plan, state: State, progress: bool = False) -> dict[str, Rows]
 
 
 def measure_side(side: Side, state: State, progress: bool) -> Rows | None:
-    """Rows of one side, on the first process. Raises UserError if fewer than two clips can be read."""
+    """Rows of one side, on the first process. Raises UserError if fewer clips can be read than the side needs."""
     rows = gather_rows(side.chunks, side.measure, side.label, state, progress)
-    if rows is not None and len(rows) < 2:
+    if rows is not None and len(rows) < side.at_least:
         reason = f"; {rows.notes[0]}" if rows.notes else ""
-        raise UserError(f"Only {len(rows)} {side.label} clips can be read, at least 2 are needed{reason}.")
+        raise UserError(
+            f"Only {len(rows)} {side.label} clips can be read, at least {side.at_least} are needed{reason}."
+        )
     return rows

@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 
 import torch
 
+from mutoscope.errors import UserError
 from mutoscope.evaluation.metrics.intervals import Figures
 from mutoscope.evaluation.networks.extractors import WeightFiles
 from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
 from mutoscope.evaluation.rows import Rows
+from mutoscope.evaluation.sources.pairing import Pairs
+
+MAX_SIDE = 256  # pixels of the longer side at which folders are compared: memory and time of a clip are bounded
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,35 @@ class Settings:
     convention: str | None = None
     files: WeightFiles = WeightFiles()  # noqa: RUF009
     classifier: ShapesClassifier | None = None
+    features: str | None = None
+    pairs: Pairs = "names"
+    by_frame: bool = False
+    max_side: int = MAX_SIDE
+    progress: bool = False
+
+    def refuse_flags_of_folders(self, protocol: str) -> None:
+        """Raises UserError for a setting that only a comparison of two folders has."""
+        used = {
+            "--features": self.features is not None,
+            "--pairs": self.pairs != "names",
+            "--by-frame": self.by_frame,
+            "--max-side": self.max_side != MAX_SIDE,
+        }
+        if flags := [flag for flag, is_used in used.items() if is_used]:
+            raise UserError(f"{flags[0]} belongs to the protocol 'folders', not to {protocol!r}: omit it.")
 
 
 @dataclass(frozen=True)
 class Side:
-    """One set of clips. `measure` reads or generates the clips of one chunk and returns a row for each."""
+    """One set of clips. `measure` reads or generates the clips of one chunk and returns a row for each.
+
+    at_least: clips that must be readable.
+    """
 
     label: str
     chunks: Sequence[range]
     measure: Callable[[range], Rows]
+    at_least: int = 2
 
 
 @dataclass(frozen=True)

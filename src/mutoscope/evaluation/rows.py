@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 CHUNK = 32  # clips per chunk
 STATE = "state.json"
@@ -76,7 +76,7 @@ class State:
                 path.mkdir(parents=True, exist_ok=True)
                 write_atomically(path / STATE, text.encode())
             except OSError as error:
-                raise UserError(f"Cannot write into {str(path)!r}: {error.strerror}. Choose another folder.") from None
+                raise UserError(f"Cannot write into {str(path)!r}: {reason(error)}. Choose another folder.") from None
 
     def chunk(self, label: str, number: int) -> Path | None:
         return self.folder and self.folder / f"{label}-{number:06d}.safetensors"
@@ -101,7 +101,7 @@ def gather_rows(
     rank, world_size = rank_and_world_size()
     numbers = range(rank, len(chunks), world_size)
     own = Collected(sum(len(chunks[number]) for number in numbers))
-    for number in tqdm(numbers, label, disable=not progress or rank > 0, leave=False):
+    for number in tqdm(numbers, label, unit="chunk", disable=not progress or rank > 0, leave=False):
         path = state.chunk(label, number)
         if path is not None and path.is_file():
             own.add(number, read_rows(path))
@@ -179,7 +179,7 @@ def read_rows(path: Path) -> Rows:
             notes = json.loads(file.metadata()["notes"])
             return Rows({name: file.get_tensor(name) for name in file.keys()}, tuple(notes))  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}. Delete it, and its clips are measured again.") from None
+        raise UserError(f"{path} is damaged: {reason(error)}. Delete it, and its clips are measured again.") from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

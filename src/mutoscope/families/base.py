@@ -4,38 +4,47 @@ A `Family` is one declaration: its configuration, network, sampler and `Call`; w
 batch must hold; its published sizes. The rest of the code reads the declaration and asks nowhere which family it is.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from types import NoneType
-from typing import Generic, TypeGuard, TypeVar, cast, get_args, get_type_hints
+from typing import Generic, TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
+from PIL.Image import Image
 from torch import Tensor
 
+from mutoscope.data.clip_input import ClipLike, as_frames, is_one_array
 from mutoscope.data.fit import Frames
+from mutoscope.data.video.read import Video
+from mutoscope.data.video.write import VideoClip
 from mutoscope.errors import UserError
+from mutoscope.families.transfer import Described, TransferReport, TransferRule, transferred
 from mutoscope.json_config import dataclass_from_dict, nearest
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
+from mutoscope.layers.finite import require_finite
 from mutoscope.model_index import ModelIndex
 from mutoscope.models.base import AnyModel, ModelConfig
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.text import TextEncoder
 from mutoscope.text.base import TextFeatures
+from mutoscope.text.letters import folded
 from mutoscope.tokenizers.base import VideoTokenizer
 
 MAX_SEED = 2**64 - 1  # of torch.Generator
-MAX_NAMED_WORDS = 12  # unknown words that a warning lists
+MAX_NAMED_WORDS, MAX_NAMED_LETTERS = 12, 40  # unknown words that a warning lists, and letters of each
 
 Labels = int | str | Sequence[int | str] | None
 """A class by index or name, or one for each sample."""
 Prompts = str | Sequence[str] | None
 """A prompt, or one for each sample."""
-Clips = Frames | Sequence[Frames] | None
-"""Frames of one clip, or a clip for each sample."""
+Clips = ClipLike | Sequence[ClipLike] | None
+"""One clip in any form that `data.clip_input` reads, or a list with a clip for each sample."""
 OnStep = Callable[[SampleEvent], object]
 Batch = Mapping[str, object]
 PrepareBatch = Callable[[Batch, int], Batch]
@@ -237,6 +246,7 @@ class Generator(ABC, Generic[CallType, ModelType]):
                 f"The text encoder {str(self.text_encoder.folder)!r} gives {text.features.shape[2]} channels, this "
                 f"model reads {shape.size}: name the encoder it was trained with."
             )
+        require_finite(text.features, "The text encoder's features", option="text_encoder_dtype")
         return text
 
     def prompt_warnings(self, *prompts: str) -> tuple[str, ...]:
@@ -244,26 +254,31 @@ class Generator(ABC, Generic[CallType, ModelType]):
         words = list(dict.fromkeys(word for prompt in prompts for word in self.text_encoder.unknown(prompt)))
         if not words:
             return ()
-        named = ", ".join(map(repr, words[:MAX_NAMED_WORDS]))
+        named = ", ".join(repr(word[:MAX_NAMED_LETTERS]) for word in words[:MAX_NAMED_WORDS])
         more = f" and {len(words) - MAX_NAMED_WORDS} more" if len(words) > MAX_NAMED_WORDS else ""
         return (f"The text encoder does not know {named}{more}: these words of the prompt mean nothing to the model.",)
 
 
 def is_listed(value: object) -> bool:
-    """Whether an option has one value per sample: a list, or an array of clips."""
-    single = value is None or isinstance(value, int | str) or (isinstance(value, np.ndarray) and value.ndim == 4)
-    return not single
+    """Whether an option has one value per sample: a list, or an array of several clips."""
+    single = value is None or isinstance(value, int | str | Path | Image | VideoClip | Video)
+    return not single and not is_one_array(value)
 
 
-def as_list(clips: Clips) -> list[Frames | None]:
-    """One clip, or None, as a list of one."""
-    if clips is None or _is_one_clip(clips):
-        return [clips]
-    return list(clips)
+def as_list(clips: Clips, name: str = "context", max_frames: int | None = None) -> list[Frames | None]:
+    """One clip, or None, as a list of one; clips as their frames. `max_frames`: of a file, the first ones only.
+
+    Raises UserError for anything that is no clip.
+    """
+    if clips is None:
+        return [None]
+    each = cast(Sequence[ClipLike], clips) if is_listed(clips) else [cast(ClipLike, clips)]
+    return [as_frames(clip, name, max_frames) for clip in each]
 
 
-def _is_one_clip(clips: Frames | Sequence[Frames]) -> TypeGuard[Frames]:
-    return not is_listed(clips)
+def as_prompts(prompt: Prompts) -> list[str]:
+    """One prompt, a list of them, or none, as a list."""
+    return [prompt] if isinstance(prompt, str) else list(prompt or ())
 
 
 def per_sample(prompts: str | Sequence[str], num_samples: int) -> list[str]:
@@ -286,13 +301,13 @@ def find_class(label: int | str, names: tuple[str, ...] | None, num_classes: int
     if not num_classes:
         raise UserError("This model knows no classes. Omit the class label.")
     text = str(label).strip()
-    if text.lstrip("+-").isdecimal():
+    if re.fullmatch(r"[+-]?\d+", text):
         if not 0 <= int(text) < num_classes:
             raise UserError(f"Class labels go from 0 to {num_classes - 1}, found {text}.")
         return int(text)
-    lowered = [name.lower() for name in names or ()]
-    if text.lower() in lowered:
-        return lowered.index(text.lower())
+    known = [folded(name) for name in names or ()]
+    if folded(text) in known:
+        return known.index(folded(text))
     hint = nearest(text, names) if names else f"give an index from 0 to {num_classes - 1}."
     raise UserError(f"Unknown class label {text!r}: {hint}")
 
@@ -336,6 +351,10 @@ def _plain_batch(config: ModelConfig, task_weights: Mapping[str, float]) -> Prep
     return lambda batch, step: {name: value for name, value in batch.items() if name != "conditions"}
 
 
+def _accept(config: ModelConfig, sampler: object) -> None:
+    """No option of the sampler depends on the model."""
+
+
 def _named_task(index: ModelIndex, options: Mapping[str, object]) -> str | None:
     task = options.get("task")
     return None if task is None else str(task)
@@ -364,6 +383,10 @@ class AnyFamily(ABC):
     """Cleaning of captions before they are encoded."""
     resolve_task: Callable[[ModelIndex, Mapping[str, object]], str | None] = _named_task
     """The task that a call's options imply, on which defaults of the sampler may depend."""
+    transfer_rules: tuple[TransferRule, ...] = ()
+    """Tensors that may differ between a model and one that is fine-tuned from it; all others have to be alike."""
+    lora_modules: tuple[str, ...] = ()
+    """Linear layers that LoRA changes by default, by the ends of their names."""
 
     def build_call(self, index: ModelIndex, options: Mapping[str, object]) -> Call:
         """The typed call for keyword options, with the model's own defaults of the sampler filled in.
@@ -387,8 +410,21 @@ class AnyFamily(ABC):
         """Passes of the network per clip, from the configuration and the sampler's options."""
 
     @abstractmethod
+    def check_sampling(
+        self, config: ModelConfig, sampling: Mapping[str, object], by_task: Mapping[str, Mapping[str, object]]
+    ) -> None:
+        """Raises UserError for default options of the sampler, or those of a task, that a model cannot have."""
+
+    @abstractmethod
     def batch_step(self, config: ModelConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
         """How a training batch becomes the input of the loss."""
+
+    @abstractmethod
+    def transfer(self, old: AnyModel, model: AnyModel, before: Described, after: Described) -> TransferReport:
+        """Start `model` from the weights of `old`, in place, under `transfer_rules`. See `transfer.transferred`.
+
+        Raises UserError for models of other families, and for differences that weights do not survive.
+        """
 
     @abstractmethod
     def bind(self, parts: Parts[AnyModel]) -> "BoundFamily":
@@ -409,13 +445,39 @@ class Family(AnyFamily, Generic[CallType, ConfigType, ModelType, SamplerType]):
     """See `steps`."""
     prepare_batch: Callable[[ConfigType, Mapping[str, float]], PrepareBatch] = _plain_batch
     """See `batch_step`."""
+    check_sampler: Callable[[ConfigType, SamplerType], None] = _accept
+    """Raises UserError for options of the sampler that do not fit the sizes of a model."""
+    check_transfer: Callable[[ConfigType, ConfigType], None] = lambda old, new: None
+    """Raises UserError for two configurations between which weights lose their meaning, whatever their shapes."""
 
     def steps(self, config: ModelConfig, sampling: Mapping[str, object]) -> int:
         options = dataclass_from_dict(self.sampler, sampling, "Sampler options")
         return self.planned_steps(cast(ConfigType, config), options)
 
+    def check_sampling(
+        self, config: ModelConfig, sampling: Mapping[str, object], by_task: Mapping[str, Mapping[str, object]]
+    ) -> None:
+        chosen = {"sampling": {**sampling}} | {
+            f"task_sampling.{task}": {**sampling, **own} for task, own in by_task.items()
+        }
+        for where, options in chosen.items():
+            sampler = dataclass_from_dict(self.sampler, options, where)
+            try:
+                self.check_sampler(cast(ConfigType, config), sampler)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
+
     def batch_step(self, config: ModelConfig, task_weights: Mapping[str, float]) -> PrepareBatch:
         return self.prepare_batch(cast(ConfigType, config), task_weights)
+
+    def transfer(self, old: AnyModel, model: AnyModel, before: Described, after: Described) -> TransferReport:
+        if type(old) is not type(model):
+            found, wanted = type(old).__name__, type(model).__name__
+            raise UserError(
+                f"The weights are those of a {found}, the recipe trains a {wanted}: start from another model."
+            )
+        self.check_transfer(cast(ConfigType, before.config), cast(ConfigType, after.config))
+        return transferred(old.state_dict(), model, self.transfer_rules, before, after)
 
     def bind(self, parts: Parts[AnyModel]) -> "BoundFamily":
         return BoundFamily(self, cast(Parts[ModelType], parts))

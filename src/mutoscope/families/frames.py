@@ -24,13 +24,14 @@ def latent_frames(spec: TokenizerSpec, index: ModelIndex, num_frames: int) -> in
 def context_clips(
     spec: TokenizerSpec, index: ModelIndex, context: Clips, count: int | None
 ) -> UInt8[Tensor, "n t h w 3"] | None:
-    """The first `count` frames (None: all) of each context, at the model's size.
+    """The first `count` frames (None: all, or the first one of a file) of each context, at the model's size.
 
     Raises UserError for contexts of unequal lengths.
     """
     if context is None:
         return None
-    clips = [fit_frames(frames[:count], index.height, index.width) for frames in as_list(context) if frames is not None]
+    found = as_list(context, max_frames=count or 1)
+    clips = [fit_frames(frames[:count], index.height, index.width) for frames in found if frames is not None]
     lengths = {len(clip) for clip in clips}
     if len(lengths) > 1:
         raise UserError(f"All contexts must have the same number of frames, found {sorted(lengths)}.")

@@ -4,7 +4,8 @@ arXiv 2501.12389.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor
 
+from mutoscope.checks import Range
 from mutoscope.errors import UserError
+from mutoscope.families.actions import Action, ActionRows, Actions, action_row, read_actions, spec_of
 from mutoscope.families.base import (
     ACTIONS_FILE,
     PYTHON_ONLY,
@@ -24,13 +27,23 @@ from mutoscope.families.base import (
     Generator,
     Labels,
     PaperModel,
+    Parts,
     Prompts,
     Request,
     Steering,
+    as_prompts,
     common_length,
     per_sample,
 )
 from mutoscope.families.frames import context_clips, latent_frames
+from mutoscope.families.transfer import (
+    TransferRule,
+    action_bias,
+    action_columns,
+    class_rows,
+    position_table,
+    word_columns,
+)
 from mutoscope.json_config import nearest
 from mutoscope.models.magi import MAGI, MAX_INTERVAL, PAPER_SIZES, FrameConditions, MAGIConfig
 from mutoscope.sampling.base import SampleEvent
@@ -41,9 +54,9 @@ from mutoscope.sampling.frame_stream import (
     set_sizes,
 )
 from mutoscope.text.base import TextFeatures
+from mutoscope.tokenizers.base import checked_latents
 
-Actions = np.ndarray | Sequence[Sequence[float]]
-"""Rows of numbers (rows, a): row t is done in frame t and leads to frame t + 1."""
+NO_ACTIONS = "This model takes no actions. Omit them."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +75,10 @@ class MAGICall(Call):
     """How many of these frames to use; None: all of context, the first frame of a video."""
     task_video: Clips = field(default=None, metadata={**VIDEO_FILE, "flag": "video"})
     """Clip whose first frames are the context."""
-    actions: Actions | Sequence[Actions] | None = field(default=None, metadata=ACTIONS_FILE)
-    """Rows of numbers, one per frame, for models trained with actions; (t, a), or one array per sample."""
+    actions: Actions | None = field(default=None, metadata=ACTIONS_FILE)
+    """What is done in each frame of the clip, by name as in "right*8 left+attack*2 dx=-2.5*4", or a file with one row
+    per frame (.csv with or without names, .json, .npy). Unless num_frames says otherwise, each leads to one more frame.
+    """
     interval: int = 1
     """Source frames from one frame to the next, 1 to 25; larger is faster motion."""
     endless: bool = field(default=False, metadata=PYTHON_ONLY)
@@ -79,8 +94,9 @@ class MAGIChange:
     prompt: str | None = None
     interval: int | None = None
     """Source frames from one frame to the next, 1 to 25."""
-    action: Sequence[float] | None = None
-    """Held until the next change."""
+    action: Action | None = None
+    """{name: number} with 0 for absent names, all numbers in order, or a text such as "left+attack"; "?" for an
+    unknown action. Held until the next change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +111,8 @@ class MAGIRequest(Request):
     text: TextFeatures | None = None
     """Features of every sample's prompt."""
     actions: Float[Tensor, "b rows a"] | None = None
-    """Row t is done in frame t and leads to frame t + 1. Frames after the last action are unconditioned."""
+    """As the network reads them. Row t is done in frame t and leads to frame t + 1; NaN: unknown. Frames after the last
+    action are unconditioned."""
     context: UInt8[Tensor, "n t h w 3"] | None = None
     """Frames that the clips start with, for every sample or one for all."""
 
@@ -115,6 +132,10 @@ class MAGIRequest(Request):
 class MAGIGenerator(Generator[MAGICall, MAGI]):
     """Conditions and first frames in, latents or codes out."""
 
+    def __init__(self, parts: Parts[MAGI]) -> None:
+        super().__init__(parts)
+        self.actions = spec_of(self.index.actions, self.model.config.action_size)
+
     def fits_length(self, latent_frames: int) -> bool:
         """A window moves over clips of any length."""
         return True
@@ -123,14 +144,16 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         self.check_call(call)
         if call.task_video is not None:
             call = replace(call, context=call.task_video, context_frames=call.context_frames or 1)
-        listed = call.actions if call.actions is not None and np.ndim(call.actions[0]) == 2 else None
+        self.check_task(call)
+        actions = None if call.actions is None or self.actions is None else read_actions(call.actions, self.actions)
+        listed = actions.clips if actions is not None and actions.is_listed else None
         given = {"prompt": call.prompt, "class_label": call.class_label, "context": call.context, "actions": listed}
         num_samples = common_length(call.num_samples, **given)
-        self.check_task(call)
-        sampler = self._sampler(call.sampling)
+        sampler = call.sampling
+        check_sampler(self.model.config, sampler)
         check_interval(call.interval)
         clips = context_clips(self.tokenizer.spec, self.index, call.context, call.context_frames)
-        num_frames = None if call.endless else call.num_frames or self.index.num_frames
+        num_frames = None if call.endless else call.num_frames or self._default_length(actions)
         frames = None if num_frames is None else latent_frames(self.tokenizer.spec, self.index, num_frames)
         left = self._check_context(clips, frames, num_frames, sampler)
         labels = self._labels(call, num_samples, is_free=clips is None and call.actions is None)
@@ -148,8 +171,12 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
             num_latent_frames=frames,
             interval=call.interval,
             text=None if call.prompt is None else self.encode_text(per_sample(call.prompt, num_samples)),
-            actions=self.action_rows(call.actions, num_samples, frames),
+            actions=None if actions is None else self.action_rows(actions, num_samples, frames),
             context=clips,
+            warnings=(
+                *(() if call.prompt is None else self.prompt_warnings(*as_prompts(call.prompt))),
+                *(() if actions is None else (*actions.warnings, *unused_actions(actions, frames))),
+            ),
         )
 
     # -------------------------------------------------------------------------------------------------- checks
@@ -164,15 +191,7 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         if task == "action-conditional" and call.actions is None:
             raise UserError("The task action-conditional needs actions, one row per frame: give them.")
         if call.actions is not None and self.model.config.action_size is None:
-            raise UserError("This model takes no actions. Omit them.")
-
-    def _sampler(self, sampler: FrameStreamSamplerConfig) -> FrameStreamSamplerConfig:
-        config = self.model.config
-        if sampler.num_decoding_steps > config.num_tokens:
-            raise UserError(f"A frame has {config.num_tokens} tokens: num_decoding_steps can be at most that.")
-        if sampler.context_noise_level > config.noise_levels:
-            raise UserError(f"context_noise_level can be at most {config.noise_levels} for this model.")
-        return sampler
+            raise UserError(NO_ACTIONS)
 
     def _check_context(
         self,
@@ -199,25 +218,31 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
             return None
         return self.class_labels(call.class_label, num_samples, call.seed)
 
-    def action_rows(
-        self, actions: Actions | Sequence[Actions] | None, num_samples: int, frames: int | None
-    ) -> Float[Tensor, "b rows a"] | None:
-        """Checked actions, one row per latent frame, the same for all samples unless listed."""
+    def _default_length(self, actions: ActionRows | None) -> int:
+        """Frames of a clip whose length is not stated: every action leads to one, else as in training."""
         if actions is None:
-            return None
-        try:
-            values = torch.as_tensor(np.asarray(actions, dtype=np.float32))
-        except (ValueError, TypeError):
-            raise UserError("Actions must be rows of numbers, all of one length.") from None
-        values = values[None] if values.ndim == 2 else values  # (b or 1, rows, a)
-        size, needed = self.model.config.action_size, (frames or 1) - 1
-        if values.ndim != 3 or values.shape[2] != size:
+            return self.index.num_frames
+        return self.tokenizer.spec.num_frames(len(actions.clips[0]) + 1)
+
+    def action_rows(self, actions: ActionRows, num_samples: int, frames: int | None) -> Float[Tensor, "b rows a"]:
+        """Actions as the network reads them, one row per latent frame, the same for all samples unless listed.
+
+        Raises UserError where a clip of `frames` latent frames needs more.
+        """
+        assert self.actions is not None
+        rows, needed = np.stack(actions.clips), (frames or 1) - 1  # (b or 1, rows, a)
+        if rows.shape[1] < needed:
             raise UserError(
-                f"Actions are rows of {size} numbers for this model, found the shape {tuple(values.shape)}."
+                f"{frames} latent frames need {needed} actions, found {rows.shape[1]}: give {needed - rows.shape[1]} "
+                f"more, or omit num_frames for a clip of {self.tokenizer.spec.num_frames(rows.shape[1] + 1)} frames."
             )
-        if values.shape[1] < needed:
-            raise UserError(f"{frames} latent frames need {needed} actions, found {values.shape[1]}: give more rows.")
-        return values.expand(num_samples, -1, -1)
+        return torch.as_tensor(self.actions.scaled(rows)).expand(num_samples, -1, -1)
+
+    def held_action(self, action: Action) -> Float[Tensor, "1 1 a"]:
+        """One action as the network reads it. Raises UserError for a model without actions."""
+        if self.actions is None:
+            raise UserError(NO_ACTIONS)
+        return torch.as_tensor(self.actions.scaled(action_row(action, self.actions)))[None, None]
 
     # ------------------------------------------------------------------------------------------------ sampling
 
@@ -226,7 +251,8 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         """Latents or codes of the context frames."""
         if context is None:
             return None
-        return self.tokenizer.encode(self.tokenizer.from_uint8(context.to(self.device)))
+        latents = self.tokenizer.encode(self.tokenizer.from_uint8(context.to(self.device)))
+        return checked_latents(latents, self.tokenizer)
 
     def decode(
         self,
@@ -297,19 +323,31 @@ class MAGISteering(Steering):
 
     def apply(self, change: MAGIChange) -> None:
         """See `MAGIChange`. Raises UserError for conditions that the model does not read."""
-        generator = self._generator
+        generator, count = self._generator, self.num_samples
+        # Everything is checked before anything changes.
         if change.interval is not None:
             check_interval(change.interval)
+        labels = None if change.class_label is None else generator.class_labels(change.class_label, count, 0)
+        text = None if change.prompt is None else generator.encode_text([change.prompt] * count)
+        held = None if change.action is None else generator.held_action(change.action)
+        if change.interval is not None:
             self._interval = torch.full_like(self._interval, change.interval)
-        if change.class_label is not None:
-            labels = generator.class_labels(change.class_label, self.num_samples, 0)
-            assert labels is not None
+        if labels is not None:
             self._label = self._for_all(labels, -1)
-        if change.prompt is not None:
-            self._set_text(generator.encode_text([change.prompt] * self.num_samples))
-        if change.action is not None:
-            generator.check_task(MAGICall(actions=[list(change.action)]))
-            self._held = generator.action_rows([list(change.action)], 1, None)
+        if text is not None:
+            self._set_text(text)
+            for sentence in generator.prompt_warnings(change.prompt or ""):
+                warnings.warn(sentence, stacklevel=4)
+        if held is not None:
+            self._held = held
+
+
+def unused_actions(actions: ActionRows, frames: int | None) -> tuple[str, ...]:
+    """A warning if there are more actions than a clip of `frames` frames has, the last of which leads to none."""
+    found = len(actions.clips[0])
+    if frames is None or found <= frames:
+        return ()
+    return (f"A clip of {frames} frames reads {frames - 1} actions, found {found}: the others have no effect.",)
 
 
 def check_interval(interval: int) -> None:
@@ -338,6 +376,18 @@ def num_sets(num_decoding_steps: int, num_tokens: int) -> int:
     return sum(size > 0 for size in set_sizes(num_decoding_steps, num_tokens))
 
 
+def check_sampler(config: MAGIConfig, sampler: FrameStreamSamplerConfig) -> None:
+    """Raises UserError for more sets than tokens of a frame, and for levels and steps that training did not have."""
+    if sampler.num_decoding_steps > config.num_tokens:
+        raise UserError(
+            f"A frame has {config.num_tokens} tokens: num_decoding_steps can be at most that, found "
+            f"{sampler.num_decoding_steps}."
+        )
+    Range(0, config.noise_levels).check("context_noise_level", sampler.context_noise_level)
+    if not config.is_discrete:
+        Range(1, config.diffusion.num_train_steps).check("num_diffusion_steps", sampler.num_diffusion_steps)
+
+
 def planned_steps(config: MAGIConfig, sampler: FrameStreamSamplerConfig) -> int:
     """Sets of tokens of all frames of a training clip."""
     return num_sets(sampler.num_decoding_steps, math.prod(config.grid)) * config.latent_shape[0]
@@ -351,6 +401,24 @@ def paper_models() -> Iterator[PaperModel]:
         yield PaperModel(f"magi-{size}", config, (16, 256, 256), steps, config.tasks)
 
 
+TRANSFER_RULES = (
+    TransferRule("class_embedding.weight", class_rows(), optional=True),
+    TransferRule("role_embedding", position_table(1)),
+    TransferRule("head_position", position_table(0)),
+    # Text attention ends in a matrix of zeros until it is trained: captions change nothing at first.
+    TransferRule("word_embedding.weight", word_columns, optional=True),
+    TransferRule("word_embedding.bias", optional=True),
+    TransferRule("null_word", optional=True),
+    TransferRule("blocks.*.text*", optional=True),
+    # New actions change nothing at first: the last layer of their projection starts at zero.
+    TransferRule("action_embedding.0.weight", action_columns, optional=True),
+    TransferRule("action_embedding.0.bias", action_bias("action_embedding.0.weight"), optional=True),
+    TransferRule("action_embedding.2.*", optional=True, start=torch.zeros_like),
+    TransferRule("null_action", optional=True, start=torch.zeros_like),
+    # Both are added to all positions of a frame: without actions, all of them are unknown.
+    TransferRule("interval_embedding.weight", absorbs="null_action"),
+)
+
 MAGI_FAMILY = Family(
     name="magi",
     title="MAGI",
@@ -362,5 +430,17 @@ MAGI_FAMILY = Family(
     generator=MAGIGenerator,
     capabilities=Capabilities(any_length=True, endless=True, steerable=True),
     planned_steps=planned_steps,
+    check_sampler=check_sampler,
     papers=paper_models,
+    transfer_rules=TRANSFER_RULES,
+    lora_modules=(
+        "space.qkv",
+        "space.output",
+        "time.qkv",
+        "time.output",
+        "blocks.*.text.*",
+        "mlp_in",
+        "mlp_out",
+        "head.blocks.*",
+    ),
 )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 
 import numpy as np
 import torch
@@ -28,8 +27,10 @@ from mutoscope.families.base import (
 )
 from mutoscope.families.blending import blended_and_coded
 from mutoscope.families.captured import CapturedMagvit
+from mutoscope.families.transfer import TransferRule, class_rows, position_table
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.model_index import ModelIndex
+from mutoscope.models.base import ModelConfig
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.sampling import tasks
 from mutoscope.sampling.base import SampleEvent
@@ -170,7 +171,8 @@ class MagvitGenerator(Generator[MagvitCall, Magvit]):
 
     def _condition_videos(self, task: str, call: MagvitCall) -> tuple[Float[Tensor, "n 3 t h w"] | None, int]:
         """`_condition_video` of one call, or of every sample where lists are given."""
-        contexts, videos = as_list(call.context), as_list(call.task_video)
+        contexts = as_list(call.context, "context", call.context_frames or self.model.config.context_frames)
+        videos = as_list(call.task_video, "task_video", self.index.num_frames)
         length = max(len(contexts), len(videos))
         contexts, videos = (clips * length if len(clips) == 1 else clips for clips in (contexts, videos))
         found = [
@@ -221,14 +223,7 @@ class MagvitGenerator(Generator[MagvitCall, Magvit]):
                 )
             # A default of the folder must not stop a model that was trained with fewer tasks.
             config = replace(config, draw_class=False)
-        tokens = prod(self.model.latent_shape)
-        if not 1 <= config.num_decoding_steps <= tokens:
-            raise UserError(
-                f"num_decoding_steps must be between 1 and the {tokens} tokens of a clip, "
-                f"found {config.num_decoding_steps}."
-            )
-        if not 0 <= config.guidance_scale < float("inf") or not 0 <= config.temperature < float("inf"):
-            raise UserError("guidance_scale and temperature must be finite and not negative.")
+        check_sampler(self.model.config, config)
         return config
 
 
@@ -281,6 +276,15 @@ SELF_SUPERVISED = tuple(task for task in tasks.TASKS if not task.startswith("cla
 MULTI_TASK = {"num_special_tokens": 16, "task_token": True}
 
 
+def check_sampler(config: MagvitConfig, sampler: MaskedSamplerConfig) -> None:
+    """Raises UserError for more steps than tokens."""
+    if sampler.num_decoding_steps > config.num_tokens:
+        raise UserError(
+            f"num_decoding_steps must be between 1 and the {config.num_tokens} tokens of a clip, "
+            f"found {sampler.num_decoding_steps}."
+        )
+
+
 def planned_steps(config: MagvitConfig, sampler: MaskedSamplerConfig) -> int:
     """K, whatever the size of the clip."""
     return sampler.num_decoding_steps
@@ -300,6 +304,17 @@ def paper_models() -> Iterator[PaperModel]:
             yield PaperModel(f"magvit-{size}-{setting}", config, (16, side, side), PAPER_DECODING_STEPS, names)
 
 
+def first_class(config: ModelConfig) -> int:
+    """Rows of the vocabulary before those of the classes."""
+    return config.codebook_size or 0
+
+
+TRANSFER_RULES = (
+    TransferRule("token_embedding.weight", class_rows(first_class)),
+    TransferRule("head.bias", class_rows(first_class)),
+    TransferRule("position_embedding.weight", position_table(0, across_frames=True)),
+)
+
 MAGVIT_FAMILY = Family(
     name="magvit",
     title="MAGVIT",
@@ -311,7 +326,10 @@ MAGVIT_FAMILY = Family(
     generator=MagvitGenerator,
     capabilities=Capabilities(extends=True, captures=True),
     planned_steps=planned_steps,
+    check_sampler=check_sampler,
     papers=paper_models,
+    transfer_rules=TRANSFER_RULES,
+    lora_modules=("attention.qkv", "attention.output", "mlp_in", "mlp_out"),
     prepare_batch=mix_tasks,
     resolve_task=implied_task,
 )

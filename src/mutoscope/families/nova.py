@@ -23,14 +23,17 @@ from mutoscope.families.base import (
     PaperModel,
     Prompts,
     Request,
+    as_prompts,
     common_length,
     per_sample,
 )
 from mutoscope.families.frames import context_clips, latent_frames
+from mutoscope.families.transfer import TransferRule, class_rows, word_columns
 from mutoscope.models.nova import IMAGE_SIZES, NOVA, Canvas, NOVAConfig, NOVAState
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition, set_sizes
 from mutoscope.text.base import TextFeatures
+from mutoscope.tokenizers.base import checked_latents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +96,7 @@ class NOVAGenerator(Generator[NOVACall, NOVA]):
         given = {"prompt": call.prompt, "class_label": call.class_label, "context": call.context}
         num_samples = common_length(call.num_samples, **given)
         sampler, num_tokens = call.sampling, math.prod(self.model.config.grid)
-        if sampler.num_decoding_steps > num_tokens:
-            raise UserError(f"A frame has {num_tokens} tokens: num_decoding_steps can be at most that.")
+        check_sampler(self.model.config, sampler)
         self._check_motion(call.motion)
         text, rows = self._text(call.prompt, call.negative_prompt, num_samples)
         clips = context_clips(self.tokenizer.spec, self.index, call.context, call.context_frames)
@@ -124,8 +126,7 @@ class NOVAGenerator(Generator[NOVACall, NOVA]):
         )
 
     def _warnings(self, prompt: Prompts, negative: str) -> tuple[str, ...]:
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
-        return self.prompt_warnings(*prompts, negative)
+        return self.prompt_warnings(*as_prompts(prompt), negative)
 
     def _check_motion(self, motion: float | None) -> None:
         if motion is None:
@@ -162,7 +163,8 @@ class NOVAGenerator(Generator[NOVACall, NOVA]):
         """Latents of the context frames, drawn from their distribution as the published pipelines do."""
         if context is None:
             return None
-        return self.tokenizer.draw_latents(self.tokenizer.from_uint8(context.to(self.device)), random)
+        latents = self.tokenizer.draw_latents(self.tokenizer.from_uint8(context.to(self.device)), random)
+        return checked_latents(latents, self.tokenizer)
 
     def decode(
         self,
@@ -232,6 +234,16 @@ def num_sets(num_decoding_steps: int, num_tokens: int) -> int:
     return sum(size > 0 for size in set_sizes(num_decoding_steps, num_tokens))
 
 
+def check_sampler(config: NOVAConfig, sampler: FrameARSamplerConfig) -> None:
+    """Raises UserError for more sets than tokens of a frame."""
+    num_tokens = math.prod(config.grid)
+    if sampler.num_decoding_steps > num_tokens:
+        raise UserError(
+            f"A frame has {num_tokens} tokens: num_decoding_steps can be at most that, found "
+            f"{sampler.num_decoding_steps}."
+        )
+
+
 def planned_steps(config: NOVAConfig, sampler: FrameARSamplerConfig) -> int:
     """Sets of tokens of all frames of a training clip."""
     return num_sets(sampler.num_decoding_steps, math.prod(config.grid)) * config.latent_shape[0]
@@ -251,6 +263,18 @@ def paper_models() -> Iterator[PaperModel]:
     yield PaperModel("nova-0.6B-video", video, (33, 480, 768), steps, video.tasks)
 
 
+TRANSFER_RULES = (
+    TransferRule("text.projection.weight", word_columns, optional=True),
+    TransferRule("text.table", word_columns, optional=True),
+    TransferRule("text.*", optional=True),
+    TransferRule("classes.weight", class_rows(), optional=True),
+    TransferRule("class_norm.*", optional=True),
+    # Images to video: the published order of training.
+    TransferRule("mixer.*", optional=True),
+    TransferRule("flow_embedding.*", optional=True),
+    TransferRule("fps_embedding.*", optional=True),
+)
+
 NOVA_FAMILY = Family(
     name="nova",
     title="NOVA",
@@ -262,5 +286,8 @@ NOVA_FAMILY = Family(
     generator=NOVAGenerator,
     capabilities=Capabilities(any_length=True),
     planned_steps=planned_steps,
+    check_sampler=check_sampler,
     papers=paper_models,
+    transfer_rules=TRANSFER_RULES,
+    lora_modules=("attention.qkv", "attention.output", "mlp_in", "mlp_out", "head.blocks.*"),
 )

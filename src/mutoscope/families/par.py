@@ -24,9 +24,11 @@ from mutoscope.families.base import (
     PrepareBatch,
     Prompts,
     Request,
+    as_prompts,
     common_length,
 )
 from mutoscope.families.captured import CapturedPAR
+from mutoscope.families.transfer import TransferRule, class_rows, word_columns
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.models.par import PAR, PARConfig, PARState
 from mutoscope.sampling.base import SampleEvent
@@ -113,7 +115,7 @@ class PARGenerator(Generator[PARCall, PAR]):
             caption=caption,
             caption_mask=mask,
             batch_size=max(call.batch_size, 1),
-            warnings=self.prompt_warnings(*cleaned) if cleaned else (),
+            warnings=() if call.prompt is None else self._warnings(call.prompt, cleaned),
         )
 
     def _num_steps(self, requested: int | None) -> int:
@@ -126,9 +128,14 @@ class PARGenerator(Generator[PARCall, PAR]):
         return steps
 
     def _cleaned(self, prompt: Prompts) -> list[str]:
-        if prompt is None:
-            return []
-        return [clean_prompt(text) for text in ([prompt] if isinstance(prompt, str) else prompt)]
+        return [clean_prompt(text) for text in as_prompts(prompt)]
+
+    def _warnings(self, prompt: Prompts, cleaned: Sequence[str]) -> tuple[str, ...]:
+        """About words that the text encoder does not know, or never sees because cleaning removes them."""
+        prompts = as_prompts(prompt)
+        empty = [text for text, rest in zip(prompts, cleaned, strict=True) if text.strip() and not rest]
+        message = "Cleaning, as in LlamaGen's training, leaves nothing of the prompt {!r}: it counts as empty."
+        return (*(message.format(text) for text in empty), *self.prompt_warnings(*prompts))
 
     def _encode(self, prompts: Sequence[str]) -> TextFeatures:
         """Cleaned prompts as LlamaGen was trained with them: padded on the left."""
@@ -209,6 +216,24 @@ def paper_models() -> Iterator[PaperModel]:
             )
 
 
+TRANSFER_RULES = (
+    TransferRule("condition.weight", class_rows(), optional=True),
+    TransferRule("condition.fc1.weight", word_columns, optional=True),
+    TransferRule("condition.unconditional", word_columns, optional=True),
+    TransferRule("condition.fc2.weight", optional=True),
+)
+
+
+def check_transfer(old: PARConfig, new: PARConfig) -> None:
+    """Positions are rotations, which any grid has, but clips rotate other channels by row and column than images."""
+    if old.rope_pairs != new.rope_pairs:
+        frames = "images" if old.latent_shape[0] == 1 else "clips"
+        raise UserError(
+            f"These weights know {frames}: PAR rotates other channels by row and column in clips than in images, so "
+            f"they would start from nothing. Fine-tune on {frames} (--data.num-frames 1 for images), or train anew."
+        )
+
+
 PAR_FAMILY = Family(
     name="par",
     title="PAR",
@@ -221,6 +246,9 @@ PAR_FAMILY = Family(
     capabilities=Capabilities(captures=True, packs=True),
     planned_steps=planned_steps,
     papers=paper_models,
+    transfer_rules=TRANSFER_RULES,
+    check_transfer=check_transfer,
+    lora_modules=("attention.qkv", "attention.output", "mlp_gate", "mlp_in", "mlp_out"),
     prepare_batch=pad_captions_left,
     clean_caption=clean_prompt,
 )

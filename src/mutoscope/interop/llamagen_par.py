@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 from mutoscope.meta_device import on_meta_device
 from mutoscope.models.par import PAPER_SIZES, PAR, PARConfig
+from mutoscope.state_dicts import has_averaged, open_containers, read_stored, without_wrappers
 from mutoscope.tokenizers.vq2d import VQ2D, Attention, Down, Norm, ResBlock, Up, VQ2DConfig
 
 Network = TypeVar("Network", bound=nn.Module)
-WRAPPERS = ("model", "module", "state_dict")  # DDP training, DeepSpeed, Lightning
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,7 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no file {str(path)!r}.")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or malicious file fails in many ways, none of which is the program's fault
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} is damaged, or holds more than tensors and was refused: {reason}") from None
+    stored = read_stored(path, allowed=[argparse.Namespace])
     if not isinstance(stored, Mapping):
         raise UserError(f"{path} holds a {type(stored).__name__}, not the weights of a network.")
     arguments = vars(stored["args"]) if isinstance(stored.get("args"), argparse.Namespace) else {}
@@ -55,11 +49,10 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
 
 
 def _unwrap(stored: Mapping[str, object], path: Path, ema: bool) -> dict[str, Tensor]:
-    if ema and not isinstance(stored.get("ema"), Mapping):
+    if ema and not has_averaged(stored):
         raise UserError(f"{path} has no averaged weights. Convert it without --ema.")
-    names = ("ema",) if ema else WRAPPERS
-    inner = next((value for name in names if isinstance(value := stored.get(name), Mapping)), stored)
-    weights = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
+    inner = open_containers(stored, averaged=ema)
+    weights = without_wrappers({name: value for name, value in inner.items() if isinstance(value, Tensor)})
     if not weights:
         raise UserError(f"{path} holds no weights: found {', '.join(map(str, list(stored)[:5])) or 'nothing'}.")
     return {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from einops import rearrange
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.magvit.baselines import MagvitARConfig
+from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig
 from mutoscope.tokenizers.vq3d import VQ3D, Conv3d, Padding, ResBlock, Up, VQ3DConfig
 
@@ -39,18 +38,17 @@ class Entry:
 
 
 def read_flat(path: str | Path) -> dict[str, Tensor]:
-    """Reads a `.safetensors` or `.npz` file of named arrays as float32; a leading "params/" is dropped from names."""
+    """Reads a `.safetensors` or `.npz` file of named arrays as float32; a leading "params/" is dropped from names.
+
+    Raises UserError for other files and for damaged ones.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no file {str(path)!r}.")
-    if path.suffix == ".safetensors":
-        arrays = load_file(path)
-    elif path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
-    else:
+    if path.suffix not in (".safetensors", ".npz"):
         raise UserError(f"{path.name} is neither .safetensors nor .npz; flatten the Flax parameters into one of them.")
-    return {name.removeprefix("params/"): array.float() for name, array in arrays.items()}
+    arrays = {name: value for name, value in open_containers(read_stored(path)).items() if isinstance(value, Tensor)}
+    return {name.removeprefix("params/"): array.float() for name, array in without_wrappers(arrays).items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

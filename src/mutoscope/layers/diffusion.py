@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mutoscope.checks import POSITIVE, check_fields
 from mutoscope.errors import UserError
 
 NUM_TRAIN_STEPS = 1000  # of DDPM (arXiv 2006.11239) and of all published models here
@@ -71,6 +72,9 @@ class FlowMatching:
     """
 
     shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"shift": POSITIVE})
 
     @cached_property
     def sigmas(self) -> Float[Tensor, " n"]:
@@ -163,6 +167,9 @@ class DDPM:
     clip_sample: bool = False
     clip_sample_range: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_fields(self, {"beta_start": POSITIVE, "beta_end": POSITIVE, "clip_sample_range": POSITIVE})
+
     @cached_property
     def alphas_cumprod(self) -> Float[Tensor, " n"]:
         """ᾱ of every training step, float32."""
@@ -232,8 +239,7 @@ class DDPM:
             sample = output
         else:
             sample = math.sqrt(alpha_bar) * x - math.sqrt(1 - alpha_bar) * output
-        bound = self.clip_sample_range
-        return sample.clamp(-bound, bound) if self.clip_sample else sample
+        return bounded(sample, self.clip_sample_range) if self.clip_sample else sample
 
     def variance(self, now: float, before: float) -> float:
         """Variance of the noise added between ᾱ = `now` and `before`."""
@@ -244,6 +250,11 @@ class DDPM:
 
 
 Diffusion = FlowMatching | DDPM
+
+
+def bounded(sample: Float[Tensor, "*s"], bound: float) -> Float[Tensor, "*s"]:
+    """The sample clamped to ±`bound`; an infinite number becomes NaN, since the bound would hide it."""
+    return torch.add(sample.clamp(-bound, bound), sample, alpha=0)  # 0 · ∞ is NaN
 
 
 def cosine_betas(count: int, max_beta: float = 0.999) -> Float[Tensor, " count"]:

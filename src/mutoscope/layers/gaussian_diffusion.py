@@ -16,12 +16,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mutoscope.checks import Range
 from mutoscope.errors import UserError
-from mutoscope.layers.diffusion import NUM_TRAIN_STEPS, Plan, cosine_betas
+from mutoscope.layers.diffusion import NUM_TRAIN_STEPS, Plan, bounded, cosine_betas
 
 Table = Float[np.ndarray, " n"]
 
 LINEAR_BETAS = 1e-4, 0.02  # first and last β of the linear schedule for 1,000 steps (arXiv 2006.11239)
+MAX_TRAIN_STEPS = 100_000  # the tables of a longer chain would take minutes to compute
 HALF_BIN = 1 / 255  # half the distance of neighbouring 8-bit values in [-1, 1]
 OPEN_BIN = 0.999  # beyond ±0.999 the outermost bins reach to infinity (arXiv 2006.11239, eq. 13; official code)
 SMALLEST_PROBABILITY = 1e-12  # keeps the logarithm finite (official code)
@@ -81,10 +83,7 @@ class LearnedVariance:
 
     def __post_init__(self) -> None:
         least = 2 if self.schedule == "cosine" else 21
-        if self.num_train_steps < least:
-            raise UserError(
-                f"A {self.schedule} schedule needs at least {least} training steps, found {self.num_train_steps}."
-            )
+        Range(least, MAX_TRAIN_STEPS).check("num_train_steps", self.num_train_steps)
 
     @cached_property
     def tables(self) -> DiffusionTables:
@@ -177,7 +176,7 @@ class LearnedVariancePlan(Plan):
         steps = torch.full(x.shape[:-1], len(self.times) - 1 - k, device=x.device)  # (*s)
         sample = implied_sample(self.tables, x, predicted, steps)
         if self.sample_range is not None:
-            sample = sample.clamp(-self.sample_range, self.sample_range)
+            sample = bounded(sample, self.sample_range)
         if self.eta is not None:
             return self._ddim(x, sample, steps, noise)
         of_sample, of_noisy = (self.tables.at(c, steps) for c in self.tables.posterior_mean_coefficients)

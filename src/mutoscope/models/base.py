@@ -69,6 +69,14 @@ class ModelConfig(ABC):
         """
         raise UserError(f"{type(self).__name__} has a recipe for one dataset only: omit --data.")
 
+    def continuing(self, old: Self) -> Self:
+        """This configuration, fitted to other clips, for the weights of `old`.
+
+        Conditions that `old` reads and the clips lack stay where the model can do without: a missing condition is then
+        what the weights know, instead of another input.
+        """
+        return self
+
     @property
     def grid_multiple(self) -> int:
         """Rows and columns of latents must be multiples of this."""

@@ -4,12 +4,14 @@
 user chose are kept; whatever they make impossible is refused.
 """
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from mutoscope.data.base import DataConfig
 from mutoscope.data.sources.survey import DataSurvey
+from mutoscope.data.sources.tokens import TokensData
 from mutoscope.json_config import with_values
 from mutoscope.model_index import ModelIndex
 from mutoscope.models.base import ClipFacts, ModelConfig, TextShape
@@ -20,6 +22,7 @@ from mutoscope.tokenizers.base import TokenizerSpec
 from mutoscope.training.config import ModelRecipe, Recipe, TokenizerRecipe, to_json
 
 RATE_TOLERANCE = 1.5  # a tokenizer that joins frames is warned about beyond this ratio of rates
+COMMON_MULTIPLE = 16  # of heights and widths, so that a tokenizer trained for one recipe serves the next
 Config = TypeVar("Config")
 
 
@@ -83,8 +86,11 @@ def fitted_data(
     A recipe that states its own sizes keeps them, and its clips keep the recording's rate.
     """
     data = recipe.data
+    if isinstance(data, TokensData):  # the clips are cut already
+        frames = data.num_frames if survey.frames is None else survey.frames[0]
+        return replace(data, height=survey.height, width=survey.width, num_frames=frames, fps=survey.fps)
     if recipe.fits_data:
-        height, width = frame_size((survey.height, survey.width), multiple, machine)
+        height, width = frame_size((survey.height, survey.width), math.lcm(multiple, COMMON_MULTIPLE), machine)
         available = None if survey.frames is None else survey.frames[0]
         wanted = data.num_frames if "data.num_frames" in kept else min(data.num_frames, available or 1)
         frames = clip_length(wanted, available or 1, spec.temporal_stride, spec.num_alone)
@@ -122,15 +128,26 @@ def fitted_model_recipe(
     recipe: ModelRecipe, survey: DataSurvey, kept: Collection[str], machine: Machine
 ) -> tuple[ModelRecipe, tuple[str, ...]]:
     """The recipe with clips and a model that fit each other, and warnings about the tokenizer."""
+    recipe = with_own_tokenizer(recipe, kept)
     spec = tokenizer_spec(recipe)
     data = fitted_data(recipe, survey, spec, spec.spatial_stride * recipe.model.grid_multiple, kept, machine)
     recipe = replace(recipe, data=data)
     encoder = recipe.text_encoder or (WORDS if survey.has_captions else None)
-    text = caption_shape(data, encoder, recipe.model.text) if survey.has_captions and encoder else None
+    text = caption_shape(recipe, encoder) if survey.has_captions and encoder else None
     model = keep_chosen(recipe.model, recipe.model.fitted(clip_facts(data, spec, survey, text)), kept)
     weights = fitted_tasks(recipe, model)
     recipe = replace(recipe, model=model, task_weights=weights, text_encoder=encoder if model.text else None)
     return recipe, tuple(warnings_about(recipe, survey))
+
+
+def with_own_tokenizer(recipe: ModelRecipe, kept: Collection[str]) -> ModelRecipe:
+    """A recipe on a token cache uses the tokenizer and the text encoder that the cache was filled with."""
+    if not isinstance(recipe.data, TokensData):
+        return recipe
+    cache = recipe.data.cache()
+    encoder = recipe.text_encoder if cache.text_encoder is None else str(cache.text_encoder)
+    tokenizer = recipe.tokenizer if "tokenizer" in kept else cache.info.tokenizer
+    return replace(recipe, tokenizer=tokenizer, text_encoder=encoder)
 
 
 def clip_facts(data: DataConfig, spec: TokenizerSpec, survey: DataSurvey, text: TextShape | None) -> ClipFacts:
@@ -164,13 +181,16 @@ def warnings_about(recipe: ModelRecipe, survey: DataSurvey) -> Iterator[str]:
     """Sentences about a tokenizer that was trained on clips of another size or rate, and about unread conditions."""
     index = tokenizer_index(recipe)
     if index is not None:
-        yield from tokenizer_warnings(recipe.tokenizer, index, recipe.data)
+        yield from tokenizer_warnings(recipe.tokenizer, index, recipe.data, is_fixed=recipe.start_from is not None)
     if survey.actions is not None and recipe.model.action_size is None:
         yield f"The recording has actions ({', '.join(survey.actions.names)}), which this model does not read."
 
 
-def tokenizer_warnings(name: str, index: ModelIndex, data: DataConfig) -> Iterator[str]:
-    """One sentence where clips of another size or rate than the tokenizer's go through it."""
+def tokenizer_warnings(name: str, index: ModelIndex, data: DataConfig, *, is_fixed: bool = False) -> Iterator[str]:
+    """One sentence where clips of another size or rate than the tokenizer's go through it.
+
+    is_fixed: the tokenizer belongs to the weights that training starts from.
+    """
     differences = []
     if index.frame_size != (data.height, data.width):
         differences.append(f"frames of {index.height}x{index.width} instead of {data.height}x{data.width}")
@@ -178,10 +198,12 @@ def tokenizer_warnings(name: str, index: ModelIndex, data: DataConfig) -> Iterat
     if ratio > RATE_TOLERANCE:
         differences.append(f"{index.fps:.3g} frames/s instead of {data.fps:.3g}")
     trained, kind = index.data.get("kind"), data.describe().get("kind")
-    if trained != kind:
+    if trained is not None and trained != kind:
         differences.append(f"data of kind {trained!r} instead of {kind!r}")
     if differences:
+        train = "train a model with a tokenizer of your own by `mutoscope train`"
+        otherwise = f"or {train}" if is_fixed else "or omit --tokenizer to train one of your own"
         yield (
             f"The tokenizer {name!r} was trained on {', '.join(differences)}; expect blur. Look at "
-            f"`mutoscope reconstruct {name}` of one of your videos, or omit --tokenizer to train one of your own."
+            f"`mutoscope reconstruct {name}` of one of your videos, {otherwise}."
         )

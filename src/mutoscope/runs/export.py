@@ -7,6 +7,7 @@ export continues and is never mixed with another one.
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from mutoscope.data.media import visible_matches
+from mutoscope.data.text_files import read_text
 from mutoscope.data.video.read import write_video
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 from mutoscope.evaluation.sources.model_clips import call_seed
 from mutoscope.hub import check_writable_folder
 from mutoscope.json_config import nearest, read_json
@@ -87,7 +89,7 @@ def dpg_prompts(path: Path) -> Iterator[Prompt]:
         for file in sorted(visible_matches(path, "*.txt")):
             yield Prompt(_file_name(path, file.stem), _text(file).strip())
         return
-    rows = list(csv.DictReader(_text(path).splitlines()))
+    rows = list(csv.DictReader(io.StringIO(_text(path))))
     if not rows or not {"item_id", "text"} <= set(rows[0]):
         raise UserError(f"{path} has no columns item_id and text; give dpg_bench.csv or the folder of its prompts.")
     for row in rows:
@@ -96,18 +98,16 @@ def dpg_prompts(path: Path) -> Iterator[Prompt]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"The prompts {str(path)!r} cannot be read: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"The prompts {str(path)!r} are not UTF-8 text.") from None
+        return read_text(path)
+    except UserError as error:
+        raise UserError(f"The prompts cannot be used: {error}") from None
 
 
 def _parsed(path: Path, text: str, number: int) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path}: entry {number} is not JSON ({error}).") from None
+        raise UserError(f"{path}: entry {number} is not JSON ({reason(error)}).") from None
 
 
 def _file_name(path: Path, text: str) -> str:

@@ -1,10 +1,8 @@
 """The network that a recipe trains, and what is known of a tokenizer before it has weights."""
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mutoscope import hub
 from mutoscope.errors import UserError
@@ -16,19 +14,20 @@ from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
 from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
-from mutoscope.training.config import ModelRecipe, TokenizerConfig, TokenizerRecipe
+from mutoscope.training.config import ModelRecipe, OptimConfig, TokenizerConfig, TokenizerRecipe
 
-TOKENIZERS: dict[type, Callable[[Any], VideoTokenizer]] = {
-    VQ3DConfig: VQ3D,
-    VQ2DConfig: VQ2D,
-    Causal3DConfig: Causal3D,
-}
 TRAINED_FIRST = "tokenizer-training"  # sub-folder of a run's folder
 
 
 def build_tokenizer(config: TokenizerConfig) -> VideoTokenizer:
     """A tokenizer with fresh weights."""
-    return TOKENIZERS[type(config)](config)
+    match config:
+        case VQ3DConfig():
+            return VQ3D(config)
+        case VQ2DConfig():
+            return VQ2D(config)
+        case Causal3DConfig():
+            return Causal3D(config)
 
 
 def tokenizer_recipe(recipe: ModelRecipe) -> TokenizerRecipe | None:
@@ -66,8 +65,15 @@ def tokenizer_stage(recipe: ModelRecipe) -> TokenizerRecipe | None:
         seed=recipe.loop.seed,
         threads=recipe.loop.threads,
         num_workers=recipe.loop.num_workers,
+        validation_share=recipe.loop.validation_share,
     )
-    return replace(first, name=f"{recipe.name}-{first.name}", data=data, loop=loop)
+    optim = short_warmup(first.optim, loop.num_steps)
+    return replace(first, name=f"{recipe.name}-{first.name}", data=data, loop=loop, optim=optim)
+
+
+def short_warmup(optim: OptimConfig, num_steps: int) -> OptimConfig:
+    """The optimiser with a warm-up of at most a tenth of a run that would otherwise end before it does."""
+    return optim if optim.warmup_steps < num_steps else replace(optim, warmup_steps=num_steps // 10)
 
 
 def tokenizer_of(recipe: ModelRecipe, out: Path) -> str:
@@ -77,8 +83,20 @@ def tokenizer_of(recipe: ModelRecipe, out: Path) -> str:
 
 def tokenizer_spec(recipe: ModelRecipe) -> TokenizerSpec:
     """Strides and vocabulary of the recipe's tokenizer, trained or not."""
+    return spec_without_weights(recipe) or hub.load_tokenizer(recipe.tokenizer).spec
+
+
+def spec_without_weights(recipe: ModelRecipe) -> TokenizerSpec | None:
+    """The same without reading weights; None for a published autoencoder, whose configuration does not say it all."""
     own = tokenizer_recipe(recipe)
-    return hub.load_tokenizer(recipe.tokenizer).spec if own is None else untrained_spec(own)
+    if own is not None:
+        return untrained_spec(own)
+    folder = hub.open_folder(recipe.tokenizer)
+    if "_class_name" in hub.read_json(folder.tokenizer_path / hub.CONFIG):
+        return None
+    with on_meta_device():
+        tokenizer = hub.build_component(folder.tokenizer_path)
+    return tokenizer.spec if isinstance(tokenizer, VideoTokenizer) else None
 
 
 def tokenizer_index(recipe: ModelRecipe) -> ModelIndex | None:

@@ -1,7 +1,7 @@
 """What a run is going to do: the recipe on the data it is started with, and the sentences that say so beforehand."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,7 +10,7 @@ from mutoscope.errors import UserError
 from mutoscope.runs.adapt import Adaptation, Change, adapted
 from mutoscope.runs.checks import check_model_fits
 from mutoscope.runs.frame_size import Machine
-from mutoscope.runs.networks import tokenizer_spec, tokenizer_stage
+from mutoscope.runs.networks import short_warmup, tokenizer_spec, tokenizer_stage
 from mutoscope.training.config import FeaturesRecipe, ModelRecipe, Recipe, TokenizerRecipe
 
 MAX_NAMES = 8  # classes or actions that a sentence lists
@@ -45,13 +45,24 @@ def planned(recipe: Recipe, *, other_data: bool, kept: Collection[str], machine:
     or that are not named.
     """
     check_named(recipe)
+    recipe, shortened = with_short_warmup(recipe, kept)
     if isinstance(recipe, FeaturesRecipe) or not (other_data or recipe.fits_data):
-        return Plan(recipe, first_stage(recipe))
+        return Plan(recipe, first_stage(recipe), changes=shortened)
     adaptation = adapted(recipe, kept=kept, machine=machine)
     fitted = adaptation.recipe
     if isinstance(fitted, ModelRecipe):
         check_model_fits(fitted, tokenizer_spec(fitted))
-    return Plan(fitted, first_stage(fitted), sentence(fitted, adaptation), adaptation.changes, adaptation.warnings)
+    return Plan(
+        fitted, first_stage(fitted), sentence(fitted, adaptation), shortened + adaptation.changes, adaptation.warnings
+    )
+
+
+def with_short_warmup(recipe: Recipe, kept: Collection[str]) -> tuple[Recipe, tuple[Change, ...]]:
+    """The recipe with a warm-up that a short run has room for: a tenth of its updates."""
+    if recipe.optim.warmup_steps < recipe.loop.num_steps or "optim.warmup_steps" in kept:
+        return recipe, ()
+    optim = short_warmup(recipe.optim, recipe.loop.num_steps)
+    return replace(recipe, optim=optim), (Change("optim.warmup_steps", optim.warmup_steps),)
 
 
 def first_stage(recipe: Recipe) -> TokenizerRecipe | None:

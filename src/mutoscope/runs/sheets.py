@@ -1,5 +1,7 @@
 """Sample contact sheets: they need a sampler, which `training` may not import; the caller passes them as callbacks."""
 
+import copy
+
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from mutoscope import hub
 from mutoscope.data.base import ClipBatch
+from mutoscope.families.actions import ActionRows
 from mutoscope.models.base import VideoModel
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.tasks import needs_video
@@ -18,7 +21,8 @@ from mutoscope.training.callbacks import TrainEvent, paired_sheet
 class GenerationSheet:
     """One contact sheet per task: every real clip directly above the clip generated from its label or condition.
 
-    Clips, labels and the sampler's seed are the same at every step, so that contact sheets compare.
+    The condition is written above the real clip where it is a class or a caption. Clips, labels and the sampler's seed
+    are the same at every step, so that contact sheets compare.
     """
 
     def __init__(
@@ -35,11 +39,26 @@ class GenerationSheet:
 
     def __call__(self, event: TrainEvent) -> None:
         for task in self.index.tasks:
-            event.save_image(task, paired_sheet(self.clips, self.generate(event.network, task), every_nth_frame=2))
+            generated, texts = self.generate(event.network, task), self.labels(task)
+            event.save_image(task, paired_sheet(self.clips, generated, every_nth_frame=2, labels=texts))
+
+    def labels(self, task: str) -> list[tuple[str, str]]:
+        """The texts above each real clip and above the clip generated for `task`."""
+        return [(f"real: {text}" if text else "real", "generated") for text in self._conditions(task)]
+
+    def _conditions(self, task: str) -> list[str]:
+        """The condition of each clip in words, "" where it has none that can be written."""
+        if task == "text-conditional":
+            return list(self.examples["caption"])
+        if task.startswith("class-conditional") and (names := self.index.class_names):
+            return [names[label] if label >= 0 else "" for label in self.examples["label"].tolist()]
+        return [""] * len(self.clips)
 
     def generate(self, model: nn.Module, task: str) -> UInt8[Tensor, "b t h w 3"]:
         """Clips for `task` from `model`, decoded."""
         assert isinstance(model, VideoModel)
+        if model.device.type == "cpu":
+            model = copy.deepcopy(model)  # the pipeline packs a CPU network's layers in place, and this one is training
         text_encoder = self.text_encoder
         load = None if text_encoder is None else lambda: text_encoder
         pipeline = VideoPipeline(self.tokenizer, model, self.index, model.device, text_encoder=load)
@@ -48,7 +67,9 @@ class GenerationSheet:
             conditions["prompt"] = self.examples["caption"]
         if task == "action-conditional" and "actions" in self.examples:
             conditions["context"] = list(self.clips[:, :1].numpy())
-            conditions["actions"] = list(self.examples["actions"].numpy())
+            # Rows of a recording, unchecked as in training. The last one leads to a frame after the clip.
+            conditions["actions"] = ActionRows(tuple(self.examples["actions"].numpy()), is_listed=True)
+            conditions["num_frames"] = self.index.num_frames
         if task.startswith("class-conditional"):
             conditions |= {"class_label": self.examples["label"].tolist()}
         if not conditions:

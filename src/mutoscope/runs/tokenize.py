@@ -1,10 +1,13 @@
 """Fill a token cache: clips through a frozen tokenizer, with their conditions and the fields a model reads."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,7 +15,15 @@ from tqdm import tqdm
 
 from mutoscope.data.base import ClipBatch, ClipSource, Field
 from mutoscope.data.loader import make_loader
-from mutoscope.data.sources.tokens import StoredField, TokenCache, TokenCacheInfo, TokenCacheWriter, token_dtype
+from mutoscope.data.sources.tokens import (
+    CONTEXT_FRAMES,
+    StoredField,
+    TokenCache,
+    TokenCacheInfo,
+    TokenCacheWriter,
+    started_info,
+    token_dtype,
+)
 from mutoscope.data.video.motion import motion_score
 from mutoscope.errors import UserError
 from mutoscope.hub import weights_hash
@@ -20,7 +31,7 @@ from mutoscope.sampling.tasks import condition_key, condition_video, needs_video
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
 
-CONTEXT_FRAMES = "context_frames"  # in TokenCacheInfo.data, where it is not 1
+EPISODE = "episode"  # stored whenever the source has it, so that rows can be split by recording
 CPU_BATCH, GPU_BATCH = 32, 256  # clips encoded together by default
 
 
@@ -56,13 +67,14 @@ def tokenize(
     `batch_size`: clips encoded together, by default 32 on a CPU and 256 elsewhere; `num_workers` processes read them.
     `context_frames`: frames that tasks which start from frames show. `text` encodes the captions; `motion` adds the
     optical flow of every clip. `fields`: per-clip fields that the model reads (`ModelConfig.clip_fields`); those that
-    the source has are stored, and the label always.
+    the source has are stored, and always the label and the recording of each clip. A cache that an earlier version
+    began without recordings stays without them.
     """
     count = min(num_clips, source.num_clips or num_clips)
     device = next(tokenizer.parameters()).device
     video = tokenizer.from_uint8(source[[0]]["video"].to(device))  # (1, 3, t, h, w)
     clip_shape = tuple(_encode(tokenizer, video).shape[1:])  # (*c, t, h, w)
-    kept = kept_fields(source, fields, video.shape[2], clip_shape[-3])
+    kept = kept_fields(source, (*fields, EPISODE), video.shape[2], clip_shape[-3])
     dtype = token_dtype(tokenizer.spec.vocab_size)
     info = TokenCacheInfo(
         num_clips=count,
@@ -80,14 +92,19 @@ def tokenize(
         },
     )
     out = Path(out)
+    started, former = started_info(out), without_episodes(info)
+    if EPISODE in kept and started is not None and started.holds(former):
+        info = former
+        kept.pop(EPISODE)
     if out.exists():
         cache = TokenCache(out)
-        if cache.info != info:
+        if not cache.info.holds(info):
             raise UserError(f"The token cache {out} is of other clips or another tokenizer; remove it.")
         return cache
+    check_space(out, info)
     writer = TokenCacheWriter(out, info)
     batch_size = batch_size or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
-    with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", mininterval=0.5) as bar:
+    with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", disable=None, leave=False) as bar:
         parts = [list(range(i, min(i + batch_size, count))) for i in range(writer.position, count, batch_size)]
         for batch in make_loader(source, parts, num_workers):
             video = tokenizer.from_uint8(batch["video"].to(device))  # (b, 3, t, h, w)
@@ -97,6 +114,22 @@ def tokenize(
             writer.write(tokens, batch["label"], conditions, more)
             bar.update(len(batch["label"]))
     return writer.finish()
+
+
+def without_episodes(info: TokenCacheInfo) -> TokenCacheInfo:
+    """The same contents as earlier versions stored them."""
+    return replace(info, fields={name: stored for name, stored in info.fields.items() if name != EPISODE})
+
+
+def check_space(out: Path, info: TokenCacheInfo) -> None:
+    """Raises UserError where the disk cannot hold the cache, before its files are created."""
+    needed = sum(np.dtype(dtype).itemsize * prod(shape) for dtype, shape in info.arrays().values())
+    folder = next(path for path in out.absolute().parents if path.exists())
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise UserError(
+            f"{info.num_clips:,} clips need {needed / 1e9:,.1f} GB, the disk of {str(folder)!r} has {free / 1e9:,.1f} "
+            "GB left: encode fewer clips, or choose another folder."
+        )
 
 
 def kept_fields(

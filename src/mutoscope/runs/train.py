@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from mutoscope import hub
 from mutoscope.data.base import DataConfig
 from mutoscope.data.sources.registry import from_description
-from mutoscope.data.sources.tokens import TokenCache, TokensData
+from mutoscope.data.sources.tokens import CONTEXT_FRAMES, TokenCache, TokensData
 from mutoscope.errors import UserError
 from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
 from mutoscope.families import FAMILIES, AnyFamily, family_of
 from mutoscope.families.base import PrepareBatch
 from mutoscope.json_config import dataclass_from_dict, read_json
+from mutoscope.layers.lora import merge_lora
 from mutoscope.models.base import ModelConfig
+from mutoscope.runs.actions import described_actions, with_scaled_actions
 from mutoscope.runs.checks import (
     check_actions,
     check_captions,
@@ -30,9 +32,12 @@ from mutoscope.runs.checks import (
     condition_tasks,
 )
 from mutoscope.runs.networks import TRAINED_FIRST, build_tokenizer, tokenizer_of, tokenizer_spec, tokenizer_stage
+from mutoscope.runs.preflight import check_memory, check_recipe
 from mutoscope.runs.sheets import GenerationSheet
+from mutoscope.runs.start import start
 from mutoscope.runs.text import open_text_encoder
-from mutoscope.runs.tokenize import CONTEXT_FRAMES, CaptionReader, tokenize
+from mutoscope.runs.tokenize import CaptionReader, tokenize
+from mutoscope.runs.validation import cached_examples, example_clips, loop_split
 from mutoscope.sampling.tasks import condition_key, needs_video
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
@@ -68,17 +73,19 @@ def train(
 ) -> TrainResult:
     """Trains `recipe` into the folder `out` and leaves a loadable model folder there.
 
-    `out` receives recipe.json at once; log.jsonl, samples/ and checkpoints/ while training; the weights and
+    `out` receives recipe.json at once; log.jsonl, curve.png, samples/ and checkpoints/ while training; the weights and
     model_index.json at the end. A run ended by SIGTERM or Ctrl-C has only the former: `resume=True` continues it.
     Works unchanged under torchrun. Raises UserError for anything the user can fix.
     """
     out = Path(out)
     hub.check_writable_folder(out)
     check_trackers(recipe.loop.report_to)
+    check_recipe(recipe)
     if recipe.loop.threads:
         torch.set_num_threads(recipe.loop.threads)
     torch.manual_seed(recipe.loop.seed)  # initial weights
     process = join(device)
+    check_memory(recipe, process.device)
     options = {"resume": resume, "trackers": trackers, "device": process.device}
     with flushed_denormals():
         if isinstance(recipe, TokenizerRecipe):
@@ -109,6 +116,9 @@ def load_recipe(path: str | Path) -> Recipe:
     return from_json(read_json(Path(path)), str(path), tuple(family.config for family in FAMILIES.values()))
 
 
+STATED = {"class_names", "actions", "seed", "path"}  # of a description: stated elsewhere, or of no use elsewhere
+
+
 def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
     """model_index.json of a finished run; `values` are the fields that depend on the family."""
     described = data.describe()
@@ -117,11 +127,17 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
         num_frames=data.num_frames,
         height=data.height,
         width=data.width,
-        fps=data.fps,
+        fps=clips_fps(data, described),
         class_names=tuple(cast(Sequence[str], names)) or None,
-        data={name: value for name, value in described.items() if name not in ("class_names", "seed", "path")},
+        data={name: value for name, value in described.items() if name not in STATED},
         **values,
     )
+
+
+def clips_fps(data: DataConfig, described: Mapping[str, object]) -> float:
+    """Frames per second of the clips: a token cache describes the clips it was filled with, and their rate."""
+    found = described.get("fps")
+    return float(found) if isinstance(found, int | float) else data.fps
 
 
 # ------------------------------------------------------------------------------------------------------- the stages
@@ -134,11 +150,12 @@ def _train_tokenizer(
     discriminator = make_discriminator(adversarial.discriminator) if adversarial else None
     start_inflated(recipe, tokenizer, discriminator)
     perceptual = perceptual_loss(adversarial) if adversarial else None
-    sheet = ReconstructionSheet(recipe.data.examples()["video"])
+    source = recipe.data.open()
+    sheet = ReconstructionSheet(example_clips(recipe.data, source, recipe.loop)["video"])
     result = train_tokenizer(
         tokenizer,
         recipe,
-        recipe.data.open(),
+        source,
         out,
         discriminator=discriminator,
         perceptual=perceptual.to(process.device) if perceptual else None,
@@ -147,7 +164,8 @@ def _train_tokenizer(
     )
     if result.finished and process.is_main:
         if tokenizer.spec.latent_channels is not None:
-            set_latent_statistics(cast(VideoTokenizer, result.network), recipe.data.open())
+            split = loop_split(source, recipe.loop)
+            set_latent_statistics(cast(VideoTokenizer, result.network), split.training if split else source)
         index = model_index(recipe.data, family="tokenizer", model=None)
         parts = {"tokenizer": result.network, "discriminator": discriminator}
         hub.save_pretrained(out, index, recipe=to_json(recipe), **parts)
@@ -196,8 +214,6 @@ def start_inflated(recipe: TokenizerRecipe, tokenizer: VideoTokenizer, discrimin
 def _train_model(
     recipe: ModelRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
-    if recipe.data.redraws:
-        raise UserError("Tokens are encoded once, so random crops would not change: use data.ten_crops instead.")
     check_model_fits(recipe, tokenizer_spec(recipe))
     if process.is_main and not options["resume"]:
         write_recipe(out, to_json(recipe))
@@ -207,13 +223,12 @@ def _train_model(
     tokenizer = hub.load_tokenizer(name).to(process.device)
     channels_last(tokenizer)
     text = open_text_encoder(recipe, out, process)
-    cache = open_cache(recipe, tokenizer, out, process, text)
-    torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not the cache had to be filled
+    torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not a tokenizer was trained first
     family = family_of(recipe.model)
     model = family.network(recipe.model)
-    if recipe.start_from:
-        start_from(recipe.start_from, model)
-    freeze(model, recipe.frozen)
+    start(recipe, model)  # before any clip is encoded: weights that do not fit are refused here
+    cache = open_cache(recipe, tokenizer, out, process, text)
+    actions = described_actions(cache.info.data, recipe.data, recipe.model)
     bundled = name in hub.bundled() and not os.path.isdir(name)
     index = model_index(
         recipe.data,
@@ -224,18 +239,20 @@ def _train_model(
         sampling=asdict(sampler_defaults(family, recipe.sampling, "sampling")),
         task_sampling=task_sampling(recipe, family),
         blend_given=recipe.blend_given,
+        actions=actions,
     )
     sheets: list[Callback] = []
     origin = from_description(recipe.data, cache.info.data)
     if not origin.needs_files or not isinstance(recipe.data, TokensData):  # the videos of a finished cache may be gone
-        clips = origin.examples()
+        clips = cached_examples(origin, cache, recipe.loop)
         sheets = [GenerationSheet(tokenizer, index, clips, text)]
-    prepare = with_one_class(recipe.model, family.batch_step(recipe.model, recipe.task_weights))
+    prepare = with_scaled_actions(family.batch_step(recipe.model, recipe.task_weights), actions)
+    prepare = with_one_class(recipe.model, prepare)
     callbacks = (*sheets, *callbacks)
     result = train_model(model, recipe, cache, out, prepare_batch=prepare, callbacks=callbacks, **options)
     if result.finished and process.is_main:
         own = None if bundled else tokenizer  # a folder may move or vanish; a model folder is complete without it
-        hub.save_pretrained(out, index, tokenizer=own, model=result.network, recipe=to_json(recipe))
+        hub.save_pretrained(out, index, tokenizer=own, model=merge_lora(result.network), recipe=to_json(recipe))
     return result
 
 
@@ -244,29 +261,6 @@ def with_one_class(config: ModelConfig, prepare: PrepareBatch) -> PrepareBatch:
     if config.num_classes != 1:
         return prepare
     return lambda batch, step: prepare({**batch, "label": torch.zeros_like(cast(Tensor, batch["label"]))}, step)
-
-
-def start_from(name_or_folder: str, model: nn.Module) -> None:
-    """Copies the weights of a saved model; raises UserError unless it has the same tensors."""
-    found, expected = hub.load_model(name_or_folder).state_dict(), model.state_dict()
-    for name in sorted(set(found) | set(expected)):
-        shapes = [tuple(weights[name].shape) if name in weights else None for weights in (found, expected)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"start_from {name_or_folder!r} does not fit the recipe's model: {name} is {shapes[0]} there, "
-                f"{shapes[1]} here. Change model, or start from random weights."
-            )
-    model.load_state_dict(found)
-
-
-def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
-    """Excludes parameters from training whose names begin with a prefix; raises UserError for a prefix without any."""
-    for prefix in prefixes:
-        named = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
-        if not named:
-            raise UserError(f"frozen names {prefix!r}, but no parameter of the model begins so.")
-        for parameter in named:
-            parameter.requires_grad_(False)
 
 
 def _train_features(

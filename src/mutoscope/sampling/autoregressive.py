@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mutoscope.errors import UserError
+from mutoscope.checks import COUNT, NOT_NEGATIVE, Range, check_fields
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.sampling.base import Sampler, TokenEvent, ready
-from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
+from mutoscope.sampling.categorical import drawable, gumbel, log_probability, sample_categorical
 
 
 class NextTokenModel(Protocol):
@@ -55,8 +55,7 @@ class AutoregressiveSamplerConfig:
     """Draw among the most probable tokens that hold this share of the probability."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not math.isfinite(self.temperature):
-            raise UserError(f"temperature must be a number of at least 0, found {self.temperature}.")
+        check_fields(self, {"temperature": NOT_NEGATIVE, "top_k": COUNT, "top_p": Range(above=0, high=1)})
 
 
 class AutoregressiveSampler(Sampler[NextTokenModel, TokenCondition, TokenEvent]):
@@ -104,7 +103,8 @@ class AutoregressiveSampler(Sampler[NextTokenModel, TokenCondition, TokenEvent])
         self, model: NextTokenModel, ids: Tensor, cache: KVCache, generator: torch.Generator
     ) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
         """The next token and its log-probability."""
-        logits = model.code_logits(ids, cache).float()
+        logits = model.code_logits(ids, cache)
+        logits = drawable(logits.float(), logits.dtype)
         noise = gumbel(tuple(logits.shape), generator, model.device)
         token = sample_categorical(logits, noise, self.config.temperature, self.config.top_k, self.config.top_p)
         return token, log_probability(logits, token)

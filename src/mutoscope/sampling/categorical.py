@@ -7,6 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mutoscope.errors import UserError
+from mutoscope.layers.finite import not_finite
+
+LOGITS = "The model's logits"
+
 
 def gumbel(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Float[Tensor, "*s"]:
     """Standard Gumbel noise. Drawn on the generator's device, so that one seed gives one result on every device."""
@@ -45,6 +50,19 @@ def sample_categorical(
     if top_p is not None:
         logits = logits.masked_fill(~nucleus(logits, top_p), -math.inf)
     return (logits + noise).argmax(-1)
+
+
+def drawable(logits: Float[Tensor, "*s k"], dtype: torch.dtype, stage: str = LOGITS) -> Float[Tensor, "*s k"]:
+    """The logits, guided and in float32, if every row can be drawn from. `dtype`: that of the network's computation.
+
+    −∞ excludes an entry. Raises UserError for NaN, for +∞, and for a row that excludes all entries: all of them would
+    select one code again and again.
+    """
+    if logits.sum(dtype=torch.float32).isfinite():
+        return logits
+    if logits.isnan().any() or (logits == math.inf).any() or (logits == -math.inf).all(-1).any():
+        raise UserError(not_finite(stage, dtype))
+    return logits
 
 
 def log_probability(logits: Float[Tensor, "*s k"], tokens: Int[Tensor, "*s"]) -> Float[Tensor, "*s"]:

@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mutoscope.checks import COUNT, NOT_NEGATIVE, POSITIVE, Range, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import Diffusion, Plan
+from mutoscope.layers.finite import require_finite
 from mutoscope.layers.patchify import patchify, unpatchify
 from mutoscope.layers.token_masking import gather_rows
 from mutoscope.sampling.base import Latents, SampleEvent, Sampler
@@ -132,6 +134,19 @@ class FrameCondition:
         return 0 if self.context is None else self.context.shape[2]
 
 
+RANGES = {
+    "num_decoding_steps": COUNT,
+    "num_diffusion_steps": Range(1, 1000),
+    "guidance_scale": NOT_NEGATIVE,
+    "min_guidance_scale": NOT_NEGATIVE,
+    "guidance_trunc": NOT_NEGATIVE,
+    "guidance_renorm": Range(above=0, high=1),
+    "image_guidance_scale": NOT_NEGATIVE,
+    "flow_shift": POSITIVE,
+    "context_refresh": COUNT,
+}
+
+
 @dataclass(frozen=True)
 class FrameARSamplerConfig:
     """How a frame is divided into sets, and how the tokens of a set are drawn and guided."""
@@ -156,20 +171,7 @@ class FrameARSamplerConfig:
     """n > 1 recomputes the whole frame at every n-th set only, which is faster and changes the result a little."""
 
     def __post_init__(self) -> None:
-        if self.num_decoding_steps < 1 or not 1 <= self.num_diffusion_steps <= 1000:
-            raise UserError(
-                f"There must be at least 1 decoding step and 1 to 1000 diffusion steps, found "
-                f"{self.num_decoding_steps} and {self.num_diffusion_steps}."
-            )
-        for name in ("guidance_scale", "guidance_trunc", "image_guidance_scale"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name} must be finite and not negative, found {getattr(self, name)}.")
-        if not 0 < self.guidance_renorm <= 1:
-            raise UserError(f"guidance_renorm must be in (0, 1], found {self.guidance_renorm}.")
-        if self.context_refresh < 1:
-            raise UserError(f"context_refresh must be at least 1, found {self.context_refresh}.")
-        if self.flow_shift is not None and not 0 < self.flow_shift < math.inf:
-            raise UserError(f"flow_shift must be positive, found {self.flow_shift}.")
+        check_fields(self, RANGES)
 
     @property
     def num_passes(self) -> int:
@@ -286,6 +288,7 @@ class _Clip(Generic[State, Canvas]):
         all_ids = ids.repeat(self.condition.num_passes, 1)  # (passes · b, n)
         z = self._conditions(self.canvas, index, all_ids)
         drawn = self._denoise(z, ids, self.config.scale_at(index, len(self.sizes)))
+        require_finite(drawn, f"The latents of frame {len(self.frames)}", z.dtype)
         self.vectors = self.vectors.scatter(1, ids[..., None].expand_as(drawn), drawn)  # (b, tokens, p)
         self.model.write(self.canvas, all_ids, drawn.repeat(self.condition.num_passes, 1, 1))
         return ids

@@ -17,13 +17,15 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
+from mutoscope.checks import COUNT, NOT_NEGATIVE, POSITIVE, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import Plan
+from mutoscope.layers.finite import require_finite
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.token_masking import gather_rows
 from mutoscope.sampling.base import Latents, SampleEvent, Sampler
-from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
+from mutoscope.sampling.categorical import drawable, gumbel, log_probability, sample_categorical
 from mutoscope.sampling.frame_ar import DiffusionHead
 from mutoscope.sampling.guidance import guide
 
@@ -128,6 +130,18 @@ class StreamCondition(Generic[Conditions]):
         return 0 if self.context is None else self.context.shape[-3]
 
 
+RANGES = {
+    "num_decoding_steps": COUNT,
+    "num_diffusion_steps": COUNT,
+    "guidance_scale": NOT_NEGATIVE,
+    "temperature": NOT_NEGATIVE,
+    "sample_range": POSITIVE,
+    "eta": NOT_NEGATIVE,
+    "window": COUNT,
+    "context_noise_level": NOT_NEGATIVE,
+}
+
+
 @dataclass(frozen=True)
 class FrameStreamSamplerConfig:
     """How a frame is divided into sets, how their tokens are drawn and guided, and how much history is kept."""
@@ -161,21 +175,7 @@ class FrameStreamSamplerConfig:
     """False reads the history anew in every step, with the same result, for comparison."""
 
     def __post_init__(self) -> None:
-        if self.num_decoding_steps < 1 or self.num_diffusion_steps < 1:
-            raise UserError(
-                "There must be at least 1 decoding step and 1 diffusion step, found "
-                f"{self.num_decoding_steps} and {self.num_diffusion_steps}."
-            )
-        for name in ("guidance_scale", "temperature", "eta"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise UserError(f"{name} must be finite and not negative, found {value}.")
-        if self.sample_range is not None and not self.sample_range > 0:
-            raise UserError(f"sample_range must be positive, found {self.sample_range}.")
-        if self.window is not None and self.window < 1:
-            raise UserError(f"window must be at least 1 frame, found {self.window}.")
-        if self.context_noise_level < 0:
-            raise UserError(f"context_noise_level must not be negative, found {self.context_noise_level}.")
+        check_fields(self, RANGES)
 
     @property
     def num_passes(self) -> int:
@@ -232,7 +232,7 @@ class FrameStreamSampler(
         total = 0 if num_frames is None else (num_frames - num_context) * len(stream.sizes)
         frame, step = num_context, 0
         while num_frames is None or frame < num_frames:
-            stream.begin_frame(condition.at(frame))
+            stream.begin_frame(frame, condition.at(frame))
             for index in range(len(stream.sizes)):
                 decided = stream.decide(index)  # (b, n)
                 end = len(stream.shown) + 1
@@ -370,8 +370,8 @@ class _Stream(Generic[Conditions]):
 
     # --------------------------------------------------------------------------------------- the frame in progress
 
-    def begin_frame(self, conditions: Conditions) -> None:
-        """Start a frame with all tokens hidden, in a random order."""
+    def begin_frame(self, frame: int, conditions: Conditions) -> None:
+        """Start the 0-based latent frame `frame` with all tokens hidden, in a random order."""
         self.make_room()
         uniform = torch.rand(self.batch_size, self.num_tokens, generator=self.generator)
         self.order = uniform.argsort(dim=1).to(self.model.device)  # (b, n)
@@ -382,7 +382,7 @@ class _Stream(Generic[Conditions]):
         else:
             self.tokens = torch.zeros(*shape, len(config.codebook_parts), device=device, dtype=torch.int64)
         self.hidden = torch.ones(shape, dtype=torch.bool, device=device)
-        self.conditions = conditions
+        self.frame, self.conditions = frame, conditions
 
     def finish_frame(self, more: bool) -> None:
         """Move the frame in progress to the history; the network reads it if `more` frames follow."""
@@ -429,7 +429,9 @@ class _Stream(Generic[Conditions]):
                 output = torch.cat([guide(noise, unconditional.chunk(2, dim=-1)[0], scale), fraction], dim=-1)
             fresh = self._noise(z.shape[1]) * self.config.temperature if plan.needs_noise(k) else None
             x = plan.step(k, x, output, fresh)
-        return x.to(z)
+        x = x.to(z)
+        require_finite(x, f"The latents of frame {self.frame}", z.dtype)
+        return x
 
     def _noise(self, count: int) -> Float[Tensor, "b n k"]:
         shape = self.batch_size, count, self.model.config.token_size
@@ -441,10 +443,12 @@ class _Stream(Generic[Conditions]):
         """Discrete tokens, and the logarithms of their probabilities."""
         parts = self.model.config.codebook_parts
         assert parts is not None
-        logits = self.model.code_logits(z).float()
+        logits = self.model.code_logits(z)
+        dtype, logits = logits.dtype, logits.float()
         if self.config.num_passes == 2:
             conditional, unconditional = logits.chunk(2)
             logits = guide(conditional, unconditional, scale)
+        logits = drawable(logits, dtype, f"The model's logits for frame {self.frame}")
         digits: list[Tensor] = []
         confidence = torch.zeros(logits.shape[:2], device=z.device)
         for part in torch.split(logits, list(parts), dim=-1):

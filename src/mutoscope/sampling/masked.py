@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mutoscope.checks import COUNT, NOT_NEGATIVE, Range, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.condition_regions import condition_region
 from mutoscope.layers.token_masking import MASK_TOKEN, select_lowest
 from mutoscope.sampling.base import Sampler, TokenEvent, ready
-from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
+from mutoscope.sampling.categorical import drawable, gumbel, log_probability, sample_categorical
 from mutoscope.sampling.guidance import guide
 from mutoscope.sampling.schedules import num_masked_after, parse_schedule
 
@@ -89,6 +90,16 @@ class GeneratorNoise:
         return gumbel(shape, self.generator, self.device)
 
 
+RANGES = {
+    "num_decoding_steps": COUNT,
+    "choice_temperature": NOT_NEGATIVE,
+    "temperature": NOT_NEGATIVE,
+    "top_k": COUNT,
+    "top_p": Range(above=0, high=1),
+    "guidance_scale": NOT_NEGATIVE,
+}
+
+
 @dataclass(frozen=True)
 class MaskedSamplerConfig:
     """Defaults are those of the paper for UCF-101, SSv2 and multi-task BAIR (arXiv 2212.05199, appendix B.3)."""
@@ -114,14 +125,7 @@ class MaskedSamplerConfig:
 
     def __post_init__(self) -> None:
         parse_schedule(self.schedule)
-        if self.num_decoding_steps < 1:
-            raise UserError(f"num_decoding_steps is {self.num_decoding_steps}; it must be at least 1.")
-        if self.temperature < 0 or self.choice_temperature < 0:
-            raise UserError("temperature and choice_temperature must not be negative.")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k is {self.top_k}; it must be at least 1, or omitted.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}; it must be in (0, 1], or omitted.")
+        check_fields(self, RANGES)
 
 
 class MaskedSampler(Sampler[MaskedTokenModel, MaskedCondition, TokenEvent]):
@@ -211,19 +215,22 @@ class MaskedSampler(Sampler[MaskedTokenModel, MaskedCondition, TokenEvent]):
     @torch.no_grad()
     def _draw_class(self, model: MaskedTokenModel, condition_tokens: Tensor, noise: DecodingNoise) -> Int[Tensor, " b"]:
         # Only MAGVIT's own networks name classes; a family turns `draw_class` on for no other.
-        logits = cast(ClassNamingModel, model).class_logits(condition_tokens).float()  # (b, classes)
+        logits = cast(ClassNamingModel, model).class_logits(condition_tokens)  # (b, classes)
+        logits = drawable(logits.float(), logits.dtype, "The model's logits of the classes")
         return sample_categorical(logits, noise.sampling(0, tuple(logits.shape)), self.config.temperature)
 
     @torch.no_grad()
     def _logits(
         self, model: MaskedTokenModel, tokens: Tensor, unknown: Tensor, task: str, label: Tensor | None
     ) -> Float[Tensor, "b t h w k"]:
-        logits = model.logits(tokens, task, label).float()
-        if self.config.guidance_scale == 1.0:
-            return logits
-        # The unconditional pass sees [MASK] where the other one still sees a condition token.
-        hidden = tokens.masked_fill(unknown, MASK_TOKEN)
-        return guide(logits, model.logits(hidden, task, label, unconditional=True).float(), self.config.guidance_scale)
+        logits = model.logits(tokens, task, label)
+        dtype, logits = logits.dtype, logits.float()
+        if self.config.guidance_scale != 1.0:
+            # The unconditional pass sees [MASK] where the other one still sees a condition token.
+            hidden = tokens.masked_fill(unknown, MASK_TOKEN)
+            unguided = model.logits(hidden, task, label, unconditional=True).float()
+            logits = guide(logits, unguided, self.config.guidance_scale)
+        return drawable(logits, dtype)
 
     def _confidence(
         self, logits: Tensor, proposal: Tensor, unknown: Tensor, step: int, noise: DecodingNoise

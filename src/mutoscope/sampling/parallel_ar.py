@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mutoscope.errors import UserError
+from mutoscope.checks import COUNT, NOT_NEGATIVE, Range, check_fields
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.token_order import regions_per_side
 from mutoscope.sampling.base import Sampler, TokenEvent, ready
-from mutoscope.sampling.categorical import gumbel, log_probability, sample_categorical
+from mutoscope.sampling.categorical import drawable, gumbel, log_probability, sample_categorical
 from mutoscope.sampling.guidance import guide
 
 
@@ -101,6 +101,15 @@ class PrefixCondition:
         return torch.cat([self.prefix, self.unconditional.expand_as(self.prefix)]), mask
 
 
+RANGES = {
+    "temperature": NOT_NEGATIVE,
+    "top_k": COUNT,
+    "top_p": Range(above=0, high=1),
+    "guidance_scale": NOT_NEGATIVE,
+    "guidance_interval": NOT_NEGATIVE,
+}
+
+
 @dataclass(frozen=True)
 class ParallelARSamplerConfig:
     """How tokens are drawn and guided."""
@@ -118,14 +127,7 @@ class ParallelARSamplerConfig:
     (cfg_interval of the official scripts, which write −1 for None)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf or not 0 <= self.guidance_scale < math.inf:
-            raise UserError("temperature and guidance_scale must be finite and not negative.")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k is {self.top_k}; it must be at least 1, or omitted.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}; it must be in (0, 1], or omitted.")
-        if self.guidance_interval is not None and self.guidance_interval < 0:
-            raise UserError(f"guidance_interval is {self.guidance_interval}; omit it to guide every token.")
+        check_fields(self, RANGES)
 
     def guides(self, position: int, num_parallel: int) -> bool:
         """Whether the tokens decided from `position` on are guided."""
@@ -205,9 +207,10 @@ class ParallelARSampler(Sampler[ParallelTokenModel[State], PrefixCondition, Toke
         draw = draw or self._draw(generator, model.device)
         state, logits = self._start(model, condition, shape, memo, static)  # (b or 2b, m, k)
         while True:
+            dtype, logits = logits.dtype, logits.float()
             if self.config.guides(clip.position, n):
                 logits = guide(logits[:size], logits[size:], self.config.guidance_scale)
-            logits = logits[:size]  # (b, m, k)
+            logits = drawable(logits[:size], dtype)  # (b, m, k)
             tokens = draw(logits, slice(clip.position, clip.position + logits.shape[1]))  # (b, m)
             yield clip.decide(tokens, log_probability(logits, tokens))
             if clip.position == total:

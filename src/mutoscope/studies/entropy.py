@@ -19,6 +19,7 @@ from typing import TypedDict
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from mutoscope.data.base import ClipBatch, ClipSource
 from mutoscope.errors import UserError
@@ -81,7 +82,8 @@ def measure_moments(tokenizer: VideoTokenizer, source: ClipSource[ClipBatch], co
     if tokenizer.spec.vocab_size is None or quantizer is None:
         raise UserError("Only the tokens of a discrete tokenizer can be analysed.")
     rows = []
-    for start in range(0, config.num_clips, config.batch_size):
+    starts = range(0, config.num_clips, config.batch_size)
+    for start in tqdm(starts, "encode", unit="batch", disable=None, leave=False):
         indices = list(range(start, min(start + config.batch_size, config.num_clips)))
         codes = quantizer.lookup(tokenizer.encode(tokenizer.from_uint8(source[indices]["video"])))  # (b, d, t, h, w)
         if not 0 <= config.frame < codes.shape[2]:
@@ -137,7 +139,7 @@ def entropy_increase(
     It is 0 for the first `num_parallel` tokens, which are decoded one by one.
     """
     positions, increase = order.tolist(), torch.zeros(moments.num_tokens)
-    for i in range(num_parallel, len(positions)):
+    for i in tqdm(range(num_parallel, len(positions)), "entropy", unit="token", disable=None, leave=False):
         begin = i // num_parallel * num_parallel
         if i == begin:  # the first of a step has the same known tokens in both
             continue

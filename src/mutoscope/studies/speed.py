@@ -56,6 +56,7 @@ def measure_speed(
 
 def speed_requests(pipeline: VideoPipeline, config: SpeedConfig) -> list[Request]:
     """The timed calls: class-conditional generation and frame prediction, if the model can do them."""
+    pipeline.family  # noqa: B018  refuses a tokenizer alone
     index = pipeline.index
     grey = np.full((1, index.height, index.width, 3), 128, dtype=np.uint8)
     modes = {"class-conditional": {}, "frame-prediction": {"context": grey}}

@@ -33,6 +33,11 @@ class TextEncoder(ABC):
     def feature_size(folder: Path) -> int:
         """Channels of the features, from the folder's configuration alone."""
 
+    @staticmethod
+    def words(folder: Path) -> tuple[str, ...] | None:
+        """The vocabulary of an encoder with one feature per word, from the folder's configuration; else None."""
+        return None
+
     @abstractmethod
     def encode(self, prompts: Sequence[str], length: int) -> TextFeatures:
         """Features of the first `length` tokens of each prompt; rows of real tokens come first."""

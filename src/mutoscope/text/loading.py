@@ -7,7 +7,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 NO_TRANSFORMERS = "Text encoders need transformers: install mutoscope with the extra [text]."
 TOKENIZER = "tokenizer.json"
@@ -38,6 +38,8 @@ class PromptTokenizer(Protocol):
     def no_padding(self) -> None: ...
 
     def get_vocab_size(self) -> int: ...
+
+    def token_to_id(self, token: str) -> int | None: ...
 
 
 class NetworkConfig(Protocol):
@@ -78,7 +80,7 @@ def load_tokenizer(path: Path, otherwise: str = "") -> PromptTokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain exceptions
-        raise UserError(f"{path} is no tokenizer: {error}.") from None
+        raise UserError(f"{path} is no tokenizer: {reason(error)}.") from None
 
 
 def load_network(folder: Path, class_name: str, dtype: torch.dtype) -> TextNetwork:
@@ -98,8 +100,7 @@ def load_network(folder: Path, class_name: str, dtype: torch.dtype) -> TextNetwo
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # a damaged or incomplete folder fails in many ways
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"The text encoder in {folder} cannot be loaded: {reason}") from None
+        raise UserError(f"The text encoder in {folder} cannot be loaded: {reason(error)}.") from None
     if missing := sorted(problems["missing_keys"]):  # transformers would draw them at random
         raise UserError(f"{folder}: the text encoder's tensor {missing[0]!r} is missing.")
     return network.eval()

@@ -50,6 +50,11 @@ class T5TextEncoder(TextEncoder):
             torch.nn.functional.pad(mask.bool(), (0, rest)),
         )
 
+    def unknown(self, prompt: str) -> list[str]:
+        """Words that hold a part which the tokenizer replaces by its token for unknown text."""
+        unknown, words = self.tokenizer.token_to_id("<unk>"), dict.fromkeys(prompt.split())
+        return [word for word in words if unknown is not None and unknown in self.tokenizer.encode(word).ids]
+
 
 def _load_tokenizer(folder: Path) -> PromptTokenizer:
     path = folder / TOKENIZER

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from mutoscope.errors import UserError
@@ -147,10 +146,9 @@ class AutoencoderKL(VideoTokenizer):
         if waiting and parts[-1].stop == count:
             yield self.decode_part(torch.cat(waiting, dim=2), state)
 
-    def to_uint8(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
+    def levels(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
         """[-1, 1] to 0…255 as the official pipeline does: 127.5 x + 127.5, clipped, truncated."""
-        scaled = (PIXEL_SCALE * video.float() + PIXEL_SCALE).clamp(0, 255).to(torch.uint8)
-        return rearrange(scaled, "b c t h w -> b t h w c")
+        return (PIXEL_SCALE * video + PIXEL_SCALE).clamp(0, 255)
 
     # ------------------------------------------------------------------------------------------------------- tiles
 

@@ -8,6 +8,9 @@ from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from mutoscope.layers.finite import require_finite
+
+LATENTS = "The latents of the tokenizer's encoder"  # in messages
 PIXEL_SCALE = 127.5  # half of 255: 0…255 is mapped linearly to [-1, 1]
 
 
@@ -85,6 +88,12 @@ class VideoTokenizer(nn.Module):
         """Tokens (or latents) of pixels in [-1, 1]. Raises UserError for sizes that the strides do not divide."""
         raise AttributeError(f"{type(self).__name__} does not define encode.")
 
+    def continuous_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d lt lh lw"]:
+        """Latents of a continuous tokenizer; of a discrete one, those before quantization."""
+        if self.spec.vocab_size is None:
+            return self.encode(video)
+        raise AttributeError(f"{type(self).__name__} does not define continuous_latents.")
+
     def draw_latents(
         self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator
     ) -> Float[Tensor, "b d lt lh lw"]:
@@ -123,9 +132,27 @@ class VideoTokenizer(nn.Module):
         return rearrange(frames, "b t h w c -> b c t h w").float() / PIXEL_SCALE - 1.0
 
     def to_uint8(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
-        """[-1, 1] to 0…255: clip, then round to nearest. A tokenizer whose paper truncates overrides this."""
-        scaled = ((video.float() + 1.0) * PIXEL_SCALE).clamp(0.0, 255.0).round()
-        return rearrange(scaled.to(torch.uint8), "b c t h w -> b t h w c")
+        """[-1, 1] to 0…255, by the rule of `levels`. Raises UserError for pixels that are NaN or infinite."""
+        require_finite(video, "The pixels of the tokenizer's decoder", self.weights_dtype, option="tokenizer_dtype")
+        return rearrange(self.levels(video.float()).to(torch.uint8), "b c t h w -> b t h w c")
+
+    def levels(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
+        """[-1, 1] to 0…255: clip, then round to nearest. A tokenizer whose paper truncates overrides this.
+
+        The fraction of the result is dropped.
+        """
+        return ((video + 1.0) * PIXEL_SCALE).clamp(0.0, 255.0).round()
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """The dtype that the network computes in."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+
+
+def checked_latents(latents: Tensor, tokenizer: VideoTokenizer) -> Tensor:
+    """Latents (or tokens) that `tokenizer` encoded. Raises UserError for latents that are NaN or infinite."""
+    require_finite(latents, LATENTS, tokenizer.weights_dtype, option="tokenizer_dtype")
+    return latents
 
 
 def channels_last(network: nn.Module) -> nn.Module:

@@ -20,6 +20,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mutoscope.checks import COUNT, DEPTH, NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import StreamState, TokenizerOutput, TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.quantizers import (
@@ -30,6 +31,21 @@ from mutoscope.tokenizers.quantizers import (
 
 Bottleneck = Literal["lfq", "fsq", "kl"]
 NORM_EPS = 1e-6  # as in MAGVIT's and VQGAN's tokenizers
+
+MAX_BITS = 16  # of a token, which is stored in two bytes
+RANGES = {
+    "filters": WIDTH,
+    "channel_multipliers": WIDTH,
+    "num_res_blocks": DEPTH,
+    "num_groups": COUNT,
+    "num_bits": Range(1, MAX_BITS),
+    "levels": Range(low=2),
+    "latent_channels": WIDTH,
+    "commitment_cost": NOT_NEGATIVE,
+    "entropy_cost": NOT_NEGATIVE,
+    "entropy_temperature": POSITIVE,
+    "kl_cost": NOT_NEGATIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,7 @@ class Causal3DConfig:
     def __post_init__(self) -> None:
         for name in ("channel_multipliers", "temporal_downsample", "levels"):  # JSON has no tuples
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_fields(self, RANGES)
         stages = len(self.channel_multipliers)
         if len(self.temporal_downsample) != stages - 1:
             raise UserError(
@@ -71,8 +88,8 @@ class Causal3DConfig:
             raise UserError(f"per_frame never halves time: temporal_downsample must be all false, found {self}.")
         if any(width % self.num_groups for width in self.widths):
             raise UserError(f"Every stage width must be a multiple of num_groups {self.num_groups}: {self.widths}.")
-        if not 1 <= self.num_bits <= 16 or min(self.levels) < 2 or log2(prod(self.levels)) > 16:
-            raise UserError(f"Tokens have at most 65,536 codes: found num_bits {self.num_bits}, levels {self.levels}.")
+        if not self.levels or log2(prod(self.levels)) > MAX_BITS:
+            raise UserError(f"Tokens have at most 65,536 codes: found levels {self.levels}.")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -278,6 +295,10 @@ class Causal3D(VideoTokenizer):
     def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]:
         return self.bottleneck.encode(self.encode_to_latents(video))
 
+    def continuous_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d lt lh lw"]:
+        # A KL bottleneck reads means and variances, which are no latents yet.
+        return self.encode(video) if self.spec.vocab_size is None else self.encode_to_latents(video)
+
     def decode(self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
         return self.decoder(self.bottleneck.lookup(tokens))
 
@@ -310,7 +331,8 @@ class Causal3D(VideoTokenizer):
         latents, tokens, losses = self.bottleneck(self.encode_to_latents(video), generator)
         reconstruction = self.decoder(latents)
         distance = F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss
-        return TokenizerOutput(reconstruction, tokens, {"reconstruction": distance(reconstruction, video), **losses})
+        error = distance(reconstruction.float(), video)
+        return TokenizerOutput(reconstruction, tokens, {"reconstruction": error, **losses})
 
     def set_latent_statistics(self, videos: Iterable[Float[Tensor, "b 3 t h w"]]) -> None:
         """Normalises every channel of the latents to mean 0 and variance 1 over these clips; `decode` inverts it.

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mutoscope.checks import DEPTH, SIDE, WIDTH, check_fields
 from mutoscope.errors import UserError
+from mutoscope.layers.precision import autocast_off, full_precision
 
 GanLoss = Literal["non-saturating", "hinge"]
 SLOPE = 0.2  # of the leaky ReLU, in both papers
@@ -37,10 +39,9 @@ class DiscriminatorConfig:
     def __post_init__(self) -> None:
         for name in ("channel_multipliers", "clip_shape"):  # JSON has no tuples
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not self.channel_multipliers or min(self.channel_multipliers) < 1 or self.filters < 1:
+        check_fields(self, {"filters": WIDTH, "channel_multipliers": WIDTH, "clip_shape": SIDE})
+        if not self.channel_multipliers:
             raise UserError(f"The discriminator needs at least one stage of positive width, found {self}.")
-        if min(self.clip_shape) < 1:
-            raise UserError(f"The discriminator's clip_shape must be positive, found {self.clip_shape}.")
 
     @classmethod
     def paper(cls, size: Literal["B", "L"] = "B", resolution: Literal[64, 128] = 128) -> "DiscriminatorConfig":
@@ -133,8 +134,7 @@ class PatchDiscriminatorConfig:
     num_layers: int = 3
 
     def __post_init__(self) -> None:
-        if self.filters < 1 or self.num_layers < 1:
-            raise UserError(f"The discriminator needs positive sizes, found {self}.")
+        check_fields(self, {"filters": WIDTH, "num_layers": DEPTH})
 
 
 class PatchDiscriminator(nn.Sequential):
@@ -175,11 +175,13 @@ def make_discriminator(config: DiscriminatorConfig | PatchDiscriminatorConfig) -
 # Losses
 
 
+@full_precision
 def generator_loss(fake: Float[Tensor, "n 1 *patches"], kind: GanLoss = "non-saturating") -> Float[Tensor, ""]:
     """mean softplus(−D(v̂)), or −mean D(v̂) for the hinge."""
     return F.softplus(-fake).mean() if kind == "non-saturating" else -fake.mean()
 
 
+@full_precision
 def discriminator_loss(
     real: Float[Tensor, "n 1 *patches"], fake: Float[Tensor, "n 1 *patches"], kind: GanLoss = "non-saturating"
 ) -> Float[Tensor, ""]:
@@ -191,10 +193,12 @@ def discriminator_loss(
 
 def r1_penalty(real: Float[Tensor, "n 1 *patches"], video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
     """mean over the batch of ‖∂D(v)/∂v‖², without the customary ½. `video` must require gradients."""
-    (gradient,) = torch.autograd.grad(real.sum(), video, create_graph=True)
-    return gradient.square().sum(dim=(1, 2, 3, 4)).mean()
+    with autocast_off(video.device):  # which would narrow the products of the second derivative
+        (gradient,) = torch.autograd.grad(real.float().sum(), video, create_graph=True)
+        return gradient.float().square().sum(dim=(1, 2, 3, 4)).mean()
 
 
+@full_precision
 def lecam_loss(
     real_mean: Float[Tensor, ""],
     fake_mean: Float[Tensor, ""],

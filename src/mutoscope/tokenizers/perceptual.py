@@ -14,10 +14,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
+from mutoscope.layers.precision import full_precision
+from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 
 Compare = Literal["logits", "features"]
 Flavor = Literal["torchvision", "released"]
@@ -185,6 +186,7 @@ class PerceptualLoss(nn.Module):
         self.network = network.eval().requires_grad_(False)
         self.compare = compare
 
+    @full_precision  # differences of nearly equal features lose all their digits in half precision
     def forward(self, real: Float[Tensor, "b 3 t h w"], fake: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
         real, fake = (video.transpose(1, 2).flatten(0, 1) for video in (real, fake))  # (b·t, 3, h, w)
         if not isinstance(self.network, ResNet):
@@ -215,12 +217,14 @@ class LPIPS(nn.Module):
         self.heads = nn.ParameterList(torch.ones(width) for width in network.MAP_WIDTHS)
         self.eval().requires_grad_(False)
 
+    @full_precision
     def per_layer(self, real: Float[Tensor, "n 3 h w"], fake: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 5"]:
         """Contribution of each of the five maps to the distance of each pair of frames in [0, 1]."""
         triples = zip(self.heads, self.network(real), self.network(fake), strict=True)
         means = [((_unit_length(a) - _unit_length(b)).square().mean((2, 3)) * w).sum(1) for w, a, b in triples]
         return torch.stack(means, dim=1)
 
+    @full_precision  # differences of nearly equal features lose all their digits in half precision
     def forward(self, real: Float[Tensor, "b 3 t h w"], fake: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, ""]:
         real, fake = (video.transpose(1, 2).flatten(0, 1) for video in (real, fake))  # (b·t, 3, h, w)
         return self.per_layer(real, fake).sum(1).mean()
@@ -271,8 +275,7 @@ def load_perceptual(
     try:
         problems = network.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path} does not hold torchvision's {type(network).__name__}: {reason}") from None
+        raise UserError(f"{path} does not hold torchvision's {type(network).__name__}: {reason(error)}.") from None
     missing = [name for name in problems.missing_keys if not name.endswith("num_batches_tracked")]
     if missing or problems.unexpected_keys:
         raise UserError(f"{path}: parameter {(missing or problems.unexpected_keys)[0]!r} is missing or unknown.")
@@ -310,12 +313,8 @@ def infer_resnet_config(weights: dict[str, Tensor]) -> ResNetConfig:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"There is no file {str(path)!r} with the weights of the perceptual loss.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or foreign file fails in many ways, none of which is the program's fault
-        raise UserError(f"{path} is not a readable weights file: {error}") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    stored = open_containers(read_stored(path))
+    weights = {name: value for name, value in stored.items() if isinstance(value, Tensor)}
+    if len(weights) < len(stored):
         raise UserError(f"{path} is not a readable weights file: it holds more than named tensors.")
-    return weights
+    return without_wrappers(weights)

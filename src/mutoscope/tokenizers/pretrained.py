@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 from mutoscope.json_config import nearest, read_json
 from mutoscope.meta_device import on_meta_device
+from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL, TileOptions
 from mutoscope.tokenizers.autoencoder_kl_network import AutoencoderKLConfig
 from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
@@ -69,19 +70,12 @@ def read_published_weights(folder: Path) -> dict[str, Tensor]:
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
         raise UserError(f"{folder} holds none of {', '.join(WEIGHT_FILES)}: the download is incomplete.")
-    try:
-        if path.suffix == ".bin":
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            from safetensors.torch import load_file
-
-            weights = load_file(path)
-    except Exception as error:  # a damaged or malicious file fails in many ways, none of which is the program's fault
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} is damaged, or holds more than tensors and was refused: {reason}") from None
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+    stored = open_containers(read_stored(path))
+    weights = {name: value for name, value in stored.items() if isinstance(value, Tensor)}
+    if not weights or len(weights) < len(stored):
         raise UserError(f"{path} holds something else than the named tensors of a network.")
-    return {str(key): value.float() if value.is_floating_point() else value for key, value in weights.items()}
+    weights = without_wrappers(weights)
+    return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -302,4 +296,6 @@ def _build(config: DiffusersVAEConfig) -> DiffusersNetwork:
     try:
         return getattr(diffusers, config.class_name)(**arguments)
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
-        raise UserError(f"diffusers {diffusers.__version__} cannot build {config.class_name}: {error}.") from None
+        raise UserError(
+            f"diffusers {diffusers.__version__} cannot build {config.class_name}: {reason(error)}."
+        ) from None

@@ -13,6 +13,10 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mutoscope.layers.finite import require_finite
+from mutoscope.layers.precision import full_precision
+from mutoscope.tokenizers.base import LATENTS
+
 EntropyKind = Literal["softmax", "argmax"]
 LOG_EPS = 1e-5  # released code of MAGVIT: keeps the logarithm of an unused code finite
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30, 20  # diffusers' bounds of latent diffusion's posterior
@@ -37,12 +41,14 @@ class VectorQuantizerConfig:
     normalized: bool = False
 
 
+@full_precision
 def squared_distances(x: Float[Tensor, "n d"], codes: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:
-    """|x|² − 2 x·e + |e|² in float32; a lower precision changes the nearest code."""
+    """|x|² − 2 x·e + |e|² in float32, under autocast too; a lower precision changes the nearest code."""
     x, codes = x.float(), codes.float()
     return x.square().sum(1, keepdim=True) - 2.0 * x @ codes.T + codes.square().sum(1)
 
 
+@full_precision
 def entropy_loss(
     affinities: Float[Tensor, "n k"], temperature: float, kind: EntropyKind = "softmax"
 ) -> Float[Tensor, ""]:
@@ -82,16 +88,23 @@ class VectorQuantizer(nn.Module):
     def _scaled(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         return F.normalize(x, dim=-1) if self.config.normalized else x
 
+    @full_precision
     def tokens(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
-        """Index of the nearest code at every position; the first one on ties."""
+        """Index of the nearest code at every position; the first one on ties.
+
+        Raises UserError for latents that are NaN or infinite, all of which would have one code.
+        """
+        require_finite(latents, LATENTS)
         b, _, t, h, w = latents.shape
         flat = self._scaled(rearrange(latents, "b d t h w -> (b t h w) d").float())  # (n, d)
         return squared_distances(flat, self.codes).argmin(1).view(b, t, h, w)
 
+    @full_precision
     def lookup(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
         """The codebook rows of the tokens."""
         return rearrange(F.embedding(tokens, self.codes), "b t h w d -> b d t h w")
 
+    @full_precision
     def forward(
         self, latents: Float[Tensor, "b d t h w"]
     ) -> tuple[Float[Tensor, "b d t h w"], Int[Tensor, "b t h w"], dict[str, Tensor]]:
@@ -131,16 +144,23 @@ class LookupFreeQuantizer(nn.Module):
         self.num_bits, self.group_bits = num_bits, group_bits
         self.commitment_cost, self.entropy_cost, self.temperature = commitment_cost, entropy_cost, entropy_temperature
 
+    @full_precision
     def encode(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
-        """Id of the code at every position."""
+        """Id of the code at every position. Raises UserError for latents that are NaN or infinite."""
+        require_finite(latents, LATENTS)
+        return self._ids(latents)
+
+    def _ids(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
         powers = 2 ** torch.arange(self.num_bits, device=latents.device)
         return ((latents > 0) * powers.view(-1, 1, 1, 1)).sum(1)
 
+    @full_precision
     def lookup(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
         """±1 per channel."""
         bits = torch.arange(self.num_bits, device=tokens.device).view(-1, 1, 1, 1)
         return ((tokens[:, None] >> bits) & 1).float() * 2 - 1
 
+    @full_precision
     def forward(
         self, latents: Float[Tensor, "b d t h w"], generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "b d t h w"], Int[Tensor, "b t h w"], dict[str, Tensor]]:
@@ -151,8 +171,9 @@ class LookupFreeQuantizer(nn.Module):
             "commitment": self.commitment_cost * (latents - codes).square().mean(),
             "entropy": self.entropy_cost * self.entropy(latents),
         }
-        return latents + (codes - latents).detach(), self.encode(latents), losses
+        return latents + (codes - latents).detach(), self._ids(latents), losses
 
+    @full_precision
     def entropy(self, latents: Float[Tensor, "b d t h w"]) -> Float[Tensor, ""]:
         """Mean entropy of a position's code minus the entropy of the average code, as `entropy_loss` of all codes."""
         # A softmax over -|z - c|²/τ of the corners c of a cube: bit i is positive with probability sigmoid(4 z_i / τ).
@@ -186,8 +207,13 @@ class FiniteScalarQuantizer(nn.Module):
         offset = (level % 2 == 0) * 0.5
         return (latents.float() + (offset / half).atanh()).tanh() * half - offset
 
+    @full_precision
     def encode(self, latents: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
-        """Id of the code at every position: its levels are the digits, the first channel's the lowest."""
+        """Id of the code at every position: its levels are the digits, the first channel's the lowest.
+
+        Raises UserError for latents that are NaN or infinite.
+        """
+        require_finite(latents, LATENTS)
         return self._ids(self._bounded(latents).round())
 
     def _ids(self, rounded: Float[Tensor, "b d t h w"]) -> Int[Tensor, "b t h w"]:
@@ -195,6 +221,7 @@ class FiniteScalarQuantizer(nn.Module):
         weight = F.pad(level.cumprod(0)[:-1], (0, 0, 0, 0, 0, 0, 1, 0), value=1.0)  # of every digit
         return ((rounded + level.div(2, rounding_mode="floor")) * weight).sum(1).round().long()
 
+    @full_precision
     def lookup(self, tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b d t h w"]:
         """Levels scaled to [-1, 1]."""
         digits = []
@@ -203,6 +230,7 @@ class FiniteScalarQuantizer(nn.Module):
             tokens = tokens // level
         return torch.stack(digits, dim=1).float()
 
+    @full_precision
     def forward(
         self, latents: Float[Tensor, "b d t h w"], generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "b d t h w"], Int[Tensor, "b t h w"], dict[str, Tensor]]:
@@ -213,12 +241,14 @@ class FiniteScalarQuantizer(nn.Module):
         return codes, self._ids(rounded.detach()), {}
 
 
+@full_precision
 def diagonal_gaussian(moments: Float[Tensor, "b d2 *grid"]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation, (b, d, *grid) each; the log-variance is clamped to [-30, 20]."""
     mean, log_variance = moments.chunk(2, dim=1)
     return mean, (0.5 * log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)).exp()
 
 
+@full_precision
 def draw_gaussian(
     moments: Float[Tensor, "b d2 *grid"], generator: torch.Generator | None = None
 ) -> Float[Tensor, "b d *grid"]:
@@ -244,11 +274,13 @@ class GaussianBottleneck(nn.Module):
         self.register_buffer("latent_shift", torch.zeros(channels))
         self.register_buffer("latent_scale", torch.ones(channels))
 
+    @full_precision
     def encode(self, latents: Float[Tensor, "b d2 t h w"]) -> Float[Tensor, "b d t h w"]:
         """Normalised mean."""
         mean, _ = diagonal_gaussian(latents)
         return (mean - self.latent_shift.view(-1, 1, 1, 1)) * self.latent_scale.view(-1, 1, 1, 1)
 
+    @full_precision
     def lookup(self, tokens: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b d t h w"]:
         """Input of the decoder: latents with the normalisation inverted."""
         return tokens / self.latent_scale.view(-1, 1, 1, 1) + self.latent_shift.view(-1, 1, 1, 1)
@@ -261,6 +293,7 @@ class GaussianBottleneck(nn.Module):
         self.latent_shift.copy_(means.double().mean(dim=1))
         self.latent_scale.copy_(1 / means.double().std(dim=1).clamp(min=SMALLEST_STD))
 
+    @full_precision
     def forward(
         self, latents: Float[Tensor, "b d2 t h w"], generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "b d t h w"], Float[Tensor, "b d t h w"], dict[str, Tensor]]:

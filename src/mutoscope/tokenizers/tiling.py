@@ -22,7 +22,7 @@ from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor
 
 from mutoscope.errors import UserError
-from mutoscope.tokenizers.base import StreamState, TokenizerSpec, VideoTokenizer
+from mutoscope.tokenizers.base import StreamState, TokenizerSpec, VideoTokenizer, checked_latents
 
 MIN_LATENT_CELLS = 2  # along an axis: reflection padding copies the inner neighbour of a border cell
 
@@ -171,10 +171,11 @@ def encode_decode_chunk(
             tile = frames[:, y][:, :, x][None].to(device)  # (1, t, tile, tile, 3)
             video = tokenizer.from_uint8(tile)
             if states is None:
-                decoded = tokenizer.decode(tokenizer.encode(video))
+                decoded = tokenizer.decode(checked_latents(tokenizer.encode(video), tokenizer))
             else:
                 state = states.setdefault((top, left), StreamState())
-                decoded = tokenizer.decode_part(tokenizer.encode_part(video, state), state)
+                latents = checked_latents(tokenizer.encode_part(video, state), tokenizer)
+                decoded = tokenizer.decode_part(latents, state)
             result = decoded[0].float().cpu()  # (3, t, tile, tile)
             weights = torch.from_numpy(np.outer(row_weights, column_weights))  # (tile, tile)
             blended[:, :, top : top + rows.length, left : left + columns.length] += result * weights

@@ -10,15 +10,30 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mutoscope.checks import COUNT, DEPTH, NOT_NEGATIVE, POSITIVE, WIDTH, check_fields
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import TokenizerOutput, TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.quantizers import VectorQuantizer, VectorQuantizerConfig
 
 NORM_EPS = 1e-6  # of the released weights; PyTorch's default is 1e-5
 PIXEL_SCALE, PIXEL_SHIFT = 127.5, 128.0  # official scripts: [-1, 1] to 0…255, then truncated
+
+RANGES = {
+    "filters": WIDTH,
+    "channel_multipliers": WIDTH,
+    "num_res_blocks": DEPTH,
+    "latent_channels": WIDTH,
+    "embedding_dim": WIDTH,
+    "codebook_size": WIDTH,
+    "num_groups": COUNT,
+    "commitment_cost": NOT_NEGATIVE,
+    "codebook_cost": NOT_NEGATIVE,
+    "entropy_cost": NOT_NEGATIVE,
+    "entropy_temperature": POSITIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,7 @@ class VQ2DConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_multipliers", tuple(self.channel_multipliers))  # JSON has no tuples
+        check_fields(self, RANGES)
         if not self.channel_multipliers or any(width % self.num_groups for width in self.widths):
             raise UserError(f"Every stage width must be a multiple of num_groups {self.num_groups}: {self.widths}.")
 
@@ -204,6 +220,9 @@ class VQ2D(VideoTokenizer):
             raise UserError(f"The tokenizer needs sizes in multiples of {stride}, found {h}×{w}. Pad or resize them.")
         return self._per_frame(self.encoder, video)
 
+    def continuous_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d lt lh lw"]:
+        return self.encode_to_latents(video)
+
     @staticmethod
     def _per_frame(half: nn.Module, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c2 t h2 w2"]:
         y = half(rearrange(x, "b c t h w -> (b t) c h w"))  # (b*t, c2, h2, w2)
@@ -221,9 +240,9 @@ class VQ2D(VideoTokenizer):
         """Reconstruction and losses: squared error in [-1, 1] plus the quantizer's terms."""
         quantized, tokens, losses = self.quantizer(self.encode_to_latents(video))
         reconstruction = self._per_frame(self.decoder, quantized)
-        return TokenizerOutput(reconstruction, tokens, {"reconstruction": F.mse_loss(reconstruction, video), **losses})
+        error = F.mse_loss(reconstruction.float(), video)
+        return TokenizerOutput(reconstruction, tokens, {"reconstruction": error, **losses})
 
-    def to_uint8(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[Tensor, "b t h w 3"]:
+    def levels(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3 t h w"]:
         """[-1, 1] to 0…255 as the official scripts do: 127.5 x + 128, clipped, truncated."""
-        scaled = (PIXEL_SCALE * video.float() + PIXEL_SHIFT).clamp(0, 255).to(torch.uint8)
-        return rearrange(scaled, "b c t h w -> b t h w c")
+        return (PIXEL_SCALE * video + PIXEL_SHIFT).clamp(0, 255)

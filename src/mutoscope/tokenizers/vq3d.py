@@ -15,6 +15,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mutoscope.checks import COUNT, DEPTH, NOT_NEGATIVE, POSITIVE, WIDTH, check_fields
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import TokenizerOutput, TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.quantizers import EntropyKind, VectorQuantizer, VectorQuantizerConfig
@@ -22,6 +23,19 @@ from mutoscope.tokenizers.quantizers import EntropyKind, VectorQuantizer, Vector
 Padding = Literal["reflect", "zero", "replicate"]
 NORM_EPS = 1e-6  # released code; PyTorch's default is 1e-5
 TRUNCATED_STD = 0.87962566103423978  # standard deviation of a standard normal cut at two sigma
+
+RANGES = {
+    "filters": WIDTH,
+    "channel_multipliers": WIDTH,
+    "num_res_blocks": DEPTH,
+    "embedding_dim": WIDTH,
+    "codebook_size": WIDTH,
+    "num_groups": COUNT,
+    "commitment_cost": NOT_NEGATIVE,
+    "codebook_cost": NOT_NEGATIVE,
+    "entropy_cost": NOT_NEGATIVE,
+    "entropy_temperature": POSITIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,7 @@ class VQ3DConfig:
     per_frame: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self, RANGES)
         if self.per_frame and any(self.temporal_downsample):
             raise UserError("A per-frame tokenizer cannot halve time: set every flag of temporal_downsample to False.")
         stages = len(self.channel_multipliers)
@@ -248,6 +263,9 @@ class VQ3D(VideoTokenizer):
             )
         self._check_reflection(t // stride_t, h // stride_s, w // stride_s)
         return self._run(self.encoder, (video + 1.0) / 2.0)
+
+    def continuous_latents(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d lt lh lw"]:
+        return self.encode_to_latents(video)
 
     def _run(self, half: nn.Module, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c2 t2 h2 w2"]:
         """Encoder or decoder. `per_frame` folds frames into the batch, which also separates their norm statistics."""

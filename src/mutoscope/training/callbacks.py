@@ -4,7 +4,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,20 +20,24 @@ from tqdm import tqdm
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.training.batches import Batch
 from mutoscope.training.checkpoint import checkpoint_paths
 from mutoscope.training.config import LoopConfig
+from mutoscope.training.curve import write_curve
 from mutoscope.training.distributed import Process, mean_over_ranks
-from mutoscope.training.tracking import Tracker
+from mutoscope.training.pace import Pace
+from mutoscope.training.tracking import LOG, Tracker, announce
 
-Batch = Mapping[str, object]
-"""A batch of any source by field: tensors, nested dicts of tensors, and values of the whole batch such as the task."""
+EARLY = (1, 10, 30, 100, 300)  # updates after which there are contact sheets before the first regular one
+CURVE = "curve.png"
 
 
 @dataclass(frozen=True)
 class TrainEvent:
-    """Passed to every callback after each `sample_every` updates and after the last one, on the main process.
+    """Passed to every callback after the first updates (`EARLY`), each `sample_every` and the last one, on the main
+    process.
 
-    network: the weights that would be exported now (averaged ones where the recipe keeps them), in evaluation mode.
+    network: the weights that would be exported now (`Candidates`), in evaluation mode.
     batch: the clips of the latest update on this rank, on the training device.
     save_image: writes an image below the run's `samples` folder and passes it to the trackers.
     """
@@ -68,19 +73,28 @@ class ReconstructionSheet:
 
 
 def paired_sheet(
-    real: UInt8[Tensor, "b t h w 3"], decoded: UInt8[Tensor, "b t h w 3"], every_nth_frame: int = 1
+    real: UInt8[Tensor, "b t h w 3"],
+    decoded: UInt8[Tensor, "b t h w 3"],
+    every_nth_frame: int = 1,
+    labels: Sequence[tuple[str, str]] | None = None,
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """One image: time runs to the right, each real clip is directly above its counterpart."""
+    """One image: time runs to the right, each real clip is directly above its counterpart.
+
+    labels: texts above the real clip and above its counterpart, for each pair.
+    """
     pairs = [clip[::every_nth_frame].numpy() for pair in zip(real, decoded, strict=True) for clip in pair]
-    return contact_sheet(pairs, columns=len(pairs[0]))
+    texts = None if labels is None else [text for pair in labels for text in pair]
+    return contact_sheet(pairs, columns=len(pairs[0]), labels=texts)
 
 
 class Recorder:
-    """Progress bar, trackers and the `samples` folder of one run; only the main process shows or writes anything."""
+    """Progress bar, trackers, curve and the `samples` folder of one run; only the main process shows or writes them."""
 
     def __init__(self, out: Path, loop: LoopConfig, start_step: int, process: Process, trackers: Sequence[Tracker]):
         self.out, self.loop, self.process, self.trackers = out, loop, process, list(trackers)
         self._last_time, self._last_step = time.perf_counter(), start_step - 1
+        self._pace, self._estimate = Pace(loop, start_step), dict[str, float]()
+        self._validation = ""
         self._bar = tqdm(
             total=loop.num_steps,
             initial=start_step,
@@ -99,14 +113,23 @@ class Recorder:
         for tracker in self.trackers:
             tracker.close()
 
-    def record(self, step: int, losses: dict[str, Tensor], learning_rate: float, grad_norm: Tensor) -> None:
+    def record(
+        self,
+        step: int,
+        losses: dict[str, Tensor],
+        learning_rate: float,
+        grad_norm: Tensor,
+        validate: Callable[[], dict[str, float]] | None = None,
+    ) -> None:
         """Counts update `step`; on every `log_every`-th one, and the last, reads the numbers off the device and logs.
 
+        validate: measures the figures of a validation that is due after this update, which is logged too.
         Raises UserError when the loss is not finite, also before a checkpoint is due: a good checkpoint must not be
         replaced by one that cannot be continued.
         """
         self._bar.update()
-        log_now = step % self.loop.log_every == 0 or step + 1 == self.loop.num_steps
+        self._tell_pace(step)
+        log_now = step % self.loop.log_every == 0 or step + 1 == self.loop.num_steps or validate is not None
         if not log_now and not due(step, self.loop.checkpoint_every, self.loop.num_steps):
             return
         values = mean_over_ranks(losses | {"grad_norm": grad_norm}, self.process)
@@ -118,23 +141,55 @@ class Recorder:
         self._last_time, self._last_step = now, step
         values |= {"learning_rate": learning_rate, "clips_per_second": round(clips_per_second, 2)}
         if self.process.is_main:
-            self._bar.set_postfix_str(f"loss {values['loss']:.4g}, {clips_per_second:.1f} clips/s", refresh=False)
+            if validate is not None:
+                values |= self._validate(step, validate)
+            shown = f"loss {values['loss']:.4g}{self._validation}, {clips_per_second:.1f} clips/s"
+            self._bar.set_postfix_str(shown, refresh=False)
+            values, self._estimate = values | self._estimate, {}
             for tracker in self.trackers:
                 tracker.log(step, values)
+
+    def _validate(self, step: int, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
+        with self._paused():
+            figures = validate()
+        check_finite(step, figures, self.out / "checkpoints")
+        self._validation = f", validation {min(v for k, v in figures.items() if k.startswith('validation_loss')):.4g}"
+        return figures
+
+    def _tell_pace(self, step: int) -> None:
+        """Prints the estimate of the first minute once; its numbers go into the next line of the log."""
+        estimate = self._pace.update(step) if self.process.is_main else None
+        if estimate is not None:
+            announce(estimate.sentence())
+            self._estimate = estimate.values()
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """What happens inside does not count against the speed of training."""
+        started = time.perf_counter()
+        yield
+        self._last_time += time.perf_counter() - started
+        self._pace.pause(time.perf_counter() - started)
+
+    def draw_curve(self) -> None:
+        """Draws the whole log, earlier parts of a resumed run included, as an image beside it."""
+        if self.process.is_main:
+            with self._paused():
+                write_curve(self.out / LOG, self.out / CURVE)
 
     def notify(self, callbacks: Sequence[Callback], steps_done: int, network: nn.Module, batch: Batch) -> None:
         """Calls every callback with `network` in evaluation mode, then puts its mode back."""
         if not self.process.is_main:
             return
-        started, was_training = time.perf_counter(), network.training
+        was_training = network.training
         network.eval()
         event = TrainEvent(
             steps_done, self.loop.num_steps, network, batch, lambda name, image: self._save(steps_done, name, image)
         )
-        for callback in callbacks:
-            callback(event)
+        with self._paused():
+            for callback in callbacks:
+                callback(event)
         network.train(was_training)
-        self._last_time += time.perf_counter() - started  # sheets do not count against clips_per_second
 
     def _save(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
         folder = self.out / "samples"
@@ -159,6 +214,11 @@ def check_finite(step: int, values: dict[str, float], checkpoints: Path) -> None
 def due(step: int, every: int, num_steps: int) -> bool:
     """True after update `step` for events that occur every `every` updates and after the last one."""
     return (step + 1) % every == 0 or step + 1 == num_steps
+
+
+def due_early(step: int, every: int, num_steps: int) -> bool:
+    """Like `due`, and after the first updates, so that there is something to see from the start."""
+    return due(step, every, num_steps) or (step + 1 in EARLY and step + 1 < every)
 
 
 Handler = Callable[[int, FrameType | None], object] | int | None  # what `signal.signal` takes and returns

@@ -10,9 +10,10 @@ from typing import Protocol, TypedDict, cast
 
 import torch
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
-# Fields that may differ on resume: they change logs or speed, or (num_steps) the end of the cosine.
+# Fields that may differ on resume: they change logs, speed or which of two finished networks is exported, or
+# (num_steps) the end of the cosine.
 FREE_FIELDS = (
     "loop.num_steps",
     "loop.log_every",
@@ -21,6 +22,9 @@ FREE_FIELDS = (
     "loop.num_workers",
     "loop.threads",
     "loop.report_to",
+    "loop.validate_every",
+    "loop.validation_clips",
+    "loop.recognisable_after",
 )
 
 
@@ -84,8 +88,7 @@ def save_checkpoint(
         temporary.unlink(missing_ok=True)
         kept = checkpoint_paths(folder)
         advice = f"the last good one is {kept[-1]}" if kept else "there is no earlier one"
-        reason = str(error).splitlines()[0]
-        message = f"Could not write checkpoint {path} ({reason}); {advice}. Free disk space and resume."
+        message = f"Could not write checkpoint {path} ({reason(error)}); {advice}. Free disk space and resume."
         raise UserError(message) from error
     for old in checkpoint_paths(folder)[:-keep]:
         old.unlink(missing_ok=True)
@@ -102,8 +105,7 @@ def load_latest_checkpoint(folder: Path, device: torch.device | str = "cpu") -> 
         try:
             return _load(path, device)
         except Exception as error:  # every kind of damage raises its own kind of exception
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"Checkpoint {path} is damaged ({reason}); trying the one before it.", stacklevel=2)
+            warnings.warn(f"Checkpoint {path} is damaged ({reason(error)}); trying the one before it.", stacklevel=2)
     if paths:
         raise UserError(f"No checkpoint in {folder} can be read, all are damaged; train again into another folder.")
     return None

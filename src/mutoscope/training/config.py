@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, TypeVar
 
+from mutoscope.checks import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, SEED, Range, check_fields
 from mutoscope.data.base import DataConfig
 from mutoscope.data.sources.registry import kind_of, of_kind, source_class, without_former_fields
 from mutoscope.errors import UserError
 from mutoscope.json_config import best_match, dataclass_from_dict
+from mutoscope.layers.lora import LoRAConfig
 from mutoscope.models.base import ModelConfig
 from mutoscope.tokenizers.causal3d import Causal3DConfig
 from mutoscope.tokenizers.discriminator import DiscriminatorConfig, GanLoss, PatchDiscriminatorConfig
@@ -17,6 +19,44 @@ from mutoscope.tokenizers.vq3d import VQ3DConfig
 
 TokenizerConfig = VQ3DConfig | VQ2DConfig | Causal3DConfig
 Options = dict[str, object]  # settings of a sampler as JSON values, by name; its own configuration checks them
+
+
+OPTIM_RANGES = {
+    "peak_learning_rate": NOT_NEGATIVE,
+    "beta1": DECAY,
+    "beta2": DECAY,
+    "eps": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "warmup_steps": NOT_NEGATIVE,
+    "muon_learning_rate": NOT_NEGATIVE,
+}
+LOOP_RANGES = {
+    "num_steps": COUNT,
+    "batch_size": COUNT,
+    "accumulation": COUNT,
+    "seed": SEED,
+    "log_every": COUNT,
+    "sample_every": COUNT,
+    "checkpoint_every": COUNT,
+    "ema_decay": DECAY,
+    "ema_every": COUNT,
+    "clip_norm": POSITIVE,
+    "num_workers": Range(0, 1024),
+    "threads": Range(1, 4096),
+    "validation_share": Range(low=0, below=1),
+    "validate_every": COUNT,
+    "validation_clips": COUNT,
+    "recognisable_after": COUNT,
+}
+ADVERSARIAL_RANGES = {
+    "gan_weight": NOT_NEGATIVE,
+    "discriminator_weight": NOT_NEGATIVE,
+    "start_step": NOT_NEGATIVE,
+    "r1_weight": NOT_NEGATIVE,
+    "lecam_weight": NOT_NEGATIVE,
+    "lecam_decay": DECAY,
+    "perceptual_weight": NOT_NEGATIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +88,9 @@ class OptimConfig:
     """weight decay acts on everything of more than one dimension outside a model's head, as in MAR's scripts"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """after the warm-up: one cosine over the run, or the peak rate"""
+
+    def __post_init__(self) -> None:
+        check_fields(self, OPTIM_RANGES)
 
 
 @dataclass(frozen=True)
@@ -83,6 +126,21 @@ class LoopConfig:
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """also send losses and contact sheets to TensorBoard (OUT/tensorboard) or Weights & Biases (project "mutoscope");
     both need the extra [tracking]"""
+    ema_warmup: bool = False
+    """averaged weights start fast: the decay is min(ema_decay, (1 + t) / (10 + t)) after t steps of the average, so
+    that they are as good as the raw weights from the first updates on"""
+    validation_share: float = 0.0
+    """share of the recordings (of an old token cache: the clips) held back from training; with it the loss on these is
+    logged, and the better of raw and averaged weights is exported; 0: no validation"""
+    validate_every: int = 500
+    """updates between two validations; the first contact sheets and every later one come with a validation too"""
+    validation_clips: int = 64
+    """largest number of held-back clips in a validation"""
+    recognisable_after: int | None = None
+    """updates after which the recipe's output was recognisable as measured; for the estimate after the first minute"""
+
+    def __post_init__(self) -> None:
+        check_fields(self, LOOP_RANGES)
 
 
 @dataclass(frozen=True)
@@ -113,6 +171,7 @@ class AdversarialConfig:
     """local file of LPIPS' linear weights for that VGG-16, which turn the distance into LPIPS"""
 
     def __post_init__(self) -> None:
+        check_fields(self, ADVERSARIAL_RANGES)
         if self.perceptual_heads is not None and self.perceptual_weights is None:
             raise UserError("perceptual_heads are for a VGG-16: name its file in perceptual_weights too.")
 
@@ -160,13 +219,16 @@ class ModelRecipe:
     protocol: str = "shapes"
     """evaluation protocol of the recipe's figures"""
     start_from: str | None = None
-    """bundled name or folder of a model of the same shapes whose weights training starts from; None: random weights"""
+    """bundled name or folder of a model of the same family and sizes whose weights training starts from, with other
+    classes, words, actions or frame sizes where the family allows it; None: random weights"""
     text_encoder: str | None = None
     """folder of the text encoder, or "words": one without weights, built from the captions' own words"""
     motion: bool = False
     """condition the model on the optical flow of every clip"""
     frozen: tuple[str, ...] = ()
     """parameters whose names begin with one of these are not trained"""
+    lora: LoRAConfig | None = None
+    """train low-rank changes of the matrices, and of the rest only what is new; they are merged on export"""
     task_sampling: dict[str, Options] = field(default_factory=dict)
     """other defaults of the sampler for some tasks, by their names"""
     blend_given: bool = False
@@ -175,6 +237,13 @@ class ModelRecipe:
     """frame size, rate and windows follow the recording, instead of being the recipe's own"""
     tokenizer_steps: int | None = None
     """updates of a tokenizer that is trained first; None: as its own recipe says"""
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"cache_clips": COUNT, "tokenizer_steps": COUNT})
+        for task, weight in self.task_weights.items():
+            NOT_NEGATIVE.check(f"task_weights.{task}", weight)
+        if not any(self.task_weights.values()):
+            raise UserError(f"task_weights must name a task with a positive weight, found {self.task_weights}.")
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     if matrices:
         groups.append({"params": matrices, "weight_decay": config.weight_decay})
     betas = (config.beta1, config.beta2)
-    if muon:
+    if muon and matrices:
         groups[-1] |= {"lr": config.muon_learning_rate, "orthogonal": True}
     kind = Muon if muon else torch.optim.AdamW
     return kind(groups, lr=config.peak_learning_rate, betas=betas, eps=config.eps, weight_decay=0.0)
@@ -94,9 +94,17 @@ def learning_rate_factor(step: int, warmup_steps: int, num_steps: int) -> float:
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: OptimConfig, num_steps: int) -> LambdaLR:
     """One `step()` per update. Raises UserError when the warm-up does not fit into the run."""
-    if not 0 <= config.warmup_steps < num_steps:
-        raise UserError(f"warmup_steps is {config.warmup_steps}; it must be at least 0 and below {num_steps} steps.")
+    check_warmup(config, num_steps)
     return LambdaLR(optimizer, schedule(config, num_steps))
+
+
+def check_warmup(config: OptimConfig, num_steps: int) -> None:
+    """Raises UserError when the warm-up does not fit into the run."""
+    if config.warmup_steps >= num_steps:
+        raise UserError(
+            f"optim.warmup_steps is {config.warmup_steps}; it must be less than the {num_steps} updates of "
+            "loop.num_steps."
+        )
 
 
 def schedule(config: OptimConfig, num_steps: int) -> Callable[[int], float]:
@@ -112,11 +120,38 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, scheduler: LambdaLR, ste
         group["lr"] = base * factor(step)
 
 
-def make_ema(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """Averaged copy of the weights, already updated once so that it starts from the initial weights."""
+class WarmedAverage(AveragedModel):
+    """Averaged weights whose decay rises from 0.1 towards `decay` (see `warmed_decay`).
+
+    With a constant decay of 0.998, the average consists of the random initial weights to 82 % after 100 updates.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.decay = decay
+
+    def update_parameters(self, model: nn.Module) -> None:
+        done = max(0, int(self.n_averaged) - 1)  # the first call copies the initial weights
+        self.multi_avg_fn = get_ema_multi_avg_fn(warmed_decay(self.decay, done))
+        super().update_parameters(model)
+
+
+def warmed_decay(decay: float, done: int) -> float:
+    """min(decay, (1 + t) / (10 + t)) for the step of an average that follows t = `done` earlier ones.
+
+    The rule of TensorFlow's `tf.train.ExponentialMovingAverage` (`num_updates`) and of diffusers' `EMAModel`.
+    """
+    return min(decay, (1 + done) / (10 + done))
+
+
+def make_ema(model: nn.Module, decay: float | None, warmup: bool = False) -> AveragedModel | None:
+    """Averaged copy of the weights, already updated once so that it starts from the initial weights.
+
+    warmup: raise the decay with the number of steps (`warmed_decay`), which is part of the average's state.
+    """
     if decay is None:
         return None
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    ema = WarmedAverage(model, decay) if warmup else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     ema.update_parameters(model)
     return ema
 

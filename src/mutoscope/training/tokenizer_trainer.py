@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mutoscope.data.base import ClipBatch, ClipSource
+from mutoscope.layers.precision import full_precision
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.tokenizers.discriminator import (
     discriminator_loss,
@@ -21,12 +22,15 @@ from mutoscope.tokenizers.discriminator import (
     make_discriminator,
     r1_penalty,
 )
+from mutoscope.training.batches import Batch, to_device
 from mutoscope.training.callbacks import Callback
 from mutoscope.training.config import AdversarialConfig, TokenizerRecipe
 from mutoscope.training.tracking import Tracker
-from mutoscope.training.trainer import Batch, TrainResult, run_loop, to_device
+from mutoscope.training.trainer import TrainResult, run_loop
+from mutoscope.training.validation import ValidationRule
 
 ClipDistance = Callable[[Tensor, Tensor], Tensor]
+SQUARED_RANGE = 4.0  # of pixels in [-1, 1]
 
 
 def training_video(tokenizer: VideoTokenizer, batch: Batch) -> Float[Tensor, "b 3 t h w"]:
@@ -50,7 +54,8 @@ class AdversarialLoss(nn.Module):
     """Tokenizer and discriminator in one pass and one sum of losses; both are updated from the same forward pass.
 
     The generator's terms see the discriminator's weights as constants, the discriminator's terms see the
-    reconstruction as a constant, so one backward pass gives each network its own gradient.
+    reconstruction as a constant, so one backward pass gives each network its own gradient. Autocast narrows the
+    tokenizer alone: the comparisons below are differences of nearly equal numbers.
 
         L_G = reconstruction + quantizer + 0.1 · softplus(−D(v̂)) + 0.1 · perceptual(v, v̂)
         L_D = softplus(−D(v)) + softplus(D(v̂)) + 10 · ‖∂D(v)/∂v‖² + w · LeCam
@@ -85,7 +90,8 @@ class AdversarialLoss(nn.Module):
         adversarial: whether adversarial training has started; before, its terms are weighted 0.
         """
         output = self.tokenizer.forward_train(video, generator)
-        real, fake = (video + 1) / 2, (output.reconstruction + 1) / 2  # [0, 1], as the discriminator reads them
+        # [0, 1], as the discriminator reads them
+        real, fake = (video + 1) / 2, (output.reconstruction.float() + 1) / 2
         opposed = self._generator_terms(real, fake) | self._discriminator_terms(real, fake.detach())
         weight = 1.0 if adversarial else 0.0
         terms = output.losses | {name: term * weight for name, term in opposed.items()}
@@ -93,11 +99,13 @@ class AdversarialLoss(nn.Module):
             terms["perceptual"] = self.config.perceptual_weight * self.perceptual(real, fake)
         return torch.stack([term.float() for term in terms.values()]).sum(), terms
 
+    @full_precision
     def _generator_terms(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         logits = functional_call(self.discriminator, frozen, (fake,))
         return {"generator": self.config.gan_weight * generator_loss(logits, self.config.gan_loss)}
 
+    @full_precision
     def _discriminator_terms(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         config = self.config
         real = real.detach().requires_grad_(config.r1_weight > 0)
@@ -113,6 +121,15 @@ class AdversarialLoss(nn.Module):
         for average, mean in zip((self.average_real, self.average_fake), means, strict=True):
             average.lerp_(mean.detach().float(), 1 - config.lecam_decay)
         return terms
+
+
+def tokenizer_figures(network: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    """Loss of a tokenizer on held-back clips, without a discriminator's terms, and PSNR in dB, the mean over clips."""
+    tokenizer = cast(VideoTokenizer, network)
+    video = training_video(tokenizer, batch)
+    output = tokenizer.forward_train(video, generator)
+    error = (output.reconstruction.float().clamp(-1, 1) - video).square().flatten(1).mean(1)  # (b,)
+    return {"loss": output.loss, "psnr": (10 * torch.log10(SQUARED_RANGE / error.clamp(min=1e-10))).mean()}
 
 
 def train_tokenizer(
@@ -133,8 +150,10 @@ def train_tokenizer(
     With `recipe.adversarial` a discriminator (`discriminator`, or a fresh one) is trained in place beside it, and
     `perceptual(real, fake)` of clips in [0, 1] is added to the loss unless it is None; only the tokenizer is averaged
     and returned.
-    Writes `log.jsonl`, `checkpoints/` and `samples/` below `out`. With `resume`, continues the newest good checkpoint
-    there; on CPU the continued run equals an uninterrupted one bit for bit.
+    Writes `log.jsonl`, `curve.png`, `checkpoints/` and `samples/` below `out`. With `loop.validation_share`, whole
+    recordings of `source` are held back, loss and PSNR on them are logged, and the weights with the higher PSNR, raw or
+    averaged, are returned. With `resume`, continues the newest good checkpoint there; on CPU the continued run equals
+    an uninterrupted one bit for bit.
     Raises UserError for a changed recipe, a full disk, damaged checkpoints or a diverging loss.
     """
     if recipe.adversarial is None:
@@ -150,6 +169,7 @@ def train_tokenizer(
         recipe,
         source,
         out,
+        rule=ValidationRule(tokenizer_figures, cost=lambda figures: -figures["psnr"]),
         prepare_batch=lambda batch, step: {**batch, "step": step},
         resume=resume,
         callbacks=callbacks,

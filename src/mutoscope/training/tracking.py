@@ -2,14 +2,18 @@
 
 import importlib.util
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
+from tqdm import tqdm
 
 from mutoscope.errors import UserError
+
+LOG = "log.jsonl"
 
 
 class Tracker(Protocol):
@@ -23,6 +27,11 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """Writes or sends everything that is still buffered."""
+
+
+def announce(line: str) -> None:
+    """Shows a line above the progress bar; standard output stays free for reports."""
+    tqdm.write(line, file=sys.stderr)
 
 
 class JsonlTracker:

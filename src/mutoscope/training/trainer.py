@@ -3,35 +3,40 @@
 Stage 1, the tokenizer, uses the same loop from `tokenizer_trainer.py`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mutoscope.data.base import BatchT, ClipSource
+from mutoscope.data.held_back import split_clips
 from mutoscope.data.loader import StepSampler, make_loader
 from mutoscope.errors import UserError
-from mutoscope.training.callbacks import Batch, Callback, Recorder, StopSignals, due
+from mutoscope.training.batches import Batch, add_losses, autocast, seed_step, split_batch, to_device
+from mutoscope.training.callbacks import Callback, Recorder, StopSignals, due, due_early
 from mutoscope.training.checkpoint import Stateful, save_checkpoint, start_or_resume, write_recipe
 from mutoscope.training.config import FeaturesRecipe, LoopConfig, ModelRecipe, Recipe, completed, to_json
 from mutoscope.training.distributed import Process, any_rank, join, no_sync, wrap
 from mutoscope.training.optim import clip_gradients, make_ema, make_optimizer, make_scheduler, set_learning_rate
-from mutoscope.training.tracking import JsonlTracker, Tracker, check_trackers, open_trackers
+from mutoscope.training.tracking import LOG, JsonlTracker, Tracker, announce, check_trackers, open_trackers
+from mutoscope.training.validation import Candidates, Figures, Validation, ValidationRule, WeightsKind
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """network: the weights to export, averaged ones where the recipe keeps them. finished: False after a signal."""
+    """network: the weights to export. finished: False after a signal.
+
+    kind: "raw" or "averaged". figures: what was measured on held-back clips, by kind; empty without validation.
+    """
 
     network: nn.Module
     steps_done: int
     finished: bool
+    kind: WeightsKind = "raw"
+    figures: Mapping[WeightsKind, Figures] = field(default_factory=dict)
 
 
 class ModelLoss(nn.Module):
@@ -43,6 +48,11 @@ class ModelLoss(nn.Module):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         return self.model.loss(batch, generator)
+
+
+def model_figures(model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    """The training loss of a model on held-back clips."""
+    return {"loss": model.loss(batch, generator)[0]}
 
 
 def train_model(
@@ -61,7 +71,9 @@ def train_model(
 
     The loss must be a mean over the clips of a batch: then micro-batches and ranks average to the same gradient as
     one large batch. `prepare_batch(batch, step)` may add fields that depend on the step, such as the task.
-    Writes `log.jsonl`, `checkpoints/` and `samples/` below `out`, and reports to the trackers that the recipe names.
+    Writes `log.jsonl`, `curve.png`, `checkpoints/` and `samples/` below `out`, and reports to the trackers that the
+    recipe names. With `loop.validation_share`, whole recordings of `source` are held back (`data/held_back.py`), the
+    loss on them is logged, and the better of raw and averaged weights is returned.
     With `resume`, continues the newest good checkpoint there; on CPU the continued run equals an uninterrupted one bit
     for bit.
     Raises UserError for a changed recipe, a full disk, damaged checkpoints or a diverging loss.
@@ -72,6 +84,7 @@ def train_model(
         recipe,
         source,
         out,
+        rule=ValidationRule(model_figures),
         prepare_batch=prepare_batch,
         resume=resume,
         callbacks=callbacks,
@@ -87,6 +100,7 @@ def run_loop(
     source: ClipSource[BatchT],
     out: str | Path,
     *,
+    rule: ValidationRule,
     prepare_batch: Callable[[BatchT, int], Batch] = lambda batch, step: batch,
     resume: bool,
     callbacks: Sequence[Callback],
@@ -97,7 +111,8 @@ def run_loop(
     """Updates the weights of `loss_module`, whose forward pass returns the loss and its named parts.
 
     `model` is the part of it that is averaged, shown to callbacks and returned; the rest, such as a discriminator, is
-    stored in the checkpoints only. clip_groups: networks whose gradients are clipped separately.
+    stored in the checkpoints only. rule: what is measured on held-back clips. clip_groups: networks whose gradients are
+    clipped separately.
     """
     loop, out, settings = recipe.loop, Path(out), to_json(recipe)
     process = join(device)
@@ -107,7 +122,7 @@ def run_loop(
         loss_module.to(process.device).train()
         optimizer = make_optimizer(loss_module, recipe.optim)
         scheduler = make_scheduler(optimizer, recipe.optim, loop.num_steps)
-        ema = make_ema(model, loop.ema_decay)
+        ema = make_ema(model, loop.ema_decay, loop.ema_warmup)
         generator = torch.Generator(process.device)
         parts: dict[str, Stateful] = {"model": loss_module, "optimizer": optimizer, "scheduler": scheduler}
         parts |= {"ema": ema} if ema else {}
@@ -115,17 +130,23 @@ def run_loop(
             out / "checkpoints", settings, parts, generator, resume, process.device, partial(completed, like=recipe)
         )
         set_learning_rate(optimizer, scheduler, start)
-        exported = ema.module if ema else model
         objective = wrap(loss_module, process)
+        split = split_clips(source, loop.validation_share, loop.seed)
+        validation = None
+        if split is not None and process.is_main:  # the others wait at the next exchange of gradients
+            validation = Validation(split.held_back, rule, loop, process.device, prepare_batch)
+            announce(split.note)
+        candidates = Candidates(model, ema, validation)
+        training = source if split is None else split.training
         sampler = StepSampler(
-            source.num_clips, loop.batch_size, loop.num_steps, loop.seed, start, process.rank, process.world_size
+            training.num_clips, loop.batch_size, loop.num_steps, loop.seed, start, process.rank, process.world_size
         )
         if process.is_main:
             write_recipe(out, settings)
             requested = open_trackers(loop.report_to, out, recipe.name, settings, start)
-            trackers = [JsonlTracker(out / "log.jsonl", start), *requested, *trackers]
+            trackers = [JsonlTracker(out / LOG, start), *requested, *trackers]
         with Recorder(out, loop, start, process, trackers) as recorder:
-            for step, batch in enumerate(make_loader(source, sampler, loop.num_workers, loop.seed), start=start):
+            for step, batch in enumerate(make_loader(training, sampler, loop.num_workers, loop.seed), start=start):
                 prepared = prepare_batch(to_device(batch, process.device), step)
                 seed_step(generator, loop.seed, step, process.rank)
                 losses: dict[str, Tensor] = {}
@@ -143,15 +164,24 @@ def run_loop(
                 if ema and (step + 1) % loop.ema_every == 0:
                     ema.update_parameters(model)
 
-                recorder.record(step, losses, learning_rate, grad_norm)
-                if due(step, loop.sample_every, loop.num_steps):
-                    recorder.notify(callbacks, step + 1, exported, prepared)
+                shown = due_early(step, loop.sample_every, loop.num_steps)
+                validated = split is not None and (shown or due(step, loop.validate_every, loop.num_steps))
+                recorder.record(step, losses, learning_rate, grad_norm, candidates.validate if validated else None)
+                if shown:
+                    recorder.notify(callbacks, step + 1, candidates.network, prepared)
                 stopping = any_rank(stop.requested, process)
-                if process.is_main and (stopping or due(step, loop.checkpoint_every, loop.num_steps)):
+                saved = stopping or due(step, loop.checkpoint_every, loop.num_steps)
+                if process.is_main and saved:
                     save_checkpoint(out / "checkpoints", step + 1, parts, generator, settings)
-                if stopping:
-                    return TrainResult(exported, step + 1, finished=step + 1 == loop.num_steps)
-    return TrainResult(exported, loop.num_steps, finished=True)
+                if shown or saved:
+                    recorder.draw_curve()
+                if stopping and step + 1 < loop.num_steps:
+                    return TrainResult(candidates.network, step + 1, finished=False, kind=candidates.kind)
+        if validation is not None:
+            if not candidates.figures:  # a finished run that was resumed: chosen again as at its last update
+                candidates.validate()
+            announce(candidates.report())
+    return TrainResult(candidates.network, loop.num_steps, True, candidates.kind, candidates.figures)
 
 
 def check_batch(loop: LoopConfig, process: Process) -> None:
@@ -159,48 +189,6 @@ def check_batch(loop: LoopConfig, process: Process) -> None:
     parts = process.world_size * loop.accumulation
     if loop.batch_size % parts:
         raise UserError(
-            f"batch_size {loop.batch_size} does not split into {process.world_size} ranks x {loop.accumulation} "
-            f"micro-batches; use a multiple of {parts}."
+            f"loop.batch_size {loop.batch_size} does not split into {process.world_size} ranks x {loop.accumulation} "
+            f"micro-batches (loop.accumulation); use a multiple of {parts}."
         )
-
-
-def seed_step(generator: torch.Generator, seed: int, step: int, rank: int) -> None:
-    """Sets `generator` and torch's global one (dropout) to a pure function of (seed, step, rank).
-
-    Draws of a callback, of an earlier rank layout or before an interruption then cannot change this update.
-    """
-    own, dropout = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint64)
-    generator.manual_seed(int(own >> 1))
-    torch.manual_seed(int(dropout >> 1))
-
-
-def autocast(loop: LoopConfig, device: torch.device) -> AbstractContextManager:
-    """bfloat16 matrix products and convolutions if the recipe says so."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=loop.autocast == "bf16")
-
-
-def to_device(batch: BatchT, device: torch.device) -> BatchT:
-    """Every tensor of a (nested) batch on `device`."""
-    return cast(BatchT, _map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True)))
-
-
-def split_batch(batch: Batch, parts: int) -> Iterator[Batch]:
-    """Consecutive equal slices of every tensor; values that are no tensors (the task) go into each slice."""
-    for i in range(parts):
-        yield _map_tensors(batch, lambda tensor, i=i: tensor.chunk(parts)[i])
-
-
-def _map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
-    def convert(value: object) -> object:
-        if isinstance(value, Tensor):
-            return function(value)
-        return _map_tensors(value, function) if isinstance(value, Mapping) else value
-
-    return {name: convert(value) for name, value in batch.items()}
-
-
-def add_losses(total: dict[str, Tensor], named: dict[str, Tensor], parts: int) -> None:
-    """Adds this micro-batch's share to the named losses of the update, without waiting for the device."""
-    for name, value in named.items():
-        share = value.detach() / parts
-        total[name] = total[name] + share if name in total else share

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from mutoscope.data.sources.clips import ClipDataset, ClipOptions
+from mutoscope.data.sources.folder import read_caption
 from mutoscope.data.sources.readers import count_frames
 from mutoscope.data.video.read import read_video
 from mutoscope.errors import UserError
@@ -32,10 +33,21 @@ def folder(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(sample(kind), folder / name)
     (folder / "cats/a.txt").write_text("a cat walks\n")
-    (folder / "dogs/c.txt").write_bytes("ein Hündchen".encode("latin-1"))  # not UTF-8
+    (folder / "dogs/c.txt").write_bytes("ein Hündchen\r\n".encode("utf-16"))  # as editors of Windows do
     (folder / "notes.md").write_text("no video")
     shutil.copy(sample("plain_mp4"), folder / "cats/.unfinished.tmp.mp4")
     return folder
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1251"])
+def test_captions_are_right_or_refused_by_name(encoding: str, tmp_path: Path):
+    text = {"latin-1": "ein grüner Kreis", "cp1251": "красный круг"}.get(encoding, "ein grüner Kreis 红")
+    (tmp_path / "x.txt").write_bytes(f"{text}\r\n".encode(encoding))
+    if encoding in ("latin-1", "cp1251", "utf-16-le"):
+        with pytest.raises(UserError, match=r"x\.txt .*save it as UTF-8"):
+            read_caption(tmp_path / "x.mp4")
+    else:
+        assert read_caption(tmp_path / "x.mp4") == text
 
 
 def test_items_hold_clip_label_caption_and_start(folder: Path):
@@ -49,7 +61,7 @@ def test_items_hold_clip_label_caption_and_start(folder: Path):
     assert item["path"] == str(folder / "cats/a.mp4")
     last = dataset[-1]
     assert (last["label"], last["caption"]) == (1, "")
-    assert dataset[len(dataset) - 2]["caption"].startswith("ein H")
+    assert dataset[len(dataset) - 2]["caption"] == "ein Hündchen"
     with pytest.raises(IndexError):
         dataset[len(dataset)]
 

@@ -16,7 +16,7 @@ from mutoscope.errors import UserError
 
 
 def test_every_data_set_is_a_kind():
-    assert set(SOURCES) == {"shapes", "folder", "images", "tokens", *get_args(DatasetKind)}
+    assert set(SOURCES) == {"shapes", "folder", "lerobot", "images", "tokens", *get_args(DatasetKind)}
     for kind, cls in SOURCES.items():
         assert cls(kind=kind).kind == kind
 
@@ -71,7 +71,8 @@ def test_a_description_restores_the_data_of_a_cache():
 def test_former_settings_of_other_kinds_are_ignored_unless_they_were_set():
     values = {"kind": "folder", "path": "x", "num_frames": 8, "max_objects": 3, "windows": 1, "mixed": False}
     assert without_former_fields(values) == {"kind": "folder", "path": "x", "num_frames": 8}
-    with pytest.raises(UserError, match="'data.windows' has no meaning for data of kind 'folder'"):
-        without_former_fields(values | {"windows": 2})
+    assert without_former_fields(values | {"windows": 2})["windows"] == 2
+    with pytest.raises(UserError, match="'data.crops' has no meaning for data of kind 'folder'"):
+        without_former_fields(values | {"crops": 2})
     assert without_former_fields({"kind": "tokens", "path": "x", "mixed": True}) == {"kind": "tokens", "path": "x"}
     assert without_former_fields({"kind": "folder", "spells": 1}) == {"kind": "folder", "spells": 1}

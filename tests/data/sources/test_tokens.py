@@ -224,3 +224,15 @@ def test_a_cache_is_no_source_of_pixels(tmp_path):
         data.open()
     with pytest.raises(UserError, match="needs a path"):
         TokensData().cache()
+
+
+def test_latents_that_are_not_finite_are_a_sentence_that_names_the_clips(tmp_path):
+    info = TokenCacheInfo(4, (2, 1, 2, 2), "float16", "vae", "hash")
+    for bad, found in ((float("nan"), "hold NaN or infinity"), (1e5, "reach 100000")):
+        writer = TokenCacheWriter(tmp_path / found[:4], info)
+        writer.write(torch.zeros(2, 2, 1, 2, 2), torch.zeros(2, dtype=torch.int64))
+        latents = torch.zeros(2, 2, 1, 2, 2)
+        latents[1, 0, 0, 0, 0] = bad
+        with pytest.raises(UserError, match=f"tokens of clips 2 … 3 do not fit float16.*they {found}"):
+            writer.write(latents, torch.zeros(2, dtype=torch.int64))
+        assert writer.position == 2 and not (tmp_path / found[:4]).exists()

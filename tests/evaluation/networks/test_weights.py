@@ -85,3 +85,11 @@ def test_tensors_that_do_not_fit_are_named():
         fit_weights(small(), state | {"2.weight": torch.ones(4)}, "f", "a network")
     with pytest.raises(UserError, match="holds NaN"):
         fit_weights(small(), state | {"0.bias": torch.full((3,), torch.nan)}, "f", "a network")
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "model.", "module.model."])
+@pytest.mark.parametrize("container", ["model", "state_dict", "ema"])
+def test_wrappers_are_removed(tmp_path, prefix, container):
+    state = small().state_dict()
+    torch.save({container: {f"{prefix}{name}": value for name, value in state.items()}}, tmp_path / "a.pt")
+    fit_weights(small(), read_weights(tmp_path / "a.pt", "a network")[0], "a.pt", "a network")

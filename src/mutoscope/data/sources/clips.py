@@ -1,17 +1,20 @@
 """Clips of a fixed length from a folder of videos, or from a dataset in its own layout."""
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch.utils.data import Dataset
 
+from mutoscope.checks import COUNT, check_fields
 from mutoscope.data.base import (
+    EPISODE,
     INTERVAL,
     LABEL,
     ClipBatch,
@@ -26,11 +29,28 @@ from mutoscope.data.base import (
 from mutoscope.data.fit import offset
 from mutoscope.data.loader import stream_index
 from mutoscope.data.sources.datasets.listing import Listing
-from mutoscope.data.sources.folder import FileProblem, MediaFile, clip_span, clip_starts, find_videos
+from mutoscope.data.sources.folder import FileProblem, MediaFile, clip_span, clip_starts
+from mutoscope.data.sources.folder_recordings import list_folder
+from mutoscope.data.sources.lerobot import list_lerobot
+from mutoscope.data.sources.lerobot_tables import is_lerobot
 from mutoscope.data.sources.survey import DataSurvey, survey_listing
 from mutoscope.errors import UserError
 
 DAMAGED, SHORT, BROKEN = 1, 2, 3
+WindowChoice = Literal["even", "random"]
+Axes = Literal["sum", "mean"]
+
+
+class FramesRead(NamedTuple):
+    """Frames of a clip, and where in their video they are.
+
+    start: number of the first one, earlier than requested where the file ends sooner. period: frames after which a
+    video shorter than the clip was repeated, else None.
+    """
+
+    pixels: UInt8[np.ndarray, "t h w 3"]
+    start: int
+    period: int | None = None
 
 
 class TooShort(UserError):
@@ -42,6 +62,8 @@ class ClipOptions(TypedDict, total=False):
 
     clip_step: int | None
     windows: int | None
+    window_choice: WindowChoice
+    action_axes: Axes
     crops: int
     mirrored: bool
     random_start: bool
@@ -53,15 +75,21 @@ class ClipOptions(TypedDict, total=False):
 
 
 class ClipDataset(Dataset):
-    """Clips of `num_frames` frames, `frame_stride` apart, of all videos of a folder (see `folder.py` for classes) or of
-    a split of a dataset (see `datasets/catalog.py`).
+    """Clips of `num_frames` frames, `frame_stride` apart, of all videos of a folder (see `folder_recordings.py` for
+    classes, captions and actions), of the episodes of a LeRobot dataset, or of a split of a dataset (see
+    `datasets/catalog.py`). No clip crosses the border of a video or an episode.
 
     Item i is a dict: "video" uint8 (t, h, w, 3), "label" int (-1 without classes), "caption" str, "path" str and
-    "start", the clip's first frame in the file; a dataset may add more, such as "actions" (`fields` lists them). Clips
-    start every `clip_step` frames (default: the length of a clip, so that they do not overlap), or, with `windows`, at
-    that many positions at equal distances from the first possible one to the last (one: at the beginning), whatever a
-    video's length. Frames are scaled to cover height x width, then cropped to it: in the middle, or with `crops` at
-    that many positions at equal distances along the longer side. `mirrored` adds every clip a second time, mirrored.
+    "start", the clip's first frame in the file, and "episode", the number of its video; a dataset may add more, such as
+    "actions" (`fields` lists them). Clips start every `clip_step` frames (default: the length of a clip, so that they
+    do not overlap), or, with `windows`, at that many positions, whatever a video's length: at equal distances from the
+    first possible one to the last (one: at the beginning), or with window_choice "random" at fixed positions drawn from
+    (seed, video). Frames are scaled to cover height x width, then cropped to it: in the middle, or with `crops` at that
+    many positions at equal distances along the longer side. `mirrored` adds every clip a second time, mirrored.
+
+    Where the recordings have actions, so has an item: "actions" float32 (t, a), unscaled, row j being what leads from
+    frame j of the clip to frame j + 1: the rows in between are joined, buttons by their maximum, axes by their sum or
+    mean (`action_axes`). `.actions` names and scales them.
 
     random_start moves a clip by up to clip_step frames, or with `windows` anywhere; random_crop moves the crop,
     random_flip mirrors half of the clips. max_interval draws how many strides the frames of a clip are apart, from 1 to
@@ -87,6 +115,8 @@ class ClipDataset(Dataset):
         *,
         clip_step: int | None = None,
         windows: int | None = None,
+        window_choice: WindowChoice = "even",
+        action_axes: Axes = "sum",
         crops: int = 1,
         mirrored: bool = False,
         random_start: bool = False,
@@ -106,7 +136,9 @@ class ClipDataset(Dataset):
             raise UserError(f'short must be "skip" or "loop"; got {short!r}')
         if windows is not None and clip_step is not None:
             raise UserError("windows and clip_step both say where clips start; omit one of them")
-        listing = folder if isinstance(folder, Listing) else Listing("folder", Path(folder), "", *find_videos(folder))
+        listing = folder if isinstance(folder, Listing) else list_clips(Path(folder))
+        if listing.actions is not None and (mirrored or random_flip):
+            raise UserError("clips with actions must not be mirrored: actions point the other way in a mirror")
         self.folder, self.classes, self.missing = listing.folder, listing.classes, listing.missing
         self.num_frames, self.height, self.width = num_frames, height, width
         self.frame_stride, self.span = frame_stride, clip_span(num_frames, frame_stride)
@@ -118,13 +150,16 @@ class ClipDataset(Dataset):
         self._broken_at_start: list[FileProblem] = []
         self._reasons: dict[int, str] = {}
         self._promised: dict[int, int] = {}  # frames of each video, as far as they were read
-        self.videos = list(listing.files) if windows else self._usable(listing.files)
+        self.window_choice: WindowChoice = window_choice
+        self.actions = listing.action_spec(frame_stride, action_axes)
+        self.videos = list(listing.files) if windows and not listing.lengths_known else self._usable(listing.files)
         per_video = [windows or len(self._starts(number)) for number in range(len(self.videos))]
         self._first_item = np.cumsum([0, *per_video]) * self.variants  # item number of each video's first clip
         # Shared with loader workers: a file is reported once, and a new epoch reaches workers that stay alive.
         self._problems = _shared(torch.zeros(len(self.videos), dtype=torch.uint8))
         self._epoch = _shared(torch.zeros((), dtype=torch.int64))
 
+        self.frame_fields = listing.frame_fields
         self.fields = self._fields(listing.frame_fields)
 
     def _fields(self, frame_fields: Mapping[str, int]) -> dict[str, Field]:
@@ -133,11 +168,16 @@ class ClipDataset(Dataset):
         frames = {
             name: Field("float32", (self.num_frames, size), per_frame=True) for name, size in frame_fields.items()
         }
-        return {"label": LABEL} | varied | frames
+        return {"label": LABEL, "episode": EPISODE} | varied | frames
 
     @property
     def class_names(self) -> list[str]:
         return self.classes
+
+    @property
+    def episodes(self) -> Int[np.ndarray, " n"]:
+        """The video of every item, by its number; a file that fails while loading is not known yet."""
+        return np.repeat(np.arange(len(self.videos)), np.diff(self._first_item))
 
     # ----------------------------------------------------------------------------------------------- usable files
 
@@ -262,6 +302,9 @@ class ClipDataset(Dataset):
         last = count - self.span
         if last < 0 and self.short == "skip":
             raise TooShort(f"{self.videos[number].name} has {self._too_short(count)}")
+        if self.windows is not None and self.window_choice == "random":
+            draws = torch.randint(max(0, last) + 1, (self.windows,), generator=item_generator(self.seed, 0, number))
+            return sorted(draws.tolist())
         if self.windows is not None:
             return [max(0, last) * window // max(1, self.windows - 1) for window in range(self.windows)]
         return clip_starts(count, self.span, self.clip_step) or range(1)  # one clip of a video to loop
@@ -273,7 +316,7 @@ class ClipDataset(Dataset):
             stride *= interval
         elif self.random_start:
             start = self._moved(start, self._num_frames(number) - self.span, generator)
-        frames, start, numbers = self._read(number, start, stride)
+        frames, start, period = self._read(number, start, stride)
         crop, mirror = divmod(variant, 2) if self.mirrored else (variant, 0)
         frames = self._crop(frames, crop, generator)  # (t, h, w, 3)
         if self.random_flip and torch.rand((), generator=generator) < 0.5:
@@ -286,7 +329,23 @@ class ClipDataset(Dataset):
             "path": video.name,
             "start": start,
             "interval": interval,
-        } | {name: torch.from_numpy(rows) for name, rows in self.reader.extras(video, numbers).items()}
+            "episode": number,
+        } | self._frame_rows(number, start, stride, period)
+
+    def _frame_rows(self, number: int, start: int, stride: int, period: int | None) -> dict[str, torch.Tensor]:
+        """The fields of one row per frame of the clip: actions join the rows up to the next frame."""
+        if not self.frame_fields:
+            return {}
+        steps = start + np.arange(self.num_frames * stride)  # frames of the video from the first one of the clip on
+        steps = steps[steps < max(self._num_frames(number), start + 1)] if period is None else steps % period
+        rows = self.reader.extras(self.videos[number], steps.tolist())
+        found = {name: values[::stride] for name, values in rows.items()}
+        if self.actions is not None and "actions" in rows:
+            actions = rows["actions"].copy()
+            if period is not None:
+                actions[steps == period - 1] = np.nan  # no action leads from the last frame back to the first
+            found["actions"] = self.actions.reduced(actions, stride)
+        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in found.items()}
 
     def _moved(self, start: int, last: int, generator: torch.Generator) -> int:
         if self.windows is not None:
@@ -301,14 +360,13 @@ class ClipDataset(Dataset):
         room = max(0, available - clip_span(self.num_frames, self.frame_stride * interval))
         return interval, int(torch.randint(room + 1, (), generator=generator))
 
-    def _read(self, number: int, start: int, stride: int) -> tuple[UInt8[np.ndarray, "t h w 3"], int, list[int]]:
-        """Frames of a clip, where they start (earlier than requested where the file ends sooner), and their numbers."""
+    def _read(self, number: int, start: int, stride: int) -> FramesRead:
         file, promised = self.videos[number], self._num_frames(number)
         size, span = (self.height, self.width), clip_span(self.num_frames, stride)
         steps = np.arange(self.num_frames) * stride
         frames, available = self.reader.read(file, start, self.num_frames, stride, size)
         if len(frames) == self.num_frames:
-            return frames, start, (start + steps).tolist()
+            return FramesRead(frames, start)
         if span <= available < promised:
             reason = f"{file.name} ends after {available} of {promised} frames"
             self._report(number, DAMAGED, f"{reason}; clips are taken from these")
@@ -316,11 +374,10 @@ class ClipDataset(Dataset):
             frames, _ = self.reader.read(file, start, self.num_frames, stride, size)
         elif self.short == "loop" and available:
             whole, _ = self.reader.read(file, 0, span, 1, size)
-            looped = steps % len(whole)
-            return whole[looped], 0, looped.tolist()
+            return FramesRead(whole[steps % len(whole)], 0, len(whole))
         if len(frames) < self.num_frames:
             raise UserError(f"{file.name} gives {available} frames of the {span} that a clip needs")
-        return frames, start, (start + steps).tolist()
+        return FramesRead(frames, start)
 
     def _crop(self, frames: np.ndarray, crop: int, generator: torch.Generator) -> np.ndarray:
         rooms = frames.shape[1] - self.height, frames.shape[2] - self.width
@@ -335,56 +392,140 @@ class RandomClips(ClipSource[ClipBatch]):
     """A dataset with random draws as an endless source in which a clip looks different each time it is read.
 
     Clip p is the item at position p of the endless stream of permutations (see `StepSampler`), with draws from
-    (seed, p): a batch depends on the indices only.
+    (seed, p): a batch depends on the indices only. items: those of the dataset that are used; None: all.
     """
 
-    def __init__(self, dataset: ClipDataset, seed: int = 0):
+    def __init__(self, dataset: ClipDataset, seed: int = 0, items: Int[np.ndarray, " n"] | None = None):
         self.dataset, self.seed = dataset, seed
-        self.class_names, self.fields = dataset.class_names, dataset.fields
+        self.class_names, self.fields, self.actions = dataset.class_names, dataset.fields, dataset.actions
+        self.items = np.arange(len(dataset)) if items is None else items
+        self.episodes = dataset.episodes[self.items]
+        self._used = frozenset(np.unique(self.episodes).tolist())
+
+    def among(self, clips: Int[np.ndarray, " m"]) -> "RandomClips":
+        return RandomClips(self.dataset, self.seed, self.items[clips])
 
     def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         return stacked_items([self._clip(int(position)) for position in indices])
 
     def _clip(self, position: int) -> Item:
-        index = stream_index(position, len(self.dataset), self.seed)
-        return self.dataset.item(index, item_generator(self.seed, 0, position))
+        first = stream_index(position, len(self.items), self.seed)
+        for step in range(len(self.items)):
+            item = int(self.items[(first + step) % len(self.items)])
+            clip = self.dataset.item(item, item_generator(self.seed, 0, position))
+            if clip["episode"] in self._used:  # else a replacement of a broken file by a recording that is not used
+                return clip
+        raise UserError(f"None of {len(self._used)} chosen recordings can be read; see the warnings.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderData(PathData):
-    """Settings of a folder of videos, whose sub-folders are classes."""
+class RecordedData(PathData):
+    """Settings that every kind of recordings with windows and actions has."""
 
-    kind: Literal["folder"] = "folder"
     frame_stride: int = 1
     """source frames per clip frame"""
     max_interval: int = 1
     """frames of a clip are 1 to this many strides apart, drawn for each clip"""
+    windows: int | None = None
+    """clips per video or episode; None: as many as fit one after the other"""
+    clip_step: int | None = None
+    """source frames from the start of a clip to the next; None: the length of a clip"""
+    window_choice: WindowChoice = "even"
+    """where the windows start: even: at equal distances over the video's time; random: fixed draws from the seed"""
+    action_axes: Axes = "sum"
+    """how the axes of the actions between two frames of a clip are joined; buttons count if pressed once"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, {"frame_stride": COUNT})
         check_interval(self.max_interval)
+        if self.windows is not None and self.windows < 1:
+            raise UserError(f"windows must be at least 1, or omitted for all clips; found {self.windows}.")
+        if self.clip_step is not None and (self.clip_step < 1 or self.windows is not None):
+            raise UserError(f"clip_step must be at least 1, and is for clips without windows; found {self.clip_step}.")
+        if self.window_choice == "random" and self.windows is None:
+            raise UserError("window_choice random needs a number of windows: set windows too.")
+
+    @abstractmethod
+    def listing(self) -> Listing:
+        """The videos or episodes. Raises UserError where there are none."""
 
     def open(self) -> ClipSource[ClipBatch]:
-        sizes = self.num_frames, self.height, self.width, self.frame_stride
-        path = self.required_path()
-        return StackedItems(ClipDataset(path, *sizes, max_interval=self.max_interval, seed=self.seed))
+        clips = ClipDataset(
+            self.listing().checked(),
+            self.num_frames,
+            self.height,
+            self.width,
+            self.frame_stride,
+            clip_step=self.clip_step,
+            windows=self.windows,
+            window_choice=self.window_choice,
+            action_axes=self.action_axes,
+            max_interval=self.max_interval,
+            seed=self.seed,
+        )
+        return StackedItems(clips)
 
     def class_names(self) -> Sequence[str]:
         return self.listing().classes
 
-    def listing(self) -> Listing:
-        """The videos of the folder. Raises UserError where there are none."""
-        path = Path(self.required_path())
-        return Listing("folder", path, "", *find_videos(path))
-
     def survey(self) -> DataSurvey:
-        return survey_listing(self.listing(), self.fps)
+        listing = self.listing()
+        return survey_listing(listing, self.fps, listing.action_spec())
 
     def captions(self) -> Sequence[str]:
         return [file.caption for file in self.listing().files]
 
     def describe(self) -> dict[str, object]:
-        described: dict[str, object] = {"kind": self.kind, "class_names": list(self.class_names())}
-        return described if self.max_interval == 1 else described | {"max_interval": self.max_interval}
+        """Settings at their defaults are omitted, as caches of earlier versions do."""
+        listing = self.listing()
+        described: dict[str, object] = {"kind": self.kind, "class_names": list(listing.classes)}
+        changed = {name: getattr(self, name) for name, value in DEFAULTS.items() if getattr(self, name) != value}
+        actions = listing.action_spec(self.frame_stride, self.action_axes)
+        return described | changed | ({} if actions is None else {"actions": actions.to_json()})
+
+
+# Of settings that a description omits where they have this value
+DEFAULTS: dict[str, object] = {
+    "frame_stride": 1,
+    "max_interval": 1,
+    "windows": None,
+    "clip_step": None,
+    "window_choice": "even",
+    "action_axes": "sum",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderData(RecordedData):
+    """Settings of a folder of videos: sub-folders are classes; captions, actions and lists may be beside the videos."""
+
+    kind: Literal["folder"] = "folder"
+
+    def listing(self) -> Listing:
+        return list_folder(self.required_path())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeRobotData(RecordedData):
+    """Settings of a LeRobot dataset (v2.0, v2.1, v3.0), whose episodes are videos."""
+
+    kind: Literal["lerobot"] = "lerobot"
+    camera: str | None = None
+    """key of the camera's feature, or its last part; None: the first camera"""
+    split: str = "train"
+    """a split that info.json lists, or "all" episodes"""
+
+    def listing(self) -> Listing:
+        return list_lerobot(self.required_path(), self.camera, self.split)
+
+    def describe(self) -> dict[str, object]:
+        return super().describe() | {"camera": self.camera, "split": self.split}
+
+
+def list_clips(path: Path) -> Listing:
+    """The episodes of a LeRobot dataset, or the videos of any other folder. Raises UserError where there are none."""
+    return (list_lerobot(path) if is_lerobot(path) else list_folder(path)).checked()
 
 
 def item_generator(seed: int, epoch: int, item: int) -> torch.Generator:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mutoscope.data.media import VIDEO_SUFFIXES, files_below, spread
+from mutoscope.data.text_files import read_text
 from mutoscope.errors import UserError
 
 
@@ -65,9 +66,9 @@ def class_folders(folder: Path, paths: Sequence[Path]) -> tuple[list[int], list[
 
 
 def read_caption(path: Path) -> str:
-    """Text of the file beside a video or image, "" without such a file."""
+    """Text of the file beside a video or image, "" without such a file. Raises UserError for one in no Unicode."""
     sidecar = path.with_suffix(".txt")
-    return sidecar.read_text(encoding="utf-8", errors="replace").strip() if sidecar.is_file() else ""
+    return read_text(sidecar).strip() if sidecar.is_file() else ""
 
 
 def clip_span(num_frames: int, frame_stride: int) -> int:

@@ -12,10 +12,21 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
-from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, Item, PathData, StackedItems, stacked_items
+from mutoscope.actions import ActionSpec
+from mutoscope.data.base import (
+    EPISODE,
+    LABEL,
+    ClipBatch,
+    ClipSource,
+    Field,
+    Item,
+    PathData,
+    StackedItems,
+    stacked_items,
+)
 from mutoscope.data.loader import stream_index
 from mutoscope.data.media import IMAGE_SUFFIXES, files_below, open_image
 from mutoscope.data.sources.datasets.listing import Listing
@@ -45,7 +56,8 @@ def find_images(folder: str | Path) -> tuple[list[MediaFile], list[str]]:
 
 @dataclass
 class ImageDataset:
-    """Item i is a dict: "video" uint8 (1, height, width, 3), "label" int, "caption" str, "path" str.
+    """Item i is a dict: "video" uint8 (1, height, width, 3), "label" int, "caption" str, "path" str, and "episode" int,
+    the number of the file.
 
     Images are scaled to cover height x width with an anti-aliasing filter, then cropped to the middle. `ten_crops`
     takes ten items from every image, scaled a tenth larger: the middle, four corners, and the five mirrored, as
@@ -65,26 +77,37 @@ class ImageDataset:
             self.files, self.class_names = self.folder.files, self.folder.classes
         else:
             self.files, self.class_names = find_images(self.folder)
-        self.fields: Mapping[str, Field] = {"label": LABEL}
+        self.fields: Mapping[str, Field] = {"label": LABEL, "episode": EPISODE}
+        self.actions: ActionSpec | None = None
 
     def __len__(self) -> int:
         return len(self.files) * (10 if self.ten_crops else 1)
 
+    @property
+    def episodes(self) -> Int[np.ndarray, " n"]:
+        """The file of every item: crops of one image stay together."""
+        return np.arange(len(self)) // (10 if self.ten_crops else 1)
+
     def __getitem__(self, index: int) -> Item:
         position, crop = divmod(index, 10) if self.ten_crops else (index, 0)
-        image, file = self._readable(position)
-        return _item(self._cropped(image, crop), file)
+        image, number = self._readable(position)
+        return self._item(self._cropped(image, crop), number)
 
     def random_item(self, index: int, generator: np.random.Generator) -> Item:
         """Image `index` in a random crop (see `random_crop`)."""
-        image, file = self._readable(index)
-        return _item(random_crop(image, self.height, self.width, generator), file)
+        image, number = self._readable(index)
+        return self._item(random_crop(image, self.height, self.width, generator), number)
 
-    def _readable(self, position: int) -> tuple[Image.Image, MediaFile]:
+    def _item(self, frame: UInt8[np.ndarray, "h w 3"], number: int) -> Item:
+        file = self.files[number]
+        kept = {"label": file.label, "caption": file.caption, "path": str(file.path), "episode": number}
+        return {"video": torch.from_numpy(frame[None]), **kept}
+
+    def _readable(self, position: int) -> tuple[Image.Image, int]:
         for step in range(len(self.files)):
-            file = self.files[(position + step) % len(self.files)]
-            if (image := self._read(file.path)) is not None:
-                return image, file
+            number = (position + step) % len(self.files)
+            if (image := self._read(self.files[number].path)) is not None:
+                return image, number
         folder = self.folder.folder if isinstance(self.folder, Listing) else self.folder
         raise UserError(f"No image below {folder} can be read.")
 
@@ -116,29 +139,33 @@ class ImageDataset:
         return np.ascontiguousarray(pixels[:, ::-1] if crop >= 5 else pixels)
 
 
-def _item(frame: UInt8[np.ndarray, "h w 3"], file: MediaFile) -> Item:
-    kept = {"label": file.label, "caption": file.caption, "path": str(file.path)}
-    return {"video": torch.from_numpy(frame[None]), **kept}
-
-
 class RandomCrops(ClipSource[ClipBatch]):
     """A dataset of images as an endless source in which an image looks different each time it is read.
 
     Clip p is the image at position p of the endless stream of permutations (see `StepSampler`), in a crop drawn from
-    (seed, p): a batch depends on the indices only.
+    (seed, p): a batch depends on the indices only. files: numbers of the images that are used; None: all.
     """
 
-    def __init__(self, dataset: ImageDataset, seed: int = 0):
+    def __init__(self, dataset: ImageDataset, seed: int = 0, files: Int[np.ndarray, " n"] | None = None):
         self.dataset, self.seed = dataset, seed
         self.class_names, self.fields = dataset.class_names, dataset.fields
+        self.files = np.arange(len(dataset.files)) if files is None else files
+        self.episodes, self._used = self.files, frozenset(self.files.tolist())
+
+    def among(self, clips: Int[np.ndarray, " m"]) -> "RandomCrops":
+        return RandomCrops(self.dataset, self.seed, self.files[clips])
 
     def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         return stacked_items([self._clip(int(position)) for position in indices])
 
     def _clip(self, position: int) -> Item:
-        index = stream_index(position, len(self.dataset.files), self.seed)
-        generator = np.random.Generator(np.random.PCG64([self.seed, position]))
-        return self.dataset.random_item(index, generator)
+        first = stream_index(position, len(self.files), self.seed)
+        for step in range(len(self.files)):
+            file = int(self.files[(first + step) % len(self.files)])
+            item = self.dataset.random_item(file, np.random.Generator(np.random.PCG64([self.seed, position])))
+            if item["episode"] in self._used:  # else a replacement of a broken file by an image that is not used
+                return item
+        raise UserError(f"None of {len(self._used)} chosen images can be read; see the warnings.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +180,7 @@ class ImagesData(PathData):
     """ten crops of every image instead of the middle"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.random_crops and self.ten_crops:
             raise UserError("random_crops draw a crop each time, without ten_crops: omit one of them.")
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from mutoscope.data.base import DataConfig
 from mutoscope.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_below
-from mutoscope.data.sources.clips import FolderData
+from mutoscope.data.sources.clips import FolderData, LeRobotData, RecordedData
 from mutoscope.data.sources.datasets.catalog import recognise
 from mutoscope.data.sources.datasets.source import DatasetData, ImagenetData
 from mutoscope.data.sources.images import ImagesData
+from mutoscope.data.sources.lerobot_tables import is_lerobot
 from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.tokens import METADATA, TokensData
 from mutoscope.errors import UserError
@@ -22,6 +23,7 @@ from mutoscope.json_config import nearest
 SOURCES: dict[str, type[DataConfig]] = {
     "shapes": ShapesData,
     "folder": FolderData,
+    "lerobot": LeRobotData,
     "images": ImagesData,
     "tokens": TokensData,
     "ucf101": DatasetData,
@@ -62,7 +64,7 @@ def source_class(kind: object) -> type[DataConfig]:
 
 
 def kind_of(path: str | Path) -> str:
-    """Which kind of data a path holds: a token cache, a known dataset, a folder of images only, else videos.
+    """Which kind of data a path holds: a token cache, LeRobot's, a known dataset's, images only, else videos.
 
     Raises UserError for a path that holds none of these.
     """
@@ -71,6 +73,8 @@ def kind_of(path: str | Path) -> str:
         raise UserError(f"There is no {str(path)!r}; name a folder of videos or images, a dataset or a token cache.")
     if (path / METADATA).is_file() and (path / "tokens.npy").is_file():
         return "tokens"
+    if is_lerobot(path):
+        return "lerobot"
     if (dataset := recognise(path)) is not None:
         return dataset
     if path.is_file():
@@ -107,6 +111,8 @@ def without_former_fields(values: Mapping[str, object]) -> dict[str, object]:
     ignores all of them: its own metadata describes the clips.
     """
     target = source_class(values.get("kind", "shapes"))
+    if "max_objects" in values and issubclass(target, RecordedData) and values.get("windows") == 1:
+        values = {name: value for name, value in values.items() if name != "windows"}  # it meant "not set"
     foreign = {name: value for name, value in values.items() if name not in _names(target) and name in _FORMER_DEFAULTS}
     for name, value in foreign.items():
         if value != _FORMER_DEFAULTS[name] and target is not TokensData:
@@ -119,7 +125,13 @@ def _create(target: type[DataConfig], values: Mapping[str, Any]) -> DataConfig:
 
 
 def _shared(data: DataConfig, target: type[DataConfig]) -> dict[str, object]:
-    return {name: getattr(data, name) for name in _names(target) & _names(type(data)) if name != "kind"}
+    """Settings that both kinds have. One window is a dataset's default; a folder's default is every clip."""
+    names = _names(target) & _names(type(data)) - {"kind"}
+    if issubclass(target, RecordedData) and isinstance(data, DatasetData) and data.windows == 1:
+        names -= {"windows"}
+    if isinstance(data, RecordedData) and data.windows is None:
+        names -= {"windows"}
+    return {name: getattr(data, name) for name in names}
 
 
 def _names(cls: type[DataConfig]) -> set[str]:

@@ -11,8 +11,8 @@ from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.folder import MediaFile
 from mutoscope.errors import UserError
 
-DECODED_FILES = 48  # files whose first frame is decoded for size and rate, spread over all
-COUNTED_FILES = 2048  # files whose length is read from their headers, spread over all
+DECODED_FILES = 48  # files whose first frame is decoded for size and rate, at equal distances
+COUNTED_FILES = 2048  # files whose length is read from their headers, at equal distances
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DataSurvey:
 def survey_listing(listing: Listing, fps: float, actions: ActionSpec | None = None) -> DataSurvey:
     """The survey of listed videos. fps: the rate where neither the listing nor its files state one.
 
-    Sizes and rates come from at most 48 videos, lengths from at most 2,048, spread evenly over all.
+    Sizes and rates come from at most 48 videos, lengths from at most 2,048, at equal distances in the list.
     Raises UserError where no video can be read.
     """
     files = listing.files

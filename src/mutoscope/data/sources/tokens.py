@@ -6,6 +6,7 @@
     caption.npy            (n, rows, channels) float16: text features, and caption_length.npy (n,): rows that hold words
     motion.npy             (n,) float32: mean optical flow in pixels
     <field>.npy            (n, *shape): any other per-clip field of the source (`TokenCacheInfo.fields`)
+    text_encoder/          an encoder of the captions' own words, where no model's encoder was named
     metadata.json          TokenCacheInfo; written last, so a folder without it is unfinished
 
 This file holds the format only. `runs/tokenize.py` fills a cache and decides what is encoded with which tokenizer.
@@ -14,7 +15,7 @@ This file holds the format only. `runs/tokenize.py` fills a cache and decides wh
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
@@ -26,11 +27,12 @@ from torch import Tensor
 
 from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, PathData, TokenBatch, described_actions
 from mutoscope.data.sources.survey import DataSurvey
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 from mutoscope.json_config import dataclass_from_dict
 
 METADATA = "metadata.json"
 PROGRESS = "progress.json"
+CONTEXT_FRAMES = "context_frames"  # in TokenCacheInfo.data, where it is not 1
 DTYPES = ("int16", "int32", "float16")
 
 
@@ -74,6 +76,11 @@ class TokenCacheInfo:
         values = with_fields(values) if isinstance(values, Mapping) else values
         return dataclass_from_dict(cls, cast(Mapping[str, object], values), where)
 
+    def holds(self, wanted: "TokenCacheInfo") -> bool:
+        """Whether this is a cache of the wanted clips. Settings that an earlier version did not record do not count."""
+        data = {name: value for name, value in wanted.data.items() if name in self.data or name == CONTEXT_FRAMES}
+        return self == replace(wanted, data=data)
+
     def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """File name without suffix -> (dtype, shape)."""
         tokens, n = (self.dtype, (self.num_clips, *self.clip_shape)), self.num_clips
@@ -107,6 +114,16 @@ def with_fields(values: Mapping[str, object]) -> dict[str, object]:
     return kept | {"fields": {names.get(name, name): stored[name] for name in old}}
 
 
+def partial_folder(folder: Path) -> Path:
+    """Where a cache is written until it is finished."""
+    return folder.with_name(folder.name + ".partial")
+
+
+def text_encoder_folder(folder: Path) -> Path:
+    """Where a cache keeps the encoder of its captions."""
+    return folder / "text_encoder"
+
+
 class TokenCacheWriter:
     """Fills a cache in order and picks up where an interrupted writer stopped.
 
@@ -116,7 +133,7 @@ class TokenCacheWriter:
     def __init__(self, folder: str | Path, info: TokenCacheInfo):
         """Raises UserError when `folder` exists, or holds an unfinished cache of something else."""
         self.folder, self.info = Path(folder), info
-        self.partial = self.folder.with_name(self.folder.name + ".partial")
+        self.partial = partial_folder(self.folder)
         if self.folder.exists():
             raise UserError(f"{self.folder} already exists; choose another folder for the token cache or remove it.")
         self.position = self._resume() if (self.partial / PROGRESS).exists() else self._create()
@@ -133,7 +150,7 @@ class TokenCacheWriter:
         path = self.partial / PROGRESS
         progress = json.loads(path.read_text())
         found, wanted = (TokenCacheInfo.from_json(values, path) for values in (progress["info"], _plain(self.info)))
-        if found != wanted:
+        if not found.holds(wanted):
             raise UserError(f"{self.partial} is an unfinished cache of other clips or another tokenizer; remove it.")
         return progress["position"]
 
@@ -156,7 +173,7 @@ class TokenCacheWriter:
         if values.keys() != self._arrays.keys():
             raise ValueError(f"expected {sorted(self._arrays)}, got {sorted(values)}")
         for name, value in values.items():
-            self._arrays[name][self.position : end] = _checked(value, self._arrays[name].dtype)
+            self._arrays[name][self.position : end] = _checked(name, value, self._arrays[name].dtype, self.position)
             self._arrays[name].flush()
         self.position = end
         self._write_progress(end)
@@ -177,6 +194,17 @@ class TokenCacheWriter:
         os.replace(temporary, self.partial / PROGRESS)
 
 
+def started_info(folder: Path) -> TokenCacheInfo | None:
+    """What the finished or unfinished cache at `folder` is a cache of; None where there is none that can be read."""
+    finished, begun = folder / METADATA, folder.with_name(folder.name + ".partial") / PROGRESS
+    try:
+        if finished.is_file():
+            return TokenCacheInfo.from_json(json.loads(finished.read_text()), finished)
+        return TokenCacheInfo.from_json(json.loads(begun.read_text())["info"], begun)
+    except (OSError, ValueError, KeyError, UserError):
+        return None
+
+
 class TokenCache(ClipSource[TokenBatch]):
     """A finished cache: `cache[indices]` is a batch of tokens with every stored field (see `TokenBatch`)."""
 
@@ -185,9 +213,9 @@ class TokenCache(ClipSource[TokenBatch]):
         self.folder = Path(folder)
         path = self.folder / METADATA
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
-            message = f"{self.folder} is not a finished token cache ({error}); tokenize the clips first."
+            message = f"{self.folder} is not a finished token cache ({reason(error)}); tokenize the clips first."
             raise UserError(message) from None
         self.info = TokenCacheInfo.from_json(values, path)
         self.num_clips = self.info.num_clips
@@ -198,13 +226,22 @@ class TokenCache(ClipSource[TokenBatch]):
         for name, expected in self.info.arrays().items():
             if (str(self._arrays[name].dtype), self._arrays[name].shape) != expected:
                 raise UserError(f"{self.folder / name}.npy does not fit {path}; tokenize the clips again.")
+        self.episodes = np.array(self._arrays["episode"]) if "episode" in self.info.fields else None
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
         try:
             return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in self.info.arrays()}
         except (OSError, ValueError) as error:
-            raise UserError(f"The token cache {self.folder} is damaged ({error}); tokenize the clips again.") from None
+            raise UserError(
+                f"The token cache {self.folder} is damaged ({reason(error)}); tokenize the clips again."
+            ) from None
+
+    @property
+    def text_encoder(self) -> Path | None:
+        """Folder of the encoder of the captions, where the cache has one of its own."""
+        folder = text_encoder_folder(self.folder)
+        return folder if folder.is_dir() else None
 
     def __getstate__(self) -> dict[str, object]:
         """Workers open the files themselves: a pickled memory map would be copied whole."""
@@ -284,13 +321,19 @@ def token_dtype(vocab_size: int | None) -> str:
     return "int16" if vocab_size <= 2**15 else "int32"
 
 
-def _checked(value: Tensor, dtype: np.dtype) -> np.ndarray:
+def _checked(name: str, value: Tensor, dtype: np.dtype, first: int) -> np.ndarray:
+    """The values as an array of `dtype`. Raises UserError for latents and features that float16 cannot hold."""
     array = value.detach().cpu().numpy()
-    stored = array.astype(dtype)
+    with np.errstate(over="ignore"):  # said below
+        stored = array.astype(dtype)
     if dtype.kind == "i" and not np.array_equal(stored, array):
         raise ValueError(f"tokens up to {array.max()} do not fit {dtype}")
     if dtype == np.float16 and not np.isfinite(stored).all():
-        raise ValueError("latents do not fit float16")
+        found = f"reach {np.abs(array).max():g}" if np.isfinite(array).all() else "hold NaN or infinity"
+        raise UserError(
+            f"The {name} of clips {first} … {first + len(array) - 1} do not fit float16, which ends at 65504: they "
+            f"{found}. The weights that encoded them are damaged, or were never normalised."
+        )
     return stored
 
 

@@ -37,7 +37,7 @@ from mutoscope.data.video.decode import (
 from mutoscope.data.video.index import FrameIndex, index_frames, listed_frames
 from mutoscope.data.video.measure import Measured, average_rate, measure, measured_fps, rate_of_packets
 from mutoscope.data.video.stills import still_frames
-from mutoscope.data.video.write import VideoClip, VideoWriter, write_video
+from mutoscope.data.video.write import VideoClip, VideoWriter, described, write_video
 from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class SourceFrame(NamedTuple):
     to_array: ToArray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Video:
     """Decoded frames. fps: average rate of the whole file, over the stride, or the rate to which they were resampled;
     times: seconds of each frame after the file's first one.
@@ -80,6 +80,9 @@ class Video:
     fps: float
     times: Float[np.ndarray, "t"]
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Video({described(self.frames, self.fps)})"
 
     def __len__(self) -> int:
         return len(self.frames)

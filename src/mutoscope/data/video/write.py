@@ -331,13 +331,23 @@ def write_video(
     return writer.warnings
 
 
-@dataclass(frozen=True, eq=False)
+def described(frames: UInt8[np.ndarray, "t h w 3"], fps: float) -> str:
+    """Size, rate and length of frames in one line, as representations of clips show them."""
+    count, height, width = frames.shape[:3]
+    seconds = f"{count / fps:.3g} s" if fps > 0 else "no rate"
+    return f"{count} frames of {height}×{width}, {fps:g} fps, {seconds}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class VideoClip:
     """Frames with their rate, as a pipeline returns them."""
 
     frames: UInt8[np.ndarray, "t h w 3"]
     fps: float
     warnings: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        return f"VideoClip({described(self.frames, self.fps)})"
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -18,6 +18,7 @@ from mutoscope.evaluation.networks.i3d import I3D, load_i3d
 from mutoscope.evaluation.networks.inception import InceptionV3, load_inception
 from mutoscope.evaluation.networks.perceptual import LPIPSMetric, load_lpips
 from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
+from mutoscope.layers.precision import autocast_off
 
 Clips = UInt8[Tensor, "n t h w 3"]
 MCVD_SIDE = 128  # pixels, MCVD's evaluation code
@@ -85,6 +86,11 @@ class Extractors:
         hashes = {"shapes-features": shapes.sha256}
         return cls(convention, shapes=shapes, sha256=hashes, device=device, batch_size=batch_size)
 
+    @property
+    def reads_clips(self) -> bool:
+        """Whether `read` gives any rows; LPIPS reads pairs."""
+        return any(network is not None for network in (self.i3d, self.c3d, self.inception, self.shapes))
+
     @torch.inference_mode()
     def read(self, clips: Clips, first_index: int = 0) -> dict[str, Tensor]:
         """One row per clip and loaded network: "i3d" (n, 400), "c3d" (n, 101), "inception" (n, 2048), "shapes" (n, d).
@@ -92,7 +98,7 @@ class Extractors:
         Inception reads one frame of a clip, number index mod t. Raises UserError for rows that are not finite.
         """
         rows: dict[str, list[Tensor]] = {}
-        with exact_float32():
+        with exact_float32(), autocast_off(torch.device(self.device)):
             for start in range(0, len(clips), self.batch_size):
                 batch = clips[start : start + self.batch_size].to(self.device)
                 for name, values in self._read(batch, first_index + start).items():

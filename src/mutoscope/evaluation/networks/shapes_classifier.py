@@ -17,6 +17,7 @@ from mutoscope.evaluation.networks.shapes_features import (
     load_shapes_features,
     to_float,
 )
+from mutoscope.layers.precision import autocast_off
 
 BATCH_SIZE = 32
 
@@ -67,7 +68,8 @@ class ShapesClassifier:
         features, logits = [], {head: [] for head in (*CHOICE_HEADS, *PRESENCE_HEADS)}
         for start in range(0, len(clips), BATCH_SIZE):
             batch = [fit_frames(clip.numpy(), self.height, self.width) for clip in clips[start : start + BATCH_SIZE]]
-            embedding = self.network(to_float(torch.from_numpy(np.stack(batch)).to(device)))  # (b, d)
+            with autocast_off(device):  # the caller's may be on
+                embedding = self.network(to_float(torch.from_numpy(np.stack(batch)).to(device)))  # (b, d)
             features.append(embedding.double().cpu())
             for head, values in self.network.predict(embedding).items():
                 logits[head].append(values.cpu())

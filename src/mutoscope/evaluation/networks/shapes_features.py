@@ -26,7 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mutoscope import hub
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
+from mutoscope.layers.precision import project_exactly
+from mutoscope.state_dicts import without_wrappers
 
 MIN_FRAMES = 8
 BUNDLED_FOLDER = hub.ZOO / "shapes-features"
@@ -137,7 +139,7 @@ class ShapesFeatures(nn.Module):
     def predict(self, embedding: Float[Tensor, "b d"]) -> dict[str, Tensor]:
         """Logits of every head from embeddings: choices (b, options), presences (b, entries)."""
         sizes = self.config.head_sizes()
-        return dict(zip(sizes, self.heads(embedding).split(list(sizes.values()), dim=-1), strict=True))
+        return dict(zip(sizes, project_exactly(self.heads, embedding).split(list(sizes.values()), dim=-1), strict=True))
 
     def loss(self, batch: LabelledClips, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of the heads' cross entropies on an augmented batch, and its named parts."""
@@ -232,10 +234,9 @@ def load_shapes_features(
         raise UserError(f"{path} does not describe shapes features: its `class` is not ShapesFeatures.")
     network = ShapesFeatures(hub.dataclass_from_dict(ShapesFeaturesConfig, values, str(path)))
     try:
-        network.load_state_dict(hub.read_weights(folder / hub.WEIGHTS))
+        network.load_state_dict(without_wrappers(hub.read_weights(folder / hub.WEIGHTS), network.state_dict()))
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{folder / hub.WEIGHTS} does not belong to {path}: {reason}") from error
+        raise UserError(f"{folder / hub.WEIGHTS} does not belong to {path}: {reason(error)}.") from None
     return network.to(device).eval().requires_grad_(False), weights_sha256(folder)
 
 

@@ -9,11 +9,11 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
+from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 
 
 def sha256_of_file(path: Path | str) -> str:
@@ -25,7 +25,7 @@ def sha256_of_file(path: Path | str) -> str:
 def read_weights(path: Path | str, what: str, sha256: str | None = None) -> tuple[dict[str, Tensor], str]:
     """Named tensors of a .safetensors, .npz or PyTorch file, and the file's SHA-256. Nothing in it is executed.
 
-    A dict below "state_dict" and the prefix "module." are unwrapped. `what` names the network in messages; with
+    Containers and the prefixes of wrappers are removed (see `state_dicts`). `what` names the network in messages; with
     `sha256`, a file of another hash is refused. Raises UserError for whatever holds no named tensors.
     """
     path = Path(path).expanduser()
@@ -39,12 +39,7 @@ def read_weights(path: Path | str, what: str, sha256: str | None = None) -> tupl
             f"{path} is a TorchScript archive: it holds a program, and programs in weight files are never run here. "
             f"Give {what} as a plain state dict (.pt, .pth or .safetensors)."
         )
-    try:
-        stored = _named_tensors(path)
-    except Exception as error:  # a damaged or foreign file fails in many ways, none of which is the program's fault
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is not a readable weights file of {what}: {reason}") from None
-    values = _unwrapped(stored)
+    values = without_wrappers(open_containers(read_stored(path, what=what)))
     weights = {name: _single_precision(value) for name, value in values.items() if isinstance(value, Tensor)}
     if not weights or len(weights) < len(values):
         raise UserError(f"{path} is not a weights file of {what}: it holds something other than named tensors.")
@@ -79,25 +74,6 @@ def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path | 
         raise UserError(f"{path} does not hold {what}: tensor {unknown[0]!r} is no part of that network.")
     counters = {n: torch.zeros_like(v, device="cpu") for n, v in network.state_dict().items() if _is_counter(n)}
     network.load_state_dict(weights | counters, assign=True)
-
-
-def _named_tensors(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(archive[name]) for name in archive.files}
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _unwrapped(weights: object) -> dict[str, object]:
-    if isinstance(weights, Mapping) and isinstance(weights.get("state_dict"), Mapping):
-        weights = weights["state_dict"]
-    if not isinstance(weights, Mapping):
-        return {}
-    return {str(name).removeprefix("module."): value for name, value in weights.items()}
 
 
 def _single_precision(value: Tensor) -> Tensor:

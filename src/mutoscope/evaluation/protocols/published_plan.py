@@ -23,6 +23,7 @@ from mutoscope.evaluation.metrics.pixel import psnr_of_clip, psnr_per_frame
 from mutoscope.evaluation.metrics.ssim import SIZE as SSIM_WINDOW
 from mutoscope.evaluation.metrics.ssim import ssim_of_clip
 from mutoscope.evaluation.metrics.temporal import flicker, frame_curves, motion
+from mutoscope.evaluation.networks.clip_features import PROBED_CLIPS, evenly, far_from_shapes
 from mutoscope.evaluation.networks.extractors import Extractors, WeightFiles, lpips_of_clips
 from mutoscope.evaluation.networks.i3d import check_clip
 from mutoscope.evaluation.plan import Outcome, Plan, Settings, Side
@@ -43,7 +44,7 @@ from mutoscope.evaluation.sources.windows import ClipListing, Window, cycled, li
 
 I3D_WANTED = (
     "needs I3D's Kinetics-400 weights, which are not shipped: --i3d FILE, such as i3d_pretrained_400.pt of VideoGPT "
-    "and TATS."
+    "and TATS. Folders are compared without it by omitting --protocol."
 )
 Found = dict[int, tuple[Tensor, ...]]  # by number: a clip, and its real partner if it has one
 
@@ -71,7 +72,7 @@ class ClipSet:
             try:
                 found[number] = self._read(protocol, number)
             except UserError as error:
-                notes.append(f"{self._name(number)}: {error}")
+                notes.append(f"{self.name(number)}: {error}")
         return (found if self.model is None else self._generated(self.model, found, numbers)), notes
 
     def _read(self, protocol: VideoProtocol, number: int) -> tuple[Tensor, ...]:
@@ -96,7 +97,8 @@ class ClipSet:
         clips = model.generate(numbers.start, len(kept), labels, real)
         return {number: (clip, *found[number]) for number, clip in zip(kept, clips, strict=True)}
 
-    def _name(self, number: int) -> str:
+    def name(self, number: int) -> str:
+        """File of a clip."""
         return Path((self.windows or self.partners or ())[number].file.name).name
 
     def digest(self) -> str:
@@ -130,6 +132,7 @@ class PublishedPlan(Plan):
     departed: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     reference: str | None = None
+    caveats: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -181,6 +184,7 @@ class PublishedPlan(Plan):
             "curves": curves(generated, real),
             "protocol_details": self.described(notes),
             "warnings": self.warnings(notes),
+            "caveats": list(self.caveats),
         }
         sampled = Sampled(self.protocol, self.num_clips, self.repeats, self.seed, self.generated.partners)
         biased = self.extractors.convention.biased
@@ -214,6 +218,7 @@ class PublishedPlan(Plan):
 
 def open_published(source: SourceLike, protocol: VideoProtocol, settings: Settings) -> PublishedPlan:
     """Load networks, source and reference, and choose the clips. Raises UserError if they do not fit the protocol."""
+    settings.refuse_flags_of_folders(protocol.name)
     departed = departures(protocol, settings)
     protocol = replace(protocol, convention=settings.convention or protocol.convention)
     if protocol.dataset != SHAPES:
@@ -227,7 +232,19 @@ def open_published(source: SourceLike, protocol: VideoProtocol, settings: Settin
     skipped = () if isinstance(generated, ProtocolClips) else generated.skipped
     plan = plan_clips(protocol, extractors, generated, real, settings.num_clips, settings.seed)
     skipped = (*skipped, *real.skipped)
+    if protocol.extractor == SHAPES_EXTRACTOR and plan.generated.listing is not None:
+        plan = replace(plan, caveats=tuple(far_from_shapes("these videos", probed(plan.generated, protocol))))
     return replace(plan, departed=tuple(departed), skipped=skipped, reference=settings.reference)
+
+
+def probed(clips: ClipSet, protocol: VideoProtocol) -> Tensor:
+    """At most 16 evenly chosen clips of a side, as stacked frames. Raises UserError if none of them can be read."""
+    found: Found = {}
+    for number in evenly(clips.count, PROBED_CLIPS):
+        found |= clips.read(protocol, range(number, number + 1))[0]
+    if not found:
+        raise UserError(f"None of {clips.count} {clips.label} clips can be read; the first is {clips.name(0)}.")
+    return torch.stack([clip for clip, *_ in found.values()])
 
 
 def open_extractors(protocol: VideoProtocol, settings: Settings) -> Extractors:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig
 from mutoscope.errors import UserError
 from mutoscope.evaluation.metrics.intervals import CI95_METHOD, Figures, checked_count
+from mutoscope.evaluation.networks.clip_features import far_from_shapes
 from mutoscope.evaluation.networks.extractors import WeightFiles
 from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
 from mutoscope.evaluation.plan import Outcome, Plan, Settings, Side
@@ -108,16 +109,18 @@ class ShapesPlan(Plan):
         metrics: Figures = {}
         for part in self.parts.values():
             metrics |= part.figures(measured)
-        protocol = self.protocol
+        protocol, details = self.protocol, {}
         if files := rows.get(FilesPart.label):
+            details["caveats"] = far_from_shapes("these videos", files["video"])
             notes = (*protocol.notes, *(f"skipped {note}" for note in files.notes))
             protocol = replace(protocol, num_clips=len(files), notes=notes)
-        details = protocol.as_dict() | {"parts": list(self.parts)}
-        return Outcome(metrics, protocol.num_clips, {"protocol_details": details})
+        details["protocol_details"] = protocol.as_dict() | {"parts": list(self.parts)}
+        return Outcome(metrics, protocol.num_clips, details)
 
 
 def open_shapes(source: SourceLike, name: str, settings: Settings) -> ShapesPlan:
     """Load the source and the classifier. Raises UserError for a source or settings that the protocol does not fit."""
+    settings.refuse_flags_of_folders(name)
     refuse_settings_of_published(name, settings)
     if settings.num_clips is not None:
         checked_count(settings.num_clips)

@@ -23,6 +23,7 @@ from mutoscope.evaluation.metrics.intervals import (
     ratio_figure,
 )
 from mutoscope.evaluation.metrics.pixel import psnr_mean_of_frames, psnr_of_clip, psnr_of_region
+from mutoscope.evaluation.metrics.temporal import flicker, motion
 from mutoscope.evaluation.networks.shapes_classifier import Readings, ShapesClassifier
 from mutoscope.evaluation.plan import Side
 from mutoscope.evaluation.rows import CHUNK, Rows, chunk_ranges
@@ -370,7 +371,8 @@ class ReconstructionPart(Part):
 
 @dataclass(frozen=True)
 class FilesPart(Part):
-    """Videos of a folder against held-out clips: shapes-FVD, and distances between histograms of predicted attributes.
+    """Videos of a folder against held-out clips: shapes-FVD, distances between histograms of predicted attributes, and
+    motion and flicker.
 
     If every file, or its folder, is named after a class of the dataset, class accuracy is measured too.
     """
@@ -406,6 +408,10 @@ class FilesPart(Part):
             name, bins = f"{head}_histogram_distance", real.logits[head].shape[1]
             metrics[name] = histogram_figure(generated.choice(head), real.choice(head), bins, seed)
             metrics[f"{name}_real"] = histogram_figure(again.choice(head), real.choice(head), bins, seed)
+        for name, measure in (("motion", motion), ("flicker", flicker)):
+            for suffix, label in (("", self.label), ("_real", REAL)):
+                values = [measure(clip) for clip in measured.video(label).split(1)]
+                metrics[f"{name}{suffix}"] = mean_figure(torch.cat(values), seed)
         labels = [class_in_name(self.listing.files[i].path) for i in measured.rows[self.label]["index"].tolist()]
         if None not in labels:
             right = generated.correct("class", {"class": torch.tensor(labels)})

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from tqdm import tqdm
 
 from mutoscope.data.fit import Frames, fit_frames
 from mutoscope.errors import UserError
@@ -18,6 +19,7 @@ from mutoscope.json_config import nearest
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.tasks import check_task, needs_video, pixel_mask
+from mutoscope.text.letters import folded
 from mutoscope.tokenizers.base import VideoTokenizer
 
 Clips = UInt8[Tensor, "n t h w 3"]
@@ -57,7 +59,13 @@ class ModelClips:
     def generate(self, number: int, conditions: Conditions) -> list[UInt8[Tensor, "t h w 3"]]:
         """The clips of call `number`."""
         seed = call_seed(self.seed, number)
-        generation = self.pipeline.generate(on_step=_ignored, **conditions, seed=seed, **self.options)
+        # A call may take minutes: its own bar shows that it moves, on a terminal only.
+        with tqdm(desc="generate", unit="step", disable=None, leave=False) as bar:
+
+            def advance(event: SampleEvent) -> None:
+                bar.update()
+
+            generation = self.pipeline.generate(on_step=advance, **conditions, seed=seed, **self.options)
         return [torch.as_tensor(np.asarray(clip.frames)) for clip in generation.clips]
 
     def described(self, task: str) -> dict[str, object]:
@@ -76,10 +84,6 @@ def model_hash(pipeline: VideoPipeline) -> str:
     """SHA-256 of the weights of tokenizer and network."""
     parts = (pipeline.tokenizer, pipeline.model)
     return weights_hash(*(part for part in parts if part is not None))
-
-
-def _ignored(event: SampleEvent) -> None:
-    """Evaluations show their progress by chunks."""
 
 
 def prediction_task(tasks: Iterable[str]) -> str | None:
@@ -248,13 +252,13 @@ def class_numbers(clips: ProtocolClips, names: Sequence[str]) -> list[int]:
         if len(names) > count:
             raise UserError(f"The real videos have {len(names)} classes, this model {count}: they are not its data.")
         return list(range(len(names)))
-    numbers = {name.lower(): number for number, name in enumerate(own)}
-    if unknown := [name for name in names if name.lower() not in numbers]:
+    numbers = {folded(name): number for number, name in enumerate(own)}
+    if unknown := [name for name in names if folded(name) not in numbers]:
         raise UserError(
             f"This model knows no class {unknown[0]!r} of the real videos ({len(unknown)} of {len(names)} are unknown "
             "to it): it was trained on other data."
         )
-    return [numbers[name.lower()] for name in names]
+    return [numbers[folded(name)] for name in names]
 
 
 def chosen_classes(

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
+from mutoscope.checks import COUNT, DEPTH, NOT_NEGATIVE, SHARE, SIDE, WIDTH, Range, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.models.base import ClipFacts, ModelConfig, TextShape
@@ -19,6 +20,30 @@ PAPER_SIZES = {
     "H": (1280, 20, 16, 12, 1536),
 }
 
+RANGES = {
+    "hidden_size": WIDTH,
+    "num_layers": DEPTH,
+    "num_heads": WIDTH,
+    "head_layers": DEPTH,
+    "head_size": WIDTH,
+    "latent_channels": WIDTH,
+    "latent_shape": SIDE,
+    "patch_size": COUNT,
+    "codebook_parts": WIDTH,
+    "num_classes": WIDTH,
+    "text_size": WIDTH,
+    "text_length": COUNT,
+    "action_size": WIDTH,
+    "window": COUNT,
+    "noise_levels": Range(0, 1000),  # an embedding for each
+    "noise_step": NOT_NEGATIVE,
+    "token_mask_ratio": SHARE,
+    "condition_dropout": SHARE,
+    "history_dropout": SHARE,
+    "dropout": SHARE,
+    "loss_repeat": COUNT,
+}
+
 
 @dataclass(frozen=True)
 class MAGIConfig(ModelConfig):
@@ -26,8 +51,8 @@ class MAGIConfig(ModelConfig):
 
     `teacher_forcing`: "complete", or "masked", the baseline. `codebook_parts`: for discrete tokens, the sizes of the
     digits of an id, lowest first: (1024,), or (512, 512) for large vocabularies.
-    Conditions: `num_classes` classes, `text_length` rows of `text_size` text features, actions of `action_size`
-    numbers per frame.
+    Conditions: `num_classes` classes (0: the row "no class" alone), `text_length` rows of `text_size` text features,
+    actions of `action_size` numbers per frame.
 
     `noise_levels` and `noise_step`: training adds noise of standard deviation `noise_step` · l to the history, with l
     drawn from 0 to `noise_levels` (dynamic noise injection); 0 levels: no noise. `noise_mode`: the level as a position
@@ -72,11 +97,8 @@ class MAGIConfig(ModelConfig):
         object.__setattr__(self, "latent_shape", tuple(self.latent_shape))  # JSON has no tuples
         if self.codebook_parts is not None:
             object.__setattr__(self, "codebook_parts", tuple(self.codebook_parts))
+        check_fields(self, RANGES)
         self._check_sizes()
-        if self.window is not None and self.window < 1:
-            raise UserError(f"window must be at least 1 frame, found {self.window}.")
-        if not 0 <= self.token_mask_ratio <= 1 or self.noise_levels < 0:
-            raise UserError("token_mask_ratio must lie in [0, 1] and noise_levels must not be negative.")
 
     def _check_sizes(self) -> None:
         frames, rows, columns = self.latent_shape
@@ -84,8 +106,7 @@ class MAGIConfig(ModelConfig):
             raise UserError(f"A width of {self.hidden_size} does not split into {self.num_heads} heads and 4 parts.")
         if rows % self.patch_size or columns % self.patch_size:
             raise UserError(f"Rows and columns of {self.latent_shape} must be multiples of patch_size.")
-        if not 0 <= self.num_given < frames:
-            raise UserError(f"num_given must lie between 0 and {frames - 1}, found {self.num_given}.")
+        Range(0, frames - 1).check("num_given", self.num_given)
 
     @classmethod
     def paper(cls, size: str, **overrides: object) -> "MAGIConfig":
@@ -109,6 +130,13 @@ class MAGIConfig(ModelConfig):
             action_size=clips.action_size,
             num_given=min(self.num_given, clips.latent_shape[0] - 1),
         )
+
+    def continuing(self, old: Self) -> Self:
+        """Of the classes of `old`, clips without any keep the row "no class"; its captions stay."""
+        classes = 0 if self.num_classes is None and old.num_classes is not None else self.num_classes
+        if self.text_size is None:
+            return replace(self, num_classes=classes, text_size=old.text_size, text_length=old.text_length)
+        return replace(self, num_classes=classes)
 
     @property
     def grid_multiple(self) -> int:
@@ -154,6 +182,6 @@ class MAGIConfig(ModelConfig):
     def tasks(self) -> tuple[str, ...]:
         """Conditions that samples can start from: frames always, the others if the model reads them."""
         read = {"class": self.num_classes, "text": self.text_size, "action": self.action_size}
-        named = tuple(f"{name}-conditional" for name, size in read.items() if size is not None)
-        both = ("class-conditional-frame-prediction",) if self.num_classes is not None else ()
+        named = tuple(f"{name}-conditional" for name, size in read.items() if size)
+        both = ("class-conditional-frame-prediction",) if self.num_classes else ()
         return ("unconditional", "frame-prediction", *named, *both)

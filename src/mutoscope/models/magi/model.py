@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mutoscope.layers.embeddings import INITIAL_STD, grid_sin_cos, init_normal, sin_cos
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.masks import causal_frames_mask, frame_history_mask, frame_slots, hide_padded_frames
+from mutoscope.layers.precision import project_exactly
 from mutoscope.layers.token_masking import truncated_normal
 from mutoscope.models.base import VideoModel
 from mutoscope.models.magi.conditions import FrameConditions, Words
@@ -283,7 +284,7 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
 
     def code_logits(self, z: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
         """Logits over the digits of discrete tokens, from the transformer's outputs."""
-        return self.head(z)
+        return project_exactly(self.head, z)
 
     # -------------------------------------------------------------------------------------------------- training
 
@@ -409,7 +410,7 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean over r hidden tokens: the diffusion loss of MAR's head, `loss_repeat` draws each, or cross-entropy."""
         if self.config.codebook_parts is not None:
-            logits = self.head(z).float().split(self.config.codebook_parts, dim=-1)
+            logits = self.code_logits(z).float().split(self.config.codebook_parts, dim=-1)
             loss = torch.stack([F.cross_entropy(part, targets[:, i]) for i, part in enumerate(logits)]).sum()
             return loss, {"cross_entropy": loss.detach()}
         diffusion, repeat = self.config.diffusion, self.config.loss_repeat

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mutoscope.layers.attention import attention
 from mutoscope.layers.embeddings import INITIAL_STD, timestep_features
 from mutoscope.layers.kv_cache import KVCache
+from mutoscope.layers.precision import project_exactly
 from mutoscope.models.magi.conditions import Words
 from mutoscope.models.magi.config import MAGIConfig
 
@@ -79,7 +80,7 @@ class DiffusionHead(nn.Module):
         for block in self.blocks:
             u = block(u, y)
         shift, scale = self.modulation(y).chunk(2, dim=-1)
-        return self.output(self.norm(u) * (1 + scale) + shift)
+        return project_exactly(self.output, self.norm(u) * (1 + scale) + shift)
 
 
 def projector(size_in: int, size_out: int) -> nn.Sequential:

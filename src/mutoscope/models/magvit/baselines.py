@@ -20,6 +20,7 @@ from mutoscope.errors import UserError
 from mutoscope.layers.attention import attention
 from mutoscope.layers.kv_cache import KVCache, StaticKVCache
 from mutoscope.layers.masks import causal_mask
+from mutoscope.layers.precision import project_exactly
 from mutoscope.layers.token_masking import cosine_mask_ratio
 from mutoscope.models.base import ModelConfig, VideoModel
 from mutoscope.models.magvit.config import MagvitConfig, PaperSize, paper_size
@@ -202,7 +203,7 @@ class MagvitAR(VideoModel[MagvitARConfig, MagvitARBatch]):
         x = self.dropout(self.token_embedding(ids)) + positions  # (b, n, d)
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, layer, cache)
-        return self.output(self.norm(x))
+        return project_exactly(self.output, self.norm(x))
 
     def code_logits(self, ids: Int[Tensor, "b n"], cache: KVCache | None = None) -> Float[Tensor, "b k"]:
         """Logits over the codes for the token after the last one."""

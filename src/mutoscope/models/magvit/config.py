@@ -7,6 +7,7 @@ from typing import Literal, Self
 from jaxtyping import Bool
 from torch import Tensor
 
+from mutoscope.checks import COUNT, DEPTH, NOT_NEGATIVE, POSITIVE, SHARE, SIDE, WIDTH, Range, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.condition_regions import TASKS, check_task, condition_region, touched_tokens
 from mutoscope.models.base import ClipFacts, ModelConfig
@@ -38,6 +39,25 @@ PAPER_SIZES: dict[str, tuple[int, int, int, int]] = {
     "B": (12, 768, 3072, 12),
     "L": (24, 1024, 4096, 16),
     "H": (32, 1280, 5120, 16),
+}
+
+RANGES = {
+    "num_layers": DEPTH,
+    "hidden_size": WIDTH,
+    "num_heads": WIDTH,
+    "mlp_size": WIDTH,
+    "codebook_size": WIDTH,
+    "num_classes": Range(0, WIDTH.high),
+    "num_special_tokens": COUNT,
+    "latent_shape": SIDE,
+    "dropout": SHARE,
+    "layer_norm_eps": POSITIVE,
+    "label_smoothing": SHARE,
+    "condition_clip_shape": SIDE,
+    "context_frames": COUNT,
+    "latent_context_frames": COUNT,
+    "label_dropout": Range(0, below=1),
+    "class_loss": NOT_NEGATIVE,
 }
 
 
@@ -91,6 +111,7 @@ class MagvitConfig(ModelConfig):
         for name in ("latent_shape", "tasks", "loss_groups", "condition_clip_shape"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_fields(self, RANGES)
         self._check_sizes()
         self._check_tasks()
         self._check_objective()
@@ -116,10 +137,8 @@ class MagvitConfig(ModelConfig):
         unknown = set(self.loss_groups) - {"mask", "refine", "recons"}
         if unknown or not self.loss_groups:
             raise UserError(f"loss_groups must name some of mask, refine, recons; found {self.loss_groups}.")
-        if not 0 <= self.label_dropout < 1:
-            raise UserError(f"label_dropout must lie in [0, 1), found {self.label_dropout}.")
-        if not 0 <= self.class_loss < math.inf or (self.class_loss and not self.num_classes):
-            raise UserError(f"class_loss is {self.class_loss}; it must be finite and not negative, 0 without classes.")
+        if self.class_loss and not self.num_classes:
+            raise UserError(f"class_loss is {self.class_loss}, but there are no classes: set it to 0.")
         if self.condition_mode not in ("cond->input", "input->input", "cond->cond"):
             raise UserError(f"condition_mode {self.condition_mode!r} is none of cond->input, input->input, cond->cond.")
 

@@ -10,7 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mutoscope.layers.attention import attention
+from mutoscope.layers.precision import full_precision
 from mutoscope.models.magvit.config import MagvitConfig
+
+exact_linear = full_precision(F.linear)
 
 
 class SelfAttention(nn.Module):
@@ -63,4 +66,4 @@ class Head(nn.Module):
     ) -> Float[Tensor, "*b rows"]:
         """Logits of the vocabulary rows in `rows`."""
         x = self.norm(F.gelu(self.dense(x), approximate="tanh"))
-        return F.linear(x, embeddings[rows], self.bias[rows])  # (*b, rows)
+        return exact_linear(x, embeddings[rows], self.bias[rows])  # (*b, rows)

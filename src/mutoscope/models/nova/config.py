@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
+from mutoscope.checks import COUNT, DEPTH, SHARE, SIDE, WIDTH, Range, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import Diffusion, FlowMatching
 from mutoscope.models.base import ClipFacts, ModelConfig, TextShape
@@ -11,6 +12,25 @@ NUM_TEXT_ROWS = 512  # rows of the published table that replaces the words a cap
 
 # Text-to-image models at 1024 pixels (arXiv 2412.14169, Tab. 1): width, heads, layers and width of the diffusion head
 IMAGE_SIZES = {"0.3B": (768, 12, 6, 768), "0.6B": (1024, 16, 6, 1024), "1.4B": (1536, 16, 6, 1536)}
+
+RANGES = {
+    "hidden_size": WIDTH,
+    "temporal_layers": DEPTH,
+    "temporal_heads": WIDTH,
+    "spatial_layers": DEPTH,
+    "spatial_heads": WIDTH,
+    "head_layers": DEPTH,
+    "head_size": WIDTH,
+    "latent_channels": WIDTH,
+    "latent_shape": SIDE,
+    "num_time_slots": SIDE,
+    "patch_size": COUNT,
+    "mixer_rank": Range(-1, WIDTH.high),
+    "text_size": WIDTH,
+    "num_classes": WIDTH,
+    "condition_dropout": SHARE,
+    "loss_repeat": COUNT,
+}
 
 
 def rope_pairs(head_size: int) -> tuple[int, int, int]:
@@ -59,6 +79,7 @@ class NOVAConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "latent_shape", tuple(self.latent_shape))  # JSON has no tuples
+        check_fields(self, RANGES)
         coarse = self.grid_multiple
         if self.latent_shape[1] % coarse or self.latent_shape[2] % coarse:
             raise UserError(f"Rows and columns of latents must be multiples of {coarse}, found {self.latent_shape}.")
@@ -66,7 +87,7 @@ class NOVAConfig(ModelConfig):
             raise UserError("A NOVA reads either text or classes: set one of text_size and num_classes.")
         if self.text_size is not None and not 1 <= self.text_length <= NUM_TEXT_ROWS:
             raise UserError(f"text_length must be between 1 and {NUM_TEXT_ROWS}, found {self.text_length}.")
-        if self.mixer_rank is not None and self.mixer_rank == 0:
+        if self.mixer_rank == 0:
             raise UserError("mixer_rank must be positive, -1 for a full matrix, or null for no mixer; found 0.")
         for heads in (self.temporal_heads, self.spatial_heads):
             if self.hidden_size % heads or (
@@ -102,6 +123,20 @@ class NOVAConfig(ModelConfig):
             text_size=clips.text and clips.text.size,
             text_length=min(clips.text.length, NUM_TEXT_ROWS) if clips.text else self.text_length,
             num_classes=None if clips.text else max(clips.num_classes, 1),
+        )
+
+    def continuing(self, old: Self) -> Self:
+        """Positions in time stay stretched as in `old`. Clips without captions and classes have the null text."""
+        slots = old.time_length if old.is_video else None
+        unconditioned = self.text_size is None and self.num_classes == 1
+        if old.text_size is None or not (self.text_size or unconditioned):
+            return replace(self, num_time_slots=slots)
+        return replace(
+            self,
+            num_time_slots=slots,
+            text_size=self.text_size or old.text_size,
+            text_length=old.text_length,
+            num_classes=None,
         )
 
     @property

@@ -17,6 +17,7 @@ from mutoscope.layers.attention import attention
 from mutoscope.layers.embeddings import init_normal, sin_cos, timestep_features
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.positions import rotary_table, rotate
+from mutoscope.layers.precision import project_exactly
 from mutoscope.layers.token_masking import gather_rows
 from mutoscope.models.nova.config import NUM_TEXT_ROWS, rope_pairs
 
@@ -186,7 +187,7 @@ class DiffusionHead(nn.Module):
         for block in self.blocks:
             h = block(h, u)
         scale, shift = self.modulation(u).chunk(2, dim=-1)
-        return self.output(modulate(h, scale, shift))
+        return project_exactly(self.output, modulate(h, scale, shift))
 
 
 def modulate(

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+from mutoscope.checks import COUNT, DEPTH, POSITIVE, SHARE, SIDE, WIDTH, Range, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.token_order import regions_per_side
 from mutoscope.models.base import ClipFacts, ModelConfig, TextShape
@@ -21,6 +22,29 @@ PAPER_SIZES = {
 }
 CAPTION_LENGTH = 120  # rows of T5 features that the released text-to-image models read
 SWIGLU_MULTIPLE = 256  # LlamaGen rounds feed-forward sizes up to a multiple of this
+
+RANGES = {
+    "num_layers": DEPTH,
+    "hidden_size": WIDTH,
+    "num_heads": WIDTH,
+    "num_kv_heads": WIDTH,
+    "codebook_size": WIDTH,
+    "latent_shape": SIDE,
+    "num_parallel": COUNT,
+    "num_classes": WIDTH,
+    "caption_size": WIDTH,
+    "caption_length": COUNT,
+    "mlp_size": Range(0, WIDTH.high),
+    "rope_base": POSITIVE,
+    "norm_eps": POSITIVE,
+    "condition_dropout": SHARE,
+    "token_dropout": SHARE,
+    "residual_dropout": SHARE,
+    "mlp_dropout": SHARE,
+    "attention_dropout": SHARE,
+    "drop_path": SHARE,
+    "num_regions": COUNT,
+}
 
 
 def swiglu_size(hidden_size: int, multiple: int = SWIGLU_MULTIPLE, multiplier: float | None = None) -> int:
@@ -69,6 +93,7 @@ class PARConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "latent_shape", tuple(self.latent_shape))  # JSON has no tuples
+        check_fields(self, RANGES)
         if self.mlp_size == 0:
             object.__setattr__(self, "mlp_size", swiglu_size(self.hidden_size))
         if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 4:
@@ -103,6 +128,14 @@ class PARConfig(ModelConfig):
             caption_size=text and text.size,
             caption_length=text.length if text else self.caption_length,
         )
+
+    def continuing(self, old: Self) -> Self:
+        """Captions keep their length. Clips without captions and classes have the stored "no caption"."""
+        unconditioned = self.caption_size is None and self.num_classes == 1
+        if old.caption_size is None or not (self.caption_size or unconditioned):
+            return self
+        size = self.caption_size or old.caption_size
+        return replace(self, caption_size=size, caption_length=old.caption_length, num_classes=None)
 
     @property
     def grid_multiple(self) -> int:

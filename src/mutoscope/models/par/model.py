@@ -21,6 +21,7 @@ from mutoscope.errors import UserError
 from mutoscope.layers.kv_cache import KVCache, StaticKVCache
 from mutoscope.layers.masks import first_positions_mask, hide_padding, num_visible
 from mutoscope.layers.positions import rotary_table
+from mutoscope.layers.precision import project_exactly
 from mutoscope.layers.token_order import region_order
 from mutoscope.models.base import VideoModel
 from mutoscope.models.par.config import PARConfig
@@ -188,7 +189,7 @@ class PAR(VideoModel[PARConfig, PARBatch]):
             mask = hide_padding(mask, prefix_mask.to(self.device), torch.arange(length, device=self.device))
         table = self.rotations(latent_shape or self.config.latent_shape)[:length]
         x = self.run_blocks(x, table, mask)[:, prefix.shape[1] - 1 :]  # (b, n, d)
-        return self.output(self.norm(x)).float()
+        return project_exactly(self.output, self.norm(x)).float()
 
     def run_blocks(
         self,
@@ -235,7 +236,8 @@ class PAR(VideoModel[PARConfig, PARBatch]):
 
         The weights are those of LlamaGen's text-to-image training, which excludes samples without a usable caption.
         """
-        terms = F.cross_entropy(logits.flatten(0, 1), sequence.flatten(), reduction="none").view_as(sequence)  # (b, n)
+        flat = logits.flatten(0, 1).float()  # (b*n, k)
+        terms = F.cross_entropy(flat, sequence.flatten(), reduction="none").view_as(sequence)  # (b, n)
         parts = {"accuracy": (logits.detach().argmax(-1) == sequence).float().mean()}
         if weights is None:
             return terms.mean(), parts
@@ -312,7 +314,7 @@ class PAR(VideoModel[PARConfig, PARBatch]):
             mask = hide_padding(mask, state.prefix_mask, rows)
         x = self.run_blocks(x, state.table[rows], mask, cache)  # (b2, n, d)
         cache.advance(n)
-        return self.output(self.norm(x[:num_wanted, first_wanted:])).float()
+        return project_exactly(self.output, self.norm(x[:num_wanted, first_wanted:]))
 
     def static_step(
         self, x: Float[Tensor, "b n d"], state: PARState, num_wanted: int | None = None, first_wanted: int = 0
@@ -325,4 +327,4 @@ class PAR(VideoModel[PARConfig, PARBatch]):
         if state.prefix_mask is not None:
             mask = hide_padding(mask, state.prefix_mask, rows)
         x = self.run_blocks(x, state.table[rows], mask, cache)  # (b2, n, d)
-        return self.output(self.norm(x[:num_wanted, first_wanted:])).float()
+        return project_exactly(self.output, self.norm(x[:num_wanted, first_wanted:]))

@@ -13,6 +13,7 @@ import torch
 from miniatures import LONG, bair_tfds, moving, names, ucf101, video, write
 from mutoscope.data.sources.clips import ClipDataset, RandomClips
 from mutoscope.data.sources.datasets.catalog import KINDS, list_dataset, open_dataset, present_splits, recognise
+from mutoscope.data.sources.datasets.listing import read_lines
 from mutoscope.data.sources.images import ImageDataset
 from mutoscope.data.video.read import read_video
 from mutoscope.errors import UserError
@@ -285,3 +286,24 @@ def test_tables_of_nuscenes_that_are_damaged_are_named(miniature: Miniature, tmp
     write(tmp_path / "v1.0-trainval" / "sample.json", "[{")
     with pytest.raises(UserError, match=r"sample\.json is not JSON"):
         list_dataset("nuscenes", tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_and_tables_of_every_editor_are_read(tmp_path: Path, encoding: str):
+    for line_end in ("\n", "\r\n"):
+        (tmp_path / "list.txt").write_bytes(f"  Übung/a.avi 1{line_end}{line_end}b.avi 2".encode(encoding))
+        assert read_lines(tmp_path / "list.txt") == ["Übung/a.avi 1", "b.avi 2"]
+    (tmp_path / "train.csv").write_bytes(
+        'label,youtube_id,time_start,time_end,split\r\n"jouer, à la pétanque",abc,0,10,train\r\n'.encode(encoding)
+    )
+    (tmp_path / "other.csv").write_bytes("größe,farbe\n1,2\n".encode("latin-1"))  # belongs to something else
+    (tmp_path / "abc_000000_000010.mp4").write_bytes(b"video")
+    listing = list_dataset("kinetics600", tmp_path)
+    assert listing.classes == ["jouer, à la pétanque"] and len(listing.files) == 1
+
+
+def test_tables_in_another_encoding_are_refused_by_name(tmp_path: Path):
+    rows = "label,youtube_id,time_start,time_end,split\njouer à la pétanque,abc,0,10,train\n"
+    (tmp_path / "train.csv").write_bytes(rows.encode("latin-1"))
+    with pytest.raises(UserError, match=r"train\.csv is not UTF-8 text"):
+        list_dataset("kinetics600", tmp_path)

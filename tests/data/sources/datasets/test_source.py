@@ -21,8 +21,9 @@ def bair(miniature: Miniature) -> DatasetData:
 def test_unmirrored_bair_has_actions_and_intervals_of_its_frames(miniature: Miniature):
     source = bair(miniature).open()
     batch = source[range(12)]
-    steps = batch["actions"][:, 1:, 1] - batch["actions"][:, :-1, 1]  # the miniature's second number is the frame's own
-    assert (steps == batch["interval"][:, None]).all() and set(batch["interval"].tolist()) == {1, 2, 3}
+    # The miniature's second number is the frame's own; the rows of an interval are added.
+    steps = batch["actions"][:, 1:-1, 1] - batch["actions"][:, :-2, 1]
+    assert (steps == batch["interval"][:, None] ** 2).all() and set(batch["interval"].tolist()) == {1, 2, 3}
     assert source.fields["actions"].shape == (8, 4) and {"label", "interval"} <= set(source.fields)
 
 

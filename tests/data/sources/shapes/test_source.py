@@ -48,7 +48,7 @@ def test_examples_are_clips_that_training_never_sees_without_gaps_and_corruption
 def test_a_description_names_only_differences_from_plain_clips():
     always = {"kind", "height", "width", "num_frames", "fps", "max_objects", "controllable"}
     assert set(PLAIN.describe()) == always
-    assert set(VARIED.describe()) == always | {"max_interval", "mixed", "max_jump", "flawed_history"}
+    assert set(VARIED.describe()) == always | {"max_interval", "mixed", "max_jump", "flawed_history", "actions"}
     assert PLAIN.class_names() == CLASS_NAMES and len(VARIED.class_names()) == len(CLASS_NAMES) + 4
 
 

@@ -1,6 +1,7 @@
 """Datasets of video files with lists beside them: UCF-101, Kinetics-600, Something-Something v2, Objectron."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from mutoscope.data.sources.datasets.listing import (
     sub_folder,
 )
 from mutoscope.data.sources.folder import FileProblem, MediaFile
-from mutoscope.errors import UserError
+from mutoscope.data.text_files import read_text
+from mutoscope.errors import UserError, reason
 
 T = TypeVar("T")
 
@@ -59,7 +61,7 @@ def list_ucf101(folder: Path, split: str, fold: int = 1) -> Listing:
 def _ucf_classes(path: Path) -> Iterator[tuple[int, str]]:
     for line in read_lines(path):
         number, _, name = line.partition(" ")
-        if not number.isdigit() or not name:
+        if not number.isdecimal() or not name:
             raise UserError(f"{path}: a line must read '<number> <Class>', found {line!r}")
         yield int(number), name.strip()
 
@@ -95,8 +97,11 @@ def kinetics_tables(folder: Path) -> list[Path]:
 
 
 def _csv_header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return [name.strip() for name in next(csv.reader(file), [])]
+    try:
+        text = read_text(path)
+    except UserError:  # of another dataset, or refused once its rows are read: names of columns are ASCII
+        text = path.read_bytes().decode("latin-1")
+    return [name.strip() for name in next(csv.reader(io.StringIO(text)), [])]
 
 
 def list_kinetics600(folder: Path, split: str) -> Listing:
@@ -133,12 +138,11 @@ def _kinetics_rows(tables: list[Path], split: str | None) -> Iterator[dict[str, 
     for path in tables:
         stem = path.stem.lower()
         named = next((split_name for word, split_name in names.items() if word in stem), None)
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            for row in csv.DictReader(file, skipinitialspace=True):
-                kept = {name: (row.get(name) or "").strip() for name in KINETICS_COLUMNS}
-                found = names.get(kept["split"].lower(), named)
-                if kept["youtube_id"] and (split is None or found == split):
-                    yield kept
+        for row in csv.DictReader(io.StringIO(read_text(path)), skipinitialspace=True):
+            kept = {name: (row.get(name) or "").strip() for name in KINETICS_COLUMNS}
+            found = names.get(kept["split"].lower(), named)
+            if kept["youtube_id"] and (split is None or found == split):
+                yield kept
 
 
 def _kinetics_stem(row: dict[str, str]) -> str:
@@ -200,9 +204,9 @@ def _ssv2_answers(folder: Path) -> dict[str, str]:
 
 def _json(path: Path, expected: type[T]) -> T:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+        found = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} cannot be read as JSON: {reason(error)}") from None
     if not isinstance(found, expected):
         raise UserError(f"{path} must hold a JSON {expected.__name__}, found {type(found).__name__}")
     return found

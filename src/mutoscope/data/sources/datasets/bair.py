@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from mutoscope.data.media import covering_pixels, decode_image, stacked, visible_files, visible_matches
-from mutoscope.data.sources.datasets.listing import Listing, split_folder, sub_folder
+from mutoscope.data.sources.datasets.listing import Listing, RecordedActions, split_folder, sub_folder
 from mutoscope.data.sources.datasets.tfrecord import Record, Values, index_records, parse_example, read_record
 from mutoscope.data.sources.folder import FileProblem, MediaFile
 from mutoscope.data.sources.readers import Clip
@@ -52,7 +52,19 @@ def list_bair(folder: Path, split: str, camera: Camera = "image_aux1", with_acti
         missing += [FileProblem(str(path), problem)] if problem else []
     sizes = {name: size for name, (_, size) in ACTIONS.items()} if with_actions else {}
     reader = BairReader(camera, with_actions)
-    return Listing("bair", folder, split, files, missing=missing, reader=reader, frame_fields=sizes)
+    names = tuple(f"action_{number}" for number in range(ACTIONS["actions"][1]))
+    return Listing(
+        "bair",
+        folder,
+        split,
+        files,
+        missing=missing,
+        reader=reader,
+        frame_fields=sizes,
+        cameras=get_args(Camera),
+        camera=camera,
+        actions=RecordedActions(names) if with_actions else None,
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from mutoscope.data.media import visible_matches
 from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.folder import FileProblem, MediaFile
 from mutoscope.data.sources.readers import StillsFile, StillsReader
-from mutoscope.errors import UserError
+from mutoscope.data.text_files import read_text
+from mutoscope.errors import UserError, reason
 
 CHANNEL, VIDEO_FRAMES = "CAM_FRONT", 32
 EVERY_NTH = 10  # scene by name belongs to validation, which gives about the paper's 5.4K and 0.6K videos
@@ -83,11 +84,9 @@ def _table(tables: Path, name: str, *keys: str) -> Iterable[Row]:
     """Rows of a table, all of which have these keys."""
     path = tables / f"{name}.json"
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); copy it again") from None
+        rows = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({reason(error)}); copy it again") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and set(keys) <= row.keys() for row in rows):
         raise UserError(f"{path} is not a table of nuScenes: every row needs {', '.join(keys)}")
     return rows

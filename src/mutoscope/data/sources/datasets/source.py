@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mutoscope.checks import COUNT, Range, check_fields
 from mutoscope.data.base import ClipBatch, ClipSource, PathData, StackedItems, check_interval
-from mutoscope.data.sources.clips import RandomClips
+from mutoscope.data.sources.clips import Axes, RandomClips
 from mutoscope.data.sources.datasets.catalog import Split, list_dataset, open_dataset
 from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.images import ImagesData
@@ -36,7 +37,12 @@ class DatasetData(PathData):
     max_interval: int = 1
     """frames of a clip are 1 to this many strides apart, drawn for each clip"""
 
+    action_axes: Axes = "sum"
+    """how the axes of the actions between two frames of a clip are joined (BAIR)"""
+
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, {"frame_stride": COUNT, "fold": Range(1, 3), "windows": COUNT, "crops": COUNT})
         check_interval(self.max_interval)
         if self.random_crops and (self.windows != 1 or self.crops != 1):
             raise UserError("random_crops draw windows and crops at random: leave windows and crops at 1.")
@@ -63,6 +69,7 @@ class DatasetData(PathData):
             random_crop=self.random_crops,
             random_flip=self.mirrored and self.random_crops,
             max_interval=self.max_interval,
+            action_axes=self.action_axes,
             seed=self.seed,
         )
         return RandomClips(clips, self.seed) if self.random_crops else StackedItems(clips)
@@ -76,7 +83,8 @@ class DatasetData(PathData):
         return list_dataset(self.kind, self.required_path(), self.split, fold=self.fold, with_actions=with_actions)
 
     def survey(self) -> DataSurvey:
-        return survey_listing(self.listing(), self.fps)
+        listing = self.listing()
+        return survey_listing(listing, self.fps, listing.action_spec())
 
     def captions(self) -> Sequence[str]:
         return [file.caption for file in self.listing().files]
@@ -85,8 +93,11 @@ class DatasetData(PathData):
         names = ["kind", "split", "windows", "crops", "mirrored", "frame_stride"]
         names += ["fold"] if self.kind == "ucf101" else []
         names += ["max_interval"] if self.max_interval != 1 else []
+        listing = self.listing()
         described: dict[str, object] = {name: getattr(self, name) for name in names}
-        return described | {"class_names": list(self.class_names())}
+        described |= {"class_names": list(listing.classes)}
+        actions = listing.action_spec(self.frame_stride, self.action_axes)
+        return described if actions is None else described | {"actions": actions.to_json()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from mutoscope.data.sources.shapes.world import (
     ShapesClip,
     ShapesConfig,
     ShapesWorld,
+    action_spec,
     render,
 )
 
@@ -54,6 +55,7 @@ class VariedShapesSource(ClipSource[ClipBatch]):
         self.max_jump, self.flawed_history = max_jump, flawed_history
         self.class_names = world.class_names if agents is None else MIXED_CLASS_NAMES
         self.fields: Mapping[str, Field] = self._fields(world.config)
+        self.actions = None if agents is None else action_spec(world.config)
 
     def _fields(self, config: ShapesConfig) -> dict[str, Field]:
         fields, frames = {"label": LABEL}, config.num_frames

@@ -8,11 +8,16 @@ from mutoscope.actions import ActionSpec
 from mutoscope.data.base import LABEL, ClipBatch, ClipSource, DataConfig, Field, check_interval
 from mutoscope.data.media import spread
 from mutoscope.data.sources.shapes.mixed import MIXED_CLASS_NAMES, VariedShapesSource
-from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig, ShapesWorld, shapes_batch
+from mutoscope.data.sources.shapes.world import (
+    HELD_BACK_SEED,
+    ShapesConfig,
+    ShapesWorld,
+    action_spec,
+    shapes_batch,
+)
 from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.errors import UserError
 
-ACTION_NAMES = ("dx", "dy")
 MIN_FRAMES_WITH_JUMP = 3  # a first frame, the frame after the gap, and one frame to learn
 
 
@@ -24,6 +29,7 @@ class ShapesSource(ClipSource[ClipBatch]):
     def __init__(self, world: ShapesWorld):
         self.world, self.class_names = world, world.class_names
         self.fields: Mapping[str, Field] = {"label": LABEL} | action_field(world)
+        self.actions = action_spec(world.config) if world.config.controllable else None
 
     def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
         return shapes_batch(self.world, list(indices))
@@ -55,6 +61,7 @@ class ShapesData(DataConfig):
     """clips with a gap show wrong shapes in some frames where they are context, for complete teacher forcing"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_interval(self.max_interval)
         if (self.max_interval > 1 or self.mixed or self.max_jump) and self.controllable:
             raise UserError("max_interval, mixed and max_jump are for free shapes: omit controllable.")
@@ -92,9 +99,8 @@ class ShapesData(DataConfig):
         return DataSurvey(self.height, self.width, self.fps, None, None, names, True, self.actions())
 
     def actions(self) -> ActionSpec | None:
-        """The push of the largest shape in each frame, where there is one; networks read it as it is."""
-        steered = self.controllable or self.mixed
-        return ActionSpec.plain(ACTION_NAMES, "continuous", self.fps) if steered else None
+        """What the actions mean; None for clips without."""
+        return action_spec(self.world(self.seed).config) if self.controllable or self.mixed else None
 
     def class_names(self) -> Sequence[str]:
         return MIXED_CLASS_NAMES if self.mixed else self.world(self.seed).class_names
@@ -105,4 +111,6 @@ class ShapesData(DataConfig):
         if self.max_interval != 1:
             described["max_interval"] = self.max_interval
         varied = {"mixed": self.mixed, "max_jump": self.max_jump, "flawed_history": self.flawed_history}
-        return described | {name: value for name, value in varied.items() if value}
+        described |= {name: value for name, value in varied.items() if value}
+        spec = self.actions()
+        return described if spec is None else described | {"actions": spec.to_json()}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 
+from mutoscope.actions import ActionSpec
 from mutoscope.data.base import ClipBatch
 from mutoscope.data.sources.shapes.motion import drift_track, main_track
 from mutoscope.errors import UserError
@@ -39,7 +40,7 @@ AGENT_CLASS_NAMES = tuple(f"{shape}-push" for shape in SHAPES)
 HELD_BACK_SEED = 1_000_003  # a prime far from the small seeds that training uses
 
 # Middle tones: on a near-black ground squared errors would depend on outlines only.
-_BACKGROUND_TONES = np.array(
+BACKGROUND_TONES = np.array(
     [(0.33, 0.37, 0.45), (0.35, 0.43, 0.37), (0.43, 0.36, 0.42), (0.40, 0.40, 0.40), (0.46, 0.42, 0.34)],
     dtype=np.float32,
 )
@@ -51,6 +52,8 @@ _COUNT_WEIGHTS, _MORE_WEIGHT = (0.45, 0.4), 0.15  # weights of 1 and 2 shapes, a
 _MAX_OVERLAP = 0.02  # shapes may start that far inside each other
 _SAME_POINT = 1e-6  # closer centres have no direction to push along
 _SIN_60 = 0.8660254
+
+ACTION_NAMES = ("dx", "dy")  # to the right and down, at most 1: a twentieth of the frame's side per frame
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,11 @@ class ShapesClip:
     attributes: dict[str, int | np.ndarray]
     tracks: Float32[np.ndarray, "objects t 4"]
     actions: Float32[np.ndarray, "t 2"] | None = None
+
+
+def action_spec(config: ShapesConfig) -> ActionSpec:
+    """The actions of the controllable dataset. They are in [-1, 1], so that a network reads them as they are."""
+    return ActionSpec.plain(ACTION_NAMES, "continuous", fps=config.fps)
 
 
 class ShapesWorld:
@@ -304,7 +312,7 @@ def _separate(positions: np.ndarray, radii: np.ndarray) -> np.ndarray:
 
 def _background(rng: np.random.Generator, config: ShapesConfig) -> Float32[np.ndarray, "h w 3"]:
     """A middle tone with a soft texture that stays still."""
-    tone = _BACKGROUND_TONES[rng.integers(len(_BACKGROUND_TONES))]
+    tone = BACKGROUND_TONES[rng.integers(len(BACKGROUND_TONES))]
     kind = _TEXTURES[rng.integers(len(_TEXTURES))]
     y, x = np.meshgrid(_centres(config.height), _centres(config.width), indexing="ij")
     angle, phase = rng.uniform(0, pi), rng.uniform(0, 2 * pi)

@@ -1,0 +1,83 @@
+"""How long a run will take, estimated once from the speed of its first minute."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mutoscope.training.config import LoopConfig
+
+MEASURED_SECONDS = 60.0
+MIN_UPDATES = 3  # fewer are no measurement: wait longer
+MINUTE, HOUR = 60, 3600
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Times in seconds from now, without contact sheets and validations.
+
+    recognisable_after: the update whose output is recognisable as the recipe measured it; None: not known.
+    """
+
+    updates_per_second: float
+    seconds_to_end: float
+    seconds_to_recognisable: float | None
+    recognisable_after: int | None
+
+    def values(self) -> dict[str, float]:
+        """The numbers of a line of the log."""
+        known = (
+            {} if self.seconds_to_recognisable is None else {"seconds_to_recognisable": self.seconds_to_recognisable}
+        )
+        return {"updates_per_second": self.updates_per_second, "seconds_to_end": self.seconds_to_end} | known
+
+    def sentence(self) -> str:
+        end = time.strftime("%H:%M", time.localtime(time.time() + self.seconds_to_end))
+        text = f"{self.updates_per_second:.3g} updates/s: the end in about {duration(self.seconds_to_end)} ({end})"
+        if self.recognisable_after is None or self.seconds_to_recognisable is None:
+            return text + "."
+        when = f"in about {duration(self.seconds_to_recognisable)}" if self.seconds_to_recognisable else "reached"
+        return f"{text}, recognisable output (update {self.recognisable_after:,}) {when}."
+
+
+class Pace:
+    """Measures the updates of the first minute; the very first one, which warms up, does not count."""
+
+    def __init__(self, loop: LoopConfig, start_step: int, clock: Callable[[], float] = time.perf_counter):
+        self.loop, self.first, self.clock = loop, start_step, clock
+        self._started = 0.0
+        self._done = False
+
+    def pause(self, seconds: float) -> None:
+        """Excludes time that was not spent on updates."""
+        self._started += seconds
+
+    def update(self, step: int) -> Estimate | None:
+        """Call after every update; the estimate, once, after the first minute."""
+        if step <= self.first:
+            self._started = self.clock()
+            return None
+        seconds, updates = self.clock() - self._started, step - self.first
+        if self._done or seconds < MEASURED_SECONDS or updates < MIN_UPDATES:
+            return None
+        self._done = True
+        return self._estimate(step + 1, updates / seconds)
+
+    def _estimate(self, done: int, speed: float) -> Estimate:
+        goal = self.loop.recognisable_after
+        reachable = goal if goal is not None and goal <= self.loop.num_steps else None
+        return Estimate(
+            round(speed, 4),
+            round((self.loop.num_steps - done) / speed, 1),
+            None if reachable is None else round(max(0, reachable - done) / speed, 1),
+            reachable,
+        )
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 40 s, 12 min, 3 h 20 min."""
+    if seconds < 2 * MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * HOUR:
+        return f"{seconds / MINUTE:.0f} min"
+    hours, minutes = divmod(round(seconds / MINUTE), 60)
+    return f"{hours:,} h {minutes} min"
