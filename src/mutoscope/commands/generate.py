@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mutoscope.data.video.read import VideoClip
     from mutoscope.families.actions import ActionRows
-    from mutoscope.hub import ModelFolder
+    from mutoscope.hub import ModelFolder, ModelIndex
     from mutoscope.pipeline import Generation, Request, VideoPipeline
 
 MAX_CONTEXT = 256  # frames read of a file whose number of context frames is not stated
@@ -165,15 +165,18 @@ def _read_files(folder: "ModelFolder", options: dict[str, object]) -> "dict[str,
     flags = {flag.name: flag.file for flag in model_flags(folder) if flag.file is not None}
     values = {name: value for name in flags if (value := options.pop(name, None)) is not None}
     options |= {name: read_call_actions(folder, str(values[name])) for name in values if flags[name] == "actions"}
-    return {name: _read_video(name, str(path), options) for name, path in values.items() if flags[name] == "video"}
+    videos = {name: str(path) for name, path in values.items() if flags[name] == "video"}
+    return {name: _read_video(name, path, options, folder.index) for name, path in videos.items()}
 
 
-def _read_video(name: str, path: str, options: dict[str, object]) -> "np.ndarray":
+def _read_video(name: str, path: str, options: dict[str, object], index: "ModelIndex") -> "np.ndarray":
+    """Frames scaled to cover the model's size, as training reads them."""
     from mutoscope.data.video.read import read_video
 
     common.check_input_file(path)
     count = options.get("context_frames") if name == "context" else None
-    return read_video(path, max_frames=count if isinstance(count, int) else MAX_CONTEXT).frames
+    frames = count if isinstance(count, int) else MAX_CONTEXT
+    return read_video(path, max_frames=frames, size=(index.height, index.width), keep_aspect=True).frames
 
 
 def read_call_actions(folder: "ModelFolder", actions: str) -> "ActionRows | str":
