@@ -55,7 +55,7 @@ def tiny_recipe(folder: Path) -> ModelRecipe:
     index = ModelIndex("tokenizer", num_frames=5, height=8, width=12, model=None)
     hub.save_pretrained(folder.parent / "vae", index, tiny_vae())
     recipe = magi_shapes()
-    loop = replace(recipe.loop, num_steps=2, batch_size=6, log_every=1, ema_decay=None)
+    loop = replace(recipe.loop, num_steps=2, batch_size=6, log_every=1, ema_decay=None, validation_share=0.0)
     return replace(
         recipe,
         tokenizer=str(folder.parent / "vae"),
