@@ -27,8 +27,9 @@ from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.shapes.world import HELD_BACK_SEED
 from mutoscope.families import family_of
 from mutoscope.recipes.catalog import RECIPES
+from mutoscope.runs.networks import build_tokenizer
 from mutoscope.runs.tokenize import tokenize
-from mutoscope.runs.train import TOKENIZERS, flushed_denormals
+from mutoscope.runs.train import flushed_denormals
 from mutoscope.training.config import LoopConfig, ModelRecipe, TokenizerRecipe
 from mutoscope.training.optim import make_ema
 from mutoscope.training.tokenizer_trainer import tokenizer_figures, train_tokenizer
@@ -80,7 +81,7 @@ def tokenizer_rows(recipe: TokenizerRecipe, updates: Sequence[int], out: Path) -
     loop = early_loop(recipe.loop, updates)
     recipe = replace(recipe, loop=loop, optim=replace(recipe.optim, schedule="constant"))
     torch.manual_seed(loop.seed)
-    tokenizer = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer)
+    tokenizer = build_tokenizer(recipe.tokenizer)
     others = replace(recipe.data, seed=HELD_BACK_SEED).open()
     validation = Validation(first_clips(others), ValidationRule(tokenizer_figures), measured(loop), CPU, unchanged)
     watch = Watch(tokenizer, loop, validation, updates)
