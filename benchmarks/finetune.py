@@ -1,6 +1,6 @@
 """Fine-tuning to another look: held-back loss before, after some updates, and of training from scratch beside it.
 
-    python benchmarks/finetune.py OUT.json [--models magi-shapes nova-shapes] [--steps 100 500] [--batch-size 4]
+    python benchmarks/finetune.py OUT.json [--models magi-shapes nova-shapes] [--steps 100 500] [--batch-size 2]
 
 The clips are negatives of the synthetic dataset "shapes" (light grounds, complementary colours), written as short
 videos into one folder per class with a caption beside each, as a user would have them: 23 classes, of which all names
@@ -41,14 +41,14 @@ from mutoscope.training.distributed import join
 from timing import Report, write_report
 
 NUM_TRAINED, NUM_HELD_BACK = 384, 64  # clips
-FPS = 8
+FPS, NUM_FRAMES = 8, 8
 DRAWS = 2  # of the loss for every held-back clip
 EVALUATED = 32  # clips per pass
 
 
 def write_negatives(folder: Path, seed: int, count: int) -> Path:
     """Short videos of the dataset in negative, one folder per class, with captions beside them."""
-    data = ShapesData(num_frames=16, height=32, width=32, seed=seed)
+    data = ShapesData(num_frames=NUM_FRAMES, height=32, width=32, seed=seed)
     source, names = data.open(), data.class_names()
     for first in range(0, count, EVALUATED):
         batch = source[range(first, min(first + EVALUATED, count))]
@@ -130,7 +130,8 @@ def compare(name: str, arguments: argparse.Namespace, folder: Path) -> Report:
         threads=1,
         validation_share=0.0,
     )
-    plan = planned_finetuning(replace(recipe, loop=loop))
+    data = replace(recipe.data, num_frames=NUM_FRAMES)
+    plan = planned_finetuning(replace(recipe, loop=loop, data=data), kept={"data.num_frames"})
     recipe, held_back = shared_clips(plan.recipe, folder / "videos", folder / "held-back", folder / name)
     own = RECIPES[name]()
     assert isinstance(own, ModelRecipe)
@@ -158,7 +159,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["magi-shapes", "nova-shapes"])
     parser.add_argument("--rows", nargs="+", default=["fine-tuned", "fine-tuned with LoRA", "from scratch"])
     parser.add_argument("--steps", nargs="+", type=int, default=[100, 500])
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
@@ -171,6 +172,7 @@ def main() -> None:
         "threads": 1,
         "dtype": "float32",
         "batch_size": arguments.batch_size,
+        "num_frames": NUM_FRAMES,
         "clips": {"trained": NUM_TRAINED, "held_back": NUM_HELD_BACK, "draws": DRAWS},
         "models": models,
     }
