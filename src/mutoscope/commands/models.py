@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mutoscope.commands.common as common
@@ -10,7 +11,9 @@ import mutoscope.commands.common as common
 if TYPE_CHECKING:
     from torch import nn
 
-    from mutoscope.models.base import ModelConfig
+    from mutoscope.hub import ModelFolder
+    from mutoscope.models.base import AnyModel, ModelConfig
+    from mutoscope.tokenizers.base import VideoTokenizer
 
 LINE = 100  # columns of a wrapped text
 RECONSTRUCTION = ("reconstruction",)  # what a tokenizer alone can do
@@ -37,19 +40,12 @@ def model_row(name: str) -> common.Report:
     """One bundled model or folder; sizes counted from its configuration."""
     from mutoscope import hub
     from mutoscope.families import family_named
-    from mutoscope.meta_device import on_meta_device
-    from mutoscope.models.base import VideoModel
-    from mutoscope.tokenizers.base import VideoTokenizer
 
     folder = hub.open_folder(name)
-    index = folder.index
-    with on_meta_device():
-        tokenizer = hub.build_component(folder.tokenizer_path)
-        model = None if index.model is None else hub.build_component(folder.model_path)
-    assert isinstance(tokenizer, VideoTokenizer)
+    index, (tokenizer, model) = folder.index, parts_of(folder)
     shape = tokenizer.spec.latent_shape(index.num_frames, index.height, index.width)
     clip = (index.num_frames, index.height, index.width)
-    if not isinstance(model, VideoModel):
+    if model is None:
         row = _row(name, index.family, tokenizer, clip, shape, None, RECONSTRUCTION)
         return row | {"tokenizer": None, "num_classes": 0}
     steps = family_named(index.family).steps(model.config, index.sampling)
@@ -57,12 +53,34 @@ def model_row(name: str) -> common.Report:
     return row | {"tokenizer": index.tokenizer, "num_classes": len(index.class_names or ())}
 
 
+def parts_of(folder: "ModelFolder") -> "tuple[VideoTokenizer, AnyModel | None]":
+    """Tokenizer and network of a folder: of our own format without memory, published ones loaded."""
+    from mutoscope import hub
+    from mutoscope.meta_device import on_meta_device
+    from mutoscope.models.base import VideoModel
+    from mutoscope.tokenizers.base import VideoTokenizer
+
+    if folder.pipeline is not None or "_class_name" in hub.read_json(folder.tokenizer_path / hub.CONFIG):
+        return folder.load_tokenizer(), None if folder.index.model is None else folder.load_model()
+    with on_meta_device():
+        tokenizer = hub.build_component(folder.tokenizer_path)
+        model = None if folder.index.model is None else hub.build_component(folder.model_path)
+    assert isinstance(tokenizer, VideoTokenizer) and (model is None or isinstance(model, VideoModel))
+    return tokenizer, model
+
+
 def one_model(name: str) -> common.Report:
     """Everything about one bundled model or folder that a call may need to know."""
     from mutoscope import hub
     from mutoscope.commands.options import model_flags
+    from mutoscope.errors import UserError
 
-    folder = hub.open_folder(name)
+    try:
+        folder = hub.open_folder(name)
+    except UserError:
+        if Path(name).exists() or (paper := paper_row(name)) is None:
+            raise
+        return paper | {"fps": None, "classes": [], "actions": None, "text": False, "options": []}
     index = folder.index
     flags = [] if index.model is None else model_flags(folder)
     actions = None if index.actions is None else {"names": list(index.actions.names), "kind": index.actions.kind}
@@ -76,6 +94,12 @@ def one_model(name: str) -> common.Report:
             for f in flags
         ],
     }
+
+
+def paper_row(name: str) -> common.Report | None:
+    """The published size of that name; None if there is none."""
+    rows = chain(paper_tokenizers(), paper_models()) if "-" in name else ()
+    return next((row for row in rows if row["name"] == name), None)
 
 
 def paper_tokenizers() -> Iterator[common.Report]:
@@ -143,9 +167,10 @@ def summary(report: common.Report) -> str:
 def details(row: common.Report) -> str:
     """One model: clips, classes, actions, tasks, and its options in groups."""
     steps = f", {row['num_decoding_steps']} steps" if row["num_decoding_steps"] else ""
+    rate = ", published size without weights" if row["fps"] is None else f", {row['fps']:g} frames/s"
     lines = [
         f"{row['name']}: {row['family']}, {row['parameters']:,} parameters{steps}",
-        f"clips: {row['frames']} frames of {row['height']}×{row['width']}, {row['fps']:g} frames/s",
+        f"clips: {row['frames']} frames of {row['height']}×{row['width']}" + rate,
         f"tasks: {', '.join(row['tasks'])}",
     ]
     lines += [f"classes ({len(row['classes'])}): {', '.join(row['classes'])}"] if row["classes"] else []

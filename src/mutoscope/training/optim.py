@@ -103,7 +103,7 @@ def check_warmup(config: OptimConfig, num_steps: int) -> None:
     if config.warmup_steps >= num_steps:
         raise UserError(
             f"optim.warmup_steps is {config.warmup_steps}; it must be less than the {num_steps} updates of "
-            "loop.num_steps."
+            "loop.num_steps: change one of them."
         )
 
 
