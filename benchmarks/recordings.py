@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -59,12 +60,11 @@ def write_dataset(folder: Path, episodes: int, count: int, codec: str) -> None:
         table(folder / f"data/chunk-000/file-{at['file_index']:03d}.parquet", rows, count)
         for offset, episode in enumerate(part):
             begin = offset * count / FPS
-            listed.append(
-                {"episode_index": episode, "tasks": ["move"], "length": count}
-                | {f"data/{name}": value for name, value in at.items()}
-                | {f"videos/{CAMERA}/{name}": value for name, value in at.items()}
-                | {f"videos/{CAMERA}/from_timestamp": begin, f"videos/{CAMERA}/to_timestamp": begin + count / FPS}
-            )
+            entry: dict[str, object] = {"episode_index": episode, "tasks": ["move"], "length": count}
+            entry |= {f"data/{name}": value for name, value in at.items()}
+            entry |= {f"videos/{CAMERA}/{name}": value for name, value in at.items()}
+            entry |= {f"videos/{CAMERA}/from_timestamp": begin, f"videos/{CAMERA}/to_timestamp": begin + count / FPS}
+            listed.append(entry)
     table(folder / "meta/episodes/chunk-000/file-000.parquet", listed)
     table(folder / "meta/tasks.parquet", [{"task_index": 0, "__index_level_0__": "move"}])
     info = {
@@ -82,7 +82,7 @@ def write_dataset(folder: Path, episodes: int, count: int, codec: str) -> None:
 def write_video(path: Path, frames: Iterator[UInt8[np.ndarray, "h w 3"]], codec: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=FPS)
+        stream = cast(av.VideoStream, container.add_stream(codec, rate=FPS))
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
         stream.options = {"g": "2", "crf": "30", "preset": "12" if codec == "libsvtav1" else "ultrafast"}
         for frame in frames:

@@ -34,7 +34,7 @@ from mutoscope.interop import pipelines
 from mutoscope.json_config import dataclass_from_dict, nearest, read_json
 from mutoscope.meta_device import on_meta_device
 from mutoscope.model_index import ModelIndex as ModelIndex
-from mutoscope.models.base import AnyModel, VideoModel
+from mutoscope.models.base import AnyModel, ModelConfig, VideoModel
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.pretrained import load_vae
 
@@ -105,6 +105,16 @@ class ModelFolder:
         if not isinstance(tokenizer, VideoTokenizer):
             raise UserError(f"{self.tokenizer_path} holds a {type(tokenizer).__name__}, which is no tokenizer.")
         return tokenizer
+
+    def load_config(self) -> ModelConfig:
+        """The configuration of the network; no weights are read."""
+        if self.pipeline is not None:
+            return pipelines.load_pipeline_model(self.path, self.pipeline).config
+        with on_meta_device():
+            network = build_component(self.model_path)
+        if not isinstance(network, VideoModel):
+            raise UserError(f"{self.model_path} holds a {type(network).__name__}, which does not generate video.")
+        return network.config
 
     def load_model(self) -> AnyModel:
         """The generating network, float32 on the CPU, in evaluation mode."""

@@ -8,7 +8,7 @@ import difflib
 import json
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -38,6 +38,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold one JSON object, found {type(value).__name__}.")
     return value
+
+
+def with_values(config: Config, values: Mapping[str, object]) -> Config:
+    """A frozen dataclass with other values of some of its fields."""
+    return cast(Config, replace(cast(Any, config), **values))
 
 
 # Base class of configurations -> which subclass an object of JSON values describes

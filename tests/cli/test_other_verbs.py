@@ -100,10 +100,19 @@ def test_a_recipe_file_is_a_recipe(run, out):
 def test_skipped_files_are_told_in_lines_without_places_in_the_code(run, tmp_path, out):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "text.mp4").write_text("no video")
-    done = run("train", "vq-shapes", "--data.kind", "folder", "--data.path", tmp_path / "clips", "--out", out / "run")
+    done = run("tokenize", "vq-shapes", tmp_path / "clips", out / "tokens")
     warning, error = done.err.splitlines()
     assert warning.startswith("mutoscope: warning: skipped: ") and ".py" not in warning
     assert error.startswith("mutoscope: nothing readable is left") and done.status == 2
+
+
+def test_data_that_cannot_be_read_are_refused_with_the_first_reason(run, tmp_path, out):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "text.mp4").write_text("no video")
+    done = run("train", "vq-shapes", "--data.kind", "folder", "--data.path", tmp_path / "clips", "--out", out / "run")
+    [error] = done.err.splitlines()
+    assert error.startswith("mutoscope: nothing readable is left") and "text.mp4 is not a video" in error
+    assert done.status == 2
 
 
 def test_help_of_a_recipe_lists_the_flags_of_the_chosen_data(run):
@@ -156,8 +165,14 @@ def test_training_into_a_place_that_cannot_be_written_is_refused(run, out):
 def test_tokenize_writes_a_cache_of_the_built_in_world(run, tokenizer, out):
     report = run("tokenize", tokenizer, "shapes", out / "cache", "--num-clips", 3, "--json").report
     assert report["clips"] == 3 and report["latent_shape"] == [4, 4, 4]
-    assert report["conditions"] == ["frame-prediction"]
+    assert "frame-prediction" in report["conditions"] and len(report["conditions"]) == 8  # of MAGVIT's ten tasks
+    assert report["fields"] == ["caption", "label"] and (out / "cache" / "text_encoder" / "config.json").is_file()
     assert np.load(out / "cache" / "tokens.npy").shape == (3, 4, 4, 4)
+
+
+def test_tokenize_stores_what_a_model_reads_and_no_more(run, model, out):
+    report = run("tokenize", model, "shapes", out / "cache", "--num-clips", 3, "--json").report
+    assert report["conditions"] == ["frame-prediction"] and report["fields"] == ["label"]
 
 
 def test_tokenize_reads_a_folder_of_videos(run, tokenizer, folder, out):

@@ -14,7 +14,7 @@ def colored(frame: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 
 def test_a_bar_points_to_the_side_of_its_sign_and_is_as_long_as_its_value():
     frames = np.zeros((4, 10, 96, 3), np.uint8)
-    rows = np.float32([[-2, 0], [1, 1], [2, 0], [np.nan, np.nan]])
+    rows = np.array([[-2, 0], [1, 1], [2, 0], [np.nan, np.nan]], np.float32)
     marked = marked_frames(frames, rows, SPEC, largest=(2, 1))
     assert marked.shape[1] > 10 and (marked[:, :10] == frames).all()
     left, half, right, unknown = (colored(frame, AXIS_COLOR).any(axis=0) for frame in marked)

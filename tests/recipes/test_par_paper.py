@@ -11,7 +11,7 @@ from mutoscope.meta_device import on_meta_device
 from mutoscope.models.par import PAR, PARConfig
 from mutoscope.recipes import catalog
 from mutoscope.recipes.par_paper import RECIPES as OWN
-from mutoscope.runs.train import TOKENIZERS
+from mutoscope.runs.networks import TOKENIZERS
 from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig, group_starts
 from mutoscope.training.config import ModelRecipe, from_json, to_json
 

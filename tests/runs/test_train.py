@@ -162,7 +162,9 @@ def test_a_model_that_does_not_fit_its_tokenizer_is_refused_before_any_work(toke
         train(wrong, tmp_path / "run")
     assert not (tmp_path / "run" / "tokens").exists()
     with pytest.raises(UserError, match="inpaint-central"):
-        check_model_fits(replace(recipe, task_weights={"inpaint-central": 1.0}), hub.load_tokenizer(tokenizer_folder))
+        check_model_fits(
+            replace(recipe, task_weights={"inpaint-central": 1.0}), hub.load_tokenizer(tokenizer_folder).spec
+        )
 
 
 def tiny_vae() -> TokenizerRecipe:

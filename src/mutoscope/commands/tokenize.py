@@ -32,32 +32,35 @@ def tokenize(
     window_choice: Literal["even", "random"] = "even",
     camera: str | None = None,
     action_axes: Literal["sum", "mean"] = "sum",
-    tasks: tuple[str, ...] = ("class-conditional", "frame-prediction"),
+    tasks: tuple[str, ...] | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
     device: str = "cpu",
 ) -> common.Report:
-    """Encode clips once and store their tokens, with those of the condition videos that the tasks need.
+    """Encode clips once and store their tokens, with everything that the models trained on them read.
 
-    An interrupted run continues when it is started again. A recipe trains on the cache with --data OUT.
+    For a model that is what it reads: conditions of its tasks, captions through its encoder, actions. For a tokenizer
+    alone it is everything that the data have. An interrupted run continues when it is started again. A recipe trains on
+    the cache with --data OUT.
 
     Args:
         model: bundled name or folder of a tokenizer, or of a model with one
-        data: folder of videos, LeRobot dataset, or "shapes" for the synthetic dataset
+        data: folder of videos or images, LeRobot dataset, another dataset, or "shapes" for the synthetic dataset
         out: folder of the cache, which must not exist
         num_clips: how many clips (default: all of a folder, 4096 of the synthetic dataset)
         num_frames: frames per clip (default: those of the model)
         height: of the clips (default: that of the model)
         width: of the clips (default: that of the model)
         frame_stride: source frames per clip frame
-        dataset: layout of the folder, if it is a copy of a dataset: ucf101, bair, kinetics600, ssv2, nuscenes,
-            objectron or imagenet
+        dataset: layout of the folder, if it is not the one that is found out: ucf101, bair, kinetics600, ssv2,
+            nuscenes, objectron or imagenet
         split: of the dataset: train, validation or test
         windows: clips of every video or episode (default: as many as fit one after the other; of a dataset: one)
         window_choice: where the windows start: even, at equal distances over a video's time, or random, drawn once
         camera: of a LeRobot dataset: key of the camera's feature or its last part (default: the first camera)
         action_axes: how the axes of actions between two frames of a clip are joined: sum or mean
-        tasks: the tasks whose conditions are encoded too
+        tasks: the tasks whose condition videos are encoded too (default: those of the model; all ten for a tokenizer
+            that gives codes)
         batch_size: clips encoded together
         num_workers: processes that read the clips
         device: cpu, cuda, cuda:1, mps ...
@@ -73,16 +76,19 @@ def tokenize(
     common.check_range("--batch-size", batch_size, low=1)
     common.check_range("--num-workers", num_workers, low=0)
     common.check_range("--windows", windows, low=1)
-    if data != "shapes" and not Path(data).expanduser().is_dir():
+    if data != "shapes" and not Path(data).expanduser().exists():
         raise UserError(f"There is no folder {data!r}. Give a folder of videos, or shapes for the synthetic dataset.")
 
     from mutoscope import hub
+    from mutoscope.runs.adapt import tokenizer_warnings
+    from mutoscope.runs.contents import contents_for
     from mutoscope.runs.tokenize import tokenize as encode
     from mutoscope.sampling.tasks import check_task
 
-    for task in tasks:
+    for task in tasks or ():
         check_task(task)
-    index = hub.load_index(model)
+    folder = hub.open_folder(model)
+    index = folder.index
     target = Path(out).expanduser()
     hub.check_writable_folder(target.parent)
     sizes = {
@@ -100,7 +106,8 @@ def tokenize(
     }
     config = clip_config(data, dataset, sizes, options)
     source = config.open()
-    tokenizer = hub.load_tokenizer(model).to(common.parse_device(device))
+    contents = contents_for(folder, config, source, target, tasks)
+    tokenizer = folder.load_tokenizer().to(common.parse_device(device))
     start = time.perf_counter()
     cache = encode(
         tokenizer,
@@ -108,10 +115,13 @@ def tokenize(
         source,
         target,
         num_clips=num_clips or source.num_clips or ENDLESS_CLIPS,
-        tasks=tasks,
+        tasks=contents.tasks,
         data=config.origin(),
         batch_size=batch_size,
         num_workers=num_workers,
+        context_frames=contents.context_frames,
+        text=contents.text,
+        fields=contents.fields,
     )
     return {
         "model": model,
@@ -120,7 +130,9 @@ def tokenize(
         "clips": cache.num_clips,
         "latent_shape": list(cache.info.clip_shape),
         "conditions": list(cache.info.conditions),
-        "bytes": sum(file.stat().st_size for file in target.iterdir()),
+        "fields": sorted({"label", *cache.info.fields, *(["caption"] if cache.info.caption_shape else [])}),
+        "warnings": list(tokenizer_warnings(model, index, config)),
+        "bytes": sum(file.stat().st_size for file in target.rglob("*")),
         "seconds": time.perf_counter() - start,
     }
 

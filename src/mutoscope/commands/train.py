@@ -1,7 +1,9 @@
 """mutoscope train: a tokenizer or a model from a recipe."""
 
 import json
+import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ import mutoscope.commands.common as common
 from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
+    from mutoscope.runs.plan import Plan
     from mutoscope.training.config import Recipe
 
 
@@ -26,21 +29,24 @@ def train(
     """Train a tokenizer or a model from a recipe, into a folder that the other verbs take as a model.
 
     Every field of the recipe is a flag, such as --loop.num-steps 200; `mutoscope train RECIPE --help` lists them.
-    --data PATH trains on a folder of videos or images, a dataset or a token cache instead of the recipe's data: its
-    kind is found out from the path, or named with --data.kind.
+    --data PATH trains on a folder of videos or images, a LeRobot dataset, another dataset or a token cache instead of
+    the recipe's data: its kind is found out from the path, or named with --data.kind. Frame size, rate, classes,
+    captions and actions follow from the data; whatever is adapted is printed first, and a flag keeps its setting.
+    The recipes magi, magvit, par and nova are for recordings of your own; they train a tokenizer first.
     Works unchanged under torchrun. Ctrl-C saves a checkpoint; --resume continues from it.
 
     Args:
-        recipe: vq-shapes, vae-shapes, magvit-shapes, shapes-features, one of the papers' such as magvit-b-ucf101, or a
-            recipe.json of an earlier run
+        recipe: magi, magvit, par, nova, tokenizer, vq-shapes, magvit-shapes, one of the papers' such as
+            magvit-b-ucf101, or a recipe.json of an earlier run
         out: folder for weights, checkpoints, logs and contact sheets (default: runs/NAME)
         resume: continue from the newest checkpoint in the folder
         dry_run: show the resolved recipe and the size of the network, train nothing
         device: cpu, cuda ... (default: a GPU if there is one)
         overrides: flags of the recipe that differ from it
     """
-    resolved = resolve_recipe(recipe, overrides)
-    folder = Path(out or f"runs/{resolved.name}").expanduser()
+    folder = Path(out or f"runs/{Path(recipe).stem}").expanduser()
+    plan = plan_run(recipe, overrides, folder if resume else None, device)
+    resolved = plan.recipe
     from mutoscope.hub import check_writable_folder
     from mutoscope.training.config import to_json
 
@@ -48,8 +54,15 @@ def train(
         raise UserError(f"{str(folder)!r} is a file; name a folder.")
     check_writable_folder(folder)
     report = {"recipe": resolved.name, "out": str(folder), "num_steps": resolved.loop.num_steps}
+    report |= {"adapted": {change.name: change.value for change in plan.changes}}
+    for line in plan.lines():
+        print(line, file=sys.stderr)
+    for warning in plan.warnings:
+        warnings.warn(warning, stacklevel=2)
     if dry_run:
-        return report | {"parameters": count_parameters(resolved), "dry_run": True, "resolved": to_json(resolved)}
+        first = {} if plan.first is None else {"trained_first": to_json(plan.first)}
+        counted = {"parameters": count_parameters(resolved), "dry_run": True, "resolved": to_json(resolved)}
+        return report | counted | first
     if device is not None:
         common.parse_device(device)
     from mutoscope.runs.train import train as run
@@ -63,12 +76,48 @@ def train(
     return report | {"parameters": parameters, "steps_done": result.steps_done, "seconds": seconds}
 
 
+def plan_run(name: str, overrides: Sequence[str], resumed: Path | None, device: str | None) -> "Plan":
+    """The recipe with its flags, adapted to the data they name.
+
+    resumed: folder of an interrupted run of this recipe, whose settings count instead of a new adaptation.
+    """
+    from mutoscope.runs.plan import Plan, first_stage, machine_of, planned
+
+    own = named_recipe(name)
+    if resumed is not None and (saved := saved_recipe(resumed, own)) is not None:
+        recipe = with_flags(saved, name, overrides)
+        return Plan(recipe, first_stage(recipe))
+    recipe = with_flags(own, name, overrides)
+    other_data = any(flag.split("=")[0] == "--data" for flag in overrides) or recipe.data.kind != own.data.kind
+    return planned(recipe, other_data=other_data, kept=chosen_names(overrides), machine=machine_of(device))
+
+
+def saved_recipe(folder: Path, like: "Recipe") -> "Recipe | None":
+    """The recipe of an earlier run in a folder, if it is that run of the same recipe."""
+    from mutoscope.runs.train import load_recipe
+
+    path = folder / "recipe.json"
+    saved = load_recipe(path) if path.is_file() else None
+    return saved if saved is not None and saved.name == like.name else None
+
+
+def chosen_names(overrides: Sequence[str]) -> frozenset[str]:
+    """Dotted names of the settings that flags change: "--data.frame-stride=2" is "data.frame_stride"."""
+    flags = (flag[2:].split("=")[0] for flag in overrides if flag.startswith("--"))
+    return frozenset(flag.replace("-", "_") for flag in flags)
+
+
 def resolve_recipe(name: str, overrides: Sequence[str] = ()) -> "Recipe":
     """A recipe by name or JSON file, with flags such as --loop.num-steps 200 applied.
 
     `--data PATH` and `--data.kind KIND` come first: they decide which other flags of the data there are.
     """
-    recipe, flags = with_chosen_data(named_recipe(name), overrides)
+    return with_flags(named_recipe(name), name, overrides)
+
+
+def with_flags(recipe: "Recipe", name: str, overrides: Sequence[str]) -> "Recipe":
+    """The recipe with flags applied; see `resolve_recipe`."""
+    recipe, flags = with_chosen_data(recipe, overrides)
     if not flags:
         return recipe
     return common.parse_flags(type(recipe), f"mutoscope train {name}", flags, default=recipe)
@@ -120,12 +169,12 @@ def count_parameters(recipe: Any) -> int:
     from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
     from mutoscope.families import family_of
     from mutoscope.meta_device import on_meta_device
-    from mutoscope.runs.train import TOKENIZERS
+    from mutoscope.runs.networks import build_tokenizer
     from mutoscope.training.config import ModelRecipe, TokenizerRecipe
 
     with on_meta_device():
         if isinstance(recipe, TokenizerRecipe):
-            network: Any = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer)
+            network: Any = build_tokenizer(recipe.tokenizer)
         elif isinstance(recipe, ModelRecipe):
             network = family_of(recipe.model).network(recipe.model)
         else:

@@ -7,7 +7,7 @@ by name: a new condition therefore touches its source and its model only.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Generic, Protocol, Required, TypedDict, TypeVar, cast
 
 from jaxtyping import Bool, Float, Int, UInt8
@@ -21,6 +21,8 @@ from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict
 
 MAX_INTERVAL = 25  # largest frame interval that MAGI's embedding knows (arXiv 2501.12389 §4.1)
+
+MAX_CAPTIONS, CAPTION_BATCH = 4096, 64  # captions that are read of an endless source, and how many at a time
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,8 @@ class DataConfig(ABC):
     """rows of a frame"""
     width: int = 32
     """columns of a frame"""
-    fps: int = 8
-    """frames per second at which clips are shown"""
+    fps: float = 8
+    """frames per second of a clip"""
     seed: int = 0
     """seed of everything that is drawn at random"""
 
@@ -177,8 +179,9 @@ class DataConfig(ABC):
         """The entry about the clips in model_index.json and in the metadata of a token cache, as JSON values."""
 
     def origin(self) -> dict[str, object]:
-        """`describe` with seed and path: the clips that a token cache was filled with."""
-        return self.describe() | {"seed": self.seed, "path": None}
+        """All settings, and `describe`: the clips that a token cache was filled with."""
+        settings: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"path": None} | settings | self.describe()
 
     def class_names(self) -> Sequence[str]:
         """Names of the classes; empty without classes. Reads the folder where classes are folders."""
@@ -190,6 +193,13 @@ class DataConfig(ABC):
 
         Recipes adapt to it. Reads headers and a few first frames. Raises UserError where nothing can be read.
         """
+
+    def captions(self) -> Sequence[str]:
+        """The captions of all clips, or of the first 4,096 of an endless source; "" where a clip has none."""
+        source = self.open()
+        count = source.num_clips or MAX_CAPTIONS
+        parts = (range(i, min(i + CAPTION_BATCH, count)) for i in range(0, count, CAPTION_BATCH))
+        return [caption for part in parts for caption in source[part]["caption"]]
 
     def examples(self, count: int = 4) -> ClipBatch:
         """The same few clips every time, for contact sheets: taken evenly from the whole source."""
@@ -219,9 +229,6 @@ class PathData(DataConfig):
         if not self.path:
             raise UserError(f"Data of kind {self.kind!r} needs a path: name the folder with --data.path.")
         return self.path
-
-    def origin(self) -> dict[str, object]:
-        return super().origin() | {"path": self.path}
 
 
 def described_actions(described: Mapping[str, object]) -> ActionSpec | None:

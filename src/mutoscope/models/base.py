@@ -1,10 +1,13 @@
 """The contract of every model: the properties of its configuration, and its training loss."""
 
 from abc import ABC, abstractmethod
-from typing import Generic, NamedTuple, Never, TypeVar
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, Never, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from mutoscope.errors import UserError
 
 
 class TextShape(NamedTuple):
@@ -14,6 +17,36 @@ class TextShape(NamedTuple):
     """Rows, one per text token."""
     size: int
     """Channels of a row."""
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """Properties of the clips that a model is to be trained on, as far as its configuration depends on them."""
+
+    latent_shape: tuple[int, int, int]
+    """Frames, rows and columns of the tokens or latents of a clip."""
+    latent_channels: int | None = None
+    """Channels of continuous latents; None for codes."""
+    codebook_size: int | None = None
+    """Number of codes; None for continuous latents."""
+    num_classes: int = 0
+    """Classes of the clips; 0 without classes."""
+    text: TextShape | None = None
+    """Shape of the features of a caption; None without captions."""
+    action_size: int | None = None
+    """Numbers in the action of one frame; None without actions."""
+
+    def codes(self) -> int:
+        """Number of codes. Raises UserError for continuous latents."""
+        if self.codebook_size is None:
+            raise UserError("This model reads codes, the tokenizer gives continuous latents: use another --tokenizer.")
+        return self.codebook_size
+
+    def channels(self) -> int:
+        """Channels of the latents. Raises UserError for codes."""
+        if self.latent_channels is None:
+            raise UserError("This model reads continuous latents, the tokenizer gives codes: use another --tokenizer.")
+        return self.latent_channels
 
 
 class ModelConfig(ABC):
@@ -27,6 +60,19 @@ class ModelConfig(ABC):
     @abstractmethod
     def latent_shape(self) -> tuple[int, int, int]:
         """Frames, rows and columns of the tokens or latents of a training clip."""
+
+    def fitted(self, clips: ClipFacts) -> Self:
+        """This configuration for other clips: grid, vocabulary and conditions follow from them, sizes stay.
+
+        Conditions that the clips have not are removed, and those that the model cannot read are ignored. Raises
+        UserError for clips that models of this class cannot be trained on.
+        """
+        raise UserError(f"{type(self).__name__} has a recipe for one dataset only: omit --data.")
+
+    @property
+    def grid_multiple(self) -> int:
+        """Rows and columns of latents must be multiples of this."""
+        return 1
 
     @property
     def token_grid(self) -> tuple[int, int]:

@@ -3,13 +3,13 @@
 from mutoscope.data.base import ClipBatch, ClipSource
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
-from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.tokenizers.base import TokenizerSpec
 from mutoscope.training.config import ModelRecipe
 
 
-def check_model_fits(recipe: ModelRecipe, tokenizer: VideoTokenizer) -> None:
+def check_model_fits(recipe: ModelRecipe, spec: TokenizerSpec) -> None:
     """Raise UserError unless vocabulary and grid of the model are those of the tokenizer's tokens of these clips."""
-    data, model, spec = recipe.data, recipe.model, tokenizer.spec
+    data, model = recipe.data, recipe.model
     expected = {
         "latent_shape": (model.latent_shape, spec.latent_shape(data.num_frames, data.height, data.width)),
         "latent_channels": (model.latent_channels, spec.latent_channels),
@@ -18,9 +18,11 @@ def check_model_fits(recipe: ModelRecipe, tokenizer: VideoTokenizer) -> None:
     del expected["codebook_size" if model.is_continuous else "latent_channels"]
     for name, (wanted, found) in expected.items():
         if wanted != found:
+            flag = name.replace("_", "-")
             raise UserError(
                 f"model.{name} is {wanted}, but tokenizer {recipe.tokenizer!r} gives {found} for "
-                f"{data.num_frames} frames of {data.height}x{data.width}. Change the recipe's model or data."
+                f"{data.num_frames} frames of {data.height}x{data.width}: change --model.{flag}, the size of the clips "
+                "(--data.height, --data.width, --data.num-frames) or --tokenizer."
             )
     if missing := set(recipe.task_weights) - set(model.tasks):
         raise UserError(f"task_weights names {min(missing)!r}, which the model does not do: {model.tasks}.")
@@ -63,6 +65,8 @@ def check_labels(cache: TokenCache, recipe: ModelRecipe) -> None:
     """Raise UserError if a task that needs classes would meet a clip without one, or one unknown to the model."""
     labels, num_classes = cache.labels, recipe.model.num_classes or 0
     conditional = [task for task in recipe.task_weights if recipe.model.needs_label(task)]
+    if num_classes == 1 and labels.max() < 1:  # the class of all clips, labelled or not
+        return
     if conditional and not 0 <= labels.min() <= labels.max() < num_classes:
         raise UserError(
             f"Task {conditional[0]!r} needs labels 0 to {num_classes - 1} (model.num_classes); those in "

@@ -12,7 +12,14 @@ from tqdm import tqdm
 
 from mutoscope.data.base import ClipBatch, ClipSource, Field
 from mutoscope.data.loader import make_loader
-from mutoscope.data.sources.tokens import StoredField, TokenCache, TokenCacheInfo, TokenCacheWriter, token_dtype
+from mutoscope.data.sources.tokens import (
+    CONTEXT_FRAMES,
+    StoredField,
+    TokenCache,
+    TokenCacheInfo,
+    TokenCacheWriter,
+    token_dtype,
+)
 from mutoscope.data.video.motion import motion_score
 from mutoscope.errors import UserError
 from mutoscope.hub import weights_hash
@@ -20,7 +27,6 @@ from mutoscope.sampling.tasks import condition_key, condition_video, needs_video
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
 
-CONTEXT_FRAMES = "context_frames"  # in TokenCacheInfo.data, where it is not 1
 CPU_BATCH, GPU_BATCH = 32, 256  # clips encoded together by default
 
 
@@ -82,7 +88,7 @@ def tokenize(
     out = Path(out)
     if out.exists():
         cache = TokenCache(out)
-        if cache.info != info:
+        if not cache.info.holds(info):
             raise UserError(f"The token cache {out} is of other clips or another tokenizer; remove it.")
         return cache
     writer = TokenCacheWriter(out, info)

@@ -2,23 +2,25 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mutoscope import hub
 from mutoscope.data.base import DataConfig
 from mutoscope.data.sources.registry import from_description
-from mutoscope.data.sources.tokens import TokenCache, TokensData
+from mutoscope.data.sources.tokens import CONTEXT_FRAMES, TokenCache, TokensData
 from mutoscope.errors import UserError
 from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig, save_shapes_features
 from mutoscope.families import FAMILIES, AnyFamily, family_of
+from mutoscope.families.base import PrepareBatch
 from mutoscope.json_config import dataclass_from_dict, read_json
+from mutoscope.models.base import ModelConfig
 from mutoscope.runs.checks import (
     check_actions,
     check_captions,
@@ -27,19 +29,19 @@ from mutoscope.runs.checks import (
     check_source,
     condition_tasks,
 )
+from mutoscope.runs.networks import TRAINED_FIRST, build_tokenizer, tokenizer_of, tokenizer_spec, tokenizer_stage
 from mutoscope.runs.sheets import GenerationSheet
-from mutoscope.runs.tokenize import CONTEXT_FRAMES, CaptionReader, tokenize
+from mutoscope.runs.text import open_text_encoder
+from mutoscope.runs.tokenize import CaptionReader, tokenize
 from mutoscope.sampling.tasks import condition_key, needs_video
-from mutoscope.text import TextEncoder, load_text_encoder
-from mutoscope.text.words import word_config
+from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
-from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
 from mutoscope.tokenizers.discriminator import Discriminator, make_discriminator
 from mutoscope.tokenizers.inflation import inflate
 from mutoscope.tokenizers.perceptual import load_perceptual
-from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
-from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
+from mutoscope.tokenizers.vq3d import VQ3D
 from mutoscope.training.callbacks import Callback, ReconstructionSheet
+from mutoscope.training.checkpoint import write_recipe
 from mutoscope.training.config import (
     AdversarialConfig,
     FeaturesRecipe,
@@ -53,14 +55,6 @@ from mutoscope.training.distributed import Process, barrier, join
 from mutoscope.training.tokenizer_trainer import set_latent_statistics, train_tokenizer
 from mutoscope.training.tracking import Tracker, check_trackers
 from mutoscope.training.trainer import TrainResult, train_model
-
-WORDS, MAX_CAPTIONS = "words", 4096  # captions that the words of an endless dataset are taken from
-
-TOKENIZERS: dict[type, Callable[[Any], VideoTokenizer]] = {
-    VQ3DConfig: VQ3D,
-    VQ2DConfig: VQ2D,
-    Causal3DConfig: Causal3D,
-}
 
 
 def train(
@@ -115,6 +109,9 @@ def load_recipe(path: str | Path) -> Recipe:
     return from_json(read_json(Path(path)), str(path), tuple(family.config for family in FAMILIES.values()))
 
 
+STATED = {"class_names", "actions", "seed", "path"}  # of a description: stated elsewhere, or of no use elsewhere
+
+
 def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
     """model_index.json of a finished run; `values` are the fields that depend on the family."""
     described = data.describe()
@@ -125,7 +122,7 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
         width=data.width,
         fps=data.fps,
         class_names=tuple(cast(Sequence[str], names)) or None,
-        data={name: value for name, value in described.items() if name not in ("class_names", "seed", "path")},
+        data={name: value for name, value in described.items() if name not in STATED},
         **values,
     )
 
@@ -136,7 +133,7 @@ def model_index(data: DataConfig, **values: Any) -> hub.ModelIndex:
 def _train_tokenizer(
     recipe: TokenizerRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
-    tokenizer, adversarial = TOKENIZERS[type(recipe.tokenizer)](recipe.tokenizer), recipe.adversarial
+    tokenizer, adversarial = build_tokenizer(recipe.tokenizer), recipe.adversarial
     discriminator = make_discriminator(adversarial.discriminator) if adversarial else None
     start_inflated(recipe, tokenizer, discriminator)
     perceptual = perceptual_loss(adversarial) if adversarial else None
@@ -158,6 +155,19 @@ def _train_tokenizer(
         parts = {"tokenizer": result.network, "discriminator": discriminator}
         hub.save_pretrained(out, index, recipe=to_json(recipe), **parts)
     return result
+
+
+def _train_tokenizer_first(
+    recipe: ModelRecipe, out: Path, process: Process, options: dict[str, Any]
+) -> TrainResult | None:
+    """Trains the tokenizer that a model's recipe names by a recipe; the result where a signal ended it early."""
+    first, folder = tokenizer_stage(recipe), out / TRAINED_FIRST
+    if first is None or (folder / hub.INDEX).is_file():
+        return None
+    resume = options["resume"] and folder.is_dir()
+    result = _train_tokenizer(first, folder, process, (), options | {"trackers": (), "resume": resume})
+    barrier(process)
+    return None if result.finished else result
 
 
 def perceptual_loss(adversarial: AdversarialConfig) -> nn.Module | None:
@@ -191,9 +201,14 @@ def _train_model(
 ) -> TrainResult:
     if recipe.data.redraws:
         raise UserError("Tokens are encoded once, so random crops would not change: use data.ten_crops instead.")
-    tokenizer = hub.load_tokenizer(recipe.tokenizer).to(process.device)
+    check_model_fits(recipe, tokenizer_spec(recipe))
+    if process.is_main and not options["resume"]:
+        write_recipe(out, to_json(recipe))
+    if (unfinished := _train_tokenizer_first(recipe, out, process, options)) is not None:
+        return unfinished
+    name = tokenizer_of(recipe, out)
+    tokenizer = hub.load_tokenizer(name).to(process.device)
     channels_last(tokenizer)
-    check_model_fits(recipe, tokenizer)
     text = open_text_encoder(recipe, out, process)
     cache = open_cache(recipe, tokenizer, out, process, text)
     torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not the cache had to be filled
@@ -202,11 +217,11 @@ def _train_model(
     if recipe.start_from:
         start_from(recipe.start_from, model)
     freeze(model, recipe.frozen)
-    bundled = recipe.tokenizer in hub.bundled() and not os.path.isdir(recipe.tokenizer)
+    bundled = name in hub.bundled() and not os.path.isdir(name)
     index = model_index(
         recipe.data,
         family=family.name,
-        tokenizer=recipe.tokenizer if bundled else "./tokenizer",
+        tokenizer=name if bundled else "./tokenizer",
         text_encoder=None if text is None else os.path.relpath(text.folder, out),
         tasks=tuple(recipe.task_weights),
         sampling=asdict(sampler_defaults(family, recipe.sampling, "sampling")),
@@ -218,13 +233,20 @@ def _train_model(
     if not origin.needs_files or not isinstance(recipe.data, TokensData):  # the videos of a finished cache may be gone
         clips = origin.examples()
         sheets = [GenerationSheet(tokenizer, index, clips, text)]
-    prepare = family.batch_step(recipe.model, recipe.task_weights)
+    prepare = with_one_class(recipe.model, family.batch_step(recipe.model, recipe.task_weights))
     callbacks = (*sheets, *callbacks)
     result = train_model(model, recipe, cache, out, prepare_batch=prepare, callbacks=callbacks, **options)
     if result.finished and process.is_main:
         own = None if bundled else tokenizer  # a folder may move or vanish; a model folder is complete without it
         hub.save_pretrained(out, index, tokenizer=own, model=result.network, recipe=to_json(recipe))
     return result
+
+
+def with_one_class(config: ModelConfig, prepare: PrepareBatch) -> PrepareBatch:
+    """The step before a loss that reads a class for every clip, where the only class is that of all clips."""
+    if config.num_classes != 1:
+        return prepare
+    return lambda batch, step: prepare({**batch, "label": torch.zeros_like(cast(Tensor, batch["label"]))}, step)
 
 
 def start_from(name_or_folder: str, model: nn.Module) -> None:
@@ -248,23 +270,6 @@ def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
             raise UserError(f"frozen names {prefix!r}, but no parameter of the model begins so.")
         for parameter in named:
             parameter.requires_grad_(False)
-
-
-def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextEncoder | None:
-    """The recipe's encoder of captions; "words" leaves one in `out` that knows the words of all captions."""
-    if recipe.text_encoder is None:
-        return None
-    folder = Path(recipe.text_encoder)
-    if recipe.text_encoder == WORDS:
-        folder = out / "text_encoder"
-        if process.is_main and not folder.is_dir():
-            source = recipe.data.open()
-            count = source.num_clips or MAX_CAPTIONS
-            captions = [text for i in range(0, count, 64) for text in source[range(i, min(i + 64, count))]["caption"]]
-            folder.mkdir(parents=True)
-            hub.write_json(folder / "config.json", word_config(captions))
-        barrier(process)
-    return load_text_encoder(folder, process.device, torch.float32)
 
 
 def _train_features(

@@ -135,6 +135,8 @@ class TokenizerRecipe:
     """how a 2D kernel becomes a 3D kernel"""
     protocol: str = "shapes"
     """evaluation protocol of the recipe's figures"""
+    fits_data: bool = False
+    """frame size, rate and windows follow the recording, instead of being the recipe's own"""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class ModelRecipe:
     name: str
     """name of the recipe"""
     tokenizer: str
-    """bundled name or folder of the tokenizer"""
+    """bundled name or folder of the tokenizer, or the name of a recipe by which one is trained first"""
     data: DataConfig
     model: ModelConfig
     optim: OptimConfig
@@ -169,6 +171,10 @@ class ModelRecipe:
     """other defaults of the sampler for some tasks, by their names"""
     blend_given: bool = False
     """blend the conditioning region into generated clips without a seam, unless a call says otherwise"""
+    fits_data: bool = False
+    """frame size, rate and windows follow the recording, instead of being the recipe's own"""
+    tokenizer_steps: int | None = None
+    """updates of a tokenizer that is trained first; None: as its own recipe says"""
 
 
 @dataclass(frozen=True)

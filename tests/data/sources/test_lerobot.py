@@ -230,7 +230,7 @@ def remove_rows(path: Path, count: int) -> None:
 
 V3_VIDEO = "videos/observation.images.front/chunk-001/file-000.mp4"
 V2_VIDEO = "videos/chunk-002/observation.images.front/episode_000004.mp4"
-DAMAGE: dict[str, tuple[str, Callable[[Path], None], list[int]]] = {
+DAMAGE: dict[str, tuple[str, Callable[[Path], object], list[int]]] = {
     "no-tasks": ("v3.0", lambda f: (f / "meta/tasks.parquet").unlink(), [0, 1, 2, 3, 4]),
     "missing-video": ("v3.0", lambda f: (f / V3_VIDEO).unlink(), [0, 1, 2, 3]),
     "half-a-video": ("v3.0", lambda f: cut(f / V3_VIDEO), [0, 1, 2, 3]),

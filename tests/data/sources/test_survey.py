@@ -35,7 +35,7 @@ def test_a_folder_has_the_most_common_upright_size_and_its_shortest_and_median_l
 
 def test_a_folder_without_a_readable_video_is_refused(sample: Callable[[str], Path], tmp_path: Path):
     shutil.copy(sample("not_a_video"), tmp_path)
-    with pytest.raises(UserError, match="None of the 1 videos"):
+    with pytest.raises(UserError, match="nothing readable is left"):
         FolderData(path=str(tmp_path)).survey()
 
 

@@ -407,6 +407,8 @@ class RecordedData(PathData):
     """frames of a clip are 1 to this many strides apart, drawn for each clip"""
     windows: int | None = None
     """clips per video or episode; None: as many as fit one after the other"""
+    clip_step: int | None = None
+    """source frames from the start of a clip to the next; None: the length of a clip"""
     window_choice: WindowChoice = "even"
     """where the windows start: even: at equal distances over the video's time; random: fixed draws from the seed"""
     action_axes: Axes = "sum"
@@ -416,6 +418,8 @@ class RecordedData(PathData):
         check_interval(self.max_interval)
         if self.windows is not None and self.windows < 1:
             raise UserError(f"windows must be at least 1, or omitted for all clips; found {self.windows}.")
+        if self.clip_step is not None and (self.clip_step < 1 or self.windows is not None):
+            raise UserError(f"clip_step must be at least 1, and is for clips without windows; found {self.clip_step}.")
         if self.window_choice == "random" and self.windows is None:
             raise UserError("window_choice random needs a number of windows: set windows too.")
 
@@ -430,6 +434,7 @@ class RecordedData(PathData):
             self.height,
             self.width,
             self.frame_stride,
+            clip_step=self.clip_step,
             windows=self.windows,
             window_choice=self.window_choice,
             action_axes=self.action_axes,
@@ -445,6 +450,9 @@ class RecordedData(PathData):
         listing = self.listing()
         return survey_listing(listing, self.fps, listing.action_spec())
 
+    def captions(self) -> Sequence[str]:
+        return [file.caption for file in self.listing().files]
+
     def describe(self) -> dict[str, object]:
         """Settings at their defaults are omitted, as caches of earlier versions do."""
         listing = self.listing()
@@ -459,6 +467,7 @@ DEFAULTS: dict[str, object] = {
     "frame_stride": 1,
     "max_interval": 1,
     "windows": None,
+    "clip_step": None,
     "window_choice": "even",
     "action_axes": "sum",
 }

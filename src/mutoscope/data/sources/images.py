@@ -177,6 +177,9 @@ class ImagesData(PathData):
     def survey(self) -> DataSurvey:
         return survey_listing(self.listing(), self.fps)
 
+    def captions(self) -> Sequence[str]:
+        return [file.caption for file in self.listing().files]
+
     def describe(self) -> dict[str, object]:
         return {"kind": self.kind, "class_names": list(self.class_names()), "ten_crops": self.ten_crops}
 

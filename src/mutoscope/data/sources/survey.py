@@ -46,7 +46,8 @@ def survey_listing(listing: Listing, fps: float, actions: ActionSpec | None = No
     sizes, rates = _sizes_and_rates(listing, [files[n] for n in spread(len(files), DECODED_FILES)])
     lengths = sorted(_lengths(listing, [files[n] for n in spread(len(files), COUNTED_FILES)]))
     if not sizes or not lengths:
-        raise UserError(f"None of the {len(files)} videos in {listing.folder} can be read.")
+        reason = f"the first: {_problem(listing, files[0])}" if files else "there are none"
+        raise UserError(f"nothing readable is left in {listing.folder}: {len(files)} files, {reason}")
     height, width = Counter(sizes).most_common(1)[0][0]
     return DataSurvey(
         height=height,
@@ -58,6 +59,15 @@ def survey_listing(listing: Listing, fps: float, actions: ActionSpec | None = No
         has_captions=any(file.caption for file in files),
         actions=actions,
     )
+
+
+def _problem(listing: Listing, file: MediaFile) -> str:
+    """Why a file gives no frame."""
+    try:
+        listing.reader.read(file, 0, 1, 1, None)
+    except UserError as error:
+        return str(error)
+    return f"{file.name} holds no frame"
 
 
 def _sizes_and_rates(listing: Listing, files: Sequence[MediaFile]) -> tuple[list[tuple[int, int]], list[float]]:

@@ -6,6 +6,7 @@
     caption.npy            (n, rows, channels) float16: text features, and caption_length.npy (n,): rows that hold words
     motion.npy             (n,) float32: mean optical flow in pixels
     <field>.npy            (n, *shape): any other per-clip field of the source (`TokenCacheInfo.fields`)
+    text_encoder/          an encoder of the captions' own words, where no model's encoder was named
     metadata.json          TokenCacheInfo; written last, so a folder without it is unfinished
 
 This file holds the format only. `runs/tokenize.py` fills a cache and decides what is encoded with which tokenizer.
@@ -14,7 +15,7 @@ This file holds the format only. `runs/tokenize.py` fills a cache and decides wh
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
@@ -31,6 +32,7 @@ from mutoscope.json_config import dataclass_from_dict
 
 METADATA = "metadata.json"
 PROGRESS = "progress.json"
+CONTEXT_FRAMES = "context_frames"  # in TokenCacheInfo.data, where it is not 1
 DTYPES = ("int16", "int32", "float16")
 
 
@@ -74,6 +76,11 @@ class TokenCacheInfo:
         values = with_fields(values) if isinstance(values, Mapping) else values
         return dataclass_from_dict(cls, cast(Mapping[str, object], values), where)
 
+    def holds(self, wanted: "TokenCacheInfo") -> bool:
+        """Whether this is a cache of the wanted clips. Settings that an earlier version did not record do not count."""
+        data = {name: value for name, value in wanted.data.items() if name in self.data or name == CONTEXT_FRAMES}
+        return self == replace(wanted, data=data)
+
     def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """File name without suffix -> (dtype, shape)."""
         tokens, n = (self.dtype, (self.num_clips, *self.clip_shape)), self.num_clips
@@ -107,6 +114,16 @@ def with_fields(values: Mapping[str, object]) -> dict[str, object]:
     return kept | {"fields": {names.get(name, name): stored[name] for name in old}}
 
 
+def partial_folder(folder: Path) -> Path:
+    """Where a cache is written until it is finished."""
+    return folder.with_name(folder.name + ".partial")
+
+
+def text_encoder_folder(folder: Path) -> Path:
+    """Where a cache keeps the encoder of its captions."""
+    return folder / "text_encoder"
+
+
 class TokenCacheWriter:
     """Fills a cache in order and picks up where an interrupted writer stopped.
 
@@ -116,7 +133,7 @@ class TokenCacheWriter:
     def __init__(self, folder: str | Path, info: TokenCacheInfo):
         """Raises UserError when `folder` exists, or holds an unfinished cache of something else."""
         self.folder, self.info = Path(folder), info
-        self.partial = self.folder.with_name(self.folder.name + ".partial")
+        self.partial = partial_folder(self.folder)
         if self.folder.exists():
             raise UserError(f"{self.folder} already exists; choose another folder for the token cache or remove it.")
         self.position = self._resume() if (self.partial / PROGRESS).exists() else self._create()
@@ -133,7 +150,7 @@ class TokenCacheWriter:
         path = self.partial / PROGRESS
         progress = json.loads(path.read_text())
         found, wanted = (TokenCacheInfo.from_json(values, path) for values in (progress["info"], _plain(self.info)))
-        if found != wanted:
+        if not found.holds(wanted):
             raise UserError(f"{self.partial} is an unfinished cache of other clips or another tokenizer; remove it.")
         return progress["position"]
 
@@ -205,6 +222,12 @@ class TokenCache(ClipSource[TokenBatch]):
             return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in self.info.arrays()}
         except (OSError, ValueError) as error:
             raise UserError(f"The token cache {self.folder} is damaged ({error}); tokenize the clips again.") from None
+
+    @property
+    def text_encoder(self) -> Path | None:
+        """Folder of the encoder of the captions, where the cache has one of its own."""
+        folder = text_encoder_folder(self.folder)
+        return folder if folder.is_dir() else None
 
     def __getstate__(self) -> dict[str, object]:
         """Workers open the files themselves: a pickled memory map would be copied whole."""

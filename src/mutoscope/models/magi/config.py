@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Self
 
 from mutoscope.errors import UserError
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
-from mutoscope.models.base import ModelConfig, TextShape
+from mutoscope.models.base import ClipFacts, ModelConfig, TextShape
 
 MAX_INTERVAL = 25  # source frames from one frame to the next, at most (arXiv 2501.12389, dynamic intervals)
 
@@ -95,6 +95,24 @@ class MAGIConfig(ModelConfig):
         width, layers, heads, head_layers, head_size = PAPER_SIZES[size]
         sized = cls(hidden_size=width, num_layers=layers, num_heads=heads, head_layers=head_layers, head_size=head_size)
         return replace(sized, **overrides)
+
+    def fitted(self, clips: ClipFacts) -> Self:
+        parts = None if clips.codebook_size is None else (clips.codebook_size,)
+        return replace(
+            self,
+            latent_shape=clips.latent_shape,
+            latent_channels=clips.latent_channels or self.latent_channels,
+            codebook_parts=self.codebook_parts if self.codebook_size == clips.codebook_size else parts,
+            num_classes=clips.num_classes or None,
+            text_size=clips.text and clips.text.size,
+            text_length=clips.text.length if clips.text else self.text_length,
+            action_size=clips.action_size,
+            num_given=min(self.num_given, clips.latent_shape[0] - 1),
+        )
+
+    @property
+    def grid_multiple(self) -> int:
+        return self.patch_size
 
     @property
     def token_grid(self) -> tuple[int, int]:

@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 from jaxtyping import Bool
 from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.layers.condition_regions import TASKS, check_task, condition_region, touched_tokens
-from mutoscope.models.base import ModelConfig
+from mutoscope.models.base import ClipFacts, ModelConfig
 
 ConditionMode = Literal["cond->input", "input->input", "cond->cond"]
 LossGroup = Literal["mask", "refine", "recons"]
@@ -128,6 +128,25 @@ class MagvitConfig(ModelConfig):
         """The published size, by default for one task, no classes and a 4x16x16 latent grid."""
         layers, hidden, mlp, heads = paper_size(size)
         return replace(cls(num_layers=layers, hidden_size=hidden, num_heads=heads, mlp_size=mlp), **overrides)
+
+    def fitted(self, clips: ClipFacts) -> Self:
+        """Without classes the tasks that need one are removed. The condition region follows the rule of the grid."""
+        tasks = tuple(task for task in self.tasks if clips.num_classes or not task.startswith("class-conditional"))
+        if not tasks:
+            raise UserError(
+                "The tasks of this model need classes, the clips have none: sort the videos into one folder per class, "
+                "or name other --model.tasks."
+            )
+        return replace(
+            self,
+            latent_shape=clips.latent_shape,
+            codebook_size=clips.codes(),
+            num_classes=clips.num_classes,
+            tasks=tasks,
+            class_loss=self.class_loss if clips.num_classes else 0.0,
+            condition_clip_shape=self.condition_clip_shape if clips.latent_shape == self.latent_shape else None,
+            latent_context_frames=min(self.latent_context_frames, clips.latent_shape[0]),
+        )
 
     @property
     def num_tokens(self) -> int:

@@ -1,11 +1,11 @@
 """Configuration of NOVA (arXiv 2412.14169): sizes of its four networks."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import Diffusion, FlowMatching
-from mutoscope.models.base import ModelConfig, TextShape
+from mutoscope.models.base import ClipFacts, ModelConfig, TextShape
 
 NUM_TEXT_ROWS = 512  # rows of the published table that replaces the words a caption lacks
 
@@ -59,7 +59,7 @@ class NOVAConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "latent_shape", tuple(self.latent_shape))  # JSON has no tuples
-        coarse = 2 * self.patch_size
+        coarse = self.grid_multiple
         if self.latent_shape[1] % coarse or self.latent_shape[2] % coarse:
             raise UserError(f"Rows and columns of latents must be multiples of {coarse}, found {self.latent_shape}.")
         if (self.text_size is None) == (self.num_classes is None):
@@ -92,6 +92,21 @@ class NOVAConfig(ModelConfig):
             num_time_slots=1,
             mixer_rank=None,
         )
+
+    def fitted(self, clips: ClipFacts) -> Self:
+        """Clips with captions are conditioned on these; others on their classes, or on one class for all."""
+        return replace(
+            self,
+            latent_shape=clips.latent_shape,
+            latent_channels=clips.channels(),
+            text_size=clips.text and clips.text.size,
+            text_length=min(clips.text.length, NUM_TEXT_ROWS) if clips.text else self.text_length,
+            num_classes=None if clips.text else max(clips.num_classes, 1),
+        )
+
+    @property
+    def grid_multiple(self) -> int:
+        return 2 * self.patch_size  # the temporal encoder joins four tokens
 
     @property
     def token_grid(self) -> tuple[int, int]:

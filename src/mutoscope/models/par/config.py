@@ -1,11 +1,12 @@
 """Configuration of PAR (arXiv 2412.15119) and LlamaGen (arXiv 2406.06525): sizes, vocabulary, tokens per step."""
 
+import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 from mutoscope.errors import UserError
 from mutoscope.layers.token_order import regions_per_side
-from mutoscope.models.base import ModelConfig, TextShape
+from mutoscope.models.base import ClipFacts, ModelConfig, TextShape
 
 # Layers, hidden size, heads: LlamaGen's B to XXXL and 1B to 7B (arXiv 2406.06525, Table 1; released code).
 PAPER_SIZES = {
@@ -90,6 +91,22 @@ class PARConfig(ModelConfig):
         layers, hidden, heads = PAPER_SIZES[size]
         published = cls(num_layers=layers, hidden_size=hidden, num_heads=heads)
         return replace(published, **{"mlp_size": 0, **overrides})  # 0: the published rule for the final hidden size
+
+    def fitted(self, clips: ClipFacts) -> Self:
+        """Clips with classes are conditioned on these; others on their captions, or on one class for all."""
+        text = clips.text if self.caption_size is not None or not clips.num_classes else None
+        return replace(
+            self,
+            latent_shape=clips.latent_shape,
+            codebook_size=clips.codes(),
+            num_classes=None if text else max(clips.num_classes, 1),
+            caption_size=text and text.size,
+            caption_length=text.length if text else self.caption_length,
+        )
+
+    @property
+    def grid_multiple(self) -> int:
+        return math.isqrt(max(self.num_parallel, self.num_regions or 1))
 
     @property
     def kv_heads(self) -> int:

@@ -83,6 +83,9 @@ class DatasetData(PathData):
         listing = self.listing()
         return survey_listing(listing, self.fps, listing.action_spec())
 
+    def captions(self) -> Sequence[str]:
+        return [file.caption for file in self.listing().files]
+
     def describe(self) -> dict[str, object]:
         names = ["kind", "split", "windows", "crops", "mirrored", "frame_stride"]
         names += ["fold"] if self.kind == "ucf101" else []

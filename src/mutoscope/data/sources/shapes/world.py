@@ -64,7 +64,7 @@ class ShapesConfig:
     height: int = 32
     width: int = 32
     num_frames: int = 16
-    fps: int = 8
+    fps: float = 8
     max_objects: int = 3
     controllable: bool = False
 
