@@ -9,6 +9,7 @@ import torch
 from mutoscope import hub
 from mutoscope.data.sources.clips import FolderData
 from mutoscope.errors import UserError
+from mutoscope.models.magvit import MagvitConfig
 from mutoscope.recipes.catalog import RECIPES
 from mutoscope.recipes.shapes import magi_shapes, magvit_shapes, nova_shapes, vq_shapes
 from mutoscope.runs import preflight
@@ -78,10 +79,12 @@ def test_a_discriminator_of_other_clips_is_refused():
 
 def test_parameters_are_counted_without_memory():
     assert count_parameters(magvit_shapes()) == 2_912_232
-    huge = replace(magvit_shapes(), model=replace(magvit_shapes().model, hidden_size=3 * 10**6))
+    model = magvit_shapes().model
+    assert isinstance(model, MagvitConfig)
+    huge = replace(magvit_shapes(), model=replace(model, hidden_size=3 * 10**6))
     with pytest.raises(UserError, match=r"magvit-shapes has 225,.* parameters, which need .* GB"):
         check_memory(huge, CPU)
-    endless = replace(magvit_shapes(), model=replace(magvit_shapes().model, hidden_size=3 * 2**22, mlp_size=2**24))
+    endless = replace(magvit_shapes(), model=replace(model, hidden_size=3 * 2**22, mlp_size=2**24))
     with pytest.raises(UserError, match="parameters|too large"):
         check_memory(endless, CPU)
 

@@ -34,7 +34,7 @@ from mutoscope.runs.train import (
 from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig, PatchDiscriminatorConfig
 from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
-from mutoscope.training.config import AdversarialConfig, ModelRecipe, TokenizerRecipe
+from mutoscope.training.config import AdversarialConfig, ModelRecipe, TokenizerRecipe, with_data
 from mutoscope.training.tracking import read_log
 
 DATA = ShapesData(num_frames=8, height=16, width=16)
@@ -357,3 +357,13 @@ def test_images_train_a_tokenizer_against_patches_and_a_par_model_on_ten_crops(t
     labels = np.load(tmp_path / "par" / "tokens" / "label.npy")
     assert labels.tolist() == [0] * 10 + [1] * 10
     assert VideoPipeline.from_pretrained(tmp_path / "par")(class_label="bee").frames.shape == (1, 8, 8, 3)
+
+
+def test_a_model_from_a_token_cache_has_the_rate_of_its_clips(tokenizer_folder, tmp_path):
+    recipe = tiny_model(tokenizer_folder)
+    data = replace(recipe.data, fps=12)
+    cached = replace(recipe, data=data)
+    train(cached, tmp_path / "first")
+    tokens = with_data(recipe, path=str(tmp_path / "first" / "tokens"))
+    train(tokens, tmp_path / "second")
+    assert hub.load_index(tmp_path / "first").fps == hub.load_index(tmp_path / "second").fps == 12
