@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mutoscope import hub
 from mutoscope.data.fit import fit_frames
 from mutoscope.data.video.read import VideoClip
 from mutoscope.errors import UserError
 from mutoscope.families.base import find_class
+from mutoscope.families.magvit import MagvitRequest
 from mutoscope.layers.packed import PackedLinear
 from mutoscope.pipeline import VideoPipeline, peak_memory_bytes
 from mutoscope.sampling.base import SampleEvent
@@ -313,3 +315,43 @@ def test_lists_of_different_lengths_are_refused(ten_tasks: VideoPipeline) -> Non
 def test_the_many_small_steps_of_par_use_rearranged_weights():
     model = VideoPipeline.from_pretrained("par-shapes-4x").model
     assert any(isinstance(module, PackedLinear) for module in model.modules())
+
+
+def test_a_context_is_one_clip_in_any_form_and_a_list_has_one_clip_per_sample(
+    pipeline: VideoPipeline, tmp_path: Path
+) -> None:
+    frame = noise(1)[0]
+    image = Image.fromarray(frame)
+    image.save(tmp_path / "first.png")
+    expected = pipeline(context=frame[None], seed=1)
+    forms = (frame, torch.from_numpy(frame), image, tmp_path / "first.png", str(tmp_path / "first.png"))
+    for form in forms:
+        np.testing.assert_array_equal(pipeline(context=form, seed=1).frames, expected.frames)
+    clips = pipeline(context=[image, frame, [image]], seed=1)
+    assert isinstance(clips, list) and len(clips) == 3
+    with pytest.raises(UserError, match="context must hold uint8 values"):
+        pipeline(context=frame / 255)
+
+
+def test_a_file_gives_as_many_context_frames_as_training_had(pipeline: VideoPipeline, tmp_path: Path) -> None:
+    VideoClip(noise(6), 4).save(tmp_path / "clip.mp4")
+    request = pipeline.prepare(context=tmp_path / "clip.mp4")
+    assert isinstance(request, MagvitRequest) and request.context_frames == 1
+    chosen = pipeline.prepare(context=tmp_path / "clip.mp4", context_frames=3)
+    assert isinstance(chosen, MagvitRequest) and chosen.context_frames == 3
+
+
+def test_a_file_is_reconstructed_at_its_own_rate(pipeline: VideoPipeline, tmp_path: Path) -> None:
+    VideoClip(noise(6, 12, 16), 5).save(tmp_path / "clip.mp4")
+    clip = pipeline.reconstruct(tmp_path / "clip.mp4")
+    assert clip.frames.shape == (6, 12, 16, 3) and clip.fps == pytest.approx(5)
+    assert pipeline.reconstruct(list(noise(4))).fps == 4
+
+
+def test_representations_say_what_there_is_in_one_line(pipeline: VideoPipeline, tmp_path: Path) -> None:
+    assert repr(pipeline) == "VideoPipeline(MAGVIT, 8 frames of 8×8, 4 fps, cpu)"
+    generation = pipeline.generate(class_label=0, num_samples=2)
+    assert repr(generation).startswith("Generation(class-conditional, seed 0, ")
+    assert repr(generation).count("VideoClip(8 frames of 8×8, 4 fps, 2 s)") == 2 and "\n" not in repr(generation)
+    folder = hub.open_folder(save_tiny_model(tmp_path / "model"))
+    assert repr(folder) == f"ModelFolder('{tmp_path / 'model'}', magvit, 8 frames of 8×8, 4 fps)"

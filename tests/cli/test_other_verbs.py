@@ -274,3 +274,40 @@ def test_entropies_of_a_tokenizer_are_told_and_drawn(run, models, out):
     assert "too few" in run("bench", "entropy", models / "tokenizer", "--num-clips", 20).error
     assert ".png" in run("bench", "entropy", models / "tokenizer", "--out", out / "x.gif").error
     assert "no folder" in run("bench", "entropy", models / "tokenizer", "--data", out / "none").error
+
+
+def test_recipes_are_listed_with_data_size_and_cost(run):
+    rows = {row["name"]: row for row in run("recipes", "--json").report["recipes"]}
+    assert len(rows) > 50
+    vq = rows["vq-shapes"]
+    assert vq["trains"] == "tokenizer" and vq["data"] == "shapes" and vq["parameters"] == 1_096_787
+    assert vq["cost"].startswith("41 minutes on two CPU cores") and "30.7 dB" in vq["result"]
+    assert "Result" not in vq["cost"]
+    assert rows["magvit-b-ucf101"]["cost"].startswith("B 1.24 updates/s")
+
+
+def test_one_recipe_is_described_with_the_papers_figures(run):
+    report = run("recipes", "magvit-b-ucf101", "--json").report
+    assert report["published"]["MAGVIT-B"] == {"fvd": 159} and report["resolved"]["data"]["kind"] == "ucf101"
+    text = run("recipes", "nova-shapes").out
+    assert "text-conditional" in text and "mutoscope train nova-shapes --out" in text
+
+
+def test_one_model_lists_its_classes_tasks_and_options(run, model):
+    report = run("models", model, "--json").report
+    assert report["classes"] == ["square-spin", "circle-orbit", "cross-swing"] and report["fps"] == 4
+    options = {option["flag"]: option["default"] for option in report["options"]}
+    assert options["--num-decoding-steps"] == 3 and "--context" in options
+    text = run("models", model).out
+    assert "classes (3): square-spin" in text and "--num-decoding-steps INT  [3]" in text
+
+
+def test_a_published_size_is_described_without_options(run):
+    report = run("models", "magvit-B-ucf101", "--json").report
+    assert report["parameters"] == 87_301_991 and report["options"] == [] and report["fps"] is None
+
+
+def test_a_dry_run_prints_one_object_and_names_a_missing_file(run, out):
+    done = run("train", "magvit-shapes", "--tokenizer", "nowhere", "--dry-run", "--json", "--out", out / "run")
+    assert done.status == 2 and "nowhere" in done.err and done.err.count("\n") == 1
+    assert json.loads(done.out)["resolved"]["tokenizer"] == "nowhere" and os.listdir(out) == []

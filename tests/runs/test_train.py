@@ -35,7 +35,7 @@ from mutoscope.runs.train import (
 from mutoscope.tokenizers.discriminator import Discriminator, DiscriminatorConfig, PatchDiscriminatorConfig
 from mutoscope.tokenizers.vq2d import VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
-from mutoscope.training.config import AdversarialConfig, ModelRecipe, TokenizerRecipe
+from mutoscope.training.config import AdversarialConfig, ModelRecipe, TokenizerRecipe, with_data
 from mutoscope.training.distributed import join
 from mutoscope.training.tracking import read_log
 
@@ -377,3 +377,13 @@ def test_a_dataset_without_a_word_in_its_captions_is_named(tmp_path, caption: st
     with pytest.raises(UserError, match=f"None of the 1 captions of {images} holds a word"):
         open_text_encoder(recipe, tmp_path / "out", join("cpu"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_from_a_token_cache_has_the_rate_of_its_clips(tokenizer_folder, tmp_path):
+    recipe = tiny_model(tokenizer_folder)
+    data = replace(recipe.data, fps=12)
+    cached = replace(recipe, data=data)
+    train(cached, tmp_path / "first")
+    tokens = with_data(recipe, path=str(tmp_path / "first" / "tokens"))
+    train(tokens, tmp_path / "second")
+    assert hub.load_index(tmp_path / "first").fps == hub.load_index(tmp_path / "second").fps == 12
