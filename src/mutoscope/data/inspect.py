@@ -196,7 +196,7 @@ def inspect_episode(file: MediaFile, listing: Listing, span: int, headers_only: 
         if len(frames) < promised:
             raise UserError(f"{file.name} gives {len(frames)} of its {promised} frames")
     info = probe(file.path) if file.path.suffix.lower() in VIDEO_SUFFIXES else None
-    fps = listing.fps or 1.0
+    fps = listing.fps or (info.fps if info else 1.0)
     return {
         "path": file.name,
         "frames": promised,

@@ -13,6 +13,7 @@ from string import Formatter
 from typing import Any, cast
 
 from mutoscope.actions import Kind
+from mutoscope.data.media import files_below
 from mutoscope.data.sources.parquet import Row, read_rows, require_pyarrow
 from mutoscope.data.text_files import read_json_lines, read_text
 from mutoscope.errors import UserError
@@ -247,7 +248,7 @@ def list_episodes(info: DatasetInfo, camera: Camera) -> EpisodeList:
 
 
 def _rows_of_v3(folder: Path, found: EpisodeList) -> Iterator[Row]:
-    for path in sorted((folder / "meta" / "episodes").rglob("*.parquet")):
+    for path in files_below(folder / "meta" / "episodes", {".parquet"}):
         try:
             yield from read_rows(path, without="stats/")
         except UserError as error:
