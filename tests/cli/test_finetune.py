@@ -91,6 +91,8 @@ def test_a_finished_run_is_resumed_with_the_same_command(run: Run, magi: Path, c
         (("{magi}", "{clips}", "--model.num-layers", "3"), "is missing there"),
         (("{magi}", "{clips}", "--data.height", "10"), "multiples of 4 pixels, found 10x12"),
         (("{magi}", "{clips}", "--nonsense", "3"), "--nonsense"),
+        (("{magi}", "{clips}", "--start-from", "None"), "omit --start-from"),
+        (("{magi}", "{clips}", "--optim.peak-learning-rate", "nan"), "--optim.peak-learning-rate must be"),
         (("{magi}", "{clips}", "--device", "nowhere"), "--device"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mutoscope.commands.common as common
-from mutoscope.commands.train import chosen_names
+from mutoscope.commands.train import chosen_names, problem_of, take_flag
 from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,14 +76,15 @@ def finetune(
         "trained_parameters": plan.trained_parameters,
     }
     if dry_run:
-        return report | {"dry_run": True, "resolved": to_json(recipe)}
+        return report | {"dry_run": True, "resolved": to_json(recipe)} | problem_of(recipe)
     from mutoscope.runs.train import train as run
 
     start = time.perf_counter()
     result = run(recipe, folder, resume=resume, device=device)
     if not result.finished:
         raise KeyboardInterrupt(f"stopped after step {result.steps_done}; the same command with --resume continues.")
-    return report | {"steps_done": result.steps_done, "seconds": time.perf_counter() - start}
+    done = {"steps_done": result.steps_done, "seconds": time.perf_counter() - start}
+    return report | done | {"weights": result.kind, "validation": result.figures.get(result.kind)}
 
 
 def plan_finetuning(
@@ -100,7 +101,6 @@ def plan_finetuning(
 
 def with_flags(model: str, data: str | None, overrides: Sequence[str]) -> "ModelRecipe":
     """The starting recipe on other data, with flags applied; flags of LoRA switch it on."""
-    from mutoscope.commands.train import take_flag
     from mutoscope.runs.finetune import starting_recipe
     from mutoscope.training.config import with_data
 
@@ -110,7 +110,10 @@ def with_flags(model: str, data: str | None, overrides: Sequence[str]) -> "Model
     kind = take_flag(flags, "--data.kind")
     if data is not None:
         recipe = with_data(recipe, kind, str(Path(data).expanduser()))
-    return common.parse_flags(type(recipe), f"mutoscope finetune {model} DATA OUT", flags, default=recipe)
+    chosen = common.parse_flags(type(recipe), f"mutoscope finetune {model} DATA OUT", flags, default=recipe)
+    if chosen.start_from != recipe.start_from:
+        raise UserError(f"Fine-tuning starts from the model that is named first, {model}: omit --start-from.")
+    return chosen
 
 
 def show(plan: "FineTuning") -> None:
