@@ -2,7 +2,7 @@
 
     python benchmarks/finetune.py OUT.json [--models magi-shapes nova-shapes] [--steps 100 500] [--batch-size 2]
 
-The clips are negatives of the synthetic dataset "shapes" (light grounds, complementary colours), written as short
+Nine minutes on one core. The clips of eight frames are negatives of the synthetic dataset "shapes" (light grounds, complementary colours), written as short
 videos into one folder per class with a caption beside each, as a user would have them: 23 classes, of which all names
 are known to magi-shapes, and captions with the two new words "negative" and "of". Fine-tuning and training from scratch
 read the same token cache, have the same batches and one thread; training from scratch has the learning rates of the
@@ -142,7 +142,8 @@ def compare(name: str, arguments: argparse.Namespace, folder: Path) -> Report:
             print(name, row)
             rows[row] = {"before": loss(begun(variant))} | measured(variant, loss, steps, folder / name / row)
             print(rows[row])
-    return {"adapted": list(plan.lines()), "rows": rows}
+    adapted = [line.replace(f"{folder}/", "") for line in plan.lines()]
+    return {"adapted": adapted, "rows": rows}
 
 
 def begun(recipe: ModelRecipe) -> AnyModel:
