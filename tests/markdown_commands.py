@@ -108,7 +108,7 @@ def known_flags(words: list[str]) -> frozenset[str]:
         return of_model if verb == "generate" else help_flags(verb) | (of_model if takes_overrides(verb) else set())
     kinds = [words[words.index("--data.kind") + 1]] if "--data.kind" in words else []
     chosen = [name for name in names if name in RECIPES] or list(ANY_RECIPE)
-    kinds += [] if set(names) & set(RECIPES) else list(ANY_KIND)
+    kinds += list(ANY_KIND) if "--data" in words or not set(names) & set(RECIPES) else []
     found = [recipe_flags(name) for name in chosen]
     found += [recipe_flags(name, kind) for name in chosen[:1] for kind in kinds]
     return frozenset().union(help_flags(verb), *found)
@@ -125,7 +125,7 @@ ANY_RECIPE = (
     "magi-shapes",
 )
 
-ANY_KIND = ("shapes", "folder", "images", "ucf101")  # kinds of data with settings of their own
+ANY_KIND = ("shapes", "folder", "images", "lerobot", "ucf101")  # kinds of data with settings of their own
 
 
 @cache

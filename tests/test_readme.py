@@ -19,7 +19,7 @@ import pytest
 
 from markdown_commands import README, ROOT, code_blocks, commands
 
-FLAGS_WITH_INPUT = {"--context", "--video", "--data.path"}
+FLAGS_WITH_INPUT = {"--context", "--video", "--data.path", "--data", "--reference"}
 READING_CALLS = {"read_video", "iter_frames", "probe", "ClipDataset"}
 
 
@@ -60,6 +60,7 @@ RULES: dict[str, Callable[[list[str]], None]] = {
 # Beginning of a command -> options with which it plans its work, or does little of it.
 SHORTENED: dict[str, dict[str, str | None]] = {
     "mutoscope train": {"--dry-run": None},
+    "mutoscope finetune": {"--dry-run": None},
     "torchrun": {"--dry-run": None},
     "mutoscope evaluate": {"--num-clips": "16"},
     "mutoscope bench claims": {"--dry-run": None},
@@ -95,10 +96,10 @@ def inputs_of(words: list[str]) -> list[str]:
     inputs = [value for flag, value in pairwise(words) if flag in FLAGS_WITH_INPUT]
     if words[:1] == ["mutoscope"]:
         positional = words[2:]
-        where = {"inspect": 0, "reconstruct": 1, "tokenize": 1}.get(words[1])
+        where = {"inspect": 0, "reconstruct": 1, "tokenize": 1, "finetune": 1}.get(words[1])
         if where is not None and len(positional) > where:
             inputs.append(positional[where])
-        if words[1] == "evaluate" and "/" in positional[0]:
+        if words[1] == "evaluate" and ("/" in positional[0] or "--reference" in words):
             inputs.append(positional[0])
     return inputs
 

@@ -66,6 +66,20 @@ def test_frames_are_no_closer_in_time_than_they_need_to_be(tmp_path: Path):
     assert isinstance(data, FolderData) and (data.frame_stride, data.fps) == (2, 8)
 
 
+def test_one_stray_video_of_a_few_frames_does_not_shorten_all_clips(tmp_path: Path):
+    folder = write_folder(tmp_path, frames=20)
+    write_folder(tmp_path / "stray", classes=False, frames=3)
+    for number in range(1, 4):
+        (tmp_path / "stray" / f"{number}.mp4").unlink()
+    assert model_of(adapted(on("magi", folder)).recipe).data.num_frames == 16
+
+
+def test_clips_overlap_and_come_from_everywhere_in_a_video(tmp_path: Path):
+    data = model_of(adapted(on("magi", write_folder(tmp_path, frames=60))).recipe).data
+    assert isinstance(data, FolderData) and data.clip_step == 7  # a quarter of 15 * 2 + 1 frames
+    assert data.open().num_clips == 4 * 5
+
+
 def test_without_classes_each_family_is_conditioned_on_what_there_is(tmp_path: Path):
     plain = write_folder(tmp_path / "plain", classes=False)
     models = {name: model_of(adapted(on(name, plain)).recipe).model for name in MODELS}

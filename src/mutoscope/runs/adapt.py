@@ -91,7 +91,7 @@ def fitted_data(
         return replace(data, height=survey.height, width=survey.width, num_frames=frames, fps=survey.fps)
     if recipe.fits_data:
         height, width = frame_size((survey.height, survey.width), math.lcm(multiple, COMMON_MULTIPLE), machine)
-        available = None if survey.frames is None else survey.frames[0]
+        available = usable_frames(survey, data.num_frames)
         wanted = data.num_frames if "data.num_frames" in kept else min(data.num_frames, available or 1)
         frames = clip_length(wanted, available or 1, spec.temporal_stride, spec.num_alone)
         data = with_settings(data, {"height": height, "width": width, "num_frames": frames}, kept, "data")
@@ -101,9 +101,21 @@ def fitted_data(
     return with_settings(data, {"fps": survey.fps / stride_of(data)}, kept, "data")
 
 
+def usable_frames(survey: DataSurvey, wanted: int) -> int | None:
+    """Frames that a clip and its stride may count on; None for an endless source.
+
+    Those of the shortest video, so that none is skipped, unless it is an outlier: shorter than half a clip of the
+    wanted frames, where the median video is not.
+    """
+    if survey.frames is None:
+        return None
+    shortest, median = survey.frames
+    return shortest if 2 * shortest >= min(wanted, median) else median
+
+
 def step_of(data: DataConfig, survey: DataSurvey, recipe: TokenizerRecipe | ModelRecipe) -> int | None:
-    """Frames from one window of a video to the next; None for data without windows."""
-    if survey.frames is None or survey.num_videos is None:
+    """Frames from one window of a video to the next; None for data without windows, or with a number of them."""
+    if survey.frames is None or survey.num_videos is None or getattr(data, "windows", None) is not None:
         return None
     most = recipe.cache_clips if isinstance(recipe, ModelRecipe) else survey.num_videos * survey.frames[1]
     span = (data.num_frames - 1) * stride_of(data) + 1

@@ -25,10 +25,10 @@ class Estimate:
 
     def values(self) -> dict[str, float]:
         """The numbers of a line of the log."""
-        known = (
-            {} if self.seconds_to_recognisable is None else {"seconds_to_recognisable": self.seconds_to_recognisable}
-        )
-        return {"updates_per_second": self.updates_per_second, "seconds_to_end": self.seconds_to_end} | known
+        values = {"updates_per_second": self.updates_per_second, "seconds_to_end": self.seconds_to_end}
+        if self.seconds_to_recognisable is not None:
+            values["seconds_to_recognisable"] = self.seconds_to_recognisable
+        return {name: float(f"{value:.4g}") for name, value in values.items()}
 
     def sentence(self) -> str:
         end = time.strftime("%H:%M", time.localtime(time.time() + self.seconds_to_end))
@@ -66,9 +66,9 @@ class Pace:
         goal = self.loop.recognisable_after
         reachable = goal if goal is not None and goal <= self.loop.num_steps else None
         return Estimate(
-            round(speed, 4),
-            round((self.loop.num_steps - done) / speed, 1),
-            None if reachable is None else round(max(0, reachable - done) / speed, 1),
+            speed,
+            (self.loop.num_steps - done) / speed,
+            None if reachable is None else max(0, reachable - done) / speed,
             reachable,
         )
 
