@@ -20,12 +20,12 @@ HEIGHT, WIDTH, FPS, EPISODES, FRAMES = 96, 128, 12, 80, 120
 NAMES = ("left", "right", "jump")
 GROUND, STEP, JUMP, GRAVITY = 78.0, 5.0, -11.0, 2.2  # rows and pixels per frame
 PLATFORMS = ((20, 58, 34), (74, 44, 34))  # first column, row, columns
-SIZE = 12  # of the player
+SIZE = 12  # of the runner
 
 
 @dataclass
 class Game:
-    """A square player that runs, jumps and falls; a star wanders from place to place when it is reached."""
+    """A square runner that turns, jumps and falls; a star wanders from place to place when it is reached."""
 
     random: np.random.Generator
     x: float = 60.0
@@ -35,7 +35,7 @@ class Game:
     stars: list[tuple[float, float]] = field(default_factory=lambda: [(28, 50), (100, 36), (12, 70), (112, 70)])
 
     def floor(self) -> float:
-        """Row of the ground or of the platform under the player."""
+        """Row of the ground or of the platform under the runner."""
         under = [row for left, row, wide in PLATFORMS if left - SIZE / 2 < self.x < left + wide + SIZE / 2]
         return min([row for row in under if row >= self.y - 0.01], default=GROUND)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mutoscope import ShapesConfig, ShapesWorld, VideoPipeline, write_video
 from mutoscope.data.sources.clips import FolderData
+from mutoscope.errors import UserError
 from mutoscope.models.par import PARConfig
 from mutoscope.recipes.catalog import RECIPES
 from mutoscope.runs.train import train
@@ -81,7 +82,10 @@ def main() -> None:
     if options.videos is None:
         write_videos(videos)
     data = FolderData(path=str(videos), num_frames=NUM_FRAMES, height=SIZE, width=SIZE)
-    num_classes = len(data.class_names())
+    try:
+        num_classes = len(data.class_names())
+    except UserError as error:
+        parser.error(str(error))
     if not num_classes:
         parser.error(f"{videos} has no sub-folders; put the videos of each class into one, all into one if need be")
 

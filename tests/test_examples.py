@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mutoscope.data.video.read import read_video
+from mutoscope.data.video.read import read_video, write_video
 from mutoscope.pipeline import VideoPipeline
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -44,6 +45,9 @@ def test_train_on_a_folder_leaves_a_model_that_generates(tmp_path: Path):
 
 def test_train_on_a_folder_refuses_videos_without_a_class(tmp_path: Path):
     (tmp_path / "videos").mkdir()
+    done = run_example("train_on_a_folder.py", tmp_path, tmp_path / "videos", "--out", tmp_path / "out")
+    assert done.returncode == 2 and "holds no videos" in done.stderr
+    write_video(tmp_path / "videos" / "a.webm", np.zeros((20, 32, 32, 3), np.uint8), 8)
     done = run_example("train_on_a_folder.py", tmp_path, tmp_path / "videos", "--out", tmp_path / "out")
     assert done.returncode == 2 and "sub-folders" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mutoscope.actions import ActionSpec
+from mutoscope.data.action_tables import read_action_table
 from mutoscope.hub import save_pretrained
 from tiny_magi import save_tiny_magi, tiny_index, tiny_magi, tiny_vae
 
@@ -35,7 +36,7 @@ def test_a_frame_goes_on_beyond_the_length_of_training(run, magi, image, out):
 @pytest.mark.parametrize(("name", "text"), [("a.csv", "1,2\r\n3,4\r\n"), ("a.json", "[[1, 2], [3, 4]]")])
 def test_actions_of_every_editor_are_read(tmp_path, name, text, encoding):
     (tmp_path / name).write_bytes(text.encode(encoding))
-    assert read_actions(str(tmp_path / name)).tolist() == [[1, 2], [3, 4]]
+    assert read_action_table(tmp_path / name).rows.tolist() == [[1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize("suffix", ["json", "csv", "npy"])

@@ -12,6 +12,7 @@ from mutoscope.data.sources.clips import FolderData
 from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.tokens import TokenCache, TokensData
 from mutoscope.errors import UserError
+from mutoscope.json_config import with_values
 from mutoscope.models.magi import MAGIConfig
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.models.nova import NOVAConfig
@@ -107,7 +108,7 @@ def test_settings_that_a_user_chose_stay(tmp_path: Path):
 
 def test_a_setting_that_cannot_fit_is_refused_before_any_work(tmp_path: Path):
     recipe = model_of(on("magi", write_folder(tmp_path)))
-    recipe = replace(recipe, model=replace(recipe.model, latent_shape=(16, 4, 4)))
+    recipe = replace(recipe, model=with_values(recipe.model, {"latent_shape": (16, 4, 4)}))
     with pytest.raises(UserError, match=r"--model.latent-shape"):
         planned(recipe, other_data=True, kept={"model.latent_shape"}, machine="cpu")
 

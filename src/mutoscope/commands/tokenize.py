@@ -106,7 +106,7 @@ def tokenize(
     }
     config = clip_config(data, dataset, sizes, options)
     source = config.open()
-    contents = contents_for(folder, config, source, target, tasks)
+    contents = contents_for(folder, config, source, tasks)
     tokenizer = folder.load_tokenizer().to(common.parse_device(device))
     start = time.perf_counter()
     cache = encode(
@@ -122,6 +122,7 @@ def tokenize(
         context_frames=contents.context_frames,
         text=contents.text,
         fields=contents.fields,
+        words=contents.words,
     )
     return {
         "model": model,

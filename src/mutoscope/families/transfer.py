@@ -168,7 +168,10 @@ class _Transfer:
             return rule.start(fresh)
         old = self.old[name]
         change = Change(old, fresh, self.before, self.after, self.old)
-        values = old if rule.adapt is None else rule.adapt(change)
+        try:
+            values = old if rule.adapt is None else rule.adapt(change)
+        except (RuntimeError, IndexError):  # widths that no rule joins: rows of 16 numbers and rows of 192
+            raise self.refusal(name, old, fresh) from None
         if values.shape != fresh.shape:
             raise self.refusal(name, old, fresh)
         return values

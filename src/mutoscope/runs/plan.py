@@ -67,7 +67,10 @@ def with_short_warmup(recipe: Recipe, kept: Collection[str]) -> tuple[Recipe, tu
 
 def first_stage(recipe: Recipe) -> TokenizerRecipe | None:
     """The tokenizer that is trained before the recipe's model, if any."""
-    return tokenizer_stage(recipe) if isinstance(recipe, ModelRecipe) else None
+    try:
+        return tokenizer_stage(recipe) if isinstance(recipe, ModelRecipe) else None
+    except UserError:  # a tokenizer that does not exist, which `preflight` refuses once the plan is shown
+        return None
 
 
 def check_named(recipe: Recipe) -> None:

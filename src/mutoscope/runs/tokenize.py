@@ -22,11 +22,12 @@ from mutoscope.data.sources.tokens import (
     TokenCacheInfo,
     TokenCacheWriter,
     started_info,
+    text_encoder_folder,
     token_dtype,
 )
 from mutoscope.data.video.motion import motion_score
 from mutoscope.errors import UserError
-from mutoscope.hub import weights_hash
+from mutoscope.hub import CONFIG, weights_hash, write_json
 from mutoscope.sampling.tasks import condition_key, condition_video, needs_video
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
@@ -59,12 +60,14 @@ def tokenize(
     text: CaptionReader | None = None,
     motion: bool = False,
     fields: Sequence[str] = (),
+    words: Mapping[str, object] | None = None,
 ) -> TokenCache:
     """Encodes clips 0 ... num_clips-1 of `source` into the folder `out`, with the condition videos of `tasks`.
 
     A finished cache of the same clips, tokenizer and tasks is opened as it is; an unfinished one is continued.
     Raises UserError when `out` holds anything else. A finite source ends the cache at its last clip.
     `batch_size`: clips encoded together, by default 32 on a CPU and 256 elsewhere; `num_workers` processes read them.
+    words: configuration of the encoder `text`, where the cache is to keep it.
     `context_frames`: frames that tasks which start from frames show. `text` encodes the captions; `motion` adds the
     optical flow of every clip. `fields`: per-clip fields that the model reads (`ModelConfig.clip_fields`); those that
     the source has are stored, and always the label and the recording of each clip. A cache that an earlier version
@@ -84,7 +87,7 @@ def tokenize(
         tokenizer_hash=weights_hash(tokenizer),
         conditions=tuple(dict.fromkeys(condition_key(task) for task in tasks if needs_video(task))),
         data=dict(data or {}) | ({} if context_frames == 1 else {CONTEXT_FRAMES: context_frames}),
-        caption_shape=None if text is None else (text.length, text.encoder.feature_size(text.encoder.folder)),
+        caption_shape=None if text is None else (text.length, feature_size(text.encoder)),
         motion=motion,
         fields={
             name: StoredField(dtype, clip_shape) if field.encoded else StoredField(field.dtype, field.shape)
@@ -103,6 +106,9 @@ def tokenize(
         return cache
     check_space(out, info)
     writer = TokenCacheWriter(out, info)
+    if words is not None:
+        text_encoder_folder(writer.partial).mkdir(exist_ok=True)
+        write_json(text_encoder_folder(writer.partial) / CONFIG, words)
     batch_size = batch_size or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
     with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", disable=None, leave=False) as bar:
         parts = [list(range(i, min(i + batch_size, count))) for i in range(writer.position, count, batch_size)]
@@ -114,6 +120,11 @@ def tokenize(
             writer.write(tokens, batch["label"], conditions, more)
             bar.update(len(batch["label"]))
     return writer.finish()
+
+
+def feature_size(encoder: TextEncoder) -> int:
+    """Channels of an encoder's features."""
+    return encoder.encode([""], 1).features.shape[2]
 
 
 def without_episodes(info: TokenCacheInfo) -> TokenCacheInfo:

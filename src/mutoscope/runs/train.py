@@ -221,6 +221,10 @@ def _train_model(
     recipe: ModelRecipe, out: Path, process: Process, callbacks: Sequence[Callback], options: dict[str, Any]
 ) -> TrainResult:
     check_model_fits(recipe, tokenizer_spec(recipe))
+    torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not a tokenizer is trained first
+    family = family_of(recipe.model)
+    model = family.network(recipe.model)
+    start(recipe, model)  # before anything is computed or written: weights that do not fit are refused here
     if process.is_main and not options["resume"]:
         write_recipe(out, to_json(recipe))
     if (unfinished := _train_tokenizer_first(recipe, out, process, options)) is not None:
@@ -229,10 +233,6 @@ def _train_model(
     tokenizer = hub.load_tokenizer(name).to(process.device)
     channels_last(tokenizer)
     text = open_text_encoder(recipe, out, process)
-    torch.manual_seed(recipe.loop.seed)  # initial weights, whether or not a tokenizer was trained first
-    family = family_of(recipe.model)
-    model = family.network(recipe.model)
-    start(recipe, model)  # before any clip is encoded: weights that do not fit are refused here
     cache = open_cache(recipe, tokenizer, out, process, text)
     actions = described_actions(cache.info.data, recipe.data, recipe.model)
     bundled = name in hub.bundled() and not os.path.isdir(name)
