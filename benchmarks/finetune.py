@@ -6,7 +6,7 @@ Nine minutes on one core. The clips of eight frames are negatives of the synthet
 complementary colours), written as short videos into one folder per class with a caption beside each, as a user would
 have them: 23 classes, of which all names are known to magi-shapes, and captions with the two new words "negative" and
 "of". Fine-tuning and training from scratch read the same token cache, have the same batches and one thread; training
-from scratch has the learning rates of the model's own recipe. The loss is that of training on held-back clips,
+from scratch has the learning rates of the recipe by that name. The loss is that of training on held-back clips,
 averaged over the same draws for every row.
 """
 
