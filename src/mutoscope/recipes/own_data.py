@@ -23,6 +23,7 @@ CONTINUOUS, DISCRETE = "tokenizer", "tokenizer-vq"  # tokenizers that the models
 SIDE = 64  # pixels, until the data are known
 NUM_FRAMES = 16
 MAX_CLIPS = 6_000  # windows in the token cache: minutes of encoding, and more than an evening's updates can overfit
+MAGVIT_CLIPS = 1_500  # each of which is encoded nine times: itself and the condition videos of eight tasks
 ALL_TASKS = ("frame-prediction", "class-conditional", "text-conditional", "action-conditional")
 
 
@@ -149,7 +150,7 @@ def magvit() -> ModelRecipe:
         loop=_loop(batch_size=8, ema_decay=0.995, clip_norm=1.0),
         task_weights=dict.fromkeys(TASKS, 1.0)
         | {"class-conditional": 4.0, "frame-prediction": 4.0, "class-conditional-frame-prediction": 2.0},
-        cache_clips=MAX_CLIPS,
+        cache_clips=MAGVIT_CLIPS,
         sampling={"guidance_scale": 2.0, "choice_temperature": 20.0},
         fits_data=True,
     )
