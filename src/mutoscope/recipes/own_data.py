@@ -51,6 +51,11 @@ def tokenizer() -> TokenizerRecipe:
 
     1.4M parameters. Squared error and a weak KL term; Muon on the kernels. A frame is all it sees, so that clips of two
     frames show more different frames per update than long ones.
+
+    Cost: 2 updates per second at 64x80 on one CPU core in bfloat16 (`--loop.autocast bf16`) beside other work, so 25
+    minutes.
+    Result: on 240 videos of a ball on a table (`benchmarks/own_videos.py`) held-back clips reach 25.0 dB after 100
+    updates, 33.7 after 250, 39.5 after 500 and 41.7 after 800.
     """
     return TokenizerRecipe(
         name=CONTINUOUS,
@@ -102,6 +107,10 @@ def magi() -> ModelRecipe:
 
     4.4M parameters, 20 tokens per frame of 64x80 pixels. Actions are never hidden: a recording has them for every
     frame. The history is hidden in a tenth of the clips, for guidance by history.
+
+    Cost: 0.35 updates per second at 64x80 on one CPU core in bfloat16 beside other work.
+    Result: on the same videos the held-back loss is 0.37 after 100 updates, 0.14 after 250 and 0.12 after 400, where
+    backgrounds stay and the ball fades while it moves. Not trained to the end here.
     """
     return ModelRecipe(
         name="magi",
@@ -123,7 +132,8 @@ def magi() -> ModelRecipe:
         loop=_loop(batch_size=16, ema_decay=0.995, clip_norm=3.0),
         task_weights=dict.fromkeys(ALL_TASKS, 1.0),
         cache_clips=MAX_CLIPS,
-        sampling={"num_decoding_steps": 4, "num_diffusion_steps": 10, "context_noise_level": 1},
+        # sample_range: without it ten diffusion steps of a network trained for an hour run away to coloured noise.
+        sampling={"num_decoding_steps": 4, "num_diffusion_steps": 10, "sample_range": 4.0, "context_noise_level": 1},
         fits_data=True,
     )
 

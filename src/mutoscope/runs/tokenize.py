@@ -33,7 +33,7 @@ from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
 
 EPISODE = "episode"  # stored whenever the source has it, so that rows can be split by recording
-CPU_BATCH, GPU_BATCH = 32, 256  # clips encoded together by default
+CPU_PIXELS, GPU_PIXELS = 2**19, 2**22  # encoded together by default: 32 or 256 clips of 16 frames of 32x32
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def tokenize(
 
     A finished cache of the same clips, tokenizer and tasks is opened as it is; an unfinished one is continued.
     Raises UserError when `out` holds anything else. A finite source ends the cache at its last clip.
-    `batch_size`: clips encoded together, by default 32 on a CPU and 256 elsewhere; `num_workers` processes read them.
+    `batch_size`: clips encoded together, by default as many as have 2^19 pixels on a CPU, 2^22 elsewhere; `num_workers`
+    processes read them.
     words: configuration of the encoder `text`, where the cache is to keep it.
     `context_frames`: frames that tasks which start from frames show. `text` encodes the captions; `motion` adds the
     optical flow of every clip. `fields`: per-clip fields that the model reads (`ModelConfig.clip_fields`); those that
@@ -109,7 +110,7 @@ def tokenize(
     if words is not None:
         text_encoder_folder(writer.partial).mkdir(exist_ok=True)
         write_json(text_encoder_folder(writer.partial) / CONFIG, words)
-    batch_size = batch_size or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
+    batch_size = batch_size or default_batch(video, device)
     with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", disable=None, leave=False) as bar:
         parts = [list(range(i, min(i + batch_size, count))) for i in range(writer.position, count, batch_size)]
         for batch in make_loader(source, parts, num_workers):
@@ -120,6 +121,11 @@ def tokenize(
             writer.write(tokens, batch["label"], conditions, more)
             bar.update(len(batch["label"]))
     return writer.finish()
+
+
+def default_batch(video: Float[Tensor, "1 3 t h w"], device: torch.device) -> int:
+    """Clips of this size that are encoded together, so that memory does not grow with the frame size."""
+    return max((CPU_PIXELS if device.type == "cpu" else GPU_PIXELS) // prod(video.shape[2:]), 1)
 
 
 def feature_size(encoder: TextEncoder) -> int:
