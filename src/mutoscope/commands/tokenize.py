@@ -33,7 +33,7 @@ def tokenize(
     camera: str | None = None,
     action_axes: Literal["sum", "mean"] = "sum",
     tasks: tuple[str, ...] | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     num_workers: int = 0,
     device: str = "cpu",
 ) -> common.Report:
@@ -61,7 +61,7 @@ def tokenize(
         action_axes: how the axes of actions between two frames of a clip are joined: sum or mean
         tasks: the tasks whose condition videos are encoded too (default: those of the model; all ten for a tokenizer
             that gives codes)
-        batch_size: clips encoded together
+        batch_size: clips encoded together (default: as many as have 2^19 pixels on a CPU, 2^22 on a GPU)
         num_workers: processes that read the clips
         device: cpu, cuda, cuda:1, mps ...
     """
