@@ -89,7 +89,7 @@ def test_columns_that_a_file_lacks_are_zero_and_reported(run, game, tmp_path, ou
         ("right=2", "'right' is a button"),
         ("right*", "Cannot read 'right*'"),
         ("FILE right,time\n1,0\n", "no action 'time'"),
-        ("FILE right,dx\n1,0\n0,nan\n", "row 2 of 2, column 2 ('dx') is nan"),
+        ("FILE right,dx\n1,0\n0,nan\n", "row 2 of 2, column 2 ('dx') must be a finite number"),
     ],
 )
 def test_actions_that_do_not_fit_are_refused_before_anything_is_loaded(run, game, tmp_path, out, actions, message):
@@ -113,8 +113,8 @@ def test_help_lists_the_actions_of_the_model(run, game):
         (("--task", "action-conditional"), "needs actions"),
         (("--task", "frame-prediction"), "needs first frames"),
         (("--num-frames", 5, "--actions", "SHORT"), "need 4 actions, found 3"),
-        (("--actions", "WORDS"), "holds no actions"),
-        (("--actions", "FLAT"), "must hold rows"),
+        (("--actions", "WORDS"), "is 'left', which is no number"),
+        (("--actions", "FLAT"), "rows of 2 numbers are needed"),
         (("--actions", "missing.json"), "no file of actions"),
         (("--motion", 3), "takes no --motion"),
         (("--prompt", "a"), "takes no prompt"),

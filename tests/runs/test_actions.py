@@ -21,7 +21,7 @@ from mutoscope.hub import ModelIndex
 from mutoscope.models.magi import MAGI, MAGIBatch, MAGIConfig
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.recipes.shapes import magi_shapes
-from mutoscope.runs.actions import described_actions, with_scaled_actions
+from mutoscope.runs.actions import actions_of, with_scaled_actions
 from mutoscope.runs.sheets import GenerationSheet
 from mutoscope.runs.tokenize import tokenize
 from mutoscope.runs.train import train
@@ -135,7 +135,7 @@ def test_caches_of_earlier_versions_are_used_again_and_learn_their_names(tmp_pat
     before = tokenize(vae, "vae", SHAPES.open(), tmp_path / "tokens", data=old, **options)
     again = tokenize(vae, "vae", SHAPES.open(), tmp_path / "tokens", data=described, **options)
     assert again.info == before.info
-    spec = described_actions(again.info.data, SHAPES, tiny_config())
+    spec = actions_of(again.info.data, SHAPES, tiny_config())
     assert spec is not None and spec.names == ("dx", "dy")
     renamed = described | {"actions": SPEC.to_json()}
     tokenize(vae, "vae", SHAPES.open(), tmp_path / "new", data=described, **options)
@@ -144,11 +144,11 @@ def test_caches_of_earlier_versions_are_used_again_and_learn_their_names(tmp_pat
 
 
 def test_only_models_of_actions_keep_what_actions_mean() -> None:
-    assert described_actions({"actions": SPEC.to_json()}, SHAPES, tiny_config(action_size=None)) is None
+    assert actions_of({"actions": SPEC.to_json()}, SHAPES, tiny_config(action_size=None)) is None
     with pytest.raises(UserError, match=r"2 numbers of action \(press, dx\).*set model.action_size to 2"):
-        described_actions({"actions": SPEC.to_json()}, SHAPES, tiny_config(action_size=3))
+        actions_of({"actions": SPEC.to_json()}, SHAPES, tiny_config(action_size=3))
     with pytest.raises(UserError, match="actions of the clips: unknown key 'name'"):
-        described_actions({"actions": {"name": ["x"]}}, SHAPES, tiny_config())
+        actions_of({"actions": {"name": ["x"]}}, SHAPES, tiny_config())
 
 
 # Two lamps: the next frame shows whether the button was pressed, and on which side of 100 the axis was.

@@ -302,7 +302,11 @@ def flat(described: Mapping[str, object]) -> Mapping[str, object]:
 def described_actions(described: Mapping[str, object]) -> ActionSpec | None:
     """The actions in a description of clips (`DataConfig.describe`); None where it names none."""
     values = described.get("actions")
-    return dataclass_from_dict(ActionSpec, cast(Mapping[str, object], values), "The actions") if values else None
+    return (
+        dataclass_from_dict(ActionSpec, cast(Mapping[str, object], values), "The actions of the clips")
+        if values
+        else None
+    )
 
 
 def check_interval(max_interval: int) -> None:

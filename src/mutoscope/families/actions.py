@@ -259,7 +259,7 @@ def rows_of_table(table: ActionTable, spec: ActionSpec, where: str) -> tuple[Flo
         raise UserError(f"{where} names a column twice: {', '.join(table.names)}.")
     rows = np.zeros((len(table.rows), spec.size), np.float32)
     rows[:, used] = table.rows
-    rows[np.isnan(table.rows).any(axis=1)] = np.nan
+    rows[np.isnan(table.rows).all(axis=1)] = np.nan
     missing = [name for i, name in enumerate(spec.names) if i not in used]
     warning = (f"{where} has no {', '.join(missing)}: 0 in every frame.",) if missing else ()
     return checked_rows(rows, spec, where), warning

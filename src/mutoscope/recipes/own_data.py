@@ -109,7 +109,7 @@ def magi() -> ModelRecipe:
     frame. The history is hidden in a tenth of the clips, for guidance by history.
 
     Cost: 0.35 updates per second at 64x80 on one CPU core in bfloat16 beside other work.
-    Result: on the same videos the held-back loss is 0.37 after 100 updates, 0.14 after 250 and 0.12 after 400, where
+    Result: on the same videos the held-back loss is 0.35 after 100 updates, 0.14 after 250 and 0.12 after 400, where
     backgrounds stay and the ball fades while it moves. Not trained to the end here.
     """
     return ModelRecipe(

@@ -6,18 +6,17 @@ from typing import cast
 from torch import Tensor
 
 from mutoscope.actions import ActionSpec
-from mutoscope.data.base import DataConfig
+from mutoscope.data.base import DataConfig, described_actions
 from mutoscope.data.sources.registry import from_description
 from mutoscope.errors import UserError
 from mutoscope.families.actions import scaled_tensor
 from mutoscope.families.base import Batch, PrepareBatch
-from mutoscope.json_config import dataclass_from_dict
 from mutoscope.models.base import ModelConfig
 
 ACTIONS = "actions"  # key of a description of clips, and of a batch
 
 
-def described_actions(described: Mapping[str, object], data: DataConfig, config: ModelConfig) -> ActionSpec | None:
+def actions_of(described: Mapping[str, object], data: DataConfig, config: ModelConfig) -> ActionSpec | None:
     """What the actions of the described clips mean; None for a model without actions, and for clips of unknown ones.
 
     described: the entry about the clips in a token cache's metadata; those of earlier versions say nothing about
@@ -26,12 +25,11 @@ def described_actions(described: Mapping[str, object], data: DataConfig, config:
     """
     if config.action_size is None:
         return None
-    found = described.get(ACTIONS)
-    if found is None and not (origin := from_description(data, described)).needs_files:
-        found = origin.describe().get(ACTIONS)
-    if found is None:
+    spec = described_actions(described)
+    if spec is None and not (origin := from_description(data, described)).needs_files:
+        spec = described_actions(origin.describe())
+    if spec is None:
         return None
-    spec = dataclass_from_dict(ActionSpec, cast(Mapping[str, object], found), "The actions of the clips")
     if spec.size != config.action_size:
         raise UserError(
             f"The clips have {spec.size} numbers of action ({', '.join(spec.names)}), the model reads "

@@ -11,7 +11,7 @@ from mutoscope.families import family_of
 from mutoscope.families.transfer import Described, TransferReport
 from mutoscope.layers.lora import add_lora
 from mutoscope.models.base import AnyModel, ModelConfig
-from mutoscope.runs.actions import described_actions
+from mutoscope.runs.actions import actions_of
 from mutoscope.runs.text import WORDS, run_vocabulary
 from mutoscope.text import encoder_kind
 from mutoscope.training.config import ModelRecipe
@@ -70,7 +70,7 @@ def recipe_names(recipe: ModelRecipe) -> Described:
         config,
         classes=_fitting(tuple(recipe.data.class_names()), config.num_classes),
         words=words,
-        actions=described_actions(recipe.data.describe(), recipe.data, config),
+        actions=actions_of(recipe.data.describe(), recipe.data, config),
     )
 
 

@@ -22,7 +22,7 @@ from mutoscope.families.base import PrepareBatch
 from mutoscope.json_config import dataclass_from_dict, read_json
 from mutoscope.layers.lora import merge_lora
 from mutoscope.models.base import ModelConfig
-from mutoscope.runs.actions import described_actions, with_scaled_actions
+from mutoscope.runs.actions import actions_of, with_scaled_actions
 from mutoscope.runs.checks import (
     check_actions,
     check_captions,
@@ -234,7 +234,7 @@ def _train_model(
     channels_last(tokenizer)
     text = open_text_encoder(recipe, out, process)
     cache = open_cache(recipe, tokenizer, out, process, text)
-    actions = described_actions(cache.info.data, recipe.data, recipe.model)
+    actions = actions_of(cache.info.data, recipe.data, recipe.model)
     bundled = name in hub.bundled() and not os.path.isdir(name)
     index = model_index(
         recipe.data,

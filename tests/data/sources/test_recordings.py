@@ -121,17 +121,17 @@ def test_any_other_number_of_rows_is_an_error_that_names_file_rows_and_frames(vi
 
 
 BAD_ACTIONS: dict[str, tuple[str, bytes, str]] = {
-    "words": ("csv", b"left,right\n1,0\nup,1\n", "row 2 holds 'up' instead of a number"),
-    "ragged": ("csv", b"1,0\n1\n", "row 2 has 1 numbers, expected 2"),
+    "words": ("csv", b"left,right\n1,0\nup,1\n", r"row 2 of 2, column 1 \('left'\) is 'up', which is no number"),
+    "ragged": ("csv", b"1,0\n1\n", "row 2 of 2 has 1 numbers, expected 2"),
     "empty": ("csv", b"", "holds no rows"),
     "same-names": ("csv", b"a,a\n1,2\n", "name its columns differently"),
     "latin-1": ("csv", "r\xfcck\n1\n".encode("latin-1"), "is not UTF-8 text"),
-    "infinite": ("csv", b"1\ninf\n", "row 2 holds an infinite number"),
-    "not-json": ("json", b"[[1, 2]", "is not JSON"),
+    "infinite": ("csv", b"1\ninf\n", "row 2 of 2, column 1 is inf"),
+    "not-json": ("json", b"[[1, 2]", "holds no actions"),
     "number": ("json", b"3", "holds no actions"),
-    "nested": ("json", b"[[[1]]]", "instead of a number"),
+    "nested": ("json", b"[[[1]]]", "which is no number"),
     "names": ("json", b'{"names": [1], "actions": [[1]]}', '"names" must be a list of texts'),
-    "not-npy": ("npy", b"words", "is not an array that can be read"),
+    "not-npy": ("npy", b"words", "holds no actions"),
 }
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_file_of_actions_is_refused_in_a_sentence(videos: Path, kind: 
 
 def test_objects_in_arrays_are_never_loaded(videos: Path):
     np.save(videos / "a.actions.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match="is not an array that can be read"):
+    with pytest.raises(UserError, match="holds no actions"):
         open_recordings(videos)
 
 

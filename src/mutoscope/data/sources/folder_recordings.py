@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from mutoscope.actions import Kind
-from mutoscope.data.sources.action_files import ActionTable, RowCountError, action_files, fitted_rows, read_actions
+from mutoscope.data.action_tables import ActionTable
+from mutoscope.data.sources.action_files import RowCountError, action_files, fitted_rows, read_actions
 from mutoscope.data.sources.datasets.listing import Listing, RecordedActions
 from mutoscope.data.sources.folder import FileProblem, MediaFile, find_videos
 from mutoscope.data.sources.metadata_files import Lists, class_numbers, contradiction, read_lists

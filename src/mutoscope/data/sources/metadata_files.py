@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mutoscope.data.action_tables import ActionTable, table_of
 from mutoscope.data.media import files_below
-from mutoscope.data.sources.action_files import ActionTable, table_of
 from mutoscope.data.sources.parquet import read_rows
 from mutoscope.data.text_files import read_json_lines, read_text
 from mutoscope.errors import UserError

@@ -1,13 +1,13 @@
 """When the frames of a video file are shown, in seconds as the file states them, and where a file cut short ends."""
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from mutoscope.data.video.boxes import scan_boxes
 from mutoscope.data.video.decode import check_file, choose_stream, open_container
 from mutoscope.data.video.read import FrameIndex, index_frames, iter_frames
 from mutoscope.errors import UserError
@@ -74,37 +74,7 @@ def last_whole_frame(path: Path) -> float:
 
 def is_cut(path: Path) -> bool:
     """Whether a file is an MP4 that is cut off or still being written. Other containers do not show it."""
-    return path.suffix.lower() in MP4_SUFFIXES and path.is_file() and not mp4_is_whole(path)
-
-
-def mp4_is_whole(path: Path) -> bool:
-    """Whether the boxes of an MP4 file reach exactly to its end, with an index among them.
-
-    Walks a few headers of 8 bytes, so that a dataset of many files opens fast.
-    """
-    size = path.stat().st_size
-    position, kinds = 0, set()
-    with path.open("rb") as file:
-        while position < size:
-            box = _box(file, position, size)
-            if box is None:
-                return False
-            kind, length = box
-            kinds.add(kind)
-            position += length
-    return position == size and b"moov" in kinds
-
-
-def _box(file: BinaryIO, position: int, size: int) -> tuple[bytes, int] | None:
-    """Kind and length of the box at a position; None where there is none."""
-    file.seek(position)
-    header = file.read(8)
-    if len(header) < 8:
-        return None
-    length, kind = struct.unpack(">I4s", header)
-    if length == 1:
-        longer = file.read(8)
-        length = struct.unpack(">Q", longer)[0] if len(longer) == 8 else 0
-    elif length == 0:
-        length = size - position  # to the end of the file
-    return (kind, length) if length >= 8 and position + length <= size else None
+    if path.suffix.lower() not in MP4_SUFFIXES or not path.is_file():
+        return False
+    boxes = scan_boxes(path)
+    return boxes.is_cut or not boxes.has_index

@@ -10,11 +10,15 @@ HEADER_BYTES, LONG_HEADER_BYTES = 8, 16
 
 @dataclass(frozen=True)
 class Boxes:
-    """What the top level of a file says. whole_bytes: where its last whole box ends that is of use alone."""
+    """What the top level of a file says. whole_bytes: where its last whole box ends that is of use alone.
+
+    has_index: whether it holds the box without which nothing can be decoded ("moov").
+    """
 
     is_fragmented: bool
     is_cut: bool
     whole_bytes: int
+    has_index: bool
 
 
 def scan_boxes(path: Path) -> Boxes:
@@ -25,11 +29,11 @@ def scan_boxes(path: Path) -> Boxes:
         while at < size:
             length, kind = _box(file, at, size)
             if length is None or at + length > size:
-                return Boxes(b"moof" in kinds, True, whole)
+                return Boxes(b"moof" in kinds, True, whole, b"moov" in kinds)
             kinds.append(kind)
             at += length
             whole = whole if kind == b"moof" else at
-    return Boxes(b"moof" in kinds, bool(kinds) and kinds[-1] == b"moof", whole)
+    return Boxes(b"moof" in kinds, bool(kinds) and kinds[-1] == b"moof", whole, b"moov" in kinds)
 
 
 def _box(file: BinaryIO, at: int, size: int) -> tuple[int | None, bytes]:

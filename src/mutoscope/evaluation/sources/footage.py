@@ -22,13 +22,14 @@ from mutoscope.data.fit import fit_frames
 from mutoscope.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_below, stacked
 from mutoscope.data.sources.folder import MediaFile
 from mutoscope.data.sources.lerobot_tables import is_lerobot
-from mutoscope.data.sources.readers import ContainerReader, VideoReader, count_frames
+from mutoscope.data.sources.readers import ContainerReader, VideoReader
 from mutoscope.data.sources.recordings import list_recordings
+from mutoscope.data.video.measure import measure
 from mutoscope.data.video.read import iter_frames
 from mutoscope.errors import UserError
 
 Frames = UInt8[np.ndarray, "t h w 3"]
-SAME_RATE = 0.02  # part by which two rates may differ and still count as one, as in `data/video/rate.py`
+SAME_RATE = 0.02  # part by which two rates may differ and still count as one
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,9 @@ class FileFootage(Footage):
     def info(self) -> FootageInfo:
         with iter_frames(self.path, max_frames=1) as frames:
             height, width, _ = next(frames).shape
-            fps = frames.fps
-        if self.path.suffix.lower() not in IMAGE_SUFFIXES:
-            return FootageInfo(count_frames(self.path), fps, height, width)
-        count = sum(1 for _ in iter_frames(self.path))
-        return FootageInfo(count, fps if count > 1 else None, height, width)
+        found = measure(self.path)
+        is_still = found.num_frames == 1 and self.path.suffix.lower() in IMAGE_SUFFIXES
+        return FootageInfo(found.num_frames, None if is_still else found.fps, height, width)
 
     def read(self, frames: Sequence[int], size: tuple[int, int] | None = None) -> Frames:
         if self.path.suffix.lower() not in IMAGE_SUFFIXES:
