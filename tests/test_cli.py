@@ -84,7 +84,7 @@ def test_any_other_error_is_one_line_and_status_1(capsys, verb):
     verb(fail(RuntimeError("boom")))
     assert main(["models"]) == 1
     line = capsys.readouterr().err
-    assert line.startswith("mutoscope: RuntimeError: boom ") and "--debug" in line and line.count("\n") == 1
+    assert line.startswith("mutoscope: RuntimeError: boom. ") and "--debug" in line and line.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 Imports nothing slow: exceptions of other libraries are recognised by the module of their class.
 """
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 BAD_INPUT, OUR_FAULT = 2, 1
 
@@ -22,15 +22,18 @@ def explained(error: Exception) -> tuple[str, int]:
     if isinstance(error, UserError):
         return str(error), BAD_INPUT
     if ran_out_of_memory(error):
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else "no more can be allocated"
-        return f"Not enough memory: {reason}. Choose fewer or smaller clips, a smaller batch or model.", BAD_INPUT
+        what = reason(error) if str(error) else "no more can be allocated"
+        return f"Not enough memory: {what}. Choose fewer or smaller clips, a smaller batch or model.", BAD_INPUT
     if isinstance(error, OSError):
         return of_the_system(error), BAD_INPUT
     if isinstance(error, ImportError):
-        return f"A library is missing or broken: {error}. Install mutoscope again, with the extra it needs.", BAD_INPUT
+        return (
+            f"A library is missing or broken: {reason(error)}. Install mutoscope again, with the extra it needs.",
+            BAD_INPUT,
+        )
     if isinstance(error, READER_BUILTINS) or library_of(error) in READERS:
-        return f"The input cannot be read: {type(error).__name__}: {error}. Is the file complete?", BAD_INPUT
-    return f"{type(error).__name__}: {error} {REPORT}", OUR_FAULT
+        return f"The input cannot be read: {type(error).__name__}: {reason(error)}. Is the file complete?", BAD_INPUT
+    return f"{type(error).__name__}: {reason(error)}. {REPORT}", OUR_FAULT
 
 
 def ran_out_of_memory(error: Exception) -> bool:
@@ -42,9 +45,8 @@ def ran_out_of_memory(error: Exception) -> bool:
 
 def of_the_system(error: OSError) -> str:
     """Full disks, missing permissions and the like, with the file they concern."""
-    reason = error.strerror or str(error) or type(error).__name__
     named = [repr(str(name)) for name in (error.filename, error.filename2) if name is not None]
-    return f"{reason}: {', '.join(named)}." if named else f"{reason}."
+    return f"{reason(error)}: {', '.join(named)}." if named else f"{reason(error)}."
 
 
 def library_of(error: Exception) -> str:

@@ -121,7 +121,7 @@ def _from_csv(path: Path) -> ActionTable:
     try:
         cells = [[cell.strip() for cell in row] for row in csv.reader([first, *later], delimiter=delimiter)]
     except csv.Error as error:
-        raise UserError(f"{path} holds no actions ({error}): {HOW}") from None
+        raise UserError(f"{path} holds no actions ({reason(error)}): {HOW}") from None
     cells = [row for row in cells if any(row)]
     named = bool(cells) and any(_number(cell) is None for cell in cells[0])
     rows: list[Sequence[object] | None] = [*cells[1:]] if named else [*cells]

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mutoscope.data.orientation import EXIF_ORIENTATIONS, UPRIGHT
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -136,8 +136,7 @@ def open_image(path: Path, notes: list[str] | None = None) -> "Image":
         with path.open("rb") as file:
             return decode_image(file, path, notes)
     except (OSError, ValueError, SyntaxError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} is not an image that can be read ({reason})") from None
+        raise UserError(f"{path} is not an image that can be read ({reason(error)})") from None
 
 
 def decode_image(file: IO[bytes], name: Path | str = "The image", notes: list[str] | None = None) -> "Image":

@@ -7,7 +7,7 @@ import codecs
 import json
 from pathlib import Path
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 # Longer marks first: UTF-32's little-endian mark begins with UTF-16's.
 BYTE_ORDER_MARKS = (
@@ -31,7 +31,7 @@ def read_text(path: Path, may_be_cut: bool = False) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise UserError(f"{path} cannot be read: {reason(error)}.") from None
     mark, encoding = next(((m, e) for m, e in BYTE_ORDER_MARKS if data.startswith(m)), (b"", "utf-8"))
     try:
         text = data[len(mark) :].decode(encoding)
@@ -60,7 +60,7 @@ def read_json_lines(path: Path) -> list[dict[str, object]]:
         except ValueError as error:
             if number == len(lines):
                 break
-            raise UserError(f"{path}: line {number} is not JSON ({error}).") from None
+            raise UserError(f"{path}: line {number} is not JSON ({reason(error)}).") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}: line {number} is not an object.")
         rows.append(row)

@@ -10,7 +10,7 @@ from torch import nn
 from mutoscope import hub
 from mutoscope.data.base import DataConfig, PathData
 from mutoscope.data.sources.tokens import TokensData
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
 from mutoscope.families import family_of
 from mutoscope.meta_device import on_meta_device
@@ -122,8 +122,7 @@ def networks(recipe: Recipe) -> list[nn.Module]:
                 return [family_of(recipe.model).network(recipe.model)]
             return [ShapesFeatures(ShapesFeaturesConfig())]
     except (RuntimeError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "out of memory"
-        raise UserError(f"The network of {recipe.name} is too large to be built: {reason}.") from None
+        raise UserError(f"The network of {recipe.name} is too large to be built: {reason(error)}.") from None
 
 
 def check_memory(recipe: Recipe, device: torch.device) -> None:

@@ -24,7 +24,7 @@ from mutoscope.data.sources.readers import ContainerReader
 from mutoscope.data.sources.video_times import is_cut
 from mutoscope.data.text_files import read_text
 from mutoscope.data.video.read import iter_frames
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 STATED_ACTIONS = "actions.json"
 KINDS: tuple[Kind, ...] = ("buttons", "continuous")
@@ -215,7 +215,7 @@ def read_stated_actions(path: Path) -> StatedActions:
     try:
         values = json.loads(read_text(path))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}).") from None
+        raise UserError(f"{path} is not JSON ({reason(error)}).") from None
     if not isinstance(values, dict):
         raise UserError(
             f'{path} must be an object such as {{"names": ["left", "right"], "kind": "buttons", "fps": 9}}.'

@@ -29,7 +29,7 @@ from mutoscope.data.sources.parquet import EpisodeRows
 from mutoscope.data.sources.readers import MAX_CACHED_INDICES, Clip
 from mutoscope.data.sources.video_times import VideoTimes, last_whole_frame
 from mutoscope.data.video.read import FrameStream
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 TIME_TOLERANCE = 1e-4  # seconds, as the lerobot package checks
 ALL_EPISODES = "all"
@@ -98,7 +98,7 @@ class LeRobotReader:
             rows = np.array(column.to_pylist(), dtype=np.float32)  # a null becomes NaN: unknown
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"{file.name}: {actions.key} does not hold rows of numbers of one length ({error})."
+                f"{file.name}: {actions.key} does not hold rows of numbers of one length ({reason(error)})."
             ) from None
         rows = rows.reshape(len(rows), -1)  # (t, a): actions of several axes are flattened
         if rows.shape != (file.length, len(actions.names)):
@@ -128,7 +128,7 @@ class LeRobotReader:
         try:
             return covering_pixels(decode_image(io.BytesIO(data)), size)
         except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(f"{where} is not an image that can be read ({error}).") from None
+            raise UserError(f"{where} is not an image that can be read ({reason(error)}).") from None
 
     def _video_frames(self, file: EpisodeFile, chosen: range, size: tuple[int, int] | None) -> tuple[Clip, int]:
         """Frames by seeking, and how many frames of the episode are known to be readable."""
@@ -295,7 +295,7 @@ def _file_inside(folder: Path, name: str, where: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{where}: {path} cannot be read: {error.strerror or error}.") from None
+        raise UserError(f"{where}: {path} cannot be read: {reason(error)}.") from None
 
 
 def _episode(file: MediaFile) -> EpisodeFile:

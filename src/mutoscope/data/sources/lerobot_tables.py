@@ -16,7 +16,7 @@ from mutoscope.actions import Kind
 from mutoscope.data.media import files_below
 from mutoscope.data.sources.parquet import Row, read_rows, require_pyarrow
 from mutoscope.data.text_files import read_json_lines, read_text
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 INFO = "meta/info.json"
 TEMPLATE_FIELDS = frozenset("video_key chunk_index file_index episode_chunk episode_index".split())
@@ -67,7 +67,9 @@ class DatasetInfo:
         try:
             relative = template.format(**fields)
         except (KeyError, ValueError, IndexError, TypeError) as error:
-            raise UserError(f"{self.folder / INFO}: the template {template!r} cannot be filled in ({error}).") from None
+            raise UserError(
+                f"{self.folder / INFO}: the template {template!r} cannot be filled in ({reason(error)})."
+            ) from None
         parts = PurePosixPath(relative.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or DRIVE.match(relative):
             raise UserError(f"{self.folder / INFO}: {relative!r} leads out of the dataset's folder.")
@@ -166,7 +168,7 @@ def _template(value: object, path: Path, name: str) -> str | None:
     try:
         found = {field for _, field, _, _ in Formatter().parse(str(value)) if field is not None}
     except ValueError as error:
-        raise UserError(f"{path}: {name} {value!r} is no template ({error}).") from None
+        raise UserError(f"{path}: {name} {value!r} is no template ({reason(error)}).") from None
     if unknown := found - TEMPLATE_FIELDS:
         known = ", ".join(sorted(TEMPLATE_FIELDS))
         raise UserError(f"{path}: {name} has the unknown field {sorted(unknown)[0]!r}; known are {known}.")
@@ -323,7 +325,7 @@ def _json_object(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(read_text(path))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); copy it again.") from None
+        raise UserError(f"{path} is not JSON ({reason(error)}); copy it again.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} is not a JSON object.")
     return cast(dict[str, Any], values)

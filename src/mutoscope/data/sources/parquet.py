@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -47,8 +47,7 @@ def unreadable(path: Path, error: Exception) -> str:
     """A sentence about a file that is missing, cut off or damaged."""
     if isinstance(error, FileNotFoundError) or not path.is_file():
         return f"there is no file {path}"
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"{path} is cut off or damaged ({first.rstrip('.')[:120]})"
+    return f"{path} is cut off or damaged ({reason(error)})"
 
 
 class EpisodeRows:

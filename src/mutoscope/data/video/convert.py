@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from mutoscope.data.media import covering_size, resized, transparency_note
 from mutoscope.data.orientation import Orientation, is_oblique, of_display_matrix
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +74,7 @@ def _converted(frame: "VideoFrame", size: tuple[int, int], filter_name: str) -> 
         )
     except (OSError, ValueError) as error:  # PyAV's errors are one of the two
         found = f"{frame.format.name}, colour matrix {int(frame.colorspace)}"
-        raise UserError(f"frames of this kind ({found}) cannot be converted to RGB: {error}") from None
+        raise UserError(f"frames of this kind ({found}) cannot be converted to RGB: {reason(error)}") from None
 
 
 # --------------------------------------------------------------------------------------------------- orientation

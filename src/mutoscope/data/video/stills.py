@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mutoscope.data.media import is_see_through, transparency_note, upright_rgb
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,8 +71,7 @@ def _broken_refused(path: Path) -> Iterator[None]:
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         if isinstance(error, UserError):
             raise
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} is not an image that can be read ({reason})") from None
+        raise UserError(f"{path} is not an image that can be read ({reason(error)})") from None
 
 
 def _frame_numbers(image: "Image") -> list[int]:

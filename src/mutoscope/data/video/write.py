@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.data.video.convert import full_chroma
 from mutoscope.data.video.decode import require_av
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -132,8 +132,9 @@ class VideoWriter:
             yield
         except (OSError, *media_errors()) as error:
             self.abort()
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot write {self.path}: {reason}; free space or choose another folder") from error
+            raise UserError(
+                f"cannot write {self.path}: {reason(error)}; free space or choose another folder"
+            ) from error
         except BaseException:
             self.abort()
             raise

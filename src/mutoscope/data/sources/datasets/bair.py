@@ -15,7 +15,7 @@ from mutoscope.data.sources.datasets.listing import Listing, RecordedActions, sp
 from mutoscope.data.sources.datasets.tfrecord import Record, Values, index_records, parse_example, read_record
 from mutoscope.data.sources.folder import FileProblem, MediaFile
 from mutoscope.data.sources.readers import Clip
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 NUM_FRAMES, SIDE = 30, 64
 Camera = Literal["image_aux1", "image_main"]
@@ -107,7 +107,7 @@ def _features(file: MediaFile) -> dict[str, Values]:
     try:
         return parse_example(payload)
     except ValueError as error:
-        raise UserError(f"{file.name} is not a tf.train.Example: {error}") from None
+        raise UserError(f"{file.name} is not a tf.train.Example: {reason(error)}") from None
 
 
 def _frame(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 POLYNOMIAL = 0x82F63B78  # Castagnoli, bits reversed
@@ -124,7 +124,7 @@ def index_records(path: Path) -> tuple[list[Record], str | None]:
                 records.append(Record(offset + HEADER_BYTES, length))
                 offset = end
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{path} cannot be read: {reason(error)}") from None
     return records, None if records else "holds no record"
 
 
@@ -135,7 +135,7 @@ def read_record(path: Path, record: Record) -> bytes:
             file.seek(record.offset)
             data = file.read(record.length + FOOTER_BYTES)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{path} cannot be read: {reason(error)}") from None
     payload, footer = data[: record.length], data[record.length :]
     if len(footer) < FOOTER_BYTES:
         raise UserError(f"{path} ends inside the record at byte {record.offset}; the file is cut off")
