@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "state_dicts": set(),
     "layers": {"layers"},
     "data": {"data"},
+    "worlds": {"data", "worlds"},
     "tokenizers": {"layers", "tokenizers"},
     "models": {"layers", "models"},
     "sampling": {"layers", "sampling"},  # samplers know no architecture
@@ -46,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipes": _TRAINING | {"recipes", "sampling", "text", "interop"},
     "runs": _RUNS,
     "studies": _RUNS | {"studies"},
-    "commands": _RUNS | {"studies", "interop", "commands"},
+    "commands": _RUNS | {"studies", "interop", "worlds", "commands"},
     "cli": {"commands", "cli"},
     "__main__": {"cli"},
     "__init__": _PIPELINE,

@@ -32,6 +32,7 @@ VERBS = {
     "reconstruct": "encode and decode a video of any size and length",
     "train": "train a tokenizer or a model from a recipe",
     "finetune": "continue a model on recordings of your own",
+    "record": "record episodes of a game or simulator, to train on",
     "tokenize": "encode a folder of videos once, for training from tokens",
     "evaluate": "compare a model or a folder of videos with real clips",
     "export": "write samples in the folders that outside benchmarks read",

@@ -1,0 +1,1 @@
+"""Environments to recordings: Gymnasium and ViZDoom, policies that play them, and a writer of LeRobot datasets."""
