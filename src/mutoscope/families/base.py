@@ -51,6 +51,20 @@ PrepareBatch = Callable[[Batch, int], Batch]
 """(batch, step) -> the batch as the loss of the family reads it."""
 
 
+@dataclass(frozen=True)
+class Rollout:
+    """Training clips whose first frames a model continues by itself, under the clips' own conditions."""
+
+    batch: Batch
+    """As the loss of the family reads it."""
+    num_context: int
+    """Frames of the recording at the start."""
+    options: Mapping[str, object]
+    """Of the family's sampler."""
+    generator: torch.Generator
+    """On the CPU."""
+
+
 # ---------------------------------------------------------------------------------------------------------------- calls
 
 
@@ -420,6 +434,11 @@ class AnyFamily(ABC):
         """How a training batch becomes the input of the loss."""
 
     @abstractmethod
+    def rolling_out(self, model: AnyModel) -> Callable[[Rollout], Tensor] | None:
+        """A function that continues training clips with `model`, and returns them as they are in a batch; None where
+        a model of this family does not generate frame by frame."""
+
+    @abstractmethod
     def transfer(self, old: AnyModel, model: AnyModel, before: Described, after: Described) -> TransferReport:
         """Start `model` from the weights of `old`, in place, under `transfer_rules`. See `transfer.transferred`.
 
@@ -445,10 +464,18 @@ class Family(AnyFamily, Generic[CallType, ConfigType, ModelType, SamplerType]):
     """See `steps`."""
     prepare_batch: Callable[[ConfigType, Mapping[str, float]], PrepareBatch] = _plain_batch
     """See `batch_step`."""
+    roll_out: Callable[[ModelType, Rollout], Tensor] | None = None
+    """See `rolling_out`."""
     check_sampler: Callable[[ConfigType, SamplerType], None] = _accept
     """Raises UserError for options of the sampler that do not fit the sizes of a model."""
     check_transfer: Callable[[ConfigType, ConfigType], None] = lambda old, new: None
     """Raises UserError for two configurations between which weights lose their meaning, whatever their shapes."""
+
+    def rolling_out(self, model: AnyModel) -> Callable[[Rollout], Tensor] | None:
+        if self.roll_out is None:
+            return None
+        roll_out, typed = self.roll_out, cast(ModelType, model)
+        return lambda rollout: roll_out(typed, rollout)
 
     def steps(self, config: ModelConfig, sampling: Mapping[str, object]) -> int:
         options = dataclass_from_dict(self.sampler, sampling, "Sampler options")

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from mutoscope.families.base import (
     Parts,
     Prompts,
     Request,
+    Rollout,
     Steering,
     as_prompts,
     common_length,
@@ -44,8 +46,8 @@ from mutoscope.families.transfer import (
     position_table,
     word_columns,
 )
-from mutoscope.json_config import nearest
-from mutoscope.models.magi import MAGI, MAX_INTERVAL, PAPER_SIZES, FrameConditions, MAGIConfig
+from mutoscope.json_config import dataclass_from_dict, nearest
+from mutoscope.models.magi import MAGI, MAX_INTERVAL, PAPER_SIZES, FrameConditions, MAGIBatch, MAGIConfig
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_stream import (
     FrameStreamSampler,
@@ -401,6 +403,32 @@ def paper_models() -> Iterator[PaperModel]:
         yield PaperModel(f"magi-{size}", config, (16, 256, 256), steps, config.tasks)
 
 
+def roll_out(model: MAGI, rollout: Rollout) -> Num[Tensor, "b *c f h w"]:
+    """Latents or codes of training clips: context frames of the recording, then the model's own, unguided."""
+    batch = cast(MAGIBatch, rollout.batch)
+    tokens, actions = batch["tokens"], batch.get("actions")
+    shared = FrameConditions(
+        batch.get("interval", torch.ones(len(tokens), dtype=torch.int64, device=tokens.device)),
+        batch.get("label"),
+        None,
+        batch.get("caption"),
+        batch.get("caption_mask"),
+    )
+
+    def at(frame: int) -> FrameConditions:
+        if actions is None:
+            return shared
+        unknown = torch.full_like(actions[:, :1], torch.nan)
+        return replace(shared, actions=actions[:, frame - 1 : frame] if frame else unknown)
+
+    sampler = FrameStreamSampler[FrameConditions](
+        dataclass_from_dict(FrameStreamSamplerConfig, rollout.options, "Rollouts")
+    )
+    condition = StreamCondition(at, len(tokens), tokens.shape[-3], tokens[..., : rollout.num_context, :, :])
+    *_, last = FrameStreamSampler[FrameConditions](options).sample(model, condition, rollout.generator)
+    return last.draft()
+
+
 TRANSFER_RULES = (
     TransferRule("class_embedding.weight", class_rows(), optional=True),
     TransferRule("role_embedding", position_table(1)),
@@ -431,6 +459,7 @@ MAGI_FAMILY = Family(
     capabilities=Capabilities(any_length=True, endless=True, steerable=True),
     planned_steps=planned_steps,
     check_sampler=check_sampler,
+    roll_out=roll_out,
     papers=paper_models,
     transfer_rules=TRANSFER_RULES,
     lora_modules=(

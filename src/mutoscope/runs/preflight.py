@@ -16,6 +16,7 @@ from mutoscope.families import family_of
 from mutoscope.meta_device import on_meta_device
 from mutoscope.runs.checks import check_model_fits
 from mutoscope.runs.networks import build_tokenizer, spec_without_weights
+from mutoscope.runs.rollouts import check_rollouts
 from mutoscope.runs.text import WORDS
 from mutoscope.text import encoder_kind
 from mutoscope.tokenizers.base import TokenizerSpec
@@ -95,6 +96,7 @@ def check_model_recipe(recipe: ModelRecipe) -> None:
         raise UserError("Tokens are encoded once, so random crops would not change: use data.ten_crops instead.")
     by_task = {task: options for task, options in recipe.task_sampling.items() if task in recipe.task_weights}
     family_of(recipe.model).check_sampling(recipe.model, recipe.sampling, by_task)
+    check_rollouts(recipe, family_of(recipe.model))
     if recipe.text_encoder not in (None, WORDS):
         encoder_kind(Path(recipe.text_encoder).expanduser())
     if isinstance(recipe.data, TokensData) or (spec := spec_without_weights(recipe)) is None:

@@ -33,6 +33,7 @@ from mutoscope.runs.checks import (
 )
 from mutoscope.runs.networks import TRAINED_FIRST, build_tokenizer, tokenizer_of, tokenizer_spec, tokenizer_stage
 from mutoscope.runs.preflight import check_memory, check_recipe
+from mutoscope.runs.rollouts import own_context
 from mutoscope.runs.sheets import GenerationSheet
 from mutoscope.runs.start import start
 from mutoscope.runs.text import open_text_encoder
@@ -255,7 +256,10 @@ def _train_model(
     prepare = with_scaled_actions(family.batch_step(recipe.model, recipe.task_weights), actions)
     prepare = with_one_class(recipe.model, prepare)
     callbacks = (*sheets, *callbacks)
-    result = train_model(model, recipe, cache, out, prepare_batch=prepare, callbacks=callbacks, **options)
+    corrupt = own_context(recipe, family, model)
+    result = train_model(
+        model, recipe, cache, out, prepare_batch=prepare, corrupt=corrupt, callbacks=callbacks, **options
+    )
     if result.finished and process.is_main:
         own = None if bundled else tokenizer  # a folder may move or vanish; a model folder is complete without it
         hub.save_pretrained(out, index, tokenizer=own, model=merge_lora(result.network), recipe=to_json(recipe))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, TypeVar
 
-from mutoscope.checks import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, SEED, Range, check_fields
+from mutoscope.checks import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Range, check_fields
 from mutoscope.data.base import DataConfig
 from mutoscope.data.sources.registry import kind_of, of_kind, source_class, without_former_fields
 from mutoscope.errors import UserError
@@ -176,6 +176,40 @@ class AdversarialConfig:
             raise UserError("perceptual_heads are for a VGG-16: name its file in perceptual_weights too.")
 
 
+ROLLOUT_RANGES = {
+    "share": SHARE,
+    "start_step": NOT_NEGATIVE,
+    "context_frames": COUNT,
+    "num_decoding_steps": COUNT,
+    "num_diffusion_steps": COUNT,
+}
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Corrupted context from the model's own rollouts, so that streams stay alive beyond the length of training.
+
+    Scheduled sampling (arXiv 1506.03099) at the level of frames: the weights of the moment continue the first frames
+    of some clips under the clips' own conditions, and later frames see these frames as their history, while the
+    targets stay those of the recording. Self Forcing (arXiv 2506.08009) rolls out in the same way, and compares
+    distributions instead.
+    """
+
+    share: float = 0.0
+    """share of the clips of a batch whose history is the model's own; 0: none"""
+    start_step: int = 500
+    """update from which on: the rollouts of a network that has learnt nothing are noise"""
+    context_frames: int = 8
+    """the true frames before a rollout number 1 to this many, drawn for every update"""
+    num_decoding_steps: int = 2
+    """sets of tokens per frame in rollouts; fewer than in sampling, to save time"""
+    num_diffusion_steps: int = 6
+    """denoising steps per token in rollouts"""
+
+    def __post_init__(self) -> None:
+        check_fields(self, ROLLOUT_RANGES)
+
+
 @dataclass(frozen=True)
 class TokenizerRecipe:
     """Stage 1: everything that decides a tokenizer training run; without `adversarial`, reconstruction only."""
@@ -237,6 +271,7 @@ class ModelRecipe:
     """frame size, rate and windows follow the recording, instead of being the recipe's own"""
     tokenizer_steps: int | None = None
     """updates of a tokenizer that is trained first; None: as its own recipe says"""
+    rollouts: RolloutConfig = field(default_factory=RolloutConfig)
 
     def __post_init__(self) -> None:
         check_fields(self, {"cache_clips": COUNT, "tokenizer_steps": COUNT})

@@ -24,6 +24,9 @@ from mutoscope.training.optim import clip_gradients, make_ema, make_optimizer, m
 from mutoscope.training.tracking import LOG, JsonlTracker, Tracker, announce, check_trackers, open_trackers
 from mutoscope.training.validation import Candidates, Figures, Validation, ValidationRule, WeightsKind
 
+Corrupt = Callable[[Batch, int, torch.Generator], Batch]
+"""Changes a batch of training by the weights of the moment: (batch, step, generator)."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -62,6 +65,7 @@ def train_model(
     out: str | Path,
     *,
     prepare_batch: Callable[[BatchT, int], Batch] = lambda batch, step: batch,
+    corrupt: Corrupt | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     trackers: Sequence[Tracker] = (),
@@ -71,6 +75,8 @@ def train_model(
 
     The loss must be a mean over the clips of a batch: then micro-batches and ranks average to the same gradient as
     one large batch. `prepare_batch(batch, step)` may add fields that depend on the step, such as the task.
+    `corrupt(batch, step, generator)` may change batches of training by the weights of the moment, and never those of
+    validation.
     Writes `log.jsonl`, `curve.png`, `checkpoints/` and `samples/` below `out`, and reports to the trackers that the
     recipe names. With `loop.validation_share`, whole recordings of `source` are held back (`data/held_back.py`), the
     loss on them is logged, and the better of raw and averaged weights is returned.
@@ -86,6 +92,7 @@ def train_model(
         out,
         rule=ValidationRule(model_figures),
         prepare_batch=prepare_batch,
+        corrupt=corrupt,
         resume=resume,
         callbacks=callbacks,
         trackers=trackers,
@@ -102,6 +109,7 @@ def run_loop(
     *,
     rule: ValidationRule,
     prepare_batch: Callable[[BatchT, int], Batch] = lambda batch, step: batch,
+    corrupt: Corrupt | None = None,
     resume: bool,
     callbacks: Sequence[Callback],
     trackers: Sequence[Tracker],
@@ -149,6 +157,9 @@ def run_loop(
             for step, batch in enumerate(make_loader(training, sampler, loop.num_workers, loop.seed), start=start):
                 prepared = prepare_batch(to_device(batch, process.device), step)
                 seed_step(generator, loop.seed, step, process.rank)
+                if corrupt is not None:
+                    with autocast(loop, process.device):
+                        prepared = corrupt(prepared, step, generator)
                 losses: dict[str, Tensor] = {}
                 for i, micro_batch in enumerate(split_batch(prepared, loop.accumulation)):
                     with no_sync(objective, last=i + 1 == loop.accumulation):

@@ -28,9 +28,7 @@ FAR = 255.0  # the depth buffer has 8 bits
 WEAPON_LABELS = frozenset({"DoomPlayer"})
 MAX_SEED = 2**32  # ViZDoom's seeds are 32-bit
 
-_TURNING = MappingProxyType(
-    {"left": "TURN_LEFT", "right": "TURN_RIGHT", "forward": "MOVE_FORWARD", "attack": "ATTACK"}
-)
+_TURNING = MappingProxyType({"left": "TURN_LEFT", "right": "TURN_RIGHT", "forward": "MOVE_FORWARD", "attack": "ATTACK"})
 _STEPPING = MappingProxyType(dict(_TURNING) | {"left": "MOVE_LEFT", "right": "MOVE_RIGHT"})
 
 
@@ -49,7 +47,16 @@ class Scenario:
     """share of its time in which it holds random keys, so that mistakes occur too"""
 
 
-_MONSTERS = ("Cacodemon", "Demon", "DoomImp", "MarineChainsawVzd", "ShotgunGuy", "ChaingunGuy", "Zombieman", "HellKnight")
+_MONSTERS = (
+    "Cacodemon",
+    "Demon",
+    "DoomImp",
+    "MarineChainsawVzd",
+    "ShotgunGuy",
+    "ChaingunGuy",
+    "Zombieman",
+    "HellKnight",
+)
 _PACKS = ("Medikit", "CustomMedikit", "Stimpack", "GreenArmor", "ShellBox", "Clip")
 
 SCENARIOS: Mapping[str, Scenario] = MappingProxyType(

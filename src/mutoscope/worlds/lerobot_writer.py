@@ -157,7 +157,9 @@ def write_dataset(folder: Path, parts: Sequence[EpisodePart], form: DatasetForm)
         _write_json(folder / "meta/stats.json", whole)
         _write_json(folder / "meta/info.json", _info(parts, form, tasks))
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror or error}); free space or choose another.") from None
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror or error}); free space or choose another."
+        ) from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

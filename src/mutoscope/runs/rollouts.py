@@ -1,0 +1,66 @@
+"""Corrupted context from a model's own rollouts: see `RolloutConfig`."""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from mutoscope.errors import UserError
+from mutoscope.families import AnyFamily
+from mutoscope.families.base import Rollout
+from mutoscope.models.base import AnyModel
+from mutoscope.training.batches import Batch, first_clips
+from mutoscope.training.config import ModelRecipe, RolloutConfig
+from mutoscope.training.trainer import Corrupt
+
+COPIED = ("sample_range", "eta", "window_mode")  # options of sampling that rollouts share
+
+
+def check_rollouts(recipe: ModelRecipe, family: AnyFamily) -> None:
+    """Raises UserError for rollouts of a family that does not generate frame by frame, or without a frame to add."""
+    config = recipe.rollouts
+    if config.share == 0:
+        return
+    if not family.capabilities.endless:
+        raise UserError(f"rollouts.share: models of {family.title} do not continue clips frame by frame; set it to 0.")
+    frames = recipe.model.clip_shape[-3]
+    if config.context_frames >= frames:
+        raise UserError(
+            f"rollouts.context_frames is {config.context_frames}, and clips have {frames} latent frames: nothing would "
+            "be left to roll out."
+        )
+
+
+def own_context(recipe: ModelRecipe, family: AnyFamily, model: AnyModel) -> Corrupt | None:
+    """The step that puts the model's own frames into the history of some clips; None where the recipe has no share."""
+    config, roll_out = recipe.rollouts, family.rolling_out(model)
+    if config.share == 0 or roll_out is None:
+        return None
+    options = {name: recipe.sampling[name] for name in COPIED if name in recipe.sampling}
+    options |= {"num_decoding_steps": config.num_decoding_steps, "num_diffusion_steps": config.num_diffusion_steps}
+
+    def corrupt(batch: Batch, step: int, generator: torch.Generator) -> Batch:
+        tokens = cast(Tensor, batch["tokens"])
+        count, num_context, seed = drawn(config, len(tokens), generator)
+        if step < config.start_step or count == 0:
+            return batch
+        model.eval()
+        rollout = Rollout(first_clips(batch, count), num_context, options, torch.Generator().manual_seed(seed))
+        own = roll_out(rollout).to(tokens.dtype)
+        model.train()
+        history = cast(Tensor, batch.get("history", tokens))
+        return {**batch, "history": torch.cat([own, history[count:]])}
+
+    return corrupt
+
+
+def drawn(config: RolloutConfig, num_clips: int, generator: torch.Generator) -> tuple[int, int, int]:
+    """Clips that roll out, true frames before the rollouts, and a seed for their draws.
+
+    The clips of a batch come in random order: the first ones are as good as any. A share that is no whole number of
+    clips is right on average.
+    """
+    device = generator.device
+    count = int(config.share * num_clips + torch.rand((), generator=generator, device=device).item())
+    num_context = int(torch.randint(1, config.context_frames + 1, (), generator=generator, device=device))
+    return count, num_context, int(torch.randint(2**62, (), generator=generator, device=device))
