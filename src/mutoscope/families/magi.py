@@ -421,9 +421,7 @@ def roll_out(model: MAGI, rollout: Rollout) -> Num[Tensor, "b *c f h w"]:
         unknown = torch.full_like(actions[:, :1], torch.nan)
         return replace(shared, actions=actions[:, frame - 1 : frame] if frame else unknown)
 
-    sampler = FrameStreamSampler[FrameConditions](
-        dataclass_from_dict(FrameStreamSamplerConfig, rollout.options, "Rollouts")
-    )
+    options = dataclass_from_dict(FrameStreamSamplerConfig, rollout.options, "Rollouts")
     condition = StreamCondition(at, len(tokens), tokens.shape[-3], tokens[..., : rollout.num_context, :, :])
     *_, last = FrameStreamSampler[FrameConditions](options).sample(model, condition, rollout.generator)
     return last.draft()
