@@ -43,7 +43,7 @@ def open_environment(spec: EnvironmentSpec) -> Environment:
     if spec.name.startswith(f"{DOOM}-"):
         return _doom(spec)
     if spec.name in SCENARIOS:
-        raise UserError(f"Unknown environment {spec.name!r}: Did you mean '{DOOM}-{spec.name}'?")
+        raise UserError(f"Unknown environment {spec.name!r}: did you mean '{DOOM}-{spec.name}'?")
     return GymEnvironment(spec.name, spec.height, spec.width, spec.frame_skip or 1, spec.keys, spec.options)
 
 

@@ -4,6 +4,7 @@ Discrete actions become one button per value, of which one is pressed; boxes bec
 Needs the extra [worlds], and the package that brings the environment.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -148,12 +149,17 @@ def _made(name: str, options: dict[str, object]) -> "gymnasium.Env":
     gymnasium = require_gymnasium()
     _check_known(gymnasium, name)
     try:
-        environment = gymnasium.make(name, render_mode="rgb_array", **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Gymnasium warns about what is refused below
+            # The passive checker turns an environment that renders nothing into an assertion.
+            environment = gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True, **options)
     except Exception as error:  # environments raise errors of many classes when they are built
         raise UserError(f"{name} cannot be opened for recording: {reason(error)}.") from None
-    if environment.render_mode != "rgb_array":
-        modes = ", ".join(map(str, environment.metadata.get("render_modes", ()))) or "none"
-        raise UserError(f"{name} does not render rgb_array (its modes: {modes}): it cannot be recorded.")
+    modes = [str(mode) for mode in environment.metadata.get("render_modes", ())]
+    if environment.render_mode != "rgb_array" or "rgb_array" not in modes:
+        raise UserError(
+            f"{name} does not render rgb_array (its modes: {', '.join(modes) or 'none'}): it cannot be recorded."
+        )
     return environment
 
 

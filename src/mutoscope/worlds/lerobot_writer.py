@@ -30,7 +30,6 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
 TIME_BASE = 90_000  # ticks per second in the videos: whole numbers of ticks per frame at all usual rates
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
-MAX_PIXELS_OF_QUANTILES = 20_000
 COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
 # The lerobot package writes files without colour tags, and its readers ignore them: BT.601 is what they assume.
@@ -108,14 +107,23 @@ def exact_rate(fps: float) -> Fraction:
 
 
 def pixel_statistics(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Statistics:
-    """Statistics per colour channel in [0, 1], as (channel, 1, 1) lists; quantiles of a regular sample of pixels."""
-    values = np.stack(frames).reshape(-1, 3)  # (t*h*w, 3)
-    sample = values[:: max(1, len(values) // MAX_PIXELS_OF_QUANTILES)] / 255
-    exact = values.astype(np.float64) / 255
-    numbers = {"min": exact.min(0), "max": exact.max(0), "mean": exact.mean(0), "std": exact.std(0)}
-    numbers |= {name: np.quantile(sample, share, axis=0) for name, share in QUANTILES.items()}
-    shaped: Statistics = {name: value.reshape(3, 1, 1).tolist() for name, value in numbers.items()}
+    """Exact statistics of each colour channel in [0, 1], as (channel, 1, 1) lists, from histograms of 256 levels."""
+    channels = np.stack(frames).reshape(-1, 3).T  # (3, t*h*w)
+    measured = [_of_histogram(np.bincount(channel, minlength=256)) for channel in channels]
+    shaped: Statistics = {name: [[[one[name]]] for one in measured] for name in measured[0]}
     return shaped | {"count": [len(frames)]}
+
+
+def _of_histogram(counts: np.ndarray) -> dict[str, float]:
+    """Statistics of levels 0 ... 255, scaled to [0, 1], from how often each occurs."""
+    levels, present = np.arange(256) / 255, np.flatnonzero(counts)
+    mean = float(np.average(levels, weights=counts))
+    numbers = {"min": float(levels[present[0]]), "max": float(levels[present[-1]]), "mean": mean}
+    numbers["std"] = float(np.sqrt(np.average((levels - mean) ** 2, weights=counts)))
+    below = np.cumsum(counts)
+    return numbers | {
+        name: float(levels[np.searchsorted(below, share * below[-1])]) for name, share in QUANTILES.items()
+    }
 
 
 def row_statistics(rows: np.ndarray) -> Statistics:

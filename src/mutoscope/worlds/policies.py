@@ -91,33 +91,33 @@ class ScriptedDoom:
         offset = target.x - 0.5
         if abs(offset) < max(IN_SIGHT, target.width / 3):
             if target.width < self.fires_from and rng.random() < 0.9:
-                return {} if rng.random() < 0.7 else {"forward": 1}
-            return {"attack": 1}
-        return {"left" if offset < 0 else "right": 1}
+                return {} if rng.random() < 0.7 else {"forward": 1.0}
+            return {"attack": 1.0}
+        return {"left" if offset < 0 else "right": 1.0}
 
     def _walk_to(self, prize: Seen) -> dict[str, float]:
         offset = prize.x - 0.5
-        keys: dict[str, float] = {"forward": 1} if abs(offset) < AHEAD else {}
-        return keys | ({"left" if offset < 0 else "right": 1} if abs(offset) > IN_SIGHT else {})
+        keys: dict[str, float] = {"forward": 1.0} if abs(offset) < AHEAD else {}
+        return keys | ({"left" if offset < 0 else "right": 1.0} if abs(offset) > IN_SIGHT else {})
 
     def _aside(self, rng: np.random.Generator) -> dict[str, float]:
         """Steps to one side, with changes of mind."""
         if rng.random() < 0.1:
             self.side = "right" if self.side == "left" else "left"
-        return {self.side: 1}
+        return {self.side: 1.0}
 
     def _explore(self, observation: Observation, rng: np.random.Generator) -> dict[str, float]:
         view = np.array(observation.openness)
         middle = len(view) // 2
         if self.turn_left > 0:
             self.turn_left -= 1
-            return {self.side: 1}
+            return {self.side: 1.0}
         if view[middle] < NEAR or rng.random() < 0.03:  # a wall, or a look around
             self.side = "left" if view[:middle].max() >= view[middle + 1 :].max() else "right"
             self.turn_left = int(rng.integers(1, 8))
-            return {self.side: 1}
+            return {self.side: 1.0}
         offset = int(view.argmax()) - middle
-        turn: dict[str, float] = {"left" if offset < 0 else "right": 1} if abs(offset) > 1 else {}
+        turn: dict[str, float] = {"left" if offset < 0 else "right": 1.0} if abs(offset) > 1 else {}
         return {"forward": 1, **(turn if rng.random() < 0.6 else {})}
 
 

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -307,7 +308,16 @@ _worker: list[_Recorder] = []  # the recorder of a worker process, which lives a
 
 
 def _start_worker(config: RecordConfig, out: Path) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker.append(_Recorder(config, out))
+
+
+def _end_with_parent() -> None:
+    """A killed recording leaves no process behind that goes on writing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(episode: int) -> int:
