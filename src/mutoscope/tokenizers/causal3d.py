@@ -38,6 +38,7 @@ RANGES = {
     "channel_multipliers": WIDTH,
     "num_res_blocks": DEPTH,
     "num_groups": COUNT,
+    "patch_size": COUNT,
     "num_bits": Range(1, MAX_BITS),
     "levels": Range(low=2),
     "latent_channels": WIDTH,
@@ -52,10 +53,11 @@ RANGES = {
 class Causal3DConfig:
     """Sizes of the network. Defaults: 17 frames of 128×128 to 5×16×16 tokens of 65,536 codes.
 
-    Every stage after the first halves height and width, and time too where `temporal_downsample` is True. `num_bits` is
-    for LFQ (2^bits codes), `levels` for FSQ (their product), `latent_channels` for KL. `per_frame`: kernels of size 1
-    in time, so that each frame is encoded separately. `reconstruction`: mean absolute (l1) or squared (l2) error in
-    [-1, 1].
+    Every stage after the first halves height and width, and time too where `temporal_downsample` is True. `patch_size`:
+    p×p pixels become one position of 3·p² channels before the first convolution and pixels again after the last, so
+    that no convolution runs at full resolution (as in LTX-Video, arXiv 2501.00103 §2.1). `num_bits` is for LFQ (2^bits
+    codes), `levels` for FSQ (their product), `latent_channels` for KL. `per_frame`: kernels of size 1 in time, so that
+    each frame is encoded separately. `reconstruction`: mean absolute (l1) or squared (l2) error in [-1, 1].
     """
 
     filters: int = 128
@@ -72,6 +74,7 @@ class Causal3DConfig:
     entropy_temperature: float = 0.01
     kl_cost: float = 1e-6
     per_frame: bool = False
+    patch_size: int = 1
     reconstruction: Literal["l1", "l2"] = "l2"
 
     def __post_init__(self) -> None:
@@ -97,6 +100,11 @@ class Causal3DConfig:
         return tuple(self.filters * multiplier for multiplier in self.channel_multipliers)
 
     @property
+    def pixel_channels(self) -> int:
+        """Channels of a position that the network reads and writes: the colours of one patch."""
+        return 3 * self.patch_size**2
+
+    @property
     def kernel(self) -> tuple[int, int, int]:
         """Frames, rows and columns that a convolution sees."""
         return (1, 3, 3) if self.per_frame else (3, 3, 3)
@@ -109,6 +117,18 @@ class Causal3DConfig:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Layers. Each takes the state of a stream, or None for a whole clip.
+
+
+def fold_patches(x: Float[Tensor, "b c t h w"], size: int) -> Float[Tensor, "b c*size*size t h/size w/size"]:
+    """Turns patches of size×size positions of each frame into channels."""
+    frames = rearrange(x, "b c t h w -> (b t) c h w")
+    return rearrange(F.pixel_unshuffle(frames, size), "(b t) c h w -> b c t h w", b=len(x))
+
+
+def unfold_patches(x: Float[Tensor, "b c*size*size t h w"], size: int) -> Float[Tensor, "b c t h*size w*size"]:
+    """Inverse of `fold_patches`. `pixel_shuffle` keeps the memory format; einops would return to NCHW."""
+    frames = rearrange(x, "b c t h w -> (b t) c h w")
+    return rearrange(F.pixel_shuffle(frames, size), "(b t) c h w -> b c t h w", b=len(x))
 
 
 class CausalConv3d(nn.Conv3d):
@@ -193,6 +213,8 @@ class Up(nn.Module):
     def forward(self, x: Float[Tensor, "b c t h w"], state: StreamState | None) -> Float[Tensor, "b c t2 h2 w2"]:
         begins = state is None or self.conv not in state.past
         y = self.conv(x, state)  # (b, c*f*4, t, h, w)
+        if self.factor == 1:
+            return unfold_patches(y, 2)
         y = rearrange(y, "b (c f p q) t h w -> b c (t f) (h p) (w q)", f=self.factor, p=2, q=2)
         return y[:, :, self.factor - 1 :] if begins else y
 
@@ -218,7 +240,7 @@ def res_blocks(channels_in: int, channels_out: int, count: int, config: Causal3D
 
 def encoder(config: Causal3DConfig, channels_out: int) -> Stack:
     """Network from pixels to the input of the bottleneck."""
-    layers: list[nn.Module] = [CausalConv3d(3, config.filters, config.kernel)]
+    layers: list[nn.Module] = [CausalConv3d(config.pixel_channels, config.filters, config.kernel)]
     channels = config.filters
     for i, width in enumerate(config.widths):
         layers += res_blocks(channels, width, config.num_res_blocks, config)
@@ -239,7 +261,7 @@ def decoder(config: Causal3DConfig) -> Stack:
         channels = config.widths[i]
         if i > 0:
             layers.append(Up(channels, config.temporal_downsample[i - 1], config))
-    return Stack([*layers, FrameNorm(channels, config), CausalConv3d(channels, 3, config.kernel)])
+    return Stack([*layers, FrameNorm(channels, config), CausalConv3d(channels, config.pixel_channels, config.kernel)])
 
 
 class Causal3D(VideoTokenizer):
@@ -271,7 +293,7 @@ class Causal3D(VideoTokenizer):
         codes = {"lfq": 2**config.num_bits, "fsq": prod(config.levels), "kl": None}[config.bottleneck]
         return TokenizerSpec(
             temporal_stride=2 ** sum(config.temporal_downsample),
-            spatial_stride=2 ** len(config.temporal_downsample),
+            spatial_stride=config.patch_size * 2 ** len(config.temporal_downsample),
             vocab_size=codes,
             latent_channels=config.latent_channels if codes is None else None,
             causal_in_time=not config.per_frame,
@@ -290,7 +312,16 @@ class Causal3D(VideoTokenizer):
                 f"The tokenizer needs {alone} + k·{stride} frames and sizes in multiples of {side}, found {t} frames "
                 f"of {h}×{w}. Pad the clip, or use the tiled encoder of tokenizers/tiling.py."
             )
-        return self.encoder(video, state)
+        return self.encoder(self._frames_layout(fold_patches(video, self.config.patch_size)), state)
+
+    def _frames_layout(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
+        """The memory format of the convolutions. Channels last is up to twice as fast for images on CPUs, and in it
+        the layers' changes between clips and single frames are views; convolutions of volumes stay as they are."""
+        return x.contiguous(memory_format=torch.channels_last_3d) if self.config.per_frame else x
+
+    def _pixels(self, latents: Float[Tensor, "b d lt lh lw"], state: StreamState | None = None) -> Tensor:
+        patches = self.decoder(self._frames_layout(latents), state)  # (b, 3*p*p, t, h/p, w/p)
+        return unfold_patches(patches, self.config.patch_size)
 
     def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]:
         return self.bottleneck.encode(self.encode_to_latents(video))
@@ -300,7 +331,7 @@ class Causal3D(VideoTokenizer):
         return self.encode(video) if self.spec.vocab_size is None else self.encode_to_latents(video)
 
     def decode(self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
-        return self.decoder(self.bottleneck.lookup(tokens))
+        return self._pixels(self.bottleneck.lookup(tokens))
 
     def encode_part(self, video: Float[Tensor, "b 3 t h w"], state: StreamState) -> Tensor:
         """Tokens or latents of the next frames of a stream."""
@@ -308,7 +339,7 @@ class Causal3D(VideoTokenizer):
 
     def decode_part(self, latents: Tensor, state: StreamState) -> Float[Tensor, "b 3 t h w"]:
         """Pixels of the next tokens or latents of a stream."""
-        return self.decoder(self.bottleneck.lookup(latents), state)
+        return self._pixels(self.bottleneck.lookup(latents), state)
 
     def stream_encode(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
         """Tokens or latents of a clip, one part after another; all parts together equal `encode` of the whole."""
@@ -329,7 +360,7 @@ class Causal3D(VideoTokenizer):
         `generator` draws the latents of the KL bottleneck; without one, their mean is decoded.
         """
         latents, tokens, losses = self.bottleneck(self.encode_to_latents(video), generator)
-        reconstruction = self.decoder(latents)
+        reconstruction = self._pixels(latents)
         distance = F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss
         error = distance(reconstruction.float(), video)
         return TokenizerOutput(reconstruction, tokens, {"reconstruction": error, **losses})
