@@ -338,6 +338,6 @@ def check_intervals(intervals: Sequence[int], frame_stride: int) -> None:
     for interval in intervals:
         if interval < 1 or interval * frame_stride > MAX_INTERVAL:
             raise UserError(
-                f"intervals times frame_stride must be between 1 and {MAX_INTERVAL} source frames, found interval "
+                f"intervals must be at least 1 and, times frame_stride, at most {MAX_INTERVAL}; found interval "
                 f"{interval} at frame_stride {frame_stride}: use smaller intervals or a smaller frame_stride."
             )

@@ -218,7 +218,7 @@ def list_lerobot(
         classes,
         missing=missing,
         reader=reader,
-        notes=(*_camera_notes(info, chosen, camera is None), *info.notes),
+        notes=(*_camera_notes(info, chosen, camera is None), *_class_notes(files, classes), *info.notes),
         frame_fields={"actions": len(info.actions.names)} if info.actions else {},
         fps=info.fps,
         format=f"lerobot {info.version}",
@@ -233,6 +233,11 @@ def list_lerobot(
 def _camera_notes(info: DatasetInfo, chosen: Camera, by_default: bool) -> list[str]:
     others = [camera.key for camera in info.cameras if camera != chosen]
     return [f"the camera is {chosen.key}; others are {', '.join(others)}"] if others and by_default else []
+
+
+def _class_notes(files: Sequence[MediaFile], classes: Sequence[str]) -> list[str]:
+    without = sum(file.label < 0 for file in files) if classes else 0
+    return [f"{without} of {len(files)} episodes have no task of the table, so no class"] if without else []
 
 
 def _whole_episodes(

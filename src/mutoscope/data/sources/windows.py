@@ -54,8 +54,8 @@ class TimeVariation:
             raise UserError("intervals and max_interval both say how far apart frames are: leave max_interval at 1.")
         if self.max_gap and num_frames < MIN_FRAMES_WITH_GAP:
             raise UserError(
-                f"max_gap needs clips of at least {MIN_FRAMES_WITH_GAP} frames (the first one, the one after the gap, "
-                f"and one to learn), found num_frames {num_frames}."
+                f"max_gap must be 0 for clips of fewer than {MIN_FRAMES_WITH_GAP} frames (the first one, the one after "
+                f"the gap, and one to learn); found {self.max_gap} for num_frames {num_frames}."
             )
 
     def draw(
