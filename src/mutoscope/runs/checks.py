@@ -27,13 +27,18 @@ def check_model_fits(recipe: ModelRecipe, spec: TokenizerSpec) -> None:
                 f"{data.num_frames} frames of {data.height}x{data.width}: change --model.{flag}, the size of the clips "
                 "(--data.height, --data.width, --data.num-frames) or --tokenizer."
             )
-    if isinstance(data, RecordedData) and data.max_gap and "history_only" not in model.clip_fields:
+    check_gaps(recipe)
+    if missing := set(recipe.task_weights) - set(model.tasks):
+        raise UserError(f"task_weights names {min(missing)!r}, which the model does not do: {model.tasks}.")
+
+
+def check_gaps(recipe: ModelRecipe) -> None:
+    """Raises UserError for clips with temporal gaps and a model that would learn to generate them."""
+    if isinstance(recipe.data, RecordedData) and recipe.data.max_gap and "history_only" not in recipe.model.clip_fields:
         raise UserError(
             "data.max_gap is for models that know which frame comes after a temporal gap (MAGI); this one would learn "
             "to generate such gaps: set --data.max-gap 0."
         )
-    if missing := set(recipe.task_weights) - set(model.tasks):
-        raise UserError(f"task_weights names {min(missing)!r}, which the model does not do: {model.tasks}.")
 
 
 def condition_tasks(recipe: ModelRecipe) -> tuple[str, ...]:

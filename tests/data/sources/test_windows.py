@@ -17,6 +17,7 @@ pytest.importorskip("av", reason="PyAV is needed to read videos")
 pytest.importorskip("pyarrow", reason="pyarrow is needed to read LeRobot datasets")
 
 from dot_recordings import DotEpisode, dot_corners, dot_episode, write_lerobot, write_video
+from mutoscope.commands.train import resolve_recipe, with_flags
 from mutoscope.data.base import Item
 from mutoscope.data.held_back import split_clips
 from mutoscope.data.sources.clips import FolderData, LeRobotData, RecordedClips, RecordedData
@@ -24,6 +25,10 @@ from mutoscope.data.sources.registry import from_description
 from mutoscope.data.sources.tokens import TokenCache, TokensData
 from mutoscope.data.sources.windows import MIN_FRAMES_WITH_GAP, TimeVariation, Window
 from mutoscope.errors import UserError
+from mutoscope.recipes.own_data import magi, nova
+from mutoscope.runs.adapt import adapted
+from mutoscope.runs.checks import check_gaps
+from mutoscope.runs.networks import tokenizer_stage
 from mutoscope.runs.tokenize import tokenize
 from mutoscope.runs.validation import plainly_held_back
 from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
@@ -257,6 +262,47 @@ def test_settings_survive_json():
     assert replace(data, intervals=cast("tuple[int, ...]", [1, 2])) == data
     settings = cast(Sequence[int], cast(dict, data_of("lerobot", intervals=(1, 2)).origin()["settings"])["intervals"])
     assert settings == [1, 2]
+
+
+# ------------------------------------------------------------------------------------------------------------- recipes
+
+
+def test_the_tokenizer_that_is_trained_first_sees_no_gaps():
+    recipe = replace(magi(), data=data_of("lerobot", intervals=(1, 2), max_gap=8))
+    first = tokenizer_stage(recipe)
+    assert first is not None and isinstance(first.data, RecordedData)
+    assert (first.data.max_gap, first.data.intervals, first.data.num_frames) == (0, (1, 2), 2)
+
+
+def test_models_that_cannot_tell_a_gap_are_refused_and_those_without_intervals_warned():
+    gaps = replace(nova(), data=data_of("lerobot", max_gap=8))
+    with pytest.raises(
+        UserError, match=r"data\.max_gap is for models that know which frame comes after a temporal gap"
+    ):
+        check_gaps(gaps)
+    check_gaps(replace(magi(), data=gaps.data))
+    varied = data_of("lerobot", intervals=(1, 2))
+    warned = "several frame intervals, which this model does not read"
+    assert any(warned in text for text in adapted(replace(nova(), data=varied)).warnings)
+    assert not any(warned in text for text in adapted(replace(magi(), data=varied)).warnings)
+
+
+def test_a_resumed_run_takes_the_flags_that_began_it():
+    flags = [
+        "--data",
+        recorded("lerobot"),
+        "--data.intervals",
+        "1",
+        "2",
+        "--data.max-gap",
+        "4",
+        "--data.tasks-as-classes",
+    ]
+    recipe = resolve_recipe("magi", flags)
+    data = recipe.data
+    assert isinstance(data, LeRobotData)
+    assert (data.intervals, data.max_gap, data.gap_share, data.tasks_as_classes) == ((1, 2), 4, 0.5, True)
+    assert with_flags(recipe, "magi", flags) == recipe
 
 
 # ---------------------------------------------------------------------------------------------------- tasks as classes
