@@ -177,14 +177,18 @@ def is_terminal() -> bool:
 
 
 def parse_flags(target: Callable[..., T], prog: str, arguments: Sequence[str], **options: Any) -> T:
-    """tyro, with its errors as one line instead of a box; --help still prints and exits."""
+    """tyro, with its errors as one line instead of a box; --help still prints and exits.
+
+    A flag that is on or off may also name the value that it has already: a run is resumed by the command that began it.
+    """
     import tyro
 
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
             # A recipe's configuration may be one of several classes: the one it has is the one its flags change.
-            markers = (tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands)
+            one_each = (tyro.conf.FlagCreatePairsOff,) if {"--help", "-h"} & set(arguments) else ()
+            markers = (tyro.conf.AvoidSubcommands, *one_each)
             return tyro.cli(target, prog=prog, args=list(arguments), config=markers, **options)
     except SystemExit as stop:
         if stop.code:

@@ -13,6 +13,7 @@ def inspect(
     num_frames: int = 16,
     frame_stride: int = 1,
     headers_only: bool = False,
+    tasks_as_classes: bool = False,
     sheet: str | None = None,
 ) -> common.Report:
     """Decode recordings to their end and report their contents: a folder of videos, a LeRobot dataset, one video.
@@ -27,6 +28,7 @@ def inspect(
         num_frames: frames per clip, for counting clips
         frame_stride: source frames per clip frame
         headers_only: believe headers instead of decoding everything; faster, and finds fewer faults
+        tasks_as_classes: the tasks of a LeRobot dataset are its classes, as --data.tasks-as-classes trains them
         sheet: also write a contact sheet (.png) of some videos from all over the folder, a row each, with the actions
             of each frame below it
     """
@@ -37,7 +39,7 @@ def inspect(
     from mutoscope.data.inspect import sheet as draw
 
     folder = Path(path).expanduser()
-    report: common.Report = {**look(folder, num_frames, frame_stride, headers_only)}
+    report: common.Report = {**look(folder, num_frames, frame_stride, headers_only, tasks_as_classes)}
     report["warnings"] = [warning for video in report.get("videos", []) for warning in video["warnings"]]
     if not report["readable"]:
         report["failure"] = f"None of the {report['files']} files can be read; the first: {_first_reason(report)}"

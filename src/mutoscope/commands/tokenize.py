@@ -11,7 +11,8 @@ from mutoscope.errors import UserError
 if TYPE_CHECKING:
     from mutoscope.data.base import DataConfig
 
-OWN_OPTIONS = frozenset({"windows", "camera"})  # refused where they have no meaning
+# Refused where they have no meaning
+OWN_OPTIONS = frozenset({"windows", "camera", "intervals", "max_gap", "tasks_as_classes"})
 ENDLESS_CLIPS = 4096  # default number of clips of an endless source
 
 
@@ -32,6 +33,10 @@ def tokenize(
     window_choice: Literal["even", "random"] = "even",
     camera: str | None = None,
     action_axes: Literal["sum", "mean"] = "sum",
+    intervals: tuple[int, ...] = (),
+    max_gap: int = 0,
+    gap_share: float = 0.5,
+    tasks_as_classes: bool = False,
     tasks: tuple[str, ...] | None = None,
     batch_size: int | None = None,
     num_workers: int = 0,
@@ -59,6 +64,10 @@ def tokenize(
         window_choice: where the windows start: even, at equal distances over a video's time, or random, drawn once
         camera: of a LeRobot dataset: key of the camera's feature or its last part (default: the first camera)
         action_axes: how the axes of actions between two frames of a clip are joined: sum or mean
+        intervals: frames of a clip are one of these numbers of strides apart, drawn for each window
+        max_gap: windows with a temporal gap omit 1 to this many frames after their first one; 0: no gaps
+        gap_share: share of the windows that have a gap, of those with earlier frames in their video
+        tasks_as_classes: the tasks of a LeRobot dataset are classes
         tasks: the tasks whose condition videos are encoded too (default: those of the model; all ten for a tokenizer
             that gives codes)
         batch_size: clips encoded together (default: as many as have 2^19 pixels on a CPU, 2^22 on a GPU)
@@ -103,6 +112,10 @@ def tokenize(
         "window_choice": window_choice,
         "camera": camera,
         "action_axes": action_axes,
+        "intervals": intervals or None,
+        "max_gap": max_gap or None,
+        "gap_share": gap_share,
+        "tasks_as_classes": tasks_as_classes or None,
     }
     config = clip_config(data, dataset, sizes, options)
     source = config.open()

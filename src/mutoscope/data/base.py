@@ -127,9 +127,18 @@ class ClipSource(ABC, Generic[BatchT_co]):
     def __getitem__(self, indices: Sequence[int]) -> BatchT_co:
         """The clips at `indices`, stacked in this order."""
 
+    plain_rows: Bool[np.ndarray, " n"] | None = None
+    """For clips that are stored already: which have the interval 1 and no temporal gap. None: not known, or all."""
+
     def among(self, clips: Int[np.ndarray, " m"]) -> "ClipSource[BatchT_co]":
         """The same source with these of its clips only, numbered from 0."""
         return ChosenClips(self, clips)
+
+    def plain(self, clips: Int[np.ndarray, " m"] | None = None) -> "ClipSource[BatchT_co]":
+        """The same source with these clips (None: all) at interval 1 and without temporal gaps, as validation reads
+        them; the source itself where no clip is otherwise.
+        """
+        return self
 
 
 class ChosenClips(ClipSource[BatchT]):
@@ -153,6 +162,10 @@ class ChosenClips(ClipSource[BatchT]):
             return batch
         kept = [self._next(int(index)) if stray else int(index) for index, stray in zip(indices, strays, strict=True)]
         return self.source[self.clips[kept].tolist()]
+
+    def plain(self, clips: Int[np.ndarray, " m"] | None = None) -> ClipSource[BatchT]:
+        source = self.source.plain(self.clips if clips is None else self.clips[clips])
+        return self if source is self.source else source.among(self.clips)
 
     def _strays(self, batch: BatchT) -> list[bool]:
         """For each clip, whether it is of a recording that was not chosen."""
@@ -242,7 +255,7 @@ class DataConfig(ABC):
 
     def origin(self) -> dict[str, object]:
         """`describe` with seed, path and all settings: the clips that a token cache was filled with."""
-        values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
+        values: dict[str, object] = {f.name: json_value(getattr(self, f.name)) for f in fields(self)}
         apart = {"seed": values.pop("seed"), "path": values.pop("path", None)}
         return self.describe() | apart | {SETTINGS: values}
 
@@ -266,7 +279,7 @@ class DataConfig(ABC):
 
     def examples(self, count: int = 4) -> ClipBatch:
         """The same few clips every time, for contact sheets: taken evenly from the whole source."""
-        source = self.open()
+        source = self.open().plain()
         return source[spread(source.num_clips or count, count)]
 
     @property
@@ -294,6 +307,11 @@ class PathData(DataConfig):
         return self.path
 
 
+def json_value(value: object) -> object:
+    """A setting as JSON reads it back: a list for a tuple."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def flat(described: Mapping[str, object]) -> Mapping[str, object]:
     """A description of clips (`DataConfig.origin`) with the settings among its entries."""
     return {**cast(Mapping[str, object], described.get(SETTINGS, {})), **described}
@@ -313,3 +331,13 @@ def check_interval(max_interval: int) -> None:
     """Raises UserError unless frame intervals up to this one can be embedded."""
     if not 1 <= max_interval <= MAX_INTERVAL:
         raise UserError(f"max_interval must be between 1 and {MAX_INTERVAL}, found {max_interval}.")
+
+
+def check_intervals(intervals: Sequence[int], frame_stride: int) -> None:
+    """Raises UserError unless frames at these intervals, counted in strides, are at most 25 source frames apart."""
+    for interval in intervals:
+        if interval < 1 or interval * frame_stride > MAX_INTERVAL:
+            raise UserError(
+                f"intervals must be at least 1 and, times frame_stride, at most {MAX_INTERVAL}; found interval "
+                f"{interval} at frame_stride {frame_stride}: use smaller intervals or a smaller frame_stride."
+            )

@@ -34,6 +34,9 @@ def split_clips(source: ClipSource[BatchT], share: float, seed: int = 0) -> Spli
     warning says so; where clips are independent of each other, the last ones too. An endless source of independent
     clips loses none: its held-back clips have indices that training never reaches.
     A source of a single clip cannot be split: a warning, and None.
+
+    Held-back clips have the frame interval 1 and no temporal gap, so that figures compare between runs. Of a token
+    cache that stores the held-back recordings otherwise, only those clips are used that happen to be so, if any.
     """
     if share == 0:
         return None
@@ -83,5 +86,7 @@ def drawn_clips(source: ClipSource[BatchT], count: int) -> list[int]:
 
 def _split(source: ClipSource[BatchT], held: np.ndarray, rule: str) -> Split[BatchT]:
     indices = np.flatnonzero(held)
+    if source.plain_rows is not None and source.plain_rows[indices].any():
+        indices = indices[source.plain_rows[indices]]
     note = f"{rule} for validation: {len(indices):,} of {len(held):,} clips."
-    return Split(source.among(np.flatnonzero(~held)), source.among(indices), indices, note)
+    return Split(source.among(np.flatnonzero(~held)), source.plain().among(indices), indices, note)

@@ -105,7 +105,13 @@ class FolderReport(TypedDict, total=False):
     splits: dict[str, SplitReport]
 
 
-def inspect(path: str | Path, num_frames: int = 16, frame_stride: int = 1, headers_only: bool = False) -> FolderReport:
+def inspect(
+    path: str | Path,
+    num_frames: int = 16,
+    frame_stride: int = 1,
+    headers_only: bool = False,
+    tasks_as_classes: bool = False,
+) -> FolderReport:
     """Decode every video of a folder, a LeRobot dataset or a copy of a dataset to its end and report the contents.
 
     Keys: "files" and "readable" (counts), "broken" (list of {"path", "reason"}), "clips" (non-overlapping clips of
@@ -121,6 +127,7 @@ def inspect(path: str | Path, num_frames: int = 16, frame_stride: int = 1, heade
     that give no clip), unlisted, clips and class_counts.
 
     headers_only: believe headers and packets instead of decoding, which takes less time and finds fewer faults.
+    tasks_as_classes: the classes of a LeRobot dataset are its tasks (`LeRobotData.tasks_as_classes`).
     Raises UserError where the path is missing, the folder holds no videos, or the single video cannot be read.
     """
     if min(num_frames, frame_stride) < 1:
@@ -128,7 +135,9 @@ def inspect(path: str | Path, num_frames: int = 16, frame_stride: int = 1, heade
     span = clip_span(num_frames, frame_stride)
     path = Path(path)
     if is_lerobot(path):
-        return inspect_listing(list_lerobot(path), span, headers_only)
+        return inspect_listing(list_lerobot(path, tasks_as_classes=tasks_as_classes), span, headers_only)
+    if tasks_as_classes:
+        raise UserError(f"{path} is no LeRobot dataset and has no tasks: omit tasks_as_classes.")
     if (kind := recognise(path)) is not None:
         return inspect_dataset(kind, path, span, headers_only)
     return inspect_listing(list_folder(path), span, headers_only)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from mutoscope.data.base import DataConfig
+from mutoscope.data.sources.clips import RecordedData
 from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.data.sources.tokens import TokensData
 from mutoscope.json_config import with_values
@@ -196,6 +197,8 @@ def warnings_about(recipe: ModelRecipe, survey: DataSurvey) -> Iterator[str]:
         yield from tokenizer_warnings(recipe.tokenizer, index, recipe.data, is_fixed=recipe.start_from is not None)
     if survey.actions is not None and recipe.model.action_size is None:
         yield f"The recording has actions ({', '.join(survey.actions.names)}), which this model does not read."
+    if isinstance(recipe.data, RecordedData) and recipe.data.intervals and "interval" not in recipe.model.clip_fields:
+        yield "The clips have several frame intervals, which this model does not read: its motion has no certain speed."
 
 
 def tokenizer_warnings(name: str, index: ModelIndex, data: DataConfig, *, is_fixed: bool = False) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What a recipe's model must have in common with its tokenizer and its token cache."""
 
 from mutoscope.data.base import ClipBatch, ClipSource
+from mutoscope.data.sources.clips import RecordedData
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import TokenizerSpec
@@ -8,7 +9,9 @@ from mutoscope.training.config import ModelRecipe
 
 
 def check_model_fits(recipe: ModelRecipe, spec: TokenizerSpec) -> None:
-    """Raise UserError unless vocabulary and grid of the model are those of the tokenizer's tokens of these clips."""
+    """Raise UserError unless vocabulary and grid of the model are those of the tokenizer's tokens of these clips, and
+    the model can be trained on their temporal gaps.
+    """
     data, model = recipe.data, recipe.model
     expected = {
         "latent_shape": (model.latent_shape, spec.latent_shape(data.num_frames, data.height, data.width)),
@@ -24,8 +27,18 @@ def check_model_fits(recipe: ModelRecipe, spec: TokenizerSpec) -> None:
                 f"{data.num_frames} frames of {data.height}x{data.width}: change --model.{flag}, the size of the clips "
                 "(--data.height, --data.width, --data.num-frames) or --tokenizer."
             )
+    check_gaps(recipe)
     if missing := set(recipe.task_weights) - set(model.tasks):
         raise UserError(f"task_weights names {min(missing)!r}, which the model does not do: {model.tasks}.")
+
+
+def check_gaps(recipe: ModelRecipe) -> None:
+    """Raises UserError for clips with temporal gaps and a model that would learn to generate them."""
+    if isinstance(recipe.data, RecordedData) and recipe.data.max_gap and "history_only" not in recipe.model.clip_fields:
+        raise UserError(
+            "data.max_gap is for models that know which frame comes after a temporal gap (MAGI); this one would learn "
+            "to generate such gaps: set --data.max-gap 0."
+        )
 
 
 def condition_tasks(recipe: ModelRecipe) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mutoscope import hub
+from mutoscope.data.sources.clips import RecordedData
 from mutoscope.errors import UserError
 from mutoscope.json_config import nearest
 from mutoscope.meta_device import on_meta_device
@@ -51,13 +52,17 @@ def tokenizer_recipe(recipe: ModelRecipe) -> TokenizerRecipe | None:
 def tokenizer_stage(recipe: ModelRecipe) -> TokenizerRecipe | None:
     """The first stage of a model's run: a tokenizer for clips of the same recording, size and rate; None without one.
 
-    A tokenizer of single frames keeps the few frames per clip of its own recipe.
+    A tokenizer of single frames keeps the few frames per clip of its own recipe. Its clips have no temporal gaps, which
+    are for models that know which frame comes after one.
     """
     first = tokenizer_recipe(recipe)
     if first is None:
         return None
     frames = first.data.num_frames if untrained_spec(first).per_frame else recipe.data.num_frames
-    data = replace(recipe.data, num_frames=min(frames, recipe.data.num_frames))
+    data = recipe.data
+    if isinstance(data, RecordedData):
+        data = replace(data, max_gap=0)
+    data = replace(data, num_frames=min(frames, data.num_frames))
     loop = replace(
         first.loop,
         num_steps=recipe.tokenizer_steps or first.loop.num_steps,

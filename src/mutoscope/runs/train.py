@@ -38,7 +38,7 @@ from mutoscope.runs.sheets import GenerationSheet
 from mutoscope.runs.start import start
 from mutoscope.runs.text import open_text_encoder
 from mutoscope.runs.tokenize import CaptionReader, tokenize
-from mutoscope.runs.validation import cached_examples, example_clips, loop_split
+from mutoscope.runs.validation import cached_examples, example_clips, loop_split, plainly_held_back
 from mutoscope.sampling.tasks import condition_key, needs_video
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
@@ -117,9 +117,11 @@ def load_recipe(path: str | Path) -> Recipe:
     return from_json(read_json(Path(path)), str(path), tuple(family.config for family in FAMILIES.values()))
 
 
+HELD_BACK = "held_back"  # in the description of the clips of a token cache
 STATED = {
     "class_names",
     "actions",
+    HELD_BACK,
     "seed",
     "path",
     SETTINGS,
@@ -305,8 +307,9 @@ def open_cache(
         cache = recipe.data.cache()
     else:
         if process.is_main:
-            source = recipe.data.open()
-            check_source(source, recipe)
+            found = recipe.data.open()
+            check_source(found, recipe)
+            source = plainly_held_back(found, recipe.loop, recipe.cache_clips)
             tokenize(
                 tokenizer,
                 recipe.tokenizer,
@@ -315,7 +318,7 @@ def open_cache(
                 num_clips=recipe.cache_clips,
                 num_workers=recipe.loop.num_workers,
                 tasks=condition_tasks(recipe),
-                data=recipe.data.origin(),
+                data=recipe.data.origin() | ({} if source is found else held_back_of(recipe)),
                 context_frames=recipe.model.context_frames,
                 text=caption_reader(recipe, text),
                 motion=recipe.motion,
@@ -338,6 +341,11 @@ def open_cache(
         raise UserError(f"The clips in {cache.folder} have the shape {shapes}; change one of them.")
     check_labels(cache, recipe)
     return cache
+
+
+def held_back_of(recipe: ModelRecipe) -> dict[str, object]:
+    """Which clips of a token cache have the frame interval 1 because they are held back, as its metadata states it."""
+    return {HELD_BACK: {"share": recipe.loop.validation_share, "seed": recipe.loop.seed}}
 
 
 def caption_reader(recipe: ModelRecipe, encoder: TextEncoder | None) -> CaptionReader | None:

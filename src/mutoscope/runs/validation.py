@@ -1,5 +1,7 @@
 """Held-back clips as contact sheets show them: the split of the training loop, as pixels."""
 
+import numpy as np
+
 from mutoscope.data.base import BatchT, ClipBatch, ClipSource, DataConfig
 from mutoscope.data.held_back import Split, split_clips
 from mutoscope.data.media import spread
@@ -12,6 +14,16 @@ NUM_EXAMPLES = 4  # clips of a contact sheet
 def loop_split(source: ClipSource[BatchT], loop: LoopConfig) -> Split[BatchT] | None:
     """The split that the training loop makes of `source`."""
     return split_clips(source, loop.validation_share, loop.seed)
+
+
+def plainly_held_back(source: ClipSource[ClipBatch], loop: LoopConfig, count: int) -> ClipSource[ClipBatch]:
+    """The first `count` clips of `source` as a token cache of the loop stores them: those that it holds back have the
+    frame interval 1 and no temporal gap. The source itself where no clip is otherwise.
+    """
+    if source.num_clips is None or source.plain() is source:
+        return source
+    split = loop_split(source.among(np.arange(min(count, source.num_clips))), loop)
+    return source if split is None else source.plain(split.indices)
 
 
 def example_clips(data: DataConfig, source: ClipSource[ClipBatch], loop: LoopConfig) -> ClipBatch:
@@ -30,4 +42,4 @@ def cached_examples(data: DataConfig, cache: TokenCache, loop: LoopConfig) -> Cl
     split = loop_split(cache, loop)
     if split is None or not data.needs_files:
         return data.examples(NUM_EXAMPLES)
-    return data.open()[split.indices[spread(len(split.indices), NUM_EXAMPLES)].tolist()]
+    return data.open().plain()[split.indices[spread(len(split.indices), NUM_EXAMPLES)].tolist()]

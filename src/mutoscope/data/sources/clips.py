@@ -1,11 +1,12 @@
 """Clips of a fixed length from a folder of videos, or from a dataset in its own layout."""
 
+import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict, cast
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from mutoscope.data.base import (
     EPISODE,
     INTERVAL,
     LABEL,
+    SETTINGS,
     ClipBatch,
     ClipSource,
     Field,
@@ -24,6 +26,7 @@ from mutoscope.data.base import (
     PathData,
     StackedItems,
     check_interval,
+    json_value,
     stacked_items,
 )
 from mutoscope.data.fit import offset
@@ -34,6 +37,7 @@ from mutoscope.data.sources.folder_recordings import list_folder
 from mutoscope.data.sources.lerobot import list_lerobot
 from mutoscope.data.sources.lerobot_tables import is_lerobot
 from mutoscope.data.sources.survey import DataSurvey, survey_listing
+from mutoscope.data.sources.windows import GAP_SHARE, STEADY, TimeVariation, Window, window_generator
 from mutoscope.errors import UserError
 
 DAMAGED, SHORT, BROKEN = 1, 2, 3
@@ -70,6 +74,7 @@ class ClipOptions(TypedDict, total=False):
     random_crop: bool
     random_flip: bool
     max_interval: int
+    variation: TimeVariation
     short: Literal["skip", "loop"]
     seed: int
 
@@ -95,6 +100,14 @@ class ClipDataset(Dataset):
     random_flip mirrors half of the clips. max_interval draws how many strides the frames of a clip are apart, from 1 to
     this or as far as the video allows, and its first frame anywhere; "interval" in the item is that number. All draws
     are a function of (seed, epoch, i) only, so items do not depend on the number of loader workers.
+
+    variation.intervals: every window has one of these frame intervals in place of `max_interval`'s, and keeps its
+    start; one that does not fit before the end of the video is replaced by the largest one that does, or by 1.
+    variation.max_gap: in `gap_share` of the windows, 1 to max_gap frames are omitted after the first one, as far as the
+    video has earlier frames: the first frame moves back, the others stay. "history_only" bool (t,) then marks frame 1,
+    which cannot be predicted from the frame before the gap, and the action across the gap, row 0, is NaN. Both are
+    functions of (seed, window), the same in every epoch, so that a token cache holds them.
+
     short: what happens to videos shorter than a clip: "skip" (they are listed in `.skipped`) or "loop", which repeats
     them from their beginning.
 
@@ -123,6 +136,7 @@ class ClipDataset(Dataset):
         random_crop: bool = False,
         random_flip: bool = False,
         max_interval: int = 1,
+        variation: TimeVariation = STEADY,
         short: Literal["skip", "loop"] = "skip",
         seed: int = 0,
     ):
@@ -136,6 +150,7 @@ class ClipDataset(Dataset):
             raise UserError(f'short must be "skip" or "loop"; got {short!r}')
         if windows is not None and clip_step is not None:
             raise UserError("windows and clip_step both say where clips start; omit one of them")
+        variation.check(num_frames, frame_stride, max_interval)
         listing = folder if isinstance(folder, Listing) else list_clips(Path(folder))
         if listing.actions is not None and (mirrored or random_flip):
             raise UserError("clips with actions must not be mirrored: actions point the other way in a mirror")
@@ -146,6 +161,7 @@ class ClipDataset(Dataset):
         self.crops, self.mirrored, self.variants = crops, mirrored, crops * (2 if mirrored else 1)
         self.random_start, self.random_crop, self.random_flip = random_start, random_crop, random_flip
         self.max_interval, self.short, self.seed, self.reader = max_interval, short, seed, listing.reader
+        self.variation = variation
         self._skipped_at_start: list[FileProblem] = []
         self._broken_at_start: list[FileProblem] = []
         self._reasons: dict[int, str] = {}
@@ -164,7 +180,9 @@ class ClipDataset(Dataset):
 
     def _fields(self, frame_fields: Mapping[str, int]) -> dict[str, Field]:
         """The fields of an item beside its clip; `frame_fields`: numbers per frame of further fields."""
-        varied = {"interval": INTERVAL} if self.max_interval > 1 else {}
+        varied = {"interval": INTERVAL} if self.max_interval > 1 or self.variation.intervals else {}
+        if self.variation.max_gap:
+            varied["history_only"] = Field("bool", (self.num_frames,), per_frame=True)
         frames = {
             name: Field("float32", (self.num_frames, size), per_frame=True) for name, size in frame_fields.items()
         }
@@ -178,6 +196,17 @@ class ClipDataset(Dataset):
     def episodes(self) -> Int[np.ndarray, " n"]:
         """The video of every item, by its number; a file that fails while loading is not known yet."""
         return np.repeat(np.arange(len(self.videos)), np.diff(self._first_item))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all clips have the interval 1 and no gap."""
+        return self.max_interval == 1 and not self.variation
+
+    def plain(self) -> "ClipDataset":
+        """The same windows at interval 1 and without gaps, with the same fields."""
+        found = copy.copy(self)
+        found.max_interval, found.variation = 1, STEADY
+        return found
 
     # ----------------------------------------------------------------------------------------------- usable files
 
@@ -310,13 +339,13 @@ class ClipDataset(Dataset):
         return clip_starts(count, self.span, self.clip_step) or range(1)  # one clip of a video to loop
 
     def _clip(self, number: int, window: int, variant: int, generator: torch.Generator) -> Item:
-        start, stride, interval = self._starts(number)[window], self.frame_stride, 1
-        if self.max_interval > 1:
-            interval, start = self._interval(self._num_frames(number), generator)
-            stride *= interval
-        elif self.random_start:
-            start = self._moved(start, self._num_frames(number) - self.span, generator)
+        start, interval, gap = self._window(number, window, generator)
+        stride = self.frame_stride * interval
         frames, start, period = self._read(number, start, stride)
+        gap = min(gap, start // stride)  # the start of a damaged video has moved to earlier frames
+        first = start - gap * stride
+        if gap:
+            frames = np.concatenate([self._frame(number, first), frames[1:]])
         crop, mirror = divmod(variant, 2) if self.mirrored else (variant, 0)
         frames = self._crop(frames, crop, generator)  # (t, h, w, 3)
         if self.random_flip and torch.rand((), generator=generator) < 0.5:
@@ -327,15 +356,23 @@ class ClipDataset(Dataset):
             "label": video.label,
             "caption": video.caption,
             "path": video.name,
-            "start": start,
+            "start": first,
             "interval": interval,
             "episode": number,
-        } | self._frame_rows(number, start, stride, period)
+        } | self._frame_rows(number, start, stride, period, first)
 
-    def _frame_rows(self, number: int, start: int, stride: int, period: int | None) -> dict[str, torch.Tensor]:
-        """The fields of one row per frame of the clip: actions join the rows up to the next frame."""
+    def _frame_rows(
+        self, number: int, start: int, stride: int, period: int | None, first: int
+    ) -> dict[str, torch.Tensor]:
+        """The fields of one row per frame of the clip: actions join the rows up to the next frame.
+
+        first: the clip's first frame, before `start` where a gap follows it.
+        """
+        marks: dict[str, torch.Tensor] = {}
+        if "history_only" in self.fields:
+            marks["history_only"] = (torch.arange(self.num_frames) == 1) & (first < start)
         if not self.frame_fields:
-            return {}
+            return marks
         steps = start + np.arange(self.num_frames * stride)  # frames of the video from the first one of the clip on
         steps = steps[steps < max(self._num_frames(number), start + 1)] if period is None else steps % period
         rows = self.reader.extras(self.videos[number], steps.tolist())
@@ -345,7 +382,27 @@ class ClipDataset(Dataset):
             if period is not None:
                 actions[steps == period - 1] = np.nan  # no action leads from the last frame back to the first
             found["actions"] = self.actions.reduced(actions, stride)
-        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in found.items()}
+        if first < start:
+            found = self._after_gap(found, number, first)
+        return marks | {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in found.items()}
+
+    def _after_gap(self, rows: dict[str, np.ndarray], number: int, first: int) -> dict[str, np.ndarray]:
+        """Rows of a clip whose first frame is number `first` of its video; the action across the gap is unknown."""
+        before = self.reader.extras(self.videos[number], [first])
+        found = {name: np.concatenate([before[name], values[1:]]) for name, values in rows.items()}
+        if "actions" in found:
+            found["actions"][0] = np.nan
+        return found
+
+    def _window(self, number: int, window: int, generator: torch.Generator) -> Window:
+        """Where the frames of a window are in video `number`."""
+        start, available, interval = self._starts(number)[window], self._num_frames(number), 1
+        if self.max_interval > 1:
+            interval, start = self._interval(available, generator)
+        elif self.random_start:
+            start = self._moved(start, available - self.span, generator)
+        rng = window_generator(self.seed, number, window)
+        return self.variation.draw(Window(start, interval), self.num_frames, self.frame_stride, available, rng)
 
     def _moved(self, start: int, last: int, generator: torch.Generator) -> int:
         if self.windows is not None:
@@ -379,6 +436,13 @@ class ClipDataset(Dataset):
             raise UserError(f"{file.name} gives {available} frames of the {span} that a clip needs")
         return FramesRead(frames, start)
 
+    def _frame(self, number: int, index: int) -> UInt8[np.ndarray, "1 h w 3"]:
+        """One frame of a video, scaled as those of a clip. Raises UserError where it cannot be read."""
+        frames, _ = self.reader.read(self.videos[number], index, 1, 1, (self.height, self.width))
+        if not len(frames):
+            raise UserError(f"{self.videos[number].name} gives no frame {index}")
+        return frames
+
     def _crop(self, frames: np.ndarray, crop: int, generator: torch.Generator) -> np.ndarray:
         rooms = frames.shape[1] - self.height, frames.shape[2] - self.width
         share = 0.5 if self.crops == 1 else crop / (self.crops - 1)
@@ -386,6 +450,26 @@ class ClipDataset(Dataset):
         if self.random_crop:
             top, left = (int(torch.randint(room + 1, (), generator=generator)) for room in rooms)
         return frames[:, top : top + self.height, left : left + self.width]
+
+
+class RecordedClips(StackedItems):
+    """The clips of recordings. plain_clips: those that have the interval 1 and no gap, for validation."""
+
+    def __init__(self, dataset: ClipDataset, plain_clips: Int[np.ndarray, " m"] | None = None):
+        super().__init__(dataset)
+        self.clips, self.plain_dataset = dataset, dataset.plain()
+        self.plain_clips = frozenset(() if plain_clips is None else plain_clips.tolist())
+
+    def __getitem__(self, indices: Sequence[int]) -> ClipBatch:
+        return stacked_items([self._clip(int(index)) for index in indices])
+
+    def _clip(self, index: int) -> Item:
+        return (self.plain_dataset if index in self.plain_clips else self.clips)[index]
+
+    def plain(self, clips: Int[np.ndarray, " m"] | None = None) -> ClipSource[ClipBatch]:
+        if self.clips.is_plain:
+            return self
+        return RecordedClips(self.clips, np.arange(len(self.clips)) if clips is None else clips)
 
 
 class RandomClips(ClipSource[ClipBatch]):
@@ -426,6 +510,14 @@ class RecordedData(PathData):
     """source frames per clip frame"""
     max_interval: int = 1
     """frames of a clip are 1 to this many strides apart, drawn for each clip"""
+    intervals: tuple[int, ...] = ()
+    """frames of a clip are one of these numbers of strides apart, drawn for each window (dynamic intervals); held-back
+    clips have the interval 1"""
+    max_gap: int = 0
+    """windows with a gap omit 1 to this many frames after their first one, as a window that keeps the first frame of a
+    long clip does (window_mode "anchored"); 0: no gaps"""
+    gap_share: float = GAP_SHARE
+    """share of the windows that have a gap, of those with earlier frames in their video"""
     windows: int | None = None
     """clips per video or episode; None: as many as fit one after the other"""
     clip_step: int | None = None
@@ -437,14 +529,20 @@ class RecordedData(PathData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "intervals", tuple(self.intervals))  # JSON has no tuples
         check_fields(self, {"frame_stride": COUNT})
         check_interval(self.max_interval)
+        self.variation().check(self.num_frames, self.frame_stride, self.max_interval)
         if self.windows is not None and self.windows < 1:
             raise UserError(f"windows must be at least 1, or omitted for all clips; found {self.windows}.")
         if self.clip_step is not None and (self.clip_step < 1 or self.windows is not None):
             raise UserError(f"clip_step must be at least 1, and is for clips without windows; found {self.clip_step}.")
         if self.window_choice == "random" and self.windows is None:
             raise UserError("window_choice random needs a number of windows: set windows too.")
+
+    def variation(self) -> TimeVariation:
+        """What is drawn for each window."""
+        return TimeVariation(self.intervals, self.max_gap, self.gap_share)
 
     @abstractmethod
     def listing(self) -> Listing:
@@ -462,9 +560,10 @@ class RecordedData(PathData):
             window_choice=self.window_choice,
             action_axes=self.action_axes,
             max_interval=self.max_interval,
+            variation=self.variation(),
             seed=self.seed,
         )
-        return StackedItems(clips)
+        return RecordedClips(clips)
 
     def class_names(self) -> Sequence[str]:
         return self.listing().classes
@@ -480,9 +579,19 @@ class RecordedData(PathData):
         """Settings at their defaults are omitted, as caches of earlier versions do."""
         listing = self.listing()
         described: dict[str, object] = {"kind": self.kind, "class_names": list(listing.classes)}
-        changed = {name: getattr(self, name) for name, value in DEFAULTS.items() if getattr(self, name) != value}
+        changed = {name: json_value(getattr(self, name)) for name in DEFAULTS if not self._is_default(name)}
         actions = listing.action_spec(self.frame_stride, self.action_axes)
         return described | changed | ({} if actions is None else {"actions": actions.to_json()})
+
+    def origin(self) -> dict[str, object]:
+        """Later settings at their defaults are omitted, so that caches of earlier versions are recognised."""
+        origin = super().origin()
+        settings = cast(dict[str, object], origin[SETTINGS])
+        kept = {name: value for name, value in settings.items() if name not in LATER or not self._is_default(name)}
+        return origin | {SETTINGS: kept}
+
+    def _is_default(self, name: str) -> bool:
+        return getattr(self, name) == (DEFAULTS | LATER)[name]
 
 
 # Of settings that a description omits where they have this value
@@ -493,7 +602,12 @@ DEFAULTS: dict[str, object] = {
     "clip_step": None,
     "window_choice": "even",
     "action_axes": "sum",
+    "intervals": (),
+    "max_gap": 0,
+    "gap_share": GAP_SHARE,
 }
+# Settings that token caches of earlier versions do not record
+LATER: dict[str, object] = {"intervals": (), "max_gap": 0, "gap_share": GAP_SHARE, "tasks_as_classes": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -515,12 +629,15 @@ class LeRobotData(RecordedData):
     """key of the camera's feature, or its last part; None: the first camera"""
     split: str = "train"
     """a split that info.json lists, or "all" episodes"""
+    tasks_as_classes: bool = False
+    """the tasks are classes, in the order of their numbers, so that a model draws a task by its class"""
 
     def listing(self) -> Listing:
-        return list_lerobot(self.required_path(), self.camera, self.split)
+        return list_lerobot(self.required_path(), self.camera, self.split, tasks_as_classes=self.tasks_as_classes)
 
     def describe(self) -> dict[str, object]:
-        return super().describe() | {"camera": self.camera, "split": self.split}
+        tasks = {"tasks_as_classes": True} if self.tasks_as_classes else {}
+        return super().describe() | {"camera": self.camera, "split": self.split} | tasks
 
 
 def list_clips(path: Path) -> Listing:

@@ -5,7 +5,7 @@ an error, since it would pair images with the actions of other frames.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from mutoscope.data.sources.lerobot_tables import (
     list_episodes,
     read_info,
     split_numbers,
+    task_classes,
 )
 from mutoscope.data.sources.parquet import EpisodeRows
 from mutoscope.data.sources.readers import MAX_CACHED_INDICES, Clip
@@ -189,18 +190,23 @@ def frames_at(file: EpisodeFile, timestamps: Float32[np.ndarray, " t"], video: V
     return numbers
 
 
-def list_lerobot(folder: str | Path, camera: str | None = None, split: str = ALL_EPISODES) -> Listing:
+def list_lerobot(
+    folder: str | Path, camera: str | None = None, split: str = ALL_EPISODES, *, tasks_as_classes: bool = False
+) -> Listing:
     """The whole episodes of a LeRobot dataset; the others are `missing`, each with the reason.
 
     camera: the key of a camera's feature or its last part; the first camera by default. split: one that info.json
-    lists, or "all". Raises UserError where info.json is damaged, or for an unknown camera or split.
+    lists, or "all". tasks_as_classes: the tasks of the dataset are classes, and an episode is of the class of its first
+    task. Raises UserError where info.json is damaged, for an unknown camera or split, or for tasks that cannot be
+    classes.
     """
     folder = Path(folder)
     info = read_info(folder)
     chosen = info.camera(camera)
     found = list_episodes(info, chosen)
     reader = LeRobotReader(folder, chosen, info.actions)
-    files, missing = _whole_episodes(info, found, reader)
+    classes = task_classes(folder, found.tasks) if tasks_as_classes else []
+    files, missing = _whole_episodes(info, found, reader, classes)
     if split != ALL_EPISODES and (ranges := split_numbers(info, split)) is not None:
         files = [file for file in files if any(_episode(file).episode in part for part in ranges)]
     names = info.camera_names()
@@ -209,9 +215,10 @@ def list_lerobot(folder: str | Path, camera: str | None = None, split: str = ALL
         folder,
         "" if split == ALL_EPISODES else split,
         files,
+        classes,
         missing=missing,
         reader=reader,
-        notes=(*_camera_notes(info, chosen, camera is None), *info.notes),
+        notes=(*_camera_notes(info, chosen, camera is None), *_class_notes(files, classes), *info.notes),
         frame_fields={"actions": len(info.actions.names)} if info.actions else {},
         fps=info.fps,
         format=f"lerobot {info.version}",
@@ -228,34 +235,42 @@ def _camera_notes(info: DatasetInfo, chosen: Camera, by_default: bool) -> list[s
     return [f"the camera is {chosen.key}; others are {', '.join(others)}"] if others and by_default else []
 
 
+def _class_notes(files: Sequence[MediaFile], classes: Sequence[str]) -> list[str]:
+    without = sum(file.label < 0 for file in files) if classes else 0
+    return [f"{without} of {len(files)} episodes have no task of the table, so no class"] if without else []
+
+
 def _whole_episodes(
-    info: DatasetInfo, found: EpisodeList, reader: LeRobotReader
+    info: DatasetInfo, found: EpisodeList, reader: LeRobotReader, classes: Sequence[str]
 ) -> tuple[list[MediaFile], list[FileProblem]]:
-    """Episodes whose rows and frames are there, and why the others are not whole."""
+    """Episodes whose rows and frames are there, and why the others are not whole. classes: texts of tasks, by label."""
     ends: dict[Path, float | str] = {}
     problems: dict[Path, str] = {}
     files: list[MediaFile] = []
     missing: list[FileProblem] = []
+    labels = {name: label for label, name in enumerate(classes)}
     for entry in found.entries:
         reason = _table_problem(entry, reader, problems) or _video_problem(entry, info.fps, ends)
         if reason:
             missing.append(FileProblem(f"episode {entry.number}", reason))
         else:
-            files.append(_file(entry, found, reader))
+            files.append(_file(entry, found, reader, labels))
     unlisted = max(len(found.problems), info.num_episodes - len(found.entries))
     reasons = [*found.problems, *["it is not in the table of episodes"] * unlisted][:unlisted]
     missing += [FileProblem(str(info.folder), reason) for reason in reasons]
     return files, missing
 
 
-def _file(entry: EpisodeEntry, found: EpisodeList, reader: LeRobotReader) -> EpisodeFile:
-    caption = entry.caption
+def _file(entry: EpisodeEntry, found: EpisodeList, reader: LeRobotReader, labels: Mapping[str, int]) -> EpisodeFile:
+    caption, first = entry.caption, entry.texts[0] if entry.texts else ""
     if not caption and found.tasks and "task_index" in reader.table(entry.data).columns:
         [task] = reader.table(entry.data).read(entry.number, ["task_index"], 0, 1)["task_index"].to_pylist()
         caption = found.tasks.get(task, "")
+        first = caption.strip()
     path = entry.video or entry.data
     part = f"episode {entry.number}"
-    return EpisodeFile(path, -1, caption, part, entry.number, entry.length, entry.data, entry.from_seconds)
+    label = labels.get(first, -1)
+    return EpisodeFile(path, label, caption, part, entry.number, entry.length, entry.data, entry.from_seconds)
 
 
 def _table_problem(entry: EpisodeEntry, reader: LeRobotReader, problems: dict[Path, str]) -> str | None:

@@ -22,6 +22,7 @@ INFO = "meta/info.json"
 TEMPLATE_FIELDS = frozenset("video_key chunk_index file_index episode_chunk episode_index".split())
 ACTION_FEATURES = ("action", "actions")
 DEFAULT_CHUNK_SIZE = 1000
+MAX_TASK_CLASSES = 1000  # as many classes as ImageNet has; more tasks are texts that a model should read
 DRIVE = re.compile("[A-Za-z]:")  # begins an absolute path on Windows
 
 
@@ -99,16 +100,21 @@ class DatasetInfo:
 class EpisodeEntry:
     """One episode as the tables state it.
 
-    video: file of the camera's frames, None where they are in the table of frames. from_seconds: time of its first
-    frame in that file.
+    texts: of its tasks, in order. video: file of the camera's frames, None where they are in the table of frames.
+    from_seconds: time of its first frame in that file.
     """
 
     number: int
     length: int
-    caption: str
+    texts: tuple[str, ...]
     data: Path
     video: Path | None
     from_seconds: float = 0.0
+
+    @property
+    def caption(self) -> str:
+        """All its texts; "" without any."""
+        return "; ".join(self.texts)
 
 
 @dataclass
@@ -242,7 +248,7 @@ def list_episodes(info: DatasetInfo, camera: Camera) -> EpisodeList:
             continue
         entry = _entry_of_v3 if newest else _entry_of_v2
         try:
-            found.entries.append(entry(info, camera, row, number, length, _caption(row, found.tasks)))
+            found.entries.append(entry(info, camera, row, number, length, _task_texts(row, found.tasks)))
         except KeyError as error:
             found.problems.append(f"episode {number}: its row lacks {error}")
     found.entries.sort(key=lambda entry: entry.number)
@@ -265,22 +271,26 @@ def _rows_of_v2(info: DatasetInfo, found: EpisodeList) -> Iterator[Row]:
     yield from read_json_lines(path)
 
 
-def _entry_of_v3(info: DatasetInfo, camera: Camera, row: Row, number: int, length: int, caption: str) -> EpisodeEntry:
+def _entry_of_v3(
+    info: DatasetInfo, camera: Camera, row: Row, number: int, length: int, texts: tuple[str, ...]
+) -> EpisodeEntry:
     common = {"episode_index": number, "episode_chunk": number // info.chunk_size, "video_key": camera.key}
     data = info.path(info.data_path, **common, **_file_number(row, "data"))
     if camera.embedded:
-        return EpisodeEntry(number, length, caption, data, None)
+        return EpisodeEntry(number, length, texts, data, None)
     prefix = f"videos/{camera.key}"
     video = info.path(_video_template(info), **common, **_file_number(row, prefix))
-    return EpisodeEntry(number, length, caption, data, video, float(row[f"{prefix}/from_timestamp"]))
+    return EpisodeEntry(number, length, texts, data, video, float(row[f"{prefix}/from_timestamp"]))
 
 
-def _entry_of_v2(info: DatasetInfo, camera: Camera, row: Row, number: int, length: int, caption: str) -> EpisodeEntry:
+def _entry_of_v2(
+    info: DatasetInfo, camera: Camera, row: Row, number: int, length: int, texts: tuple[str, ...]
+) -> EpisodeEntry:
     chunk = number // info.chunk_size
     fields = {"episode_index": number, "episode_chunk": chunk, "chunk_index": chunk, "file_index": number}
     data = info.path(info.data_path, **fields, video_key=camera.key)
     video = None if camera.embedded else info.path(_video_template(info), **fields, video_key=camera.key)
-    return EpisodeEntry(number, length, caption, data, video)
+    return EpisodeEntry(number, length, texts, data, video)
 
 
 def _video_template(info: DatasetInfo) -> str:
@@ -310,12 +320,28 @@ def _read_tasks(folder: Path, newest: bool) -> dict[int, str]:
     return tasks
 
 
-def _caption(row: Row, tasks: Mapping[int, str]) -> str:
-    """The texts of an episode; numbers are looked up in the table of tasks."""
+def _task_texts(row: Row, tasks: Mapping[int, str]) -> tuple[str, ...]:
+    """The different texts of an episode; numbers are looked up in the table of tasks."""
     values = row.get("tasks")
     listed = values if isinstance(values, list) else [values]
     texts = [tasks.get(value, "") if isinstance(value, int) else str(value or "") for value in listed]
-    return "; ".join(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    return tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
+
+
+def task_classes(folder: Path, tasks: Mapping[int, str]) -> list[str]:
+    """The texts of the tasks as names of classes, in the order of their numbers; equal texts are one class.
+
+    Raises UserError for a dataset without tasks, or with too many.
+    """
+    names = list(dict.fromkeys(tasks[number].strip() for number in sorted(tasks) if tasks[number].strip()))
+    if not names:
+        raise UserError(f"tasks_as_classes needs tasks, but the dataset {folder} states none: omit it.")
+    if len(names) > MAX_TASK_CLASSES:
+        raise UserError(
+            f"tasks_as_classes allows at most {MAX_TASK_CLASSES:,} tasks, {folder} has {len(names):,}: omit it, and "
+            "train on the texts as captions."
+        )
+    return names
 
 
 # ------------------------------------------------------------------------------------------------------------- files

@@ -22,7 +22,7 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, PathData, TokenBatch, described_actions, flat
@@ -227,6 +227,16 @@ class TokenCache(ClipSource[TokenBatch]):
             if (str(self._arrays[name].dtype), self._arrays[name].shape) != expected:
                 raise UserError(f"{self.folder / name}.npy does not fit {path}; tokenize the clips again.")
         self.episodes = np.array(self._arrays["episode"]) if "episode" in self.info.fields else None
+        self.plain_rows = None if self.episodes is None else self._plain_rows()
+
+    def _plain_rows(self) -> Bool[np.ndarray, " n"]:
+        """Which clips have the interval 1 and no temporal gap."""
+        plain = np.ones(self.num_clips or 0, dtype=bool)
+        if "interval" in self.info.fields:
+            plain &= self._arrays["interval"] == 1
+        if "history_only" in self.info.fields:
+            plain &= ~self._arrays["history_only"].any(axis=1)
+        return plain
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
