@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from mutoscope.recipes import magi_paper, magvit_paper, own_data, par_paper, shapes, text_to_video
+from mutoscope.recipes import doom, magi_paper, magvit_paper, own_data, par_paper, shapes, text_to_video
 from mutoscope.training.config import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     **own_data.RECIPES,
+    **doom.RECIPES,
     **shapes.RECIPES,
     **magvit_paper.RECIPES,
     **magi_paper.RECIPES,

@@ -44,6 +44,8 @@ def own_context(recipe: ModelRecipe, family: AnyFamily, model: AnyModel) -> Corr
         count, num_context, seed = drawn(config, len(tokens), generator)
         if step < config.start_step or count == 0:
             return batch
+        if "history_only" in batch:  # the frame after a temporal gap follows from no other: it stays the recording's
+            num_context = max(num_context, 2)
         model.eval()
         rollout = Rollout(first_clips(batch, count), num_context, options, torch.Generator().manual_seed(seed))
         own = roll_out(rollout).to(tokens.dtype)

@@ -323,7 +323,7 @@ def test_tasks_are_classes_in_the_order_of_their_numbers(tmp_path: Path, version
     assert data.class_names() == names == list(source.class_names) == list(data.survey().class_names)
     batch = source[range(4)]
     assert [names[label] for label in batch["label"].tolist()] == batch["caption"] == tasks
-    assert data.describe()["class_names"] == names and data.survey().has_captions
+    assert data.describe()["class_names"] == names and not data.survey().has_captions
     cached = filled(data, tmp_path / "cache")
     assert cached.class_names == tuple(names) and cached.labels.tolist() == batch["label"].tolist()
     assert from_description(TokensData(path="x"), cached.info.data) == data

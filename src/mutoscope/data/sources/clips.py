@@ -4,7 +4,7 @@ import copy
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, TypedDict, cast
 
@@ -634,6 +634,11 @@ class LeRobotData(RecordedData):
 
     def listing(self) -> Listing:
         return list_lerobot(self.required_path(), self.camera, self.split, tasks_as_classes=self.tasks_as_classes)
+
+    def survey(self) -> DataSurvey:
+        """A task that is a class counts as no caption too, so that models do not read it twice."""
+        found = super().survey()
+        return replace(found, has_captions=False) if self.tasks_as_classes else found
 
     def describe(self) -> dict[str, object]:
         tasks = {"tasks_as_classes": True} if self.tasks_as_classes else {}
