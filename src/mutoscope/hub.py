@@ -25,7 +25,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError, reason
@@ -170,7 +172,7 @@ def _download(name: str) -> Path:
             f"There is no folder {name!r}. To fetch it from the hub, install mutoscope with the extra [hub]."
         ) from None
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.png"]))
     except Exception as error:  # no network, no such name, no permission: the library has many kinds
         message = f"There is no folder {name!r}, and it could not be fetched from the hub: {reason(error)}."
         raise UserError(message) from None
@@ -337,10 +339,12 @@ def save_pretrained(
     card: str | None = None,
     discriminator: nn.Module | None = None,
     half: bool = True,
+    first_frames: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
     """Write a model folder so that no reader ever sees part of it.
 
-    Weights are rounded to half precision unless `half` is False.
+    Weights are rounded to half precision unless `half` is False. first_frames: uint8 (h, w, 3) by file name, as the
+    index lists them.
 
     Everything goes to a temporary folder beside the target first. An existing folder keeps its other files
     (checkpoints, logs); the parts written here replace their older versions, the index last.
@@ -355,6 +359,9 @@ def save_pretrained(
                 save_component(temporary / name, part, half)
         if recipe is not None:
             write_json(temporary / "recipe.json", recipe)
+        for name, frame in (first_frames or {}).items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            Image.fromarray(frame).save(temporary / name)
         if card is not None:
             (temporary / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         write_json(temporary / INDEX, asdict(index))

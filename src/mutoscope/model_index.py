@@ -44,6 +44,8 @@ class ModelIndex:
     """Description of the training data."""
     actions: ActionSpec | None = None
     """What the numbers of an action mean, and how they are scaled; None for a model without actions."""
+    first_frames: dict[str, int] = field(default_factory=dict[str, int])
+    """Images in the folder that clips can start with, and the class of each (−1: none)."""
     format: str = FORMAT
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from mutoscope.data.video.write import VideoClip
 from mutoscope.errors import UserError
 from mutoscope.families import Call, Request, Steering, family_named
 from mutoscope.families.base import BoundFamily, OnStep, Parts, is_listed
+from mutoscope.families.first_frames import FirstFrames
 from mutoscope.layers.finite import require_finite
 from mutoscope.layers.int8 import quantize_linears
 from mutoscope.layers.packed import pack_linears
@@ -106,14 +107,17 @@ class VideoPipeline:
         text_encoder: Callable[[], TextEncoder] | None = None,
         weights: Weights = "float",
         capture: bool = False,
+        folder: Path | None = None,
     ) -> None:
         """`model`: None for a tokenizer alone. `text_encoder` loads the text encoder; called at the first prompt.
+
+        `folder`: of the first frames that `index` names.
 
         `weights` "int8" rounds the linear layers to 8 bits on the CPU (see `layers.int8`), and `capture` records the
         decoding steps as CUDA graphs (see `families.captured`), both for families that declare it.
         """
         self.device = torch.device(device)
-        self.index, self.weights = index, weights
+        self.index, self.weights, self.folder = index, weights, folder
         # The search for the nearest code loses accuracy in half precision, so `dtype` leaves the tokenizer as it is.
         self.tokenizer = tokenizer.to(self.device).eval()
         self.model = None if model is None else model.to(self.device, dtype).eval()
@@ -129,7 +133,7 @@ class VideoPipeline:
             quantize_linears(self.model)
         elif family.capabilities.packs:
             pack_linears(self.model)
-        self._family = family.bind(Parts(self.tokenizer, self.model, index, self.device, text_encoder))
+        self._family = family.bind(Parts(self.tokenizer, self.model, index, self.device, text_encoder, folder))
         if capture:
             self._capture(self._family)
 
@@ -178,14 +182,16 @@ class VideoPipeline:
         elif text_encoder_offload or text_encoder_dtype is not None:
             raise UserError("This model has no text encoder. Omit the options of the text encoder.")
         tokenizer = _in_less_memory(folder.load_tokenizer(), tokenizer_dtype, tokenizer_window)
-        return cls(tokenizer, model, index, device, dtype, load, weights, capture)
+        return cls(tokenizer, model, index, device, dtype, load, weights, capture, folder.path)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write a folder that needs no other one; only a text encoder stays where it is."""
         if self.weights != "float":
             raise UserError("8-bit weights exist in memory only and cannot be saved: save a model with float weights.")
         index = replace(self.index, tokenizer="./tokenizer", model=None if self.model is None else "./model")
-        return hub.save_pretrained(folder, index, self.tokenizer, self.model)
+        frames = FirstFrames(self.folder, index.first_frames)
+        images = {file: frames.read(name)[0].numpy() for name, file in frames.files.items()}
+        return hub.save_pretrained(folder, index, self.tokenizer, self.model, first_frames=images)
 
     # ------------------------------------------------------------------------------------------------ generating
 

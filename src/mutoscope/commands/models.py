@@ -80,7 +80,7 @@ def one_model(name: str) -> common.Report:
     except UserError:
         if Path(name).exists() or (paper := paper_row(name)) is None:
             raise
-        return paper | {"fps": None, "classes": [], "actions": None, "text": False, "options": []}
+        return paper | {"fps": None, "classes": [], "actions": None, "first_frames": [], "text": False, "options": []}
     index = folder.index
     flags = [] if index.model is None else model_flags(folder)
     actions = None if index.actions is None else {"names": list(index.actions.names), "kind": index.actions.kind}
@@ -88,6 +88,7 @@ def one_model(name: str) -> common.Report:
         "fps": index.fps,
         "classes": list(index.class_names or ()),
         "actions": actions,
+        "first_frames": [Path(file).stem for file in index.first_frames],
         "text": index.text_encoder is not None,
         "options": [
             {"flag": f.spelling, "value": f.metavar, "default": f.default, "help": f.help, "group": f.group}

@@ -2,14 +2,17 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from mutoscope.worlds.record import RecordConfig
+    from mutoscope.worlds.catalog import EnvironmentSpec
 
 
 def record(
@@ -20,6 +23,7 @@ def record(
     episodes: int = 100,
     max_frames: int = 200,
     policy: str | None = None,
+    actions: str | None = None,
     height: int | None = None,
     width: int | None = None,
     frame_skip: int | None = None,
@@ -43,6 +47,8 @@ def record(
         policy: random (held keys), scripted (Doom only: sees monsters, packs and walls), mixed (both in turn), or a
             function of yours as file.py:function or module:function; several with commas between are taken in turn
             (default: mixed for Doom, else random)
+        actions: what is done in every episode instead of a policy, as in `mutoscope generate`: "left*20 attack*5", or a
+            file with one row per frame (.csv, .json, .npy); each leads to one more frame
         height: of the frames (default: 120 for Doom, else as rendered; with --width alone the aspect is kept)
         width: of the frames
         frame_skip: steps of the environment per frame, during which an action is held (default: 4 for Doom, else 1)
@@ -61,9 +67,18 @@ def record(
     common.check_seed(seed)
 
     from mutoscope import hub
+    from mutoscope.worlds.catalog import EnvironmentSpec
+    from mutoscope.worlds.record import RecordConfig
     from mutoscope.worlds.record import record as write_recording
 
-    config = _config(env, episodes, max_frames, policy, height, width, frame_skip, keys, _json(options), endless, seed)
+    specs = environments(env, EnvironmentSpec("", height, width, frame_skip, keys, _json(options)))
+    rows = action_rows(actions, specs[0])
+    if actions is not None and policy is not None:
+        raise UserError("--policy and --actions both say what is done: omit one.")
+    if rows:
+        max_frames = len(rows) + 1
+    chosen = policy or ("mixed" if all(spec.name.startswith("doom-") for spec in specs) else "random")
+    config = RecordConfig(specs, chosen, episodes, max_frames, seed, endless, rows)
     target = Path(out).expanduser()
     hub.check_writable_folder(target.parent)
     start = time.perf_counter()
@@ -73,26 +88,28 @@ def record(
     return report | {"seconds": time.perf_counter() - start}
 
 
-def _config(
-    env: str,
-    episodes: int,
-    max_frames: int,
-    policy: str | None,
-    height: int | None,
-    width: int | None,
-    frame_skip: int | None,
-    keys: tuple[str, ...],
-    options: dict[str, object],
-    endless: bool,
-    seed: int,
-) -> "RecordConfig":
-    from mutoscope.worlds.catalog import EnvironmentSpec, environment_names
-    from mutoscope.worlds.record import RecordConfig
+def environments(names: str, like: "EnvironmentSpec") -> "tuple[EnvironmentSpec, ...]":
+    """The environments of the argument ENV, with the settings of `like`."""
+    from mutoscope.worlds.catalog import environment_names
 
-    names = environment_names(env)
-    specs = tuple(EnvironmentSpec(name, height, width, frame_skip, keys, options) for name in names)
-    default = "mixed" if all(name.startswith("doom-") for name in names) else "random"
-    return RecordConfig(specs, policy or default, episodes, max_frames, seed, endless)
+    return tuple(replace(like, name=name) for name in environment_names(names))
+
+
+def action_rows(actions: str | None, spec: "EnvironmentSpec") -> tuple[tuple[float, ...], ...]:
+    """The rows of --actions by the names of an environment's actions; none without --actions."""
+    if actions is None:
+        return ()
+    from mutoscope.actions import ActionSpec
+    from mutoscope.families.actions import read_actions
+    from mutoscope.worlds.catalog import open_environment
+
+    environment = open_environment(spec)
+    known = ActionSpec.plain(environment.action_names, environment.action_kind, environment.fps)
+    environment.close()
+    [rows] = read_actions(actions, known).clips
+    if np.isnan(rows).any():
+        raise UserError("An environment needs to know every action: remove '?' from --actions.")
+    return tuple(tuple(row) for row in rows.tolist())
 
 
 def _json(text: str | None) -> dict[str, object]:

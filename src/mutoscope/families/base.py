@@ -169,6 +169,8 @@ class Parts(Generic[ModelType]):
     device: torch.device
     load_text_encoder: Callable[[], TextEncoder] | None = None
     """Loads the text encoder, which may be larger than the model; called at the first prompt."""
+    folder: Path | None = None
+    """Of the first frames that the index names."""
 
 
 class Generator(ABC, Generic[CallType, ModelType]):

@@ -37,6 +37,7 @@ from mutoscope.families.base import (
     common_length,
     per_sample,
 )
+from mutoscope.families.first_frames import GENERATED, FirstFrames
 from mutoscope.families.frames import context_clips, latent_frames
 from mutoscope.families.transfer import (
     TransferRule,
@@ -75,6 +76,10 @@ class MAGICall(Call):
     """Frames that the clip starts with."""
     context_frames: int | None = None
     """How many of these frames to use; None: all of context, the first frame of a video."""
+    first_frame: str | None = None
+    """Name of one of the model's own first frames (`mutoscope models MODEL` lists them), or "none": the first frame is
+    generated too. None: one of the class, or of any class, where the model has some and no task or context says
+    otherwise."""
     task_video: Clips = field(default=None, metadata={**VIDEO_FILE, "flag": "video"})
     """Clip whose first frames are the context."""
     actions: Actions | None = field(default=None, metadata=ACTIONS_FILE)
@@ -137,6 +142,7 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
     def __init__(self, parts: Parts[MAGI]) -> None:
         super().__init__(parts)
         self.actions = spec_of(self.index.actions, self.model.config.action_size)
+        self.first_frames = FirstFrames(self.parts.folder, self.index.first_frames)
 
     def fits_length(self, latent_frames: int) -> bool:
         """A window moves over clips of any length."""
@@ -154,6 +160,7 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         sampler = call.sampling
         check_sampler(self.model.config, sampler)
         check_interval(call.interval)
+        call = self._with_first_frames(call, num_samples)
         clips = context_clips(self.tokenizer.spec, self.index, call.context, call.context_frames)
         num_frames = None if call.endless else call.num_frames or self._default_length(actions)
         frames = None if num_frames is None else latent_frames(self.tokenizer.spec, self.index, num_frames)
@@ -188,12 +195,27 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         task, tasks = call.task, self.model.config.tasks
         if task not in (None, *tasks):
             raise UserError(f"This model does not do {task!r}: {', '.join(tasks)}.")
-        if task is not None and "prediction" in task and call.context is None:
+        if task is not None and "prediction" in task and call.context is None and not self.first_frames:
             raise UserError(f"The task {task} needs first frames: give a context.")
         if task == "action-conditional" and call.actions is None:
             raise UserError("The task action-conditional needs actions, one row per frame: give them.")
         if call.actions is not None and self.model.config.action_size is None:
             raise UserError(NO_ACTIONS)
+
+    def _with_first_frames(self, call: MAGICall, num_samples: int) -> MAGICall:
+        """The call with the model's own first frames as context, and their classes where it states none."""
+        if call.first_frame is not None and (call.context is not None or not self.first_frames):
+            found = "a context" if call.context is not None else "no first frames of its own"
+            raise UserError(f"first_frame names a frame of the model's own, but there is {found}: omit it.")
+        from_nothing = call.task in ("unconditional", "class-conditional", "text-conditional")
+        if call.context is not None or not self.first_frames or call.first_frame == GENERATED or from_nothing:
+            return call
+        labels = None if call.class_label is None else self.class_labels(call.class_label, num_samples, call.seed)
+        names = self.first_frames.chosen(call.first_frame, labels, num_samples, call.seed)
+        frames = [self.first_frames.read(name) for name in names]
+        classes = self.first_frames.labels_of(names).tolist()
+        known = call.class_label is not None or min(classes) < 0
+        return replace(call, context=frames, class_label=call.class_label if known else classes)
 
     def _check_context(
         self,

@@ -66,7 +66,7 @@ def vae_doom() -> TokenizerRecipe:
             patch_size=4,
         ),
         optim=OptimConfig(1.5e-3, beta1=0.9, beta2=0.99, warmup_steps=100, muon_learning_rate=2.5e-3),
-        loop=_loop(num_steps=1_800, batch_size=8, ema_decay=0.995, clip_norm=1.0),
+        loop=_loop(num_steps=1_200, batch_size=8, ema_decay=0.995, clip_norm=1.0),
     )
 
 

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ from mutoscope.runs.checks import (
     check_source,
     condition_tasks,
 )
+from mutoscope.runs.first_frames import first_frames
 from mutoscope.runs.networks import TRAINED_FIRST, build_tokenizer, tokenizer_of, tokenizer_spec, tokenizer_stage
 from mutoscope.runs.preflight import check_memory, check_recipe
 from mutoscope.runs.rollouts import own_context
@@ -264,7 +265,16 @@ def _train_model(
     )
     if result.finished and process.is_main:
         own = None if bundled else tokenizer  # a folder may move or vanish; a model folder is complete without it
-        hub.save_pretrained(out, index, tokenizer=own, model=merge_lora(result.network), recipe=to_json(recipe))
+        images, labels = first_frames(origin, cache, recipe.loop) if family.capabilities.endless else ({}, {})
+        index = replace(index, first_frames=dict(labels))
+        hub.save_pretrained(
+            out,
+            index,
+            tokenizer=own,
+            model=merge_lora(result.network),
+            recipe=to_json(recipe),
+            first_frames=images,
+        )
     return result
 
 

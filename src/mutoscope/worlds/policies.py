@@ -54,6 +54,22 @@ class RandomKeys:
         return row
 
 
+class Replayed:
+    """Does the same rows in every episode, then no action."""
+
+    def __init__(self, rows: Float32[np.ndarray, "t a"], environment: Environment) -> None:
+        if rows.shape[1] != len(environment.action_names):
+            raise UserError(
+                f"The actions are rows of {rows.shape[1]} numbers, {environment.task} has "
+                f"{len(environment.action_names)}: {', '.join(environment.action_names)}."
+            )
+        self.rows, self.step = rows, 0
+
+    def __call__(self, observation: Observation, rng: np.random.Generator) -> Action:
+        step, self.step = self.step, self.step + 1  # not the observation's step, which begins anew in endless episodes
+        return self.rows[step] if step < len(self.rows) else np.zeros_like(self.rows[0])
+
+
 class ScriptedDoom:
     """Turns to monsters and shoots, walks to packs, else walks where the view is open and turns before walls."""
 
@@ -191,4 +207,4 @@ def policies_for(names: str) -> tuple[PolicyFactory, ...]:
     return tuple(find_policy(name) for name in listed)
 
 
-__all__ = ["POLICIES", "RandomKeys", "ScriptedDoom", "checked_row", "find_policy", "policies_for"]
+__all__ = ["POLICIES", "RandomKeys", "Replayed", "ScriptedDoom", "checked_row", "find_policy", "policies_for"]

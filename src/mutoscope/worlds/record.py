@@ -25,7 +25,7 @@ from mutoscope.checks import COUNT, SEED, Range, check_fields
 from mutoscope.data.sources.parquet import require_pyarrow
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.errors import UserError
-from mutoscope.worlds.base import Environment, Policy
+from mutoscope.worlds.base import Environment, Policy, PolicyFactory
 from mutoscope.worlds.catalog import EnvironmentSpec, open_environment
 from mutoscope.worlds.lerobot_writer import (
     DatasetForm,
@@ -34,7 +34,7 @@ from mutoscope.worlds.lerobot_writer import (
     pixel_statistics,
     write_dataset,
 )
-from mutoscope.worlds.policies import checked_row, policies_for
+from mutoscope.worlds.policies import Replayed, checked_row, policies_for
 
 PARTS, SETTINGS, INFO, SHEET = ".parts", "record.json", "meta/info.json", "contact_sheet.png"
 SHEET_ROWS, SHEET_FRAMES = 8, 10
@@ -61,6 +61,8 @@ class RecordConfig:
     endless: bool = False
     """an environment that ends begins anew within the same episode, which then has `max_frames` frames; next.done
     marks the frames after which it did"""
+    actions: tuple[tuple[float, ...], ...] = ()
+    """these rows are done in every episode, instead of a policy's; the last frame follows the last row"""
 
     def __post_init__(self) -> None:
         check_fields(self, RANGES)
@@ -116,7 +118,7 @@ def _form(config: RecordConfig) -> DatasetForm:
     forms: list[DatasetForm] = []
     for spec in config.environments:
         environment = open_environment(spec)
-        for factory in policies_for(config.policy):
+        for factory in factories_for(config):
             factory(environment)  # refuses an environment that it is not for
         height, width = environment.reset(config.seed).frame.shape[:2]
         forms.append(DatasetForm(environment.fps, height, width, environment.action_names, spec.name))
@@ -234,7 +236,7 @@ class _Recorder:
 
     def __init__(self, config: RecordConfig, out: Path) -> None:
         self.config, self.out = config, out
-        self.policies = policies_for(config.policy)
+        self.policies = factories_for(config)
         self.opened: dict[str, Environment] = {}
 
     def close(self) -> None:
@@ -267,6 +269,14 @@ class _Recorder:
     def _policy(self, number: int, environment: Environment) -> Policy:
         turn = number // len(self.config.environments)
         return self.policies[turn % len(self.policies)](environment)
+
+
+def factories_for(config: RecordConfig) -> tuple[PolicyFactory, ...]:
+    """The policies that episodes take in turn, or the one that repeats the recording's actions."""
+    if not config.actions:
+        return policies_for(config.policy)
+    rows = np.array(config.actions, np.float32)
+    return (lambda environment: Replayed(rows, environment),)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""The first frames that a trained model folder keeps, see `families.first_frames`: of held-back clips, by class."""
+
+import re
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from mutoscope.data.base import ClipBatch, ClipSource, DataConfig
+from mutoscope.data.media import spread
+from mutoscope.data.sources.tokens import TokenCache
+from mutoscope.errors import UserError
+from mutoscope.runs.validation import loop_split
+from mutoscope.training.config import LoopConfig
+
+PER_CLASS, WITHOUT_CLASSES = 4, 8
+MAX_IMAGES = 64  # of a model with many classes: a folder stays small
+LOOKED_AT = 256  # held-back clips at most
+FOLDER = "first_frames"
+
+Images = dict[str, UInt8[np.ndarray, "h w 3"]]
+
+
+def first_frames(data: DataConfig, cache: TokenCache, loop: LoopConfig) -> tuple[Images, Mapping[str, int]]:
+    """Images by file name, and their classes. None of them without held-back clips, or where the videos are gone.
+
+    data: what the cache was filled with; its row i is clip i of that source.
+    """
+    split = loop_split(cache, loop)
+    if split is None or not data.needs_files:
+        return {}, {}
+    try:
+        source = data.open().plain()
+    except UserError:  # a cache outlives its videos
+        return {}, {}
+    rows = split.indices[spread(len(split.indices), LOOKED_AT)].tolist()
+    return chosen(source, rows, list(data.class_names()))
+
+
+def chosen(source: ClipSource[ClipBatch], rows: list[int], classes: list[str]) -> tuple[Images, Mapping[str, int]]:
+    """The first frames of these clips until every class has its number."""
+    per_class = max(1, min(PER_CLASS, MAX_IMAGES // len(classes))) if classes else WITHOUT_CLASSES
+    images: Images = {}
+    labels: dict[str, int] = {}
+    for row in rows:
+        batch = source[[row]]
+        label = int(cast(Tensor, batch["label"])[0]) if classes else -1
+        number = sum(found == label for found in labels.values())
+        if number < per_class and len(images) < MAX_IMAGES:
+            file = f"{FOLDER}/{_stem(classes[label] if label >= 0 else 'frame')}-{number}.png"
+            images[file] = np.ascontiguousarray(np.asarray(batch["video"])[0, 0])
+            labels[file] = label
+    return images, labels
+
+
+def _stem(name: str) -> str:
+    """A class name as part of a file name."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "class"
