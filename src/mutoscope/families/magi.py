@@ -425,6 +425,7 @@ def paper_models() -> Iterator[PaperModel]:
         yield PaperModel(f"magi-{size}", config, (16, 256, 256), steps, config.tasks)
 
 
+@torch.no_grad()  # the history of a training step carries no gradient
 def roll_out(model: MAGI, rollout: Rollout) -> Num[Tensor, "b *c f h w"]:
     """Latents or codes of training clips: context frames of the recording, then the model's own, unguided."""
     batch = cast(MAGIBatch, rollout.batch)
