@@ -1,6 +1,7 @@
 """Doom's scenarios: four keys in each, the same frames from the same seed, a scripted policy that sees the game."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,3 +100,11 @@ def test_scripted_is_for_doom_only():
 
 def test_scenarios_have_the_same_names_of_keys():
     assert {tuple(scenario.keys) for scenario in SCENARIOS.values()} == {("left", "right", "forward", "attack")}
+
+
+def test_the_engine_writes_nothing_into_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    environment = DoomEnvironment("basic", (48, 64))
+    environment.reset(0)
+    environment.close()
+    assert not list(tmp_path.iterdir())

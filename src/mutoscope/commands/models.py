@@ -177,6 +177,7 @@ def details(row: common.Report) -> str:
     lines += [f"classes ({len(row['classes'])}): {', '.join(row['classes'])}"] if row["classes"] else []
     if row["actions"] is not None:
         lines.append(f"actions ({row['actions']['kind']}): {', '.join(row['actions']['names'])}")
+    lines += [f"first frames: {', '.join(row['first_frames'])}"] if row["first_frames"] else []
     lines += ["prompts: read by its text encoder"] if row["text"] else []
     lines = [
         line for text in lines for line in textwrap.wrap(text, LINE, subsequent_indent="  ", break_on_hyphens=False)

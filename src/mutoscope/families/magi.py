@@ -78,8 +78,8 @@ class MAGICall(Call):
     """How many of these frames to use; None: all of context, the first frame of a video."""
     first_frame: str | None = None
     """Name of one of the model's own first frames (`mutoscope models MODEL` lists them), or "none": the first frame is
-    generated too. None: one of the class, or of any class, where the model has some and no task or context says
-    otherwise."""
+    generated too. None: one of the class, or of any class, where the model has some and no task, prompt or context
+    says otherwise."""
     task_video: Clips = field(default=None, metadata={**VIDEO_FILE, "flag": "video"})
     """Clip whose first frames are the context."""
     actions: Actions | None = field(default=None, metadata=ACTIONS_FILE)
@@ -204,18 +204,26 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
 
     def _with_first_frames(self, call: MAGICall, num_samples: int) -> MAGICall:
         """The call with the model's own first frames as context, and their classes where it states none."""
-        if call.first_frame is not None and (call.context is not None or not self.first_frames):
-            found = "a context" if call.context is not None else "no first frames of its own"
-            raise UserError(f"first_frame names a frame of the model's own, but there is {found}: omit it.")
         from_nothing = call.task in ("unconditional", "class-conditional", "text-conditional")
-        if call.context is not None or not self.first_frames or call.first_frame == GENERATED or from_nothing:
+        if call.first_frame is not None:
+            reason = "a context" if call.context is not None else f"the task {call.task}" if from_nothing else ""
+            if found := reason or ("" if self.first_frames else "no first frames of its own"):
+                raise UserError(f"first_frame names a frame of the model's own, but there is {found}: omit it.")
+        if call.first_frame == GENERATED and "prediction" in (call.task or ""):
+            raise UserError(f"The task {call.task} needs first frames: omit first_frame {GENERATED!r}, or give a context.")
+        # Random first frames have nothing to do with a prompt.
+        is_drawn = call.first_frame is None and not from_nothing and call.prompt is None
+        is_named = call.first_frame not in (None, GENERATED)
+        if call.context is not None or not self.first_frames or not (is_drawn or is_named):
             return call
         labels = None if call.class_label is None else self.class_labels(call.class_label, num_samples, call.seed)
         names = self.first_frames.chosen(call.first_frame, labels, num_samples, call.seed)
-        frames = [self.first_frames.read(name) for name in names]
+        call = replace(call, context=[self.first_frames.read(name) for name in names])
         classes = self.first_frames.labels_of(names).tolist()
-        known = call.class_label is not None or min(classes) < 0
-        return replace(call, context=frames, class_label=call.class_label if known else classes)
+        are_known = 0 <= min(classes) and max(classes) < (self.model.config.num_classes or 0)
+        if call.class_label is not None or call.task == "frame-prediction" or not are_known:
+            return call
+        return replace(call, class_label=classes)
 
     def _check_context(
         self,

@@ -5,8 +5,10 @@ are set here, so that one model can have them all. Needs the extra [worlds].
 """
 
 from collections.abc import Mapping
+from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +101,8 @@ class DoomEnvironment:
         self.task = scenario
         self.action_names = tuple(self.scenario.keys)
         self.fps = TICS_PER_SECOND / frame_skip
-        self.game = _opened(self.scenario)
+        self._folder = TemporaryDirectory(prefix="mutoscope-doom-", ignore_cleanup_errors=True)
+        self.game = _opened(self.scenario, Path(self._folder.name))
         self._count = 0
         self._last: UInt8[np.ndarray, "h w 3"] = np.zeros((*size, 3), np.uint8)
 
@@ -124,6 +127,7 @@ class DoomEnvironment:
 
     def close(self) -> None:
         self.game.close()
+        self._folder.cleanup()
 
     def _observe(self) -> Observation:
         state = self.game.get_state()
@@ -132,7 +136,8 @@ class DoomEnvironment:
         return Observation(self._last, self._count, self.action_names, _objects(state), _openness(state))
 
 
-def _opened(scenario: Scenario) -> "DoomGame":
+def _opened(scenario: Scenario, folder: Path) -> "DoomGame":
+    """A running game. folder: becomes the engine's current folder, into which it writes its settings."""
     vizdoom = require_vizdoom()
     game = vizdoom.DoomGame()
     game.load_config(str(Path(vizdoom.scenarios_path) / f"{scenario.file}.cfg"))
@@ -145,7 +150,8 @@ def _opened(scenario: Scenario) -> "DoomGame":
     game.set_labels_buffer_enabled(True)  # for scripted policies
     game.set_depth_buffer_enabled(True)
     try:
-        game.init()
+        with chdir(folder):
+            game.init()
     except Exception as error:  # vizdoom has many classes of errors and no common one
         raise UserError(f"ViZDoom does not start ({reason(error)}); reinstall it: pip install vizdoom") from None
     return game
