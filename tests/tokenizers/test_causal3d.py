@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -8,7 +9,15 @@ from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
 from mutoscope.hub import ModelIndex, load_tokenizer, save_pretrained
-from mutoscope.tokenizers.causal3d import Bottleneck, Causal3D, Causal3DConfig, CausalConv3d
+from mutoscope.tokenizers.base import channels_last
+from mutoscope.tokenizers.causal3d import (
+    Bottleneck,
+    Causal3D,
+    Causal3DConfig,
+    CausalConv3d,
+    fold_patches,
+    unfold_patches,
+)
 from mutoscope.tokenizers.tiling import TilingConfig, count_tokens, encode_decode
 
 BOTTLENECKS = ("lfq", "fsq", "kl")
@@ -211,3 +220,112 @@ def test_absolute_and_squared_errors_are_those_of_the_reconstruction():
 def test_time_cannot_be_halved_without_time():
     with pytest.raises(UserError, match="per_frame never halves time"):
         config("kl", per_frame=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- patches
+
+
+def patched(per_frame: bool = True, bottleneck: Bottleneck = "kl", patch_size: int = 2) -> Causal3D:
+    """Two stages on patches: 4 or 8 pixels become a position, and 1 or 4 frames."""
+    torch.manual_seed(0)
+    fields = {"latent_channels": 3, "num_bits": 5, "levels": (4, 3, 5), "num_res_blocks": 1, "num_groups": 4}
+    down = (False, False) if per_frame else (True, True)
+    return Causal3D(
+        Causal3DConfig(
+            8,
+            (1, 1, 2),
+            temporal_downsample=down,
+            bottleneck=bottleneck,
+            per_frame=per_frame,
+            patch_size=patch_size,
+            **fields,
+        )
+    ).eval()
+
+
+def test_patches_are_channels_and_pixels_again():
+    video = clip(3, side=8)
+    patches = fold_patches(video, 4)
+    assert patches.shape == (2, 48, 3, 2, 2)
+    # Channel c·16 + row·4 + column of a position: that pixel of its patch.
+    assert torch.equal(patches[:, 1 * 16 + 2 * 4 + 3, :, 1, 0], video[:, 1, :, 4 + 2, 3])
+    assert torch.equal(unfold_patches(patches, 4), video)
+    assert torch.equal(fold_patches(video, 1), video)
+
+
+@pytest.mark.parametrize(("per_frame", "patch_size"), [(True, 1), (True, 2), (True, 4), (False, 2)])
+@torch.no_grad()
+def test_a_patch_multiplies_the_spatial_stride_and_clips_come_back_in_their_size(per_frame: bool, patch_size: int):
+    tokenizer = patched(per_frame, patch_size=patch_size)
+    spec, side = tokenizer.spec, 8 * patch_size
+    assert spec.spatial_stride == 4 * patch_size and spec.temporal_stride == (1 if per_frame else 4)
+    video = torch.rand(1, 3, 5, side, 2 * side) * 2 - 1
+    latents = tokenizer.encode(video)
+    assert tuple(latents.shape) == (1, 3, *spec.latent_shape(5, side, 2 * side))
+    assert latents.shape[-2:] == (2, 4)
+    assert tokenizer.decode(latents).shape == video.shape
+    output = tokenizer.forward_train(video)
+    assert output.reconstruction.shape == video.shape and math.isfinite(output.loss.item())
+
+
+@pytest.mark.parametrize("bottleneck", BOTTLENECKS)
+@torch.no_grad()
+def test_patches_stream_as_the_whole(bottleneck: Bottleneck):
+    tokenizer, video = patched(False, bottleneck), clip(9, side=16)
+    whole = tokenizer.encode(video)
+    axis = whole.ndim - 3
+    streamed = torch.cat(list(tokenizer.stream_encode(video.split([1, 8], dim=2))), dim=axis)
+    torch.testing.assert_close(streamed, whole, atol=1e-5, rtol=1e-5)
+    decoded = torch.cat(list(tokenizer.stream_decode(whole.split(1, dim=axis))), dim=2)
+    torch.testing.assert_close(decoded, tokenizer.decode(whole), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_frames_in_patches_are_encoded_and_decoded_as_single_frames():
+    tokenizer, video = patched(), clip(4, side=16)
+    latents = tokenizer.encode(video)
+    pixels = tokenizer.decode(latents)
+    for frame in range(4):
+        alone = tokenizer.encode(video[:, :, frame : frame + 1])
+        torch.testing.assert_close(alone, latents[:, :, frame : frame + 1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(tokenizer.decode(alone), pixels[:, :, frame : frame + 1], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_memory_format_changes_no_result():
+    tokenizer, video = patched(), clip(2, side=16)
+    expected = tokenizer.decode(tokenizer.encode(video))
+    formatted = patched()
+    channels_last(formatted)
+    torch.testing.assert_close(formatted.decode(formatted.encode(video)), expected, atol=1e-5, rtol=1e-5)
+    last = video.contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(tokenizer.encode(last), tokenizer.encode(video), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("side", [4, 12, 18])
+def test_sizes_that_patches_and_stages_do_not_divide_are_refused(side: int):
+    with pytest.raises(UserError, match=f"multiples of 8, found 1 frames of {side}×{side}"):
+        patched().encode(torch.zeros(1, 3, 1, side, side))
+
+
+def test_a_patch_has_at_least_one_pixel():
+    with pytest.raises(UserError, match="patch_size"):
+        Causal3DConfig(patch_size=0)
+
+
+def test_a_saved_network_of_patches_and_one_from_before_patches_load(tmp_path):
+    for patch_size in (1, 2):
+        tokenizer = patched(patch_size=patch_size)
+        side = 8 * patch_size
+        folder = tmp_path / str(patch_size)
+        save_pretrained(folder, ModelIndex("tokenizer", 1, side, side, model=None), tokenizer, half=False)
+        file = folder / "tokenizer/config.json"
+        values = json.loads(file.read_text())
+        assert values["patch_size"] == patch_size
+        if patch_size == 1:  # as earlier versions wrote it
+            del values["patch_size"]
+            file.write_text(json.dumps(values))
+        loaded = load_tokenizer(folder)
+        assert isinstance(loaded, Causal3D) and loaded.config == tokenizer.config
+        video = clip(2, side=side)
+        torch.testing.assert_close(loaded.encode(video), tokenizer.encode(video), atol=1e-6, rtol=1e-6)

@@ -60,6 +60,7 @@ from mutoscope.text.base import TextFeatures
 from mutoscope.tokenizers.base import checked_latents
 
 NO_ACTIONS = "This model takes no actions. Omit them."
+FROM_NOTHING = ("unconditional", "class-conditional", "text-conditional")  # tasks without a first frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,15 +205,9 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
 
     def _with_first_frames(self, call: MAGICall, num_samples: int) -> MAGICall:
         """The call with the model's own first frames as context, and their classes where it states none."""
-        from_nothing = call.task in ("unconditional", "class-conditional", "text-conditional")
-        if call.first_frame is not None:
-            reason = "a context" if call.context is not None else f"the task {call.task}" if from_nothing else ""
-            if found := reason or ("" if self.first_frames else "no first frames of its own"):
-                raise UserError(f"first_frame names a frame of the model's own, but there is {found}: omit it.")
-        if call.first_frame == GENERATED and "prediction" in (call.task or ""):
-            raise UserError(f"The task {call.task} needs first frames: omit first_frame {GENERATED!r}, or give a context.")
-        # Random first frames have nothing to do with a prompt.
-        is_drawn = call.first_frame is None and not from_nothing and call.prompt is None
+        self._check_first_frame(call)
+        # A frame that is drawn has nothing to do with a prompt.
+        is_drawn = call.first_frame is None and call.task not in FROM_NOTHING and call.prompt is None
         is_named = call.first_frame not in (None, GENERATED)
         if call.context is not None or not self.first_frames or not (is_drawn or is_named):
             return call
@@ -220,10 +215,22 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         names = self.first_frames.chosen(call.first_frame, labels, num_samples, call.seed)
         call = replace(call, context=[self.first_frames.read(name) for name in names])
         classes = self.first_frames.labels_of(names).tolist()
-        are_known = 0 <= min(classes) and max(classes) < (self.model.config.num_classes or 0)
+        are_known = min(classes) >= 0 and max(classes) < (self.model.config.num_classes or 0)
         if call.class_label is not None or call.task == "frame-prediction" or not are_known:
             return call
         return replace(call, class_label=classes)
+
+    def _check_first_frame(self, call: MAGICall) -> None:
+        """Raises UserError where something else in a call decides its first frame."""
+        if call.first_frame is None:
+            return
+        found = "no first frames of its own" if not self.first_frames else None
+        found = f"the task {call.task}" if call.task in FROM_NOTHING else found
+        found = "a context" if call.context is not None else found
+        if found is not None:
+            raise UserError(f"first_frame names a frame of the model's own, but there is {found}: omit it.")
+        if call.first_frame == GENERATED and "prediction" in (call.task or ""):
+            raise UserError(f"The task {call.task} needs first frames: name one in first_frame, or give a context.")
 
     def _check_context(
         self,

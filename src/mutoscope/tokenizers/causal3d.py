@@ -119,13 +119,13 @@ class Causal3DConfig:
 # Layers. Each takes the state of a stream, or None for a whole clip.
 
 
-def fold_patches(x: Float[Tensor, "b c t h w"], size: int) -> Float[Tensor, "b c*size*size t h/size w/size"]:
+def fold_patches(x: Float[Tensor, "b c t h w"], size: int) -> Float[Tensor, "b c*{size}**2 t h//{size} w//{size}"]:
     """Turns patches of size×size positions of each frame into channels."""
     frames = rearrange(x, "b c t h w -> (b t) c h w")
     return rearrange(F.pixel_unshuffle(frames, size), "(b t) c h w -> b c t h w", b=len(x))
 
 
-def unfold_patches(x: Float[Tensor, "b c*size*size t h w"], size: int) -> Float[Tensor, "b c t h*size w*size"]:
+def unfold_patches(x: Float[Tensor, "b n t h w"], size: int) -> Float[Tensor, "b n//{size}**2 t h*{size} w*{size}"]:
     """Inverse of `fold_patches`. `pixel_shuffle` keeps the memory format; einops would return to NCHW."""
     frames = rearrange(x, "b c t h w -> (b t) c h w")
     return rearrange(F.pixel_shuffle(frames, size), "(b t) c h w -> b c t h w", b=len(x))
