@@ -1,7 +1,7 @@
 """The first frames that a trained model folder keeps, see `families.first_frames`: of held-back clips, by class."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -18,6 +18,7 @@ from mutoscope.training.config import LoopConfig
 PER_CLASS, WITHOUT_CLASSES = 4, 8
 MAX_IMAGES = 64  # of a model with many classes: a folder stays small
 LOOKED_AT = 256  # held-back clips at most
+MAX_LETTERS = 40  # of a class name in a file name: a task may be a paragraph
 FOLDER = "first_frames"
 
 Images = dict[str, UInt8[np.ndarray, "h w 3"]]
@@ -42,6 +43,7 @@ def first_frames(data: DataConfig, cache: TokenCache, loop: LoopConfig) -> tuple
 def chosen(source: ClipSource[ClipBatch], rows: list[int], classes: list[str]) -> tuple[Images, Mapping[str, int]]:
     """The first frames of these clips until every class has its number."""
     per_class = max(1, min(PER_CLASS, MAX_IMAGES // len(classes))) if classes else WITHOUT_CLASSES
+    stems = _stems(classes)
     images: Images = {}
     labels: dict[str, int] = {}
     for row in rows:
@@ -49,12 +51,16 @@ def chosen(source: ClipSource[ClipBatch], rows: list[int], classes: list[str]) -
         label = int(cast(Tensor, batch["label"])[0]) if classes else -1
         number = sum(found == label for found in labels.values())
         if number < per_class and len(images) < MAX_IMAGES:
-            file = f"{FOLDER}/{_stem(classes[label] if label >= 0 else 'frame')}-{number}.png"
+            file = f"{FOLDER}/{stems[label] if label >= 0 else 'frame'}-{number}.png"
             images[file] = np.ascontiguousarray(np.asarray(batch["video"])[0, 0])
             labels[file] = label
     return images, labels
 
 
-def _stem(name: str) -> str:
-    """A class name as part of a file name."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "class"
+def _stems(names: Sequence[str]) -> list[str]:
+    """Class names as parts of file names, which differ where their letters do not."""
+    stems: list[str] = []
+    for number, name in enumerate(names):
+        stem = re.sub(r"[^\w.-]+", "-", name)[:MAX_LETTERS].strip("-.").lower() or "class"
+        stems.append(f"{stem}.{number}" if stem in stems else stem)
+    return stems
