@@ -19,6 +19,7 @@ from mutoscope.data.video.read import write_video
 from tiny_magi import save_tiny_magi
 from tiny_models import save_tiny_model, save_tiny_par, save_tiny_tokenizer
 from tiny_nova import save_tiny_nova
+from worlds.toy import register
 
 
 @dataclass(frozen=True)
@@ -419,6 +420,49 @@ OTHER_VERBS = (
     ("export nova vbench text.txt {out}/samples --num-decoding-steps 99", "num_decoding_steps"),
     ("export nova vbench text.txt clips", "clips"),
 )
+RECORD_NUMBERS = {
+    "--episodes": ("0", "-1", "many"),
+    "--max-frames": ("1", "-5"),
+    "--height": ("8", "1000000"),
+    "--width": ("0",),
+    "--frame-skip": ("0",),
+    "--num-workers": ("0", "1000"),
+    "--seed": ("-1", "99999999999999999999999"),
+}
+RECORD = (
+    ("record", "ENV"),
+    ("record doom-basic", "OUT"),
+    ("record doom-basc {out}/x", "doom-basic"),
+    ("record basic {out}/x", "doom-basic"),
+    ("record ' , ' {out}/x", "environment"),
+    ("record CartPol-v1 {out}/x", "CartPole-v1"),
+    ("record nowhere:Thing-v0 {out}/x", "nowhere"),
+    ("record mutoscope-test/Blind-v0 {out}/x", "rgb_array"),
+    ("record doom-basic,CartPole-v1 {out}/x", "two datasets"),
+    ("record doom-basic {out}/x --policy dance", "dance"),
+    ("record doom-basic {out}/x --policy scripte", "scripted"),
+    ("record doom-basic {out}/x --policy nowhere.py:play", "nowhere.py"),
+    ("record doom-basic {out}/x --policy text.txt:play", "text.txt"),
+    ("record doom-basic {out}/x --policy ''", "policy"),
+    ("record CartPole-v1 {out}/x --policy scripted", "scripted"),
+    ("record CartPole-v1 {out}/x --policy mixed", "scripted"),
+    ("record CartPole-v1 {out}/x --options '{'", "--options"),
+    ("record CartPole-v1 {out}/x --options '[1]'", "JSON object"),
+    ("record CartPole-v1 {out}/x --options '{\"speed\": 3}'", "speed"),
+    ("record doom-basic {out}/x --options '{\"speed\": 3}'", "doom-basic takes none"),
+    ("record doom-basic {out}/x --keys up down", "--keys"),
+    ("record CartPole-v1 {out}/x --keys push", "--keys"),
+    ("record CartPole-v1 {out}/x --keys push push", "--keys"),
+    ("record doom-basic {out}/x --policy random --actions left", "--actions"),
+    ("record doom-basic {out}/x --actions lefd", "did you mean"),
+    ("record doom-basic {out}/x --actions ''", "actions"),
+    ("record doom-basic {out}/x --actions 'left*3 ?'", "'?'"),
+    ("record doom-basic {out}/x --actions nowhere.csv", "nowhere.csv"),
+    ("record doom-basic {out}/x --actions wide.csv", "3"),
+    ("record doom-basic clips", "clips"),
+    ("record doom-basic text.txt", "text.txt"),
+    ("record doom-basic text.txt/x", "text.txt"),
+)
 PRINTED_FIRST = (
     ("inspect text-folder", "text.mp4"),
     ("train magvit-shapes --tokenizer nowhere --dry-run", "nowhere"),
@@ -445,7 +489,8 @@ def bad_inputs() -> list[BadInput]:
         found.append(BadInput(f"train {name} {out} {flags}", culprit))
     for model, numbers in SAMPLER_NUMBERS.items():
         found += flag_lines(f"generate {model} --out {{out}}/x.gif", numbers, "")
-    found += (BadInput(line, culprit) for line, culprit in (*GENERATE, *OTHER_VERBS))
+    found += flag_lines("record doom-basic {out}/x", RECORD_NUMBERS, "")
+    found += (BadInput(line, culprit) for line, culprit in (*GENERATE, *RECORD, *OTHER_VERBS))
     found += (BadInput(f"generate broken/{name} --out {{out}}/x.gif", culprit) for name, culprit in BROKEN_MODELS)
     found += (BadInput(f"train recipes/{name} --out {{out}}/run", culprit) for name, culprit in BROKEN_RECIPES)
     found += (BadInput(line, culprit, reports=True) for line, culprit in PRINTED_FIRST)
@@ -482,6 +527,7 @@ def write_files(folder: Path) -> None:
     write_checkpoints(folder)
     write_models(folder)
     write_recipes(folder / "recipes")
+    register()
 
 
 def write_actions(folder: Path) -> None:

@@ -85,7 +85,7 @@ def test_columns_that_a_file_lacks_are_zero_and_reported(run, game, tmp_path, ou
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        ("rigth*3", "no action 'rigth'. Did you mean 'right'? Its actions: right, dx"),
+        ("rigth*3", "no action 'rigth'. Did you mean 'right'? Known: right, dx"),
         ("right=2", "'right' is a button"),
         ("right*", "Cannot read 'right*'"),
         ("FILE right,time\n1,0\n", "no action 'time'"),

@@ -66,8 +66,8 @@ def test_a_button_called_none_is_that_button() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rigth", "no action 'rigth'. Did you mean 'right'. Its actions: right, left, attack, dx, turn left."),
-        ("zzz", "no action 'zzz'. Its actions: right"),
+        ("rigth", "no action 'rigth'. Did you mean 'right'. Known: right, left, attack, dx, turn left."),
+        ("zzz", "no action 'zzz'. Known: right"),
         ("t", "'t' may be one of several actions: right, left, attack, turn left"),
         ("left+LEFT", "name 'left' twice"),
         ("attack=2", "'attack' is a button and must be 0 or 1, found 2"),
@@ -160,7 +160,7 @@ def test_absent_columns_of_a_file_are_zero_and_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("dx,time\n1,2\n", "no action 'time'. Its actions: right, left, attack, dx, turn left"),
+        ("dx,time\n1,2\n", "no action 'time'. Known: right, left, attack, dx, turn left"),
         ("dx,DX\n1,2\n", "names a column twice"),
         ("rig\n1\n", "no action 'rig'"),  # a part of a name is not enough for a column
         ("1,2\n", "rows of 5 numbers are needed"),

@@ -120,7 +120,7 @@ def test_an_unknown_action_ends_a_held_one(named: VideoPipeline):
 @pytest.mark.parametrize(
     ("action", "message"),
     [
-        ({"rihgt": 1}, "no action 'rihgt'. Did you mean 'right'. Its actions: right, dx"),
+        ({"rihgt": 1}, "no action 'rihgt'. Did you mean 'right'. Known: right, dx"),
         ({"right": 2}, "'right' is a button and must be 0 or 1, found 2"),
         ({"dx": float("inf")}, "'dx' must be a finite number"),
         ([1], "rows of 2 numbers"),

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,14 +72,15 @@ def record(
     from mutoscope.worlds.record import RecordConfig
     from mutoscope.worlds.record import record as write_recording
 
-    specs = environments(env, EnvironmentSpec("", height, width, frame_skip, keys, _json(options)))
-    rows = action_rows(actions, specs[0])
     if actions is not None and policy is not None:
         raise UserError("--policy and --actions both say what is done: omit one.")
+    specs = environments(env, EnvironmentSpec("", height, width, frame_skip, keys, _json(options)))
+    rows = action_rows(actions, specs[0])
     if rows:
         max_frames = len(rows) + 1
-    chosen = policy or ("mixed" if all(spec.name.startswith("doom-") for spec in specs) else "random")
-    config = RecordConfig(specs, chosen, episodes, max_frames, seed, endless, rows)
+    if policy is None:
+        policy = "mixed" if all(spec.name.startswith("doom-") for spec in specs) else "random"
+    config = RecordConfig(specs, policy, episodes, max_frames, seed, endless, rows)
     target = Path(out).expanduser()
     hub.check_writable_folder(target.parent)
     start = time.perf_counter()
@@ -103,9 +105,8 @@ def action_rows(actions: str | None, spec: "EnvironmentSpec") -> tuple[tuple[flo
     from mutoscope.families.actions import read_actions
     from mutoscope.worlds.catalog import open_environment
 
-    environment = open_environment(spec)
-    known = ActionSpec.plain(environment.action_names, environment.action_kind, environment.fps)
-    environment.close()
+    with closing(open_environment(spec)) as environment:
+        known = ActionSpec.plain(environment.action_names, environment.action_kind, environment.fps)
     [rows] = read_actions(actions, known).clips
     if np.isnan(rows).any():
         raise UserError("An environment needs to know every action: remove '?' from --actions.")

@@ -233,7 +233,7 @@ def unknown_name(word: str, spec: ActionSpec) -> str:
     lowered = [name.lower() for name in spec.names]
     close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
     hint = f" Did you mean {spec.names[lowered.index(close[0])]!r}?" if close else ""
-    return f"This model has no action {word!r}.{hint} Its actions: {', '.join(spec.names)}."
+    return f"There is no action {word!r}.{hint} Known: {', '.join(spec.names)}."
 
 
 # ------------------------------------------------------------------------------------------------- rows and tables
@@ -251,7 +251,7 @@ def rows_of_table(table: ActionTable, spec: ActionSpec, where: str) -> tuple[Flo
     unknown = [repr(name) for name, column in zip(table.names, columns, strict=True) if column is None]
     if unknown:
         raise UserError(
-            f"{where}: this model has no action {', '.join(unknown)}. Its actions: {', '.join(spec.names)}. Rename or "
+            f"{where}: there is no action {', '.join(unknown)}. Known: {', '.join(spec.names)}. Rename or "
             "remove the other columns."
         )
     used = [column for column in columns if column is not None]

@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -161,8 +162,19 @@ def find_policy(name: str) -> PolicyFactory:
     found = getattr(module, function, None)
     if not callable(found):
         raise UserError(f"{module_name} has no function {function!r} to use as a policy.")
-    policy: Policy = found
-    return lambda environment: policy
+    return lambda environment: _own_policy(name, found)
+
+
+def _own_policy(name: str, function: Policy) -> Policy:
+    """The user's function, whose errors are input to be mended."""
+
+    def policy(observation: Observation, rng: np.random.Generator) -> Any:  # see `checked_row`
+        try:
+            return function(observation, rng)
+        except Exception as error:  # whatever the user's function raises
+            raise UserError(f"The policy {name} failed: {reason(error)}.") from error
+
+    return policy
 
 
 def _imported(name: str) -> ModuleType:

@@ -14,6 +14,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -117,12 +118,11 @@ def _form(config: RecordConfig) -> DatasetForm:
     """What the episodes share. Raises UserError where two environments differ in keys, rate or size."""
     forms: list[DatasetForm] = []
     for spec in config.environments:
-        environment = open_environment(spec)
-        for factory in factories_for(config):
-            factory(environment)  # refuses an environment that it is not for
-        height, width = environment.reset(config.seed).frame.shape[:2]
-        forms.append(DatasetForm(environment.fps, height, width, environment.action_names, spec.name))
-        environment.close()
+        with closing(open_environment(spec)) as environment:
+            for factory in factories_for(config):
+                factory(environment)  # refuses an environment that it is not for
+            height, width = environment.reset(config.seed).frame.shape[:2]
+            forms.append(DatasetForm(environment.fps, height, width, environment.action_names, spec.name))
         if (mine := forms[-1].action_names) != (others := forms[0].action_names):
             raise UserError(
                 f"{spec.name} answers to {', '.join(mine)}, {forms[0].robot_type} to {', '.join(others)}: record them "
@@ -139,10 +139,8 @@ def _form(config: RecordConfig) -> DatasetForm:
 
 
 def _kind(config: RecordConfig) -> str:
-    environment = open_environment(config.environments[0])
-    kind = environment.action_kind
-    environment.close()
-    return kind
+    with closing(open_environment(config.environments[0])) as environment:
+        return environment.action_kind
 
 
 # ---------------------------------------------------------------------------------------------------------------------
