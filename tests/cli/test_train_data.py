@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dot_recordings import dot_episode, write_lerobot
 from mutoscope.commands.train import resolve_recipe
 from mutoscope.data.sources.clips import FolderData
 from mutoscope.data.sources.images import ImagesData
@@ -60,3 +61,15 @@ def test_model_and_sampling_flags_are_those_of_the_recipes_family():
 def test_wrong_flags_are_refused(flags: list[str], message: str):
     with pytest.raises(UserError, match=message):
         resolve_recipe("vq-shapes", flags)
+
+
+def test_a_dry_run_on_a_recording_shows_its_classes_and_actions(run, tmp_path, out):
+    pytest.importorskip("pyarrow", reason="pyarrow is needed to read LeRobot datasets")
+    episodes = [dot_episode(seed, 40, ("push", "lift")[seed % 2]) for seed in range(4)]
+    path = write_lerobot(tmp_path / "dots", episodes, embedded=True)
+    report = run("train", "magi-doom", "--data", path, "--out", out / "run", "--dry-run", "--json").report
+    model = report["resolved"]["model"]
+    assert (model["num_classes"], model["action_size"]) == (2, 3)
+    assert report["resolved"]["data"]["tasks_as_classes"] and not list(out.iterdir())
+    error = run("train", "magi-doom", "--out", out / "run").error
+    assert "mutoscope record doom" in error and "--data PATH" in error

@@ -27,7 +27,7 @@ def recipes(name: str | None = None, /) -> common.Report:
     Args:
         name: one recipe (default: all of them)
     """
-    from mutoscope.recipes.catalog import RECIPES
+    from mutoscope.recipes.catalog import RECIPES, RECORDED_BY
 
     if name is None:
         chosen = common.progress(RECIPES.items(), len(RECIPES), "recipes", "recipe")
@@ -37,8 +37,12 @@ def recipes(name: str | None = None, /) -> common.Report:
     from mutoscope.training.config import to_json
 
     recipe = RECIPES[name]()
-    published = published_figures(recipe)
-    described = {"description": docstring(RECIPES[name]), "published": published, "resolved": to_json(recipe)}
+    described: common.Report = {
+        "description": docstring(RECIPES[name]),
+        "published": published_figures(recipe),
+        "recorded_by": RECORDED_BY.get(name),
+        "resolved": to_json(recipe),
+    }
     return recipe_row(name, RECIPES[name]) | described
 
 
@@ -128,4 +132,5 @@ def details(row: common.Report) -> str:
     for name, figures in row["published"].items():
         lines.append(f"published, {name}: " + ", ".join(f"{metric} {value:g}" for metric, value in figures.items()))
     path = "" if row["data"] == "shapes" else " --data PATH"
-    return "\n".join([*lines, "", f"mutoscope train {row['name']}{path} --out runs/{row['name']}"])
+    record = [row["recorded_by"]] if row["recorded_by"] else []
+    return "\n".join([*lines, "", *record, f"mutoscope train {row['name']}{path} --out runs/{row['name']}"])

@@ -1,6 +1,6 @@
 """Every recipe by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mutoscope.recipes import doom, magi_paper, magvit_paper, own_data, par_paper, shapes, text_to_video
 from mutoscope.training.config import Recipe
@@ -14,3 +14,6 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **par_paper.RECIPES,
     **text_to_video.RECIPES,
 }
+
+RECORDED_BY: Mapping[str, str] = doom.RECORDED_BY
+"""Recipes on data that anyone can record again, and the commands that do."""

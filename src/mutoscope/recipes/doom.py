@@ -2,14 +2,14 @@
 
 The data are recorded first, from packages alone (`pip install 'mutoscope[worlds]'`), in 15 minutes on two cores:
 
-    mutoscope record doom recordings/doom --episodes 320 --max-frames 200 --height 96 --width 128 --endless
+    mutoscope record doom recordings/doom --episodes 320 --height 96 --width 128 --endless
     mutoscope train magi-doom --data recordings/doom --out runs/magi-doom
 
 `magi-doom` trains its tokenizer first, by `vae-doom`. Nothing in these recipes is made for Doom but the sizes: they
 train on any recording with actions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mutoscope.data.sources.clips import LeRobotData
 from mutoscope.models.magi import MAGIConfig
@@ -125,3 +125,6 @@ def magi_doom() -> ModelRecipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {"vae-doom": vae_doom, "magi-doom": magi_doom}
+
+_RECORD = f"mutoscope record doom recordings/doom --episodes 320 --height {HEIGHT} --width {WIDTH} --endless"
+RECORDED_BY: Mapping[str, str] = dict.fromkeys(RECIPES, _RECORD)

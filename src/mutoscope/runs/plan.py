@@ -7,6 +7,7 @@ import torch
 
 from mutoscope.data.base import PathData
 from mutoscope.errors import UserError
+from mutoscope.recipes.catalog import RECORDED_BY
 from mutoscope.runs.adapt import Adaptation, Change, adapted
 from mutoscope.runs.checks import check_model_fits
 from mutoscope.runs.frame_size import Machine
@@ -74,9 +75,15 @@ def first_stage(recipe: Recipe) -> TokenizerRecipe | None:
 
 
 def check_named(recipe: Recipe) -> None:
-    """Raises UserError for a recipe of own data to which no data are named."""
-    own = not isinstance(recipe, FeaturesRecipe) and recipe.fits_data
-    if own and isinstance(recipe.data, PathData) and not recipe.data.path:
+    """Raises UserError for a recipe of own or recorded data to which no data are named."""
+    if isinstance(recipe, FeaturesRecipe) or not isinstance(recipe.data, PathData) or recipe.data.path:
+        return
+    if recipe.name in RECORDED_BY:
+        raise UserError(
+            f"The recipe {recipe.name!r} needs a recording: make it with `{RECORDED_BY[recipe.name]}`, or use one of "
+            "your own, and name it with --data PATH."
+        )
+    if recipe.fits_data:
         raise UserError(
             f"The recipe {recipe.name!r} needs data: name a folder of videos, a LeRobot dataset or a token cache with "
             "--data PATH."
