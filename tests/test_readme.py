@@ -67,6 +67,7 @@ SHORTENED: dict[str, dict[str, str | None]] = {
     "mutoscope bench entropy": {"--num-clips": "4096"},  # the fewest that the tokens of vq-shapes allow
     "mutoscope bench": {"--repeats": "1"},
     "mutoscope tokenize": {"--num-clips": "4"},
+    "mutoscope record": {"--episodes": "1"},
 }
 
 

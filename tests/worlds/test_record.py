@@ -14,7 +14,7 @@ from mutoscope.errors import UserError
 from mutoscope.worlds import record as recording
 from mutoscope.worlds.catalog import EnvironmentSpec, environment_names, open_environment
 from mutoscope.worlds.lerobot_writer import combined, encode_episode, pixel_statistics, row_statistics
-from mutoscope.worlds.policies import policies_for
+from mutoscope.worlds.policies import Replayed, policies_for
 from mutoscope.worlds.record import RecordConfig, play, record
 from worlds.toy import DOT, SIZE, register
 
@@ -209,3 +209,21 @@ def test_names_of_environments_are_lists_and_doom_stands_for_four():
 
 def test_mixed_policies_alternate():
     assert len(policies_for("mixed")) == 2
+
+
+def test_repeated_actions_are_the_same_in_every_episode_and_go_on_through_endings():
+    rows = ((2.0, 0.0),) * 20 + ((-1.0, 1.0),) * 4
+    environment = open_environment(EnvironmentSpec(DOT_ENV, keys=("dx", "dy")))
+    settings = config(max_frames=30, endless=True, actions=rows)
+    for number in range(2):
+        [factory] = recording.factories_for(settings)
+        played = play(environment, factory(environment), settings, number)
+        assert played.done[:20].any()  # the row's number goes on where an episode begins anew
+        expected = np.array([*rows, *[(0.0, 0.0)] * 6], np.float32)  # then nothing is done
+        assert np.array_equal(played.actions, expected)
+
+
+def test_repeated_actions_of_another_environment_are_refused():
+    environment = open_environment(EnvironmentSpec(DOT_ENV, keys=("dx", "dy")))
+    with pytest.raises(UserError, match="rows of 3 numbers, .* has 2: dx, dy"):
+        Replayed(np.zeros((4, 3), np.float32), environment)

@@ -14,7 +14,7 @@ from mutoscope.data.media import read_image
 from mutoscope.errors import UserError
 from mutoscope.json_config import nearest
 
-GENERATED = "none"  # the name that asks for a first frame that is generated as well
+GENERATED = "none"  # the name of a first frame that the model generates as well
 
 
 class FirstFrames:
