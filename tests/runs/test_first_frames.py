@@ -148,7 +148,7 @@ def test_names_that_differ_in_signs_alone_or_fill_a_paragraph_keep_their_own_ima
     episodes = [dot_episode(seed, 6, task, grey=30 + 15 * seed) for seed, task in enumerate(tasks)]
     path = str(write_lerobot(tmp_path, episodes, embedded=True))
     data = LeRobotData(path=path, num_frames=6, height=HEIGHT, width=WIDTH, tasks_as_classes=True)
-    images, labels = chosen(data.open().plain(), [0, 1, 2, 3, 4], data.class_names())
+    images, labels = chosen(data.open().plain(), [0, 1, 2, 3, 4], list(data.class_names()))
     assert sorted(labels.values()) == [0, 1, 2, 3, 4]
     assert all(len(Path(file).name.encode()) < 200 for file in labels)
     assert all(background(images[file]) == 30 + 15 * label for file, label in labels.items())
@@ -158,5 +158,5 @@ def test_many_classes_share_a_small_number_of_images(tmp_path: Path):
     episodes = [dot_episode(seed, 4, f"task {seed}") for seed in range(70)]
     path = str(write_lerobot(tmp_path, episodes, embedded=True, per_file=70))
     data = LeRobotData(path=path, num_frames=4, height=HEIGHT, width=WIDTH, tasks_as_classes=True)
-    images, labels = chosen(data.open().plain(), list(range(70)), data.class_names())
+    images, labels = chosen(data.open().plain(), list(range(70)), list(data.class_names()))
     assert len(images) == len(set(labels.values())) == MAX_IMAGES and DOT < HEIGHT

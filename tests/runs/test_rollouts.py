@@ -26,7 +26,7 @@ from mutoscope.training.trainer import train_model
 from tiny_magi import batch_of, tiny_config, tiny_index, tiny_magi, tiny_vae
 
 FRAMES = 5
-FAST = {"num_decoding_steps": 2, "num_diffusion_steps": 2}
+FAST: dict[str, Any] = {"num_decoding_steps": 2, "num_diffusion_steps": 2}
 DISCRETE = {"codebook_parts": (8, 4), "latent_shape": (FRAMES, 4, 6)}
 networks = pytest.mark.parametrize("changes", [{}, DISCRETE], ids=["continuous", "discrete"])
 
@@ -284,6 +284,6 @@ def test_contexts_as_long_as_the_clip_are_refused():
     ("field", "value"),
     [("share", 1.5), ("share", -0.1), ("start_step", -1), ("context_frames", 0), ("num_diffusion_steps", 0)],
 )
-def test_impossible_settings_are_refused(field: str, value: float):
+def test_impossible_settings_are_refused(field: str, value: Any):
     with pytest.raises(UserError, match=field):
         RolloutConfig(**{field: value})

@@ -214,7 +214,7 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         labels = None if call.class_label is None else self.class_labels(call.class_label, num_samples, call.seed)
         names = self.first_frames.chosen(call.first_frame, labels, num_samples, call.seed)
         call = replace(call, context=[self.first_frames.read(name) for name in names])
-        classes = self.first_frames.labels_of(names).tolist()
+        classes = self.first_frames.labels_of(names)
         are_known = min(classes) >= 0 and max(classes) < (self.model.config.num_classes or 0)
         if call.class_label is not None or call.task == "frame-prediction" or not are_known:
             return call

@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float32
@@ -162,7 +162,7 @@ def find_policy(name: str) -> PolicyFactory:
     found = getattr(module, function, None)
     if not callable(found):
         raise UserError(f"{module_name} has no function {function!r} to use as a policy.")
-    return lambda environment: _own_policy(name, found)
+    return lambda environment: _own_policy(name, cast(Policy, found))
 
 
 def _own_policy(name: str, function: Policy) -> Policy:
