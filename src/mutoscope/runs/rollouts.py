@@ -32,7 +32,7 @@ def check_rollouts(recipe: ModelRecipe, family: AnyFamily) -> None:
 
 
 def own_context(recipe: ModelRecipe, family: AnyFamily, model: AnyModel) -> Corrupt | None:
-    """The step that puts the model's own frames into the history in some updates; None where the recipe has no share."""
+    """The step that puts a model's own frames into the history of some updates; None where the share is 0."""
     config, roll_out = recipe.rollouts, family.rolling_out(model)
     if config.share == 0 or roll_out is None:
         return None
