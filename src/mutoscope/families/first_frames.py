@@ -40,8 +40,9 @@ class FirstFrames:
             if name not in self.files:
                 raise UserError(f"This model has no first frame {name!r}: {nearest(name, [*self.files, GENERATED])}")
             return (name,) * num_samples
-        draws = torch.rand(num_samples, generator=torch.Generator().manual_seed(seed)).tolist()
-        return tuple(self._drawn(draw, None if labels is None else int(labels[i])) for i, draw in enumerate(draws))
+        draws = torch.rand(num_samples, generator=torch.Generator().manual_seed(seed))
+        wanted = [None if labels is None else int(labels[i]) for i in range(num_samples)]
+        return tuple(self._drawn(float(draws[i]), label) for i, label in enumerate(wanted))
 
     def _drawn(self, draw: float, label: int | None) -> str:
         fitting = [name for name in self.files if label is None or self.labels[name] == label]
@@ -56,6 +57,6 @@ class FirstFrames:
             raise UserError(f"model_index.json names a first frame outside the model's folder: {self.files[name]!r}.")
         return torch.as_tensor(read_image(path))[None]
 
-    def labels_of(self, names: Sequence[str]) -> Int[Tensor, " b"]:
+    def labels_of(self, names: Sequence[str]) -> list[int]:
         """The classes of some images; −1: none."""
-        return torch.tensor([self.labels[name] for name in names])
+        return [self.labels[name] for name in names]

@@ -213,7 +213,7 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         labels = None if call.class_label is None else self.class_labels(call.class_label, num_samples, call.seed)
         names = self.first_frames.chosen(call.first_frame, labels, num_samples, call.seed)
         frames = [self.first_frames.read(name) for name in names]
-        classes = self.first_frames.labels_of(names).tolist()
+        classes = self.first_frames.labels_of(names)
         known = call.class_label is not None or min(classes) < 0
         return replace(call, context=frames, class_label=call.class_label if known else classes)
 

@@ -10,6 +10,7 @@ train on any recording with actions.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from mutoscope.data.sources.clips import LeRobotData
 from mutoscope.models.magi import MAGIConfig
@@ -124,4 +125,41 @@ def magi_doom() -> ModelRecipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"vae-doom": vae_doom, "magi-doom": magi_doom}
+def vq_doom() -> TokenizerRecipe:
+    """The discrete twin of `vae-doom`: 16x16 pixels to one of 64,000 codes (finite scalar quantisation), 48 a frame."""
+    continuous = vae_doom()
+    tokenizer = replace(
+        continuous.tokenizer,
+        channel_multipliers=(1, 2, 3),
+        temporal_downsample=(False, False),
+        bottleneck="fsq",
+        levels=(8, 8, 8, 5, 5, 5),
+    )
+    return replace(continuous, name="vq-doom", tokenizer=tokenizer)
+
+
+def magi_doom_vq() -> ModelRecipe:
+    """The discrete twin of `magi-doom`: the codes of `vq-doom`, each read and predicted as two digits."""
+    continuous = magi_doom()
+    assert isinstance(continuous.model, MAGIConfig)
+    model = replace(
+        continuous.model,
+        latent_shape=(NUM_FRAMES, HEIGHT // 16, WIDTH // 16),
+        patch_size=1,
+        codebook_parts=(512, 125),  # the first three levels of a code, and the last three
+    )
+    return replace(
+        continuous,
+        name="magi-doom-vq",
+        tokenizer="vq-doom",
+        model=model,
+        sampling={"num_decoding_steps": 6, "window_mode": "anchored", "context_noise_level": 1, "temperature": 0.9},
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "vae-doom": vae_doom,
+    "magi-doom": magi_doom,
+    "vq-doom": vq_doom,
+    "magi-doom-vq": magi_doom_vq,
+}

@@ -155,7 +155,7 @@ def _objects(state: "GameState") -> tuple[Seen, ...]:
     width = state.screen_buffer.shape[1]
     return tuple(
         Seen(label.object_name, (label.x + label.width / 2) / width, label.width / width)
-        for label in state.labels
+        for label in state.labels or ()
         if label.object_name not in WEAPON_LABELS
     )
 
@@ -163,6 +163,7 @@ def _objects(state: "GameState") -> tuple[Seen, ...]:
 def _openness(state: "GameState") -> tuple[float, ...]:
     """Median depth of each column around the horizon."""
     depth = state.depth_buffer  # (240, 320) of 8 bits
+    assert depth is not None  # enabled in `_opened`
     middle = depth[depth.shape[0] * 4 // 10 : depth.shape[0] * 6 // 10]
     return tuple(float(np.median(part)) / FAR for part in np.array_split(middle, COLUMNS, axis=1))
 

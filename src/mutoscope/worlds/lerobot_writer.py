@@ -88,7 +88,7 @@ def encode_episode(frames: Sequence[UInt8[np.ndarray, "h w 3"]], fps: float, pat
     with av.open(f"file:{path}", "w", format="mp4") as container:
         stream = cast("VideoStream", container.add_stream("libx264", rate=exact_rate(fps)))
         stream.height, stream.width, stream.pix_fmt = frames[0].shape[0], frames[0].shape[1], PIXEL_FORMAT
-        stream.options = H264_OPTIONS
+        stream.options = dict[str, object](H264_OPTIONS)
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = BT601
         context.color_range = LIMITED_RANGE
@@ -213,7 +213,8 @@ def _join(parts: Sequence[EpisodePart], path: Path, rate: Fraction) -> list[floa
         stream: VideoStream | None = None
         for part in parts:
             with av.open(f"file:{part.video}") as source:
-                stream = stream or container.add_stream_from_template(source.streams.video[0])
+                if stream is None:
+                    stream = container.add_stream_from_template(source.streams.video[0])
                 _copy(source, container, stream, frames, rate)
             starts.append(float(frames / rate))
             frames += len(part)

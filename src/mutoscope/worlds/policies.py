@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float32
@@ -161,7 +162,7 @@ def find_policy(name: str) -> PolicyFactory:
     found = getattr(module, function, None)
     if not callable(found):
         raise UserError(f"{module_name} has no function {function!r} to use as a policy.")
-    policy: Policy = found
+    policy = cast(Policy, found)
     return lambda environment: policy
 
 
