@@ -210,11 +210,10 @@ def _join(parts: Sequence[EpisodePart], path: Path, rate: Fraction) -> list[floa
     av = require_av(path)
     starts, frames = [], 0
     with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream: VideoStream | None = None
+        with av.open(f"file:{parts[0].video}") as first:
+            stream = cast("VideoStream", container.add_stream_from_template(first.streams.video[0]))
         for part in parts:
             with av.open(f"file:{part.video}") as source:
-                if stream is None:
-                    stream = container.add_stream_from_template(source.streams.video[0])
                 _copy(source, container, stream, frames, rate)
             starts.append(float(frames / rate))
             frames += len(part)
