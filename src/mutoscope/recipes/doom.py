@@ -86,7 +86,7 @@ def magi_doom() -> ModelRecipe:
             height=HEIGHT,
             width=WIDTH,
             fps=FPS,
-            clip_step=10,
+            clip_step=12,
             intervals=(1, 1, 1, 2),
             max_gap=150,
             gap_share=0.3,
@@ -112,7 +112,7 @@ def magi_doom() -> ModelRecipe:
         optim=OptimConfig(2e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=100, muon_learning_rate=4e-3),
         loop=_loop(num_steps=4_000, batch_size=8, ema_decay=0.998, clip_norm=3.0),
         task_weights=dict.fromkeys(TASKS, 1.0),
-        cache_clips=8_000,
+        cache_clips=5_000,
         sampling={
             "num_decoding_steps": 4,
             "num_diffusion_steps": 8,
