@@ -15,7 +15,7 @@ from mutoscope.errors import UserError
 from mutoscope.families import family_of
 from mutoscope.models.magi import MAGIConfig
 from mutoscope.recipes.catalog import RECIPES, RECORDED_BY
-from mutoscope.recipes.doom import magi_doom, vae_doom
+from mutoscope.recipes.doom import magi_doom, magi_doom_vq, vae_doom, vq_doom
 from mutoscope.runs.checks import check_model_fits
 from mutoscope.runs.networks import tokenizer_stage, untrained_spec
 from mutoscope.runs.plan import planned
@@ -45,6 +45,14 @@ def test_the_models_sizes_are_those_of_its_tokenizer_and_of_its_scenarios():
     assert {tuple(SCENARIOS[name].keys) for name in PLAYED} == {("left", "right", "forward", "attack")}
     assert recipe.model.action_size == 4 and set(recipe.task_weights) <= set(recipe.model.tasks)
     assert abs(count_parameters(first) / 2.0e6 - 1) < 0.05  # as its documentation says
+
+
+def test_the_discrete_twins_fit_each_other():
+    recipe, spec = magi_doom_vq(), untrained_spec(vq_doom())
+    assert spec.vocab_size == recipe.model.codebook_size == 64_000
+    check_model_fits(recipe, spec)
+    check_rollouts(recipe, family_of(recipe.model))
+    family_of(recipe.model).check_sampling(recipe.model, recipe.sampling, {})
 
 
 def test_its_tokenizer_is_trained_first_on_the_same_recording(recording: Path):

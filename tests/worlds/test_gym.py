@@ -26,7 +26,9 @@ def test_discrete_actions_become_buttons_with_the_environments_names():
 def test_boxes_become_axes_and_switches_buttons():
     box, binary = action_form(Dot(), ("dx", "dy")), action_form(Dot(actions="binary"))
     assert (box.kind, box.names, box.low.tolist(), box.high.tolist()) == ("continuous", ("dx", "dy"), [-2, -2], [2, 2])
-    assert binary.names == ("action0", "action1") and np.array_equal(binary.convert(np.array([0.0, 1.0])), [0, 1])
+    assert binary.names == ("action0", "action1") and np.array_equal(
+        np.asarray(binary.convert(np.array([0.0, 1.0]))), [0, 1]
+    )
 
 
 def test_other_spaces_and_wrong_names_are_refused():

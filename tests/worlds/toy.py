@@ -1,6 +1,6 @@
 """Small environments for tests: a dot that moves by its action, and Gymnasium forms of it."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import gymnasium
 import numpy as np
@@ -63,4 +63,4 @@ def register() -> None:
     """Makes the environments known to Gymnasium, once."""
     for name, entry in (("mutoscope-test/Dot-v0", Dot), ("mutoscope-test/Blind-v0", Blind)):
         if name not in gymnasium.registry:
-            gymnasium.register(name, entry_point=entry)
+            gymnasium.register(name, entry_point=cast(Any, entry))

@@ -41,9 +41,8 @@ class FirstFrames:
                 raise UserError(f"This model has no first frame {name!r}: {nearest(name, [*self.files, GENERATED])}")
             return (name,) * num_samples
         draws = torch.rand(num_samples, generator=torch.Generator().manual_seed(seed))
-        return tuple(
-            self._drawn(float(draw), None if labels is None else int(labels[i])) for i, draw in enumerate(draws)
-        )
+        wanted = [None if labels is None else int(labels[i]) for i in range(num_samples)]
+        return tuple(self._drawn(float(draws[i]), label) for i, label in enumerate(wanted))
 
     def _drawn(self, draw: float, label: int | None) -> str:
         fitting = [name for name in self.files if label is None or self.labels[name] == label]

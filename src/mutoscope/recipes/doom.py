@@ -2,7 +2,7 @@
 
 The data are recorded first, from packages alone (`pip install 'mutoscope[worlds]'`), in 15 minutes on two cores:
 
-    mutoscope record doom recordings/doom --episodes 320 --height 96 --width 128 --endless
+    mutoscope record doom recordings/doom --episodes 320 --max-frames 200 --height 96 --width 128 --endless
     mutoscope train magi-doom --data recordings/doom --out runs/magi-doom
 
 `magi-doom` trains its tokenizer first, by `vae-doom`. Nothing in these recipes is made for Doom but the sizes: they
@@ -10,6 +10,7 @@ train on any recording with actions.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from mutoscope.data.sources.clips import LeRobotData
 from mutoscope.models.magi import MAGIConfig
@@ -85,7 +86,7 @@ def magi_doom() -> ModelRecipe:
             height=HEIGHT,
             width=WIDTH,
             fps=FPS,
-            clip_step=10,
+            clip_step=12,
             intervals=(1, 1, 1, 2),
             max_gap=150,
             gap_share=0.3,
@@ -111,7 +112,7 @@ def magi_doom() -> ModelRecipe:
         optim=OptimConfig(2e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=100, muon_learning_rate=4e-3),
         loop=_loop(num_steps=4_000, batch_size=8, ema_decay=0.998, clip_norm=3.0),
         task_weights=dict.fromkeys(TASKS, 1.0),
-        cache_clips=8_000,
+        cache_clips=5_000,
         sampling={
             "num_decoding_steps": 4,
             "num_diffusion_steps": 8,
@@ -124,7 +125,44 @@ def magi_doom() -> ModelRecipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"vae-doom": vae_doom, "magi-doom": magi_doom}
+def vq_doom() -> TokenizerRecipe:
+    """The discrete twin of `vae-doom`: 16x16 pixels to one of 64,000 codes (finite scalar quantisation), 48 a frame."""
+    continuous = vae_doom()
+    tokenizer = replace(
+        continuous.tokenizer,
+        channel_multipliers=(1, 2, 3),
+        temporal_downsample=(False, False),
+        bottleneck="fsq",
+        levels=(8, 8, 8, 5, 5, 5),
+    )
+    return replace(continuous, name="vq-doom", tokenizer=tokenizer)
+
+
+def magi_doom_vq() -> ModelRecipe:
+    """The discrete twin of `magi-doom`: the codes of `vq-doom`, each read and predicted as two digits."""
+    continuous = magi_doom()
+    assert isinstance(continuous.model, MAGIConfig)
+    model = replace(
+        continuous.model,
+        latent_shape=(NUM_FRAMES, HEIGHT // 16, WIDTH // 16),
+        patch_size=1,
+        codebook_parts=(512, 125),  # the first three levels of a code, and the last three
+    )
+    return replace(
+        continuous,
+        name="magi-doom-vq",
+        tokenizer="vq-doom",
+        model=model,
+        sampling={"num_decoding_steps": 6, "window_mode": "anchored", "context_noise_level": 1, "temperature": 0.9},
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "vae-doom": vae_doom,
+    "magi-doom": magi_doom,
+    "vq-doom": vq_doom,
+    "magi-doom-vq": magi_doom_vq,
+}
 
 _RECORD = f"mutoscope record doom recordings/doom --episodes 320 --height {HEIGHT} --width {WIDTH} --endless"
 RECORDED_BY: Mapping[str, str] = dict.fromkeys(RECIPES, _RECORD)

@@ -9,7 +9,7 @@ from mutoscope.errors import UserError
 from mutoscope.families import AnyFamily
 from mutoscope.families.base import Rollout
 from mutoscope.models.base import AnyModel
-from mutoscope.training.batches import Batch, first_clips
+from mutoscope.training.batches import Batch
 from mutoscope.training.config import ModelRecipe, RolloutConfig
 from mutoscope.training.trainer import Corrupt
 
@@ -32,7 +32,7 @@ def check_rollouts(recipe: ModelRecipe, family: AnyFamily) -> None:
 
 
 def own_context(recipe: ModelRecipe, family: AnyFamily, model: AnyModel) -> Corrupt | None:
-    """The step that puts the model's own frames into the history of some clips; None where the recipe has no share."""
+    """The step that puts a model's own frames into the history of some updates; None where the share is 0."""
     config, roll_out = recipe.rollouts, family.rolling_out(model)
     if config.share == 0 or roll_out is None:
         return None
@@ -40,29 +40,26 @@ def own_context(recipe: ModelRecipe, family: AnyFamily, model: AnyModel) -> Corr
     options |= {"num_decoding_steps": config.num_decoding_steps, "num_diffusion_steps": config.num_diffusion_steps}
 
     def corrupt(batch: Batch, step: int, generator: torch.Generator) -> Batch:
-        tokens = cast(Tensor, batch["tokens"])
-        count, num_context, seed = drawn(config, len(tokens), generator)
-        if step < config.start_step or count == 0:
+        if step < config.start_step or not rolls_out(step, config.share):
             return batch
+        num_context, seed = drawn(config, generator)
         if "history_only" in batch:  # the frame after a temporal gap follows from no other: it stays the recording's
             num_context = max(num_context, 2)
         model.eval()
-        rollout = Rollout(first_clips(batch, count), num_context, options, torch.Generator().manual_seed(seed))
-        own = roll_out(rollout).to(tokens.dtype)
+        own = roll_out(Rollout(batch, num_context, options, torch.Generator().manual_seed(seed)))
         model.train()
-        history = cast(Tensor, batch.get("history", tokens))
-        return {**batch, "history": torch.cat([own, history[count:]])}
+        return {**batch, "history": own.to(cast(Tensor, batch["tokens"]).dtype)}
 
     return corrupt
 
 
-def drawn(config: RolloutConfig, num_clips: int, generator: torch.Generator) -> tuple[int, int, int]:
-    """Clips that roll out, true frames before the rollouts, and a seed for their draws.
+def rolls_out(step: int, share: float) -> bool:
+    """Whether an update is one of the share, evenly spread: the same on all ranks, none of which waits for another."""
+    return int((step + 1) * share) > int(step * share)
 
-    The clips of a batch come in random order: the first ones are as good as any. A share that is no whole number of
-    clips is right on average.
-    """
+
+def drawn(config: RolloutConfig, generator: torch.Generator) -> tuple[int, int]:
+    """True frames before the rollouts, and a seed for their draws."""
     device = generator.device
-    count = int(config.share * num_clips + torch.rand((), generator=generator, device=device).item())
     num_context = int(torch.randint(1, config.context_frames + 1, (), generator=generator, device=device))
-    return count, num_context, int(torch.randint(2**62, (), generator=generator, device=device))
+    return num_context, int(torch.randint(2**62, (), generator=generator, device=device))

@@ -41,11 +41,6 @@ def split_batch(batch: Batch, parts: int) -> Iterator[Batch]:
         yield _map_tensors(batch, lambda tensor, i=i: tensor.chunk(parts)[i])
 
 
-def first_clips(batch: Batch, count: int) -> Batch:
-    """The first clips of a batch."""
-    return _map_tensors(batch, lambda tensor: tensor[:count])
-
-
 def _map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
     def convert(value: object) -> object:
         if isinstance(value, Tensor):

@@ -190,13 +190,13 @@ class RolloutConfig:
     """Corrupted context from the model's own rollouts, so that streams stay alive beyond the length of training.
 
     Scheduled sampling (arXiv 1506.03099) at the level of frames: the weights of the moment continue the first frames
-    of some clips under the clips' own conditions, and later frames see these frames as their history, while the
-    targets stay those of the recording. Self Forcing (arXiv 2506.08009) rolls out in the same way, and compares
+    of clips under the clips' own conditions, and later frames see these frames as their history, while the targets
+    stay those of the recording. Self Forcing (arXiv 2506.08009) rolls out in the same way, and compares
     distributions instead.
     """
 
     share: float = 0.0
-    """share of the clips of a batch whose history is the model's own; 0: none"""
+    """share of the updates in which the history of all clips is the model's own; 0: none"""
     start_step: int = 500
     """update from which on: the rollouts of a network that has learnt nothing are noise"""
     context_frames: int = 8

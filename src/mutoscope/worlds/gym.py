@@ -53,11 +53,15 @@ class GymEnvironment:
         self.task, self.frame_skip = name, frame_skip
         self.environment = _made(name, dict(options or {}))
         self.form = action_form(self.environment, tuple(names))
-        self.action_names, self.action_kind = self.form.names, self.form.kind
+        self.action_names = self.form.names
         self.fps = float(self.environment.metadata.get("render_fps") or DEFAULT_FPS) / frame_skip
         self.environment.reset(seed=0)
         self.size = size_for(self._rendered().shape[:2], height, width)
         self._count = 0
+
+    @property
+    def action_kind(self) -> Kind:
+        return self.form.kind
 
     @property
     def action_range(self) -> tuple[Action, Action]:

@@ -88,7 +88,7 @@ def encode_episode(frames: Sequence[UInt8[np.ndarray, "h w 3"]], fps: float, pat
     with av.open(f"file:{path}", "w", format="mp4") as container:
         stream = cast("VideoStream", container.add_stream("libx264", rate=exact_rate(fps)))
         stream.height, stream.width, stream.pix_fmt = frames[0].shape[0], frames[0].shape[1], PIXEL_FORMAT
-        stream.options = H264_OPTIONS
+        stream.options = dict[str, object](H264_OPTIONS)
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = BT601
         context.color_range = LIMITED_RANGE
@@ -210,10 +210,10 @@ def _join(parts: Sequence[EpisodePart], path: Path, rate: Fraction) -> list[floa
     av = require_av(path)
     starts, frames = [], 0
     with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream: VideoStream | None = None
+        with av.open(f"file:{parts[0].video}") as first:
+            stream = cast("VideoStream", container.add_stream_from_template(first.streams.video[0]))
         for part in parts:
             with av.open(f"file:{part.video}") as source:
-                stream = stream or container.add_stream_from_template(source.streams.video[0])
                 _copy(source, container, stream, frames, rate)
             starts.append(float(frames / rate))
             frames += len(part)
