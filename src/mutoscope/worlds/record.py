@@ -5,6 +5,7 @@ the episodes that are missing. The seed of an episode is the recording's seed pl
 gives the same frames, whichever process records it.
 """
 
+import _thread
 import hashlib
 import json
 import multiprocessing
@@ -39,6 +40,7 @@ from mutoscope.worlds.policies import Replayed, checked_row, policies_for
 
 PARTS, SETTINGS, INFO, SHEET = ".parts", "record.json", "meta/info.json", "contact_sheet.png"
 SHEET_ROWS, SHEET_FRAMES = 8, 10
+CHUNK = 8  # episodes of one environment that a process records before it opens one anew
 RANGES = {
     "episodes": COUNT,
     "max_frames": Range(low=2, high=1_000_000),
@@ -218,12 +220,14 @@ def _recorded(config: RecordConfig, out: Path, missing: Sequence[int], num_worke
         return
     # New processes instead of forks: an environment's threads and windows do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, context, _start_worker, (config, out)) as pool:
-        waiting: set[Future[int]] = {pool.submit(_work, episode) for episode in missing}
+    alike = [[i for i in missing if i % len(config.environments) == n] for n in range(len(config.environments))]
+    chunks = [group[i : i + CHUNK] for group in alike for i in range(0, len(group), CHUNK)]
+    with ProcessPoolExecutor(num_workers, context) as pool:
+        waiting: set[Future[Sequence[int]]] = {pool.submit(_record_chunk, config, out, chunk) for chunk in chunks}
         try:
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+                yield from (episode for future in done for episode in future.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -312,24 +316,22 @@ def play(environment: Environment, policy: Policy, config: RecordConfig, number:
     return Played(frames, np.stack(rows), np.array(rewards, np.float32), np.array(done))
 
 
-_worker: list[_Recorder] = []  # the recorder of a worker process, which lives as long as the process
-
-
-def _start_worker(config: RecordConfig, out: Path) -> None:
+def _record_chunk(config: RecordConfig, out: Path, episodes: Sequence[int]) -> Sequence[int]:
+    """Records some episodes in a process of the pool."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker.append(_Recorder(config, out))
+    recorder = _Recorder(config, out)
+    try:
+        return [recorder.episode(episode) for episode in episodes]
+    finally:
+        recorder.close()
 
 
 def _end_with_parent() -> None:
-    """A killed recording leaves no process behind that goes on writing."""
+    """A killed recording leaves no process behind that goes on writing, and no engine of an environment."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)
-
-
-def _work(episode: int) -> int:
-    return _worker[0].episode(episode)
+        _thread.interrupt_main()
 
 
 def _write_sheet(out: Path, parts: Sequence[EpisodePart]) -> None:
