@@ -1,4 +1,4 @@
-"""A dot that two buttons move to the left and to the right: recordings of it, and models that follow them or do not."""
+"""A dot that two buttons move around a ring: recordings of it, and models that follow the buttons or do not."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,25 +19,25 @@ Behaviour = Literal["exact", "random", "frozen", "noise"]
 
 
 def moved(x: np.ndarray, rows: Float32[np.ndarray, "n 2"]) -> np.ndarray:
-    """Positions one frame later."""
+    """Columns one frame later; the last one is beside the first."""
     rows = np.nan_to_num(rows)
-    return np.clip(x + STEP * (rows[:, 1] - rows[:, 0]), 0, WIDTH - DOT)
+    return (x + STEP * (rows[:, 1] - rows[:, 0])) % WIDTH
 
 
 def drawn(x: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
-    """Frames of a dot at these positions on a ramp of grey levels."""
+    """Frames of a dot at these columns on a ramp of grey levels."""
     ramp = np.broadcast_to(np.linspace(20, 90, HEIGHT)[:, None, None], (HEIGHT, WIDTH, 3))
     frames = np.repeat(ramp[None], len(x), axis=0).round().astype(np.uint8)
     for frame, left in zip(frames, np.round(x).astype(int), strict=True):
-        frame[9 : 9 + DOT, left : left + DOT] = (250, 200, 120)
+        frame[9 : 9 + DOT, (left + np.arange(DOT)) % WIDTH] = 240
     return frames
 
 
 def position(frames: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
-    """Where the dot is, from its bright pixels."""
-    light = np.where(frames[..., 0] > 170, frames[..., 0].astype(float), 0.0).sum(axis=1)  # (n, w)
-    centre = (light * np.arange(WIDTH)).sum(axis=1) / light.sum(axis=1)
-    return np.round(centre - (DOT - 1) / 2)
+    """The dot's left column, from its bright pixels on the ring."""
+    light = np.where(frames[..., 0] > 170, 1.0, 0.0).sum(axis=1)  # (n, w)
+    angle = np.angle((light * np.exp(2j * np.pi * np.arange(WIDTH) / WIDTH)).sum(axis=1))
+    return np.round(angle / (2 * np.pi) * WIDTH - (DOT - 1) / 2) % WIDTH
 
 
 def random_actions(length: int, seed: int) -> Float32[np.ndarray, "t 2"]:
@@ -55,7 +55,7 @@ def write_episodes(folder: Path, count: int, length: int = 60, seed: int = 0) ->
         x = [np.array([float(2 * (number % 12))])]
         for row in actions[:-1]:
             x.append(moved(x[-1], row[None]))
-        write_video(folder / f"{number:03d}.mp4", drawn(np.concatenate(x)), FPS)
+        write_video(folder / f"{number:03d}.mp4", drawn(np.concatenate(x)), FPS, crf="0")
         lines = [",".join(NAMES), *(",".join(str(int(value)) for value in row) for row in actions)]
         (folder / f"{number:03d}.actions.csv").write_text("\n".join(lines) + "\n")
     return folder
@@ -87,7 +87,7 @@ class DotModel(StreamModel):
         rows = wrong if self.behaviour == "random" else starts.actions
         for number in range(first, rows.shape[1]):
             x = x if self.behaviour == "frozen" else moved(x, rows[:, number])
-            yield rng.integers(256, (len(x), HEIGHT, WIDTH, 3), np.uint8) if self.behaviour == "noise" else drawn(x)
+            yield rng.integers(0, 256, (len(x), HEIGHT, WIDTH, 3), np.uint8) if self.behaviour == "noise" else drawn(x)
 
     def reconstructed(self, frames: UInt8[np.ndarray, "n t h w 3"]) -> UInt8[np.ndarray, "n t h w 3"]:
         return frames

@@ -40,7 +40,7 @@ def evaluate(
     streams: int = 16,
     there: str | None = None,
     back: str | None = None,
-    network_steps: int = 1500,
+    network_steps: int = 1200,
     state: str | None = None,
     out: str | None = None,
     overrides: Sequence[str] = (),

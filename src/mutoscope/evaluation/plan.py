@@ -29,7 +29,7 @@ class StreamSettings:
     """An action, or a text of actions, that leads away; by default a button for the left or the right."""
     back: str | None = None
     """Its opposite."""
-    network_steps: int = 1500
+    network_steps: int = 1200
     """Training steps of the inverse-dynamics network."""
     sheet: Path | None = None
     """File for a contact sheet of the streams (.png)."""

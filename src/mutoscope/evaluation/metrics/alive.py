@@ -89,8 +89,8 @@ class AliveRule:
         found = cls(training, projection, low - margin, high + margin, LARGEST_PART, 0.0)
         ratio, expected = found.relative_motion(held_back)
         moving = ratio[expected >= LEAST_MOTION]
-        part = float(moving.quantile(STILL_SHARE)) if len(moving) else LARGEST_PART
-        limit = float(found.distance(held_back.features).quantile(ACCEPTED))
+        part = float(moving.quantile(STILL_SHARE, interpolation="lower")) if len(moving) else LARGEST_PART
+        limit = float(found.distance(held_back.features).quantile(ACCEPTED, interpolation="higher"))
         return cls(
             training, projection, low - margin, high + margin, min(max(part, SMALLEST_PART), LARGEST_PART), limit
         )

@@ -26,6 +26,7 @@ BEFORE, AFTER = 1, 2  # frames read before frame t and after it: an effect may t
 SPAN = BEFORE + 1 + AFTER
 GROUPS = 8  # of the group norms
 SHIFT = 3  # pixels: random shifts of training frames, for few recordings
+NOISE = 6.0  # grey levels: largest noise added to training frames, so that traces of a codec do not count
 DROPOUT = 0.1
 SMALLEST = 1e-6  # scale of an axis that never changes, and length of a feature vector
 Clips = UInt8[Tensor, "n t h w 3"]
@@ -36,9 +37,9 @@ class DynamicsConfig:
     """Sizes and training of the network. side: pixels of the longer side of the frames it reads."""
 
     side: int = 48
-    channels: tuple[int, int] = (24, 48)
-    hidden_size: int = 96
-    num_steps: int = 1500
+    channels: tuple[int, int] = (16, 32)
+    hidden_size: int = 64
+    num_steps: int = 1200
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
@@ -182,14 +183,16 @@ class DynamicsData:
     def batch(
         self, count: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "n span 3 h w"], Float[Tensor, "n a"]]:
-        """Random transitions, shifted by a few pixels alike."""
+        """Random transitions, shifted by a few pixels alike, with noise of a random strength."""
         chosen = self.centres[torch.randint(len(self.centres), (count,), generator=generator)]
         frames = _scaled(self.frames[chosen[:, None] + torch.arange(-BEFORE, AFTER + 1)])  # (n, span, 3, h, w)
         height, width = frames.shape[-2:]
         padded = F.pad(frames.flatten(1, 2), (SHIFT,) * 4, mode="replicate")
         top, left = torch.randint(2 * SHIFT + 1, (2,), generator=generator).tolist()
         shifted = padded[..., top : top + height, left : left + width]
-        return shifted.unflatten(1, (SPAN, 3)), self.actions[chosen]
+        strength = torch.rand((count, 1, 1, 1), generator=generator) * NOISE / 127.5
+        noisy = shifted + torch.randn(shifted.shape, generator=generator) * strength
+        return noisy.unflatten(1, (SPAN, 3)), self.actions[chosen]
 
 
 def train_dynamics(

@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mutoscope.actions import ActionSpec
-from mutoscope.evaluation.metrics.alive import ACCEPTED, NAME, AliveRule, Windows
+from mutoscope.evaluation.metrics.alive import ACCEPTED, NAME, WINDOW, AliveRule, Windows
 from mutoscope.evaluation.metrics.control import Recognised
-from mutoscope.evaluation.metrics.intervals import Figures, frechet_figure, mean_figure
+from mutoscope.evaluation.metrics.intervals import Figure, Figures, frechet_figure, mean_figure, psnr_figure
 from mutoscope.evaluation.networks.clip_features import evenly
 from mutoscope.evaluation.protocols.world_measures import WINDOW_STARTS, Layout, windows_of
 from mutoscope.evaluation.rows import Rows
@@ -56,21 +56,22 @@ class WorldFigures:
         return Recognised(clips["sums"], clips["sums_real"], self.spec.names, self.spec.is_button, self.seed)
 
     def next_frame_figures(self) -> Figures:
-        """Prediction from real history: PSNR and the distance of the feature maps."""
-        found: Figures = {}
-        for row, name in (("psnr", "next_frame_psnr_db"), ("distance", f"next_frame_{DISTANCE}")):
-            for which in ("model", "last_frame", "ceiling"):
-                suffix = "" if which == "model" else f"_{which}"
-                found[f"{name}{suffix}"] = mean_figure(self.rows["next-frames"][f"{row}_{which}"], self.seed)
+        """Prediction from real history: PSNR in both conventions, and the distance of the feature maps."""
+        rows, found = self.rows["next-frames"], Figures()
+        for which in ("model", "last_frame", "ceiling"):
+            suffix = "" if which == "model" else f"_{which}"
+            found[f"next_frame_psnr_db{suffix}"] = psnr_figure(rows[f"error_{which}"], self.seed)
+            found[f"next_frame_psnr_frames_db{suffix}"] = mean_figure(rows[f"psnr_{which}"], self.seed)
+            found[f"next_frame_{DISTANCE}{suffix}"] = mean_figure(rows[f"distance_{which}"], self.seed)
         return found
 
     def horizon_figures(self) -> Figures:
         """PSNR against the recording some frames after the context, beside that of simple guesses."""
-        clips, found = self.rows["clips"], {}
+        clips, found = self.rows["clips"], Figures()
         for i, horizon in enumerate(self.layout.horizons):
             for which in ("model", *BESIDE):
                 suffix = "" if which == "model" else f"_{which}"
-                found[f"psnr_frame_{horizon}_db{suffix}"] = mean_figure(clips[f"psnr_{which}"][:, i], self.seed)
+                found[f"psnr_db_frame_{horizon}{suffix}"] = psnr_figure(clips[f"error_{which}"][:, i], self.seed)
         return found
 
     # ------------------------------------------------------------------------------------------------------- streams
@@ -110,18 +111,17 @@ class WorldFigures:
 
     def alive_figures(self) -> Figures:
         """Share of the streams that the rule accepts, and of real, reconstructed, frozen and noise windows."""
-        from mutoscope.evaluation.metrics.alive import WINDOW
-
         found = {
             f"alive_{name}": self.accepted(windows_of(self.rows["streams"], f"_{frames - WINDOW}"))
             for name, frames in self.layout.lifetimes
         }
         found["alive_rule_real"] = self.accepted(self.real[self.held_back[1]])
         for control in CONTROLS:
-            found[f"alive_rule_{control}"] = self.accepted(windows_of(self.rows["real-windows"], f"_{control}"))
+            windows = windows_of(self.rows["real-windows"], f"_{control}")
+            found[f"alive_rule_{control}"] = self.accepted(windows[self.held_back[1]])
         return found
 
-    def accepted(self, windows: Windows):
+    def accepted(self, windows: Windows) -> Figure:
         """Share of windows that count as alive."""
         return mean_figure(self.rule.alive(windows).double(), self.seed)
 
@@ -131,7 +131,7 @@ class WorldFigures:
         if rows is None:
             return {}
         return {
-            f"return_psnr_db{name}": mean_figure(rows[f"psnr{name}"], self.seed) for name in ("", "_away", "_random")
+            f"return_psnr_db{name}": psnr_figure(rows[f"error{name}"], self.seed) for name in ("", "_away", "_random")
         }
 
     # --------------------------------------------------------------------------------------------------------- texts

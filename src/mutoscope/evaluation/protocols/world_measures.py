@@ -13,7 +13,6 @@ from tqdm import tqdm
 from mutoscope.errors import UserError
 from mutoscope.evaluation.metrics.alive import STATISTICS, WINDOW, Windows
 from mutoscope.evaluation.metrics.control import action_sums
-from mutoscope.evaluation.metrics.pixel import psnr_per_frame
 from mutoscope.evaluation.metrics.temporal import frame_curves, motion
 from mutoscope.evaluation.networks.inverse_dynamics import AFTER, BEFORE, InverseDynamics
 from mutoscope.evaluation.rows import Rows
@@ -112,7 +111,7 @@ class Measures:
             **guesses(real, layout.context),
         }
         shown = [layout.context - 1 + horizon for horizon in layout.horizons]
-        rows = {f"psnr_{name}": capped_psnr(real[:, shown], clip[:, shown]) for name, clip in clips.items()}
+        rows = {f"error_{name}": squared_error(real[:, shown], clip[:, shown]) for name, clip in clips.items()}
         true = torch.from_numpy(starts.actions)
         rows["sums"] = self.recognised(clips["model"], true)
         rows["sums_real"] = self.recognised(real, true)
@@ -139,7 +138,9 @@ class Measures:
         return Rows({name: torch.stack([row[name] for row in found]).mean(dim=0) for name in found[0]})
 
     def _next_row(self, real: UInt8[Tensor, "n h w 3"], guesses: dict[str, Tensor]) -> dict[str, Tensor]:
-        rows = {f"psnr_{name}": capped_psnr(real[:, None], guess[:, None])[:, 0] for name, guess in guesses.items()}
+        errors = {name: squared_error(real[:, None], guess[:, None])[:, 0] for name, guess in guesses.items()}
+        rows = {f"error_{name}": error for name, error in errors.items()}
+        rows |= {f"psnr_{name}": (-10 * error.log10()).clamp(max=LARGEST_PSNR) for name, error in errors.items()}
         return rows | {f"distance_{name}": self.network.distance(real, guess) for name, guess in guesses.items()}
 
     # -------------------------------------------------------------------------------------------------------- windows
@@ -229,12 +230,15 @@ class Measures:
         generator = torch.Generator().manual_seed(self.call_seed(RETURNS, numbers.start))
         first, second = (layout.context - 1 + torch.randperm(len(script) + 1, generator=generator)[:2]).tolist()
         pairs = {"": (layout.context - 1, count - 1), "_away": (layout.context - 1, away), "_random": (first, second)}
-        return Rows({f"psnr{name}": capped_psnr(clips[:, [i]], clips[:, [j]])[:, 0] for name, (i, j) in pairs.items()})
+        rows = {
+            f"error{name}": squared_error(clips[:, [i]], clips[:, [j]])[:, 0] for name, (i, j) in pairs.items()
+        }
+        return Rows(rows)
 
 
-def capped_psnr(real: Clips, fake: Clips) -> Float[Tensor, "n t"]:
-    """PSNR of every frame, at most 60 dB."""
-    return psnr_per_frame(real, fake).clamp(max=LARGEST_PSNR)
+def squared_error(real: Clips, fake: Clips) -> Float[Tensor, "n t"]:
+    """Mean squared error of every frame, for data in [0, 1]."""
+    return ((real.double() - fake.double()) / 255).square().mean(dim=(2, 3, 4))
 
 
 def guesses(real: Clips, context: int) -> dict[str, Clips]:
