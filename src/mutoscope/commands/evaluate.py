@@ -9,6 +9,8 @@ import mutoscope.commands.common as common
 from mutoscope.commands.options import family_of_folder, help_text, parse_changed_options, sampler_flags
 from mutoscope.errors import UserError
 
+MOST_MINUTES = 1440  # a day
+
 
 def evaluate(
     source: str,
@@ -34,6 +36,11 @@ def evaluate(
     lpips: str | None = None,
     lpips_heads: str | None = None,
     convention: str | None = None,
+    minutes: tuple[float, ...] = (1.0, 5.0, 10.0),
+    streams: int = 16,
+    there: str | None = None,
+    back: str | None = None,
+    network_steps: int = 1200,
     state: str | None = None,
     out: str | None = None,
     overrides: Sequence[str] = (),
@@ -41,19 +48,21 @@ def evaluate(
     """Measure a model, a tokenizer or a folder of videos; every figure carries its interval.
 
     Two folders of videos or images compare without any weights: mutoscope evaluate MINE --reference REAL
+    Control and drift of a model of actions: mutoscope evaluate MODEL --protocol world --reference RECORDINGS
 
     Args:
         source: bundled name, model folder, or a folder of videos or images
         protocol: folders (default where both sides are folders); shapes (default for models; all that fits the source),
             shapes-generation, shapes-text, shapes-prediction, shapes-tasks, shapes-reconstruction, shapes-files;
-            shapes-10k for many clips; or that of a published table, such as ucf101-magvit with --reference (an unknown
+            shapes-10k for many clips; world for a model of actions that streams; or that of a published table, such as ucf101-magvit with --reference (an unknown
             name lists them)
         num_clips: clips on either side (default 256, or the protocol's number)
         seed: of generation, of random clips and of the resampling behind the intervals
         batch_size: clips at a time
         device: cpu, cuda, cuda:1, mps ...
         reference: the real videos: a folder, or for a published protocol also a dataset in its own layout
-        split: which part of that dataset, where not the protocol's: train, validation or test
+        split: which part of that dataset, where not the protocol's: train, validation or test; of recordings (world),
+            which part is evaluated
         task: what a model does, for protocols of several tasks
         features: of two folders, whose features the Fréchet distance compares: shapes-features, or a tokenizer (bundled
             name or folder), whose encoder is read
@@ -70,19 +79,29 @@ def evaluate(
         lpips_heads: file with LPIPS' linear weights for that network
         convention: resizing, eps and covariance of FVD, where not the protocol's: tats, cd-fvd, videogpt, tf, tf-64,
             stylegan-v, mcvd
+        minutes: of world, minutes of playing time after which streams are examined, fractions too
+        streams: of world, number of streams
+        there: of world, an action or a text of actions that leads away, by default a button named left
+        back: of world, the opposite of --there
+        network_steps: of world, training steps of the inverse-dynamics network
         state: folder for finished parts; the same command continues from there
-        out: also write the report to this file (.json)
+        out: also write the report to this file (.json), and under world a contact sheet of the streams beside it (.png)
         overrides: options of the model's sampler, such as --guidance-scale (see mutoscope generate MODEL --help)
     """
     common.check_range("--num-clips", num_clips, low=2)
     common.check_range("--batch-size", batch_size, low=1)
     common.check_range("--max-side", max_side, low=16)
+    common.check_range("--streams", streams, low=2)
+    common.check_range("--network-steps", network_steps, low=4)
+    for value in minutes:
+        common.check_range("--minutes", value, low=0, high=MOST_MINUTES)
     common.check_seed(seed)
     torch_device = common.parse_device(device)
     target = None if out is None else common.check_output_file(out, (".json",))
 
     from mutoscope.evaluation.engine import evaluate as measure
     from mutoscope.evaluation.networks.extractors import WeightFiles
+    from mutoscope.evaluation.plan import StreamSettings
     from mutoscope.training.distributed import join
 
     sampling = sampler_options(source, overrides)
@@ -105,6 +124,9 @@ def evaluate(
         max_side=max_side,
         convention=convention,
         files=WeightFiles(i3d, c3d, inception, lpips, lpips_heads, i3d_sha256),
+        streams=StreamSettings(
+            minutes, streams, there, back, network_steps, None if target is None else target.with_suffix(".png")
+        ),
         state=state,
         progress=common.is_terminal(),
     )

@@ -17,18 +17,19 @@ from mutoscope.errors import UserError
 from mutoscope.evaluation.metrics.intervals import Figures
 from mutoscope.evaluation.networks.extractors import WeightFiles
 from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
-from mutoscope.evaluation.plan import MAX_SIDE, Outcome, Plan, Settings, Side
+from mutoscope.evaluation.plan import MAX_SIDE, Outcome, Plan, Settings, Side, StreamSettings
 from mutoscope.evaluation.protocols.folders import FOLDERS, holds_videos, open_folders
 from mutoscope.evaluation.protocols.published import VIDEO_PROTOCOLS, VideoProtocol
 from mutoscope.evaluation.protocols.published_plan import open_published
 from mutoscope.evaluation.protocols.shapes import ALL_THAT_FITS, SHAPES_PROTOCOLS, open_shapes
+from mutoscope.evaluation.protocols.world import WORLD, open_world
 from mutoscope.evaluation.rows import Rows, State, gather_rows, rank_and_world_size
 from mutoscope.evaluation.sources.footage import open_footage
 from mutoscope.evaluation.sources.opened import SourceLike, name_of
 from mutoscope.evaluation.sources.pairing import Pairs
 from mutoscope.json_config import nearest
 
-PROTOCOLS = (FOLDERS, *SHAPES_PROTOCOLS, *VIDEO_PROTOCOLS)
+PROTOCOLS = (FOLDERS, WORLD, *SHAPES_PROTOCOLS, *VIDEO_PROTOCOLS)
 
 
 class Report(TypedDict):
@@ -71,6 +72,7 @@ def evaluate(
     pairs: Pairs = "names",
     by_frame: bool = False,
     max_side: int = MAX_SIDE,
+    streams: StreamSettings = StreamSettings(),  # noqa: B008
     state: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Report:
@@ -98,6 +100,9 @@ def evaluate(
     belong to a real one (generated from it, or named "name.mp4" or "name-0.mp4" ... for several samples) are also
     compared with it by PSNR, SSIM and LPIPS.
 
+    "world" measures control and drift of a model of actions that streams, against the recordings of `reference` by
+    episode; `streams` says how long streams are and how many (see `protocols/world.py`).
+
     Figures of different counts do not compare. At most `batch_size` clips are generated or read together; `options` go
     to the model's sampler; `classifier` replaces the bundled one. With `state`, a folder, finished chunks are stored
     there, and a killed evaluation continues to the same figures. Processes that joined a group (torchrun) share the
@@ -122,6 +127,8 @@ def evaluate(
         pairs=pairs,
         by_frame=by_frame,
         max_side=max_side,
+        streams=streams,
+        state=None if state is None else Path(state).expanduser(),
         progress=progress,
     )
     plan = open_plan(source, protocol, settings)
@@ -140,6 +147,9 @@ def evaluate(
 
 def open_plan(source: SourceLike, protocol: str | VideoProtocol | None, settings: Settings) -> Plan:
     """The plan of a protocol for a source. Raises UserError for an unknown name."""
+    if protocol == WORLD:
+        return open_world(source, settings)
+    settings.refuse_flags_of_streams("folders or shapes" if protocol is None else str(protocol))
     if protocol is None:
         return open_default(source, settings)
     if isinstance(protocol, VideoProtocol):

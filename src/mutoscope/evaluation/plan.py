@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -14,6 +15,33 @@ from mutoscope.evaluation.rows import Rows
 from mutoscope.evaluation.sources.pairing import Pairs
 
 MAX_SIDE = 256  # pixels of the longer side at which folders are compared: memory and time of a clip are bounded
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """Settings of the protocol "world": endless streams under recorded actions."""
+
+    minutes: tuple[float, ...] = (1, 5, 10)
+    """Minutes of playing time after which streams are examined; the largest is how long they are."""
+    streams: int = 16
+    """Streams, and clips that turn around and back."""
+    there: str | None = None
+    """An action, or a text of actions, that leads away; by default a button for the left or the right."""
+    back: str | None = None
+    """Its opposite."""
+    network_steps: int = 1200
+    """Training steps of the inverse-dynamics network."""
+    sheet: Path | None = None
+    """File for a contact sheet of the streams (.png)."""
+
+    def flags(self) -> list[str]:
+        """Flags of the settings that differ from their defaults."""
+        plain = StreamSettings()
+        return [
+            f"--{name.replace('_', '-')}"
+            for name in ("minutes", "streams", "there", "back", "network_steps")
+            if getattr(self, name) != getattr(plain, name)
+        ]
 
 
 @dataclass(frozen=True)
@@ -36,6 +64,8 @@ class Settings:
     pairs: Pairs = "names"
     by_frame: bool = False
     max_side: int = MAX_SIDE
+    streams: StreamSettings = StreamSettings()  # noqa: RUF009
+    state: Path | None = None
     progress: bool = False
 
     def refuse_flags_of_folders(self, protocol: str) -> None:
@@ -48,6 +78,11 @@ class Settings:
         }
         if flags := [flag for flag, is_used in used.items() if is_used]:
             raise UserError(f"{flags[0]} belongs to the protocol 'folders', not to {protocol!r}: omit it.")
+
+    def refuse_flags_of_streams(self, protocol: str) -> None:
+        """Raises UserError for a setting that only the protocol "world" has."""
+        if flags := self.streams.flags():
+            raise UserError(f"{flags[0]} belongs to the protocol 'world', not to {protocol!r}: omit it.")
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,17 @@ def mean_figure(per_clip: Tensor | np.ndarray, seed: int) -> Figure:
     return figure(values.mean(), *_interval(_resampled_means(values, np.random.default_rng(seed))))
 
 
+def psnr_figure(squared_error: Tensor | np.ndarray, seed: int) -> Figure:
+    """PSNR in dB of the mean squared error over clips, for data in [0, 1]; infinite, so without a value, where it is 0.
+
+    Unlike the mean of the clips' PSNR it is not ruled by clips that happen to be equal.
+    """
+    errors = np.asarray(squared_error, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        draws = -10 * np.log10(_resampled_means(errors, np.random.default_rng(seed)))
+        return figure(-10 * np.log10(errors.mean()), *_interval(draws))
+
+
 def ratio_figure(above: Tensor | np.ndarray, below: Tensor | np.ndarray, seed: int, paired: bool = False) -> Figure:
     """Ratio of two means over clips. `paired`: both sides measure the same clips and are resampled together."""
     above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
