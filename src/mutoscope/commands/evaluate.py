@@ -54,8 +54,8 @@ def evaluate(
         source: bundled name, model folder, or a folder of videos or images
         protocol: folders (default where both sides are folders); shapes (default for models; all that fits the source),
             shapes-generation, shapes-text, shapes-prediction, shapes-tasks, shapes-reconstruction, shapes-files;
-            shapes-10k for many clips; world for a model of actions that streams; or that of a published table, such as ucf101-magvit with --reference (an unknown
-            name lists them)
+            shapes-10k for many clips; world for a model of actions that streams; or that of a published table, such as
+            ucf101-magvit with --reference (an unknown name lists them)
         num_clips: clips on either side (default 256, or the protocol's number)
         seed: of generation, of random clips and of the resampling behind the intervals
         batch_size: clips at a time

@@ -63,6 +63,8 @@ def test_more_motion_is_never_more_frozen(motion: float):
 
 
 def test_equal_windows_do_not_divide_by_zero():
-    one = Windows(torch.ones(8, 3).double(), torch.ones(8, 3).double(), torch.ones(8).double(), torch.ones(8, 1).double())
+    one = Windows(
+        torch.ones(8, 3).double(), torch.ones(8, 3).double(), torch.ones(8).double(), torch.ones(8, 1).double()
+    )
     rule = AliveRule.fit(one, one)
     assert rule.alive(one).all()

@@ -127,9 +127,7 @@ class AliveRule:
 
     def as_dict(self) -> dict[str, object]:
         """For the report."""
-        limits = {
-            name: [float(self.low[i]), float(self.high[i])] for i, name in enumerate(STATISTICS)
-        }
+        limits = {name: [float(self.low[i]), float(self.high[i])] for i, name in enumerate(STATISTICS)}
         return {
             "name": NAME,
             "frames": WINDOW,

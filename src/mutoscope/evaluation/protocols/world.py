@@ -167,9 +167,7 @@ def open_world(source: SourceLike | StreamModel, settings: Settings, config: Dyn
         raise UserError("This model sees one frame at a time, so that no frame follows from earlier ones.")
     context = min(CONTEXT_FRAMES, model.window - 1)
     least = max(WINDOW, context + LEAST_HORIZON)
-    split = open_split(
-        settings.reference, model.spec, model.size, model.fps, least, settings.split, settings.seed
-    )
+    split = open_split(settings.reference, model.spec, model.size, model.fps, least, settings.split, settings.seed)
     turn, notes = turn_of(model.spec, settings.streams.there, settings.streams.back)
     layout = layout_of(model, split.evaluation.lengths, settings.streams.minutes, turn)
     folder = Path(settings.reference).expanduser().resolve()

@@ -230,9 +230,7 @@ class Measures:
         generator = torch.Generator().manual_seed(self.call_seed(RETURNS, numbers.start))
         first, second = (layout.context - 1 + torch.randperm(len(script) + 1, generator=generator)[:2]).tolist()
         pairs = {"": (layout.context - 1, count - 1), "_away": (layout.context - 1, away), "_random": (first, second)}
-        rows = {
-            f"error{name}": squared_error(clips[:, [i]], clips[:, [j]])[:, 0] for name, (i, j) in pairs.items()
-        }
+        rows = {f"error{name}": squared_error(clips[:, [i]], clips[:, [j]])[:, 0] for name, (i, j) in pairs.items()}
         return Rows(rows)
 
 
@@ -271,9 +269,7 @@ def real_windows(episodes: Episodes, segments: Sequence[Segment]) -> tuple[Clips
     return frames, np.stack([episodes.actions(segment)[:-1] for segment in segments])
 
 
-def tolerated(
-    frames: Iterator[UInt8[np.ndarray, "n h w 3"]], total: int
-) -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
+def tolerated(frames: Iterator[UInt8[np.ndarray, "n h w 3"]], total: int) -> Iterator[UInt8[np.ndarray, "n h w 3"]]:
     """The first `total` frames; after numbers that are not finite, black ones, so that a stream that ends is dead."""
     last: np.ndarray | None = None
     for number in range(total):
@@ -291,4 +287,3 @@ def windows_of(rows: Rows, suffix: str = "") -> Windows:
     """Windows of one kind of rows, for the rule."""
     features, statistics, moved, actions = (rows[f"{name}{suffix}"] for name in DESCRIBED)
     return Windows(features, statistics, moved, actions)
-

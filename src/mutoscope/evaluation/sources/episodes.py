@@ -83,9 +83,10 @@ class Episodes:
         return rows[~np.isnan(rows).any(axis=1)]
 
     def label(self, episode: int) -> str | None:
-        """Name of the class of an episode; None without one."""
+        """Name of the class of an episode, or its task, which may be a class of the model; None without both."""
         number = self.files[episode].label
-        return self.listing.classes[number] if 0 <= number < len(self.listing.classes) else None
+        named = self.listing.classes[number] if 0 <= number < len(self.listing.classes) else None
+        return named or self.caption(episode) or None
 
     def caption(self, episode: int) -> str:
         return self.files[episode].caption
