@@ -64,7 +64,7 @@ class Settings:
     pairs: Pairs = "names"
     by_frame: bool = False
     max_side: int = MAX_SIDE
-    streams: StreamSettings = StreamSettings()  # noqa: RUF009
+    streams: StreamSettings = StreamSettings()
     state: Path | None = None
     progress: bool = False
 

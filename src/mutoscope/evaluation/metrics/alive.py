@@ -7,8 +7,8 @@ A window of 16 frames is alive unless
    of that range and two grey levels;
 3. its features are farther from the nearest real windows than those of 99 % of real windows that were held back.
 
-The part of (1) is at most a tenth, and smaller where 1 in 200 real windows would be called frozen. The report states how
-many real, reconstructed, frozen and noise windows the rule accepts.
+The part of (1) is at most a tenth, and smaller where 1 in 200 real windows would be called frozen. The report states
+how many real, reconstructed, frozen and noise windows the rule accepts.
 """
 
 from dataclasses import dataclass

@@ -21,8 +21,8 @@ def action_sums(
 ) -> Float[Tensor, "n a 4"]:
     """Sums over the frames of each clip; frames whose action is unknown (NaN) are ignored.
 
-    Of buttons: hits, pressed rows, correct releases, released rows. Of axes: squared error, rows, sum and sum of squares
-    of the true numbers.
+    Of buttons: hits, pressed rows, correct releases, released rows. Of axes: squared error, rows, sum and sum of
+    squares of the true numbers.
     """
     known = ~true.isnan()
     true, found = true.nan_to_num().double(), found.double()
@@ -54,7 +54,7 @@ class Recognised:
     seed: int
 
     def figures(self) -> Figures:
-        """A figure per action, and the mean over the buttons and over the axes, each with the real one and their ratio."""
+        """A figure per action, and means over buttons and over axes, each with the real one and their ratio."""
         mine, real = (self._draws(sums) for sums in (self.generated, self.real))  # (1 + resamples, a)
         found: Figures = {}
         for kind, buttons in (("action_accuracy", True), ("action_r2", False)):

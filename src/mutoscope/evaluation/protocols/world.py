@@ -239,8 +239,8 @@ def segments_of(split: SplitEpisodes, layout: Layout, settings: Settings) -> dic
         found[RETURNS] = found[STREAMS]
     if min(map(len, found.values())) < 2:
         raise UserError(
-            f"The evaluated episodes hold {len(clips)} clips of {layout.length} frames and {len(found[REAL])} windows of "
-            f"{WINDOW}, the others {len(found[TRAINING])} windows: each needs 2 and more; record longer or more episodes."
+            f"The evaluated episodes hold {len(clips)} clips of {layout.length} frames and {len(found[REAL])} windows "
+            f"of {WINDOW}, the others {len(found[TRAINING])} windows: each needs 2 and more; record longer episodes."
         )
     return found
 
@@ -260,8 +260,8 @@ def turn_of(
         found = opposite_buttons(spec)
         if found is None:
             return None, [
-                "no agreement after turning there and back: no two buttons are named left and right; --there and --back "
-                'name opposite actions, such as "dx=1" and "dx=-1"'
+                "no agreement after turning there and back: no two buttons are named left and right; --there and "
+                '--back name opposite actions, such as "dx=1" and "dx=-1"'
             ]
         there, back = (f'"{name}"' for name in found)
     scripts = [parse_actions(text, spec) for text in (there, back)]

@@ -170,6 +170,6 @@ class WorldFigures:
 
     def _weak(self, what: str, score: str, chance: str) -> str:
         return (
-            f"The inverse-dynamics network reads {what} of real clips with {score}, near chance ({chance}): its figures "
-            "say little; add recordings, or raise --network-steps."
+            f"The inverse-dynamics network reads {what} of real clips with {score}, near chance ({chance}): its "
+            "figures say little; add recordings, or raise --network-steps."
         )

@@ -36,9 +36,12 @@ Clips = UInt8[Tensor, "n t h w 3"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Lengths in frames. context: that a clip begins with. horizons: after it, the last one being its end. history: real
-    frames before a predicted one. windows: first frames of windows of a stream. lifetimes: frames after which a stream
-    is examined, by their name. there, back: rows of opposite actions, or None."""
+    """Lengths in frames.
+
+    context: that a clip begins with. horizons: after it, the last one being its end. history: real frames before a
+    predicted one. windows: first frames of windows of a stream. lifetimes: frames after which a stream is examined,
+    by their name. there, back: rows of opposite actions, or None.
+    """
 
     context: int
     horizons: tuple[int, ...]
@@ -60,7 +63,7 @@ class Layout:
 
     @property
     def window_starts(self) -> tuple[int, ...]:
-        """First frames of all windows of a stream that are described: at `windows`, and before the ends of lifetimes."""
+        """First frames of all windows of a stream that are described: `windows`, and before ends of lifetimes."""
         return tuple(sorted({*self.windows, *(frames - WINDOW for _, frames in self.lifetimes)}))
 
     @property

@@ -156,14 +156,14 @@ def order_of_actions(listing: Listing, spec: ActionSpec) -> tuple[int, ...]:
     """Column of the recording for each action of the model. Raises UserError unless both have the same names."""
     if listing.actions is None:
         raise UserError(
-            f"{str(listing.folder)!r} has no actions: name recordings with actions, such as a LeRobot dataset or videos "
-            "with NAME.actions.csv beside them."
+            f"{str(listing.folder)!r} has no actions: name recordings with actions, such as a LeRobot dataset or "
+            "videos with NAME.actions.csv beside them."
         )
     found = listing.actions.names
     if set(found) != set(spec.names):
         raise UserError(
-            f"The actions of {str(listing.folder)!r} are {', '.join(found)}, those of the model {', '.join(spec.names)}: "
-            "evaluate on recordings of the environment that the model was trained on."
+            f"The actions of {str(listing.folder)!r} are {', '.join(found)}, those of the model "
+            f"{', '.join(spec.names)}: evaluate on recordings of the environment that the model was trained on."
         )
     return tuple(found.index(name) for name in spec.names)
 
