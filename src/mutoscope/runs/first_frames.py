@@ -1,11 +1,14 @@
-"""The first frames that a trained model folder keeps, see `families.first_frames`: of held-back clips, by class."""
+"""The first frames that a trained model folder keeps, see `families.first_frames`: some of each class.
+
+They are of held-back clips, and of training clips for classes of which none was held back.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from mutoscope.data.base import ClipBatch, ClipSource, DataConfig
@@ -36,8 +39,20 @@ def first_frames(data: DataConfig, cache: TokenCache, loop: LoopConfig) -> tuple
         source = data.open().plain()
     except UserError:  # a cache outlives its videos
         return {}, {}
-    rows = split.indices[spread(len(split.indices), LOOKED_AT)].tolist()
-    return chosen(source, rows, list(data.class_names()))
+    classes = list(data.class_names())
+    rows = split.indices[spread(len(split.indices), LOOKED_AT)]
+    return chosen(source, [*rows.tolist(), *of_missing_classes(cache, rows, classes)], classes)
+
+
+def of_missing_classes(cache: TokenCache, held_back: Int[np.ndarray, " n"], classes: Sequence[str]) -> list[int]:
+    """Clips of training for classes that no held-back clip has: few recordings may hold none of a class back."""
+    if not classes or cache.num_clips is None:
+        return []
+    found = set(cache[held_back.tolist()]["label"].tolist())
+    rows = np.array(spread(cache.num_clips, LOOKED_AT))
+    labels = cache[rows.tolist()]["label"].numpy()
+    wanted = [rows[labels == label][:PER_CLASS] for label in range(len(classes)) if label not in found]
+    return [int(row) for part in wanted for row in part]
 
 
 def chosen(source: ClipSource[ClipBatch], rows: list[int], classes: list[str]) -> tuple[Images, Mapping[str, int]]:
