@@ -50,6 +50,10 @@ def vae_doom() -> TokenizerRecipe:
     2.0M parameters. Patches of 4x4 pixels are channels from the first convolution to the last, so that none runs at
     full resolution: after equal time on a processor its error is half that of patches of 2x2, and it decodes a frame
     fast enough for real time. Squared error and a weak KL term.
+
+    Cost: 1.2 seconds per update on two CPU cores at 2.0 GHz without matrix units, 24 minutes.
+    Result: held-back frames reach 24 dB after 75 updates, 29.4 after 500 and 30.6 after 1,200: near things keep their
+    look, what is far away blurs.
     """
     return TokenizerRecipe(
         name="vae-doom",
@@ -74,9 +78,13 @@ def vae_doom() -> TokenizerRecipe:
 def magi_doom() -> ModelRecipe:
     """MAGI on the latents of `vae-doom`: 12 tokens per frame, four keys, four scenarios as classes.
 
-    What keeps a stream alive: noise on the history (dynamic noise injection, §3.3), frames that are 1 or 2 steps apart
+    5.0M parameters. What keeps a stream alive: noise on the history (dynamic noise injection, §3.3), frames that are 1 or 2 steps apart
     (dynamic intervals, §3.3), a first frame that stays in the window beside the latest ones and is free of noise, and,
-    in a quarter of the clips, a history that the model has generated itself.
+    in a quarter of the updates, a history that the model has generated itself.
+
+    Cost: 1.9 seconds per update on two CPU cores at 2.0 GHz without matrix units, as two processes of one thread under
+    torchrun. Result: loss 0.345 after 280 updates, 0.30 after 400, 0.27 after 900 and 0.255 after 1,200, where frames
+    keep walls, weapon and flashes, forget monsters, and hardly turn. Not trained to the end here.
     """
     return ModelRecipe(
         name="magi-doom",
@@ -114,8 +122,9 @@ def magi_doom() -> ModelRecipe:
         task_weights=dict.fromkeys(TASKS, 1.0),
         cache_clips=5_000,
         sampling={
-            "num_decoding_steps": 4,
+            "num_decoding_steps": 2,
             "num_diffusion_steps": 8,
+            "temperature": 0.3,  # the next frame is almost certain: less noise in what a young network is unsure of
             "sample_range": 4.0,
             "window_mode": "anchored",
             "context_noise_level": 1,
