@@ -78,9 +78,9 @@ def vae_doom() -> TokenizerRecipe:
 def magi_doom() -> ModelRecipe:
     """MAGI on the latents of `vae-doom`: 12 tokens per frame, four keys, four scenarios as classes.
 
-    5.0M parameters. What keeps a stream alive: noise on the history (dynamic noise injection, §3.3), frames that are 1
-    or 2 steps apart (dynamic intervals, §3.3), a first frame that stays in the window beside the latest ones and is free of noise, and,
-    in a quarter of the updates, a history that the model has generated itself.
+    5.0M parameters. What keeps a stream alive: noise on the history (dynamic noise injection, §3.3), frames that
+    are 1 or 2 steps apart (dynamic intervals, §3.3), a first frame that stays in the window beside the latest ones
+    and is free of noise, and, in a quarter of the updates, a history that the model has generated itself.
 
     Cost: 1.9 seconds per update on two CPU cores at 2.0 GHz without matrix units, as two processes of one thread under
     torchrun. Result: loss 0.345 after 280 updates, 0.30 after 400, 0.27 after 900 and 0.255 after 1,200, where frames
