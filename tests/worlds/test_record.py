@@ -31,6 +31,12 @@ def config(episodes: int = 3, max_frames: int = 12, **changes) -> RecordConfig:
     return RecordConfig((spec,), changes.pop("policy", "random"), episodes, max_frames, **changes)
 
 
+def alike(first: Path, second: Path) -> bool:
+    """Whether two recordings hold the same frames but for what the encoder loses."""
+    pairs = zip(mutoscope.open_recordings(first), mutoscope.open_recordings(second), strict=True)
+    return all(np.abs(a.read().astype(int) - b.read()).mean() < 1 for a, b in pairs)
+
+
 def corners(frames: np.ndarray) -> np.ndarray:
     """x and y of the white dot in every frame."""
     white = frames[..., 0] > 150
@@ -61,11 +67,9 @@ def test_the_same_seed_gives_the_same_files_whatever_the_processes(tmp_path: Pat
         # Another process knows the environment by its package.
         spec = EnvironmentSpec("CartPole-v1", height=40)
         record(RecordConfig((spec,), "random", 3, 6), tmp_path / name, workers)
-    files = [
-        sorted(p for p in (tmp_path / n).rglob("*.mp4")) + sorted((tmp_path / n).rglob("*.parquet"))
-        for n in ("one", "two")
-    ]
-    assert [p.read_bytes() for p in files[0]] == [p.read_bytes() for p in files[1]]
+    first, second = (sorted((tmp_path / n).rglob("*.parquet")) for n in ("one", "two"))
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]  # statistics of all frames among them
+    assert alike(tmp_path / "one", tmp_path / "two")
 
 
 def test_another_seed_gives_other_frames(tmp_path: Path):
@@ -86,8 +90,9 @@ def test_an_interrupted_recording_equals_an_uninterrupted_one(tmp_path: Path):
     report = record(config(), tmp_path / "out")
     record(config(), tmp_path / "whole")
     assert report["recorded_now"] == 2
-    for name in ("data/chunk-000/file-000.parquet", "videos/observation.images.screen/chunk-000/file-000.mp4"):
+    for name in ("data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert alike(tmp_path / "out", tmp_path / "whole")
 
 
 def test_an_interrupted_recording_refuses_other_settings(tmp_path: Path):
@@ -167,7 +172,7 @@ def test_episodes_in_several_files_are_read_in_order(tmp_path: Path, monkeypatch
     for a, b in zip(
         mutoscope.open_recordings(tmp_path / "out"), mutoscope.open_recordings(tmp_path / "one"), strict=True
     ):
-        assert np.array_equal(a.read(), b.read())
+        assert np.abs(a.read().astype(int) - b.read()).mean() < 1
 
 
 @settings(max_examples=30, deadline=None)
