@@ -91,7 +91,7 @@ def test_the_same_command_gives_the_same_files(run, out):
     files = []
     for name in "ab":
         assert run("record", DOT_ENV, out / name, *SMALL).status == 0
-        files.append({path.relative_to(out / name): path.read_bytes() for path in (out / name).rglob("*.mp4")})
+        files.append({path.relative_to(out / name): path.read_bytes() for path in (out / name).rglob("*.parquet")})
     assert files[0] == files[1] != {}
 
 
