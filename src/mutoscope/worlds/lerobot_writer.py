@@ -55,6 +55,8 @@ class EpisodePart:
     """bool (t): the environment ended after this frame's action"""
     pixels: Statistics
     """statistics of the frames, see `pixel_statistics`"""
+    sha256: str = ""
+    """of the frames before they were encoded"""
 
     def __len__(self) -> int:
         return len(self.actions)

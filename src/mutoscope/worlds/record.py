@@ -95,7 +95,8 @@ def record(
     parts = [_load_part(out, i) for i in range(config.episodes)]
     write_dataset(out, parts, form)
     _write_sheet(out, parts)
-    _write_settings(out / SETTINGS, config)
+    # The encoder's bytes may differ from run to run; these hashes are those of the frames themselves.
+    _write_json(out / SETTINGS, _described(config) | {"frames_sha256": [part.sha256 for part in parts]})
     shutil.rmtree(out / PARTS)
     return {
         "output": str(out),
@@ -166,7 +167,7 @@ def _claim(out: Path, config: RecordConfig) -> None:
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; name a new folder.")
     (out / PARTS).mkdir(parents=True, exist_ok=True)
-    _write_settings(settings, config)
+    _write_json(settings, _described(config))
 
 
 def _described(config: RecordConfig) -> dict[str, object]:
@@ -182,9 +183,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _write_settings(path: Path, config: RecordConfig) -> None:
+def _write_json(path: Path, values: dict[str, object]) -> None:
     temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
-    temporary.write_text(json.dumps(_described(config), indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -202,6 +203,7 @@ def _load_part(out: Path, episode: int) -> EpisodePart:
             found["rewards"],
             found["done"],
             json.loads(str(found["pixels"])),
+            str(found["sha256"]),
         )
 
 
