@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mutoscope import ShapesConfig, ShapesWorld, VideoPipeline, write_video
-from mutoscope.data.sources.clips import FolderData
+from mutoscope.data.sources.recorded_data import FolderData
 from mutoscope.errors import UserError
 from mutoscope.models.par import PARConfig
 from mutoscope.recipes.catalog import RECIPES

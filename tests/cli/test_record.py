@@ -150,9 +150,9 @@ def test_a_policy_that_fails_is_a_sentence_and_the_recording_can_go_on(run, out,
 
 
 @pytest.mark.slow
-def test_doom_takes_its_four_scenarios_in_turn(run, out: Path):
+def test_doom_takes_its_three_scenarios_in_turn(run, out: Path):
     pytest.importorskip("vizdoom")
-    report = run("record", "doom", out / "doom", "--episodes", 4, "--max-frames", 4, "--height", 48, "--json").report
-    assert len(report["environments"]) == 4 and report["actions"]["names"] == ["left", "right", "forward", "attack"]
+    report = run("record", "doom", out / "doom", "--episodes", 3, "--max-frames", 4, "--height", 48, "--json").report
+    assert len(report["environments"]) == 3 and report["actions"]["names"] == ["left", "right", "forward", "attack"]
     captions = [episode.caption for episode in mutoscope.open_recordings(out / "doom")]
-    assert captions == ["basic", "health-gathering", "my-way-home", "defend-the-line"]
+    assert captions == ["basic", "health-gathering", "defend-the-center"]

@@ -7,8 +7,8 @@ from PIL import Image
 
 from dot_recordings import dot_episode, write_lerobot
 from mutoscope.commands.train import resolve_recipe
-from mutoscope.data.sources.clips import FolderData
 from mutoscope.data.sources.images import ImagesData
+from mutoscope.data.sources.recorded_data import FolderData
 from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.errors import UserError
 from mutoscope.models.magi import MAGIConfig

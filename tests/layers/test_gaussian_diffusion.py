@@ -86,6 +86,41 @@ def test_every_plan_leads_from_noise_back_to_the_sample(schedule, count: int, et
         torch.testing.assert_close(x, x0, atol=0.03 if num_steps > 1 and count < 1000 else 0.01, rtol=0)
 
 
+def test_a_predicted_sample_has_the_error_of_the_velocity_that_it_implies():
+    diffusion = LearnedVariance(prediction="sample")
+    alpha_bar = torch.from_numpy(diffusion.tables.alphas_cumprod).float()
+    steps = torch.tensor([400, 700, 999])  # where the weight is below its largest value
+    x, noise, guess = seeded(3, 4), seeded(3, 4, seed=1), seeded(3, 4, seed=2)
+    kept, added = alpha_bar[steps, None].sqrt(), (1 - alpha_bar[steps, None]).sqrt()
+    x_t = kept * x + added * noise
+    implied_noise = (x_t - kept * guess) / added
+    velocities = [kept * e - added * sample for e, sample in ((noise, x), (implied_noise, guess))]
+    expected = (velocities[0] - velocities[1]).square().mean(-1)
+    error, _ = diffusion.losses(torch.cat([guess, torch.zeros_like(x)], dim=-1), x, noise, steps)
+    torch.testing.assert_close(error, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_error_of_a_predicted_sample_weighs_no_more_than_five_at_little_noise():
+    diffusion = LearnedVariance(prediction="sample")
+    x = seeded(1, 4)
+    error, _ = diffusion.losses(torch.cat([x + 1, x * 0], dim=-1), x, seeded(1, 4, seed=1), torch.tensor([0]))
+    assert error.item() == pytest.approx(5)
+
+
+@pytest.mark.parametrize("eta", [None, 0.0])
+def test_a_predicted_sample_and_the_noise_that_it_implies_take_the_same_steps(eta: float | None):
+    by_noise, by_sample = (LearnedVariance(prediction=p).plan(10, eta=eta) for p in ("epsilon", "sample"))
+    alpha_bar = LearnedVariance().tables.alphas_cumprod
+    x, guess, fraction = seeded(2, 4), 0.3 * seeded(2, 4, seed=1), torch.zeros(2, 4)
+    for k, time in enumerate(by_noise.times.long().tolist()):
+        noise = (x - math.sqrt(alpha_bar[time]) * guess) / math.sqrt(1 - alpha_bar[time])
+        fresh = seeded(2, 4, seed=k + 2) if by_noise.needs_noise(k) else None
+        of_noise = by_noise.step(k, x, torch.cat([noise, fraction], dim=-1), fresh)
+        x = by_sample.step(k, x, torch.cat([guess, fraction], dim=-1), fresh)
+        torch.testing.assert_close(of_noise, x, rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(x, guess, atol=1e-2, rtol=0)
+
+
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_plan_of_all_steps_is_the_training_chain(count: int):
     diffusion = LearnedVariance("cosine", count)

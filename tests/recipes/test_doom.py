@@ -10,7 +10,7 @@ pytest.importorskip("pyarrow", reason="pyarrow is needed to read LeRobot dataset
 
 from dot_recordings import NAMES, dot_episode, write_lerobot
 from mutoscope.commands.recipes import recipes, summary
-from mutoscope.data.sources.clips import LeRobotData
+from mutoscope.data.sources.recorded_data import LeRobotData
 from mutoscope.errors import UserError
 from mutoscope.families import family_of
 from mutoscope.models.magi import MAGIConfig

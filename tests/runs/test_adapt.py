@@ -8,7 +8,7 @@ import pytest
 
 from mutoscope import VideoPipeline, hub
 from mutoscope.data.base import flat
-from mutoscope.data.sources.clips import FolderData
+from mutoscope.data.sources.recorded_data import FolderData
 from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.tokens import TokenCache, TokensData
 from mutoscope.errors import UserError

@@ -15,7 +15,7 @@ from dot_recordings import DOT, HEIGHT, WIDTH, dot_episode, write_lerobot
 from mutoscope import hub
 from mutoscope.commands.models import one_model, summary
 from mutoscope.data.media import read_image
-from mutoscope.data.sources.clips import LeRobotData
+from mutoscope.data.sources.recorded_data import LeRobotData
 from mutoscope.data.sources.tokens import TokenCache, TokensData
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.recipes.doom import magi_doom

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mutoscope import hub
-from mutoscope.data.sources.clips import FolderData
+from mutoscope.data.sources.recorded_data import FolderData
 from mutoscope.errors import UserError
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.recipes.catalog import RECIPES

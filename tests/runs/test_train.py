@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from mutoscope import hub
-from mutoscope.data.sources.clips import FolderData
 from mutoscope.data.sources.images import ImagesData
+from mutoscope.data.sources.recorded_data import FolderData
 from mutoscope.data.sources.registry import of_kind
 from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.tokens import TokenCache

@@ -10,7 +10,8 @@ import torch
 
 from mutoscope.data.base import EPISODE, ClipBatch
 from mutoscope.data.held_back import split_clips
-from mutoscope.data.sources.clips import ClipDataset, FolderData, RandomClips
+from mutoscope.data.sources.clips import ClipDataset
+from mutoscope.data.sources.recorded_data import FolderData, RandomClips
 from mutoscope.data.sources.tokens import METADATA, StoredField, TokenCache
 from mutoscope.data.video.write import write_video
 from mutoscope.hub import load_tokenizer

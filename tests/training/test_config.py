@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mutoscope.data.sources.clips import FolderData
+from mutoscope.data.sources.recorded_data import FolderData
 from mutoscope.errors import UserError
 from mutoscope.families import FAMILIES
 from mutoscope.recipes.shapes import RECIPES, magi_shapes, vq_shapes

@@ -130,7 +130,7 @@ def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, 
     from dataclasses import replace
 
     from mutoscope import hub
-    from mutoscope.data.sources.clips import FolderData
+    from mutoscope.data.sources.recorded_data import FolderData
     from mutoscope.data.sources.shapes.source import ShapesData
     from mutoscope.studies.entropy import EntropyConfig, analyse, check_drawing, draw
 

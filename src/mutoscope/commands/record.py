@@ -36,8 +36,8 @@ def record(
 ) -> common.Report:
     """Record episodes of an environment as a LeRobot v3.0 dataset.
 
-    ENV is doom-basic, doom-health-gathering, doom-my-way-home, doom-defend-the-line or another scenario of ViZDoom,
-    doom for these four in turn, or any Gymnasium environment that renders rgb_array. The same seed gives the same
+    ENV is doom-basic, doom-health-gathering, doom-defend-the-center or another scenario of ViZDoom,
+    doom for these three in turn, or any Gymnasium environment that renders rgb_array. The same seed gives the same
     frames. An interrupted recording continues when it is started again.
 
     Args:

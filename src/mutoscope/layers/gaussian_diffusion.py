@@ -1,7 +1,8 @@
 """DDPM with learned variances (arXiv 2102.09672), as MAR's diffusion head trains and samples it (arXiv 2406.11838).
 
-The network's output has twice the channels of a sample: the predicted noise, and the position of the log-variance
-between its two bounds. Tables are float64 and become float32 where they meet a tensor.
+The network's output has twice the channels of a sample: the predicted noise (or the sample itself, arXiv 2511.13720),
+and the position of the log-variance between its two bounds. Tables are float64 and become float32 where they meet a
+tensor.
 
 Shapes: *s any number of tokens, c channels of a token, n steps of a chain.
 """
@@ -27,6 +28,9 @@ MAX_TRAIN_STEPS = 100_000  # the tables of a longer chain would take minutes to 
 HALF_BIN = 1 / 255  # half the distance of neighbouring 8-bit values in [-1, 1]
 OPEN_BIN = 0.999  # beyond ±0.999 the outermost bins reach to infinity (arXiv 2006.11239, eq. 13; official code)
 SMALLEST_PROBABILITY = 1e-12  # keeps the logarithm finite (official code)
+LARGEST_WEIGHT = 5.0  # of a predicted sample's error: γ of Min-SNR (arXiv 2303.09556)
+
+Prediction = Literal["epsilon", "sample"]
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,15 @@ class DiffusionTables:
 class LearnedVariance:
     """x_t = √ᾱ x + √(1 − ᾱ) ε for t in 0 … `num_train_steps` − 1; the network reads t.
 
+    `prediction`: what the network predicts, the noise ε as MAR's does, or the sample x. A network narrower than a token
+    cannot pass ε through but can predict x, which the condition almost determines (arXiv 2511.13720).
+
     Raises UserError for fewer than 2 steps, and for a linear schedule with fewer than 21, whose β would reach 1.
     """
 
     schedule: Literal["cosine", "linear"] = "cosine"
     num_train_steps: int = NUM_TRAIN_STEPS
+    prediction: Prediction = "epsilon"
 
     def __post_init__(self) -> None:
         least = 2 if self.schedule == "cosine" else 21
@@ -119,15 +127,24 @@ class LearnedVariance:
         noise: Float[Tensor, "*s c"],
         steps: Int[Tensor, "*s"],
     ) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"]]:
-        """Squared error of the noise, and the variational bound in bits, which trains the variance alone."""
+        """Squared error of the noise, and the variational bound in bits, which trains the variance alone.
+
+        For a predicted sample, the error of v = √ᾱ ε − √(1 − ᾱ) x that it implies (arXiv 2202.00512, §4), where the
+        error of x weighs 1 / (1 − ᾱ), here at most `LARGEST_WEIGHT`.
+        """
         predicted, fraction = output.float().chunk(2, dim=-1)  # (*s, c) each
-        error = (predicted - noise).square().mean(-1)  # (*s)
+        if self.prediction == "epsilon":
+            error = (predicted - noise).square().mean(-1)  # (*s)
+        else:
+            weight = self.tables.at(1 / (1 - self.tables.alphas_cumprod), steps).clamp(max=LARGEST_WEIGHT)[..., 0]
+            error = weight * (predicted - x).square().mean(-1)  # (*s)
         x_t = self.add_noise(x, noise, steps)
-        return error, self._bound(predicted.detach(), fraction, x, x_t, steps)
+        sample = predicted_sample(self.tables, self.prediction, x_t, predicted.detach(), steps)
+        return error, self._bound(sample, fraction, x, x_t, steps)
 
     def _bound(
         self,
-        predicted: Float[Tensor, "*s c"],
+        sample: Float[Tensor, "*s c"],
         fraction: Float[Tensor, "*s c"],
         x: Float[Tensor, "*s c"],
         x_t: Float[Tensor, "*s c"],
@@ -137,7 +154,7 @@ class LearnedVariance:
         tables = self.tables
         of_sample, of_noisy = (tables.at(c, steps) for c in tables.posterior_mean_coefficients)
         true_mean = of_sample * x + of_noisy * x_t
-        mean = of_sample * implied_sample(tables, x_t, predicted, steps) + of_noisy * x_t
+        mean = of_sample * sample + of_noisy * x_t
         log_variance = learned_log_variance(tables, fraction, steps)
         true_log_variance = tables.at(tables.posterior_log_variance, steps)
         ratio = true_log_variance - log_variance
@@ -155,7 +172,7 @@ class LearnedVariance:
         """
         tables = self.respaced(spacing)
         times = torch.from_numpy(tables.timesteps[::-1].copy()).float()
-        return LearnedVariancePlan(times, tables, sample_range, eta)
+        return LearnedVariancePlan(times, tables, sample_range, eta, self.prediction)
 
 
 @dataclass(frozen=True)
@@ -165,6 +182,7 @@ class LearnedVariancePlan(Plan):
     tables: DiffusionTables
     sample_range: float | None = None
     eta: float | None = None
+    prediction: Prediction = "epsilon"
 
     def needs_noise(self, k: int) -> bool:
         return k < len(self.times) - 1 and self.eta != 0
@@ -174,7 +192,7 @@ class LearnedVariancePlan(Plan):
     ) -> Float[Tensor, "*s c"]:
         predicted, fraction = output.float().chunk(2, dim=-1)
         steps = torch.full(x.shape[:-1], len(self.times) - 1 - k, device=x.device)  # (*s)
-        sample = implied_sample(self.tables, x, predicted, steps)
+        sample = predicted_sample(self.tables, self.prediction, x, predicted, steps)
         if self.sample_range is not None:
             sample = bounded(sample, self.sample_range)
         if self.eta is not None:
@@ -197,6 +215,17 @@ class LearnedVariancePlan(Plan):
         # Never negative but for rounding, which would turn steps with eta 1 into NaN.
         mean = before.sqrt() * sample + (1 - before - sigma**2).clamp(min=0).sqrt() * implied
         return mean if noise is None or bool(steps.flatten()[0] == 0) else mean + sigma * noise
+
+
+def predicted_sample(
+    tables: DiffusionTables,
+    prediction: Prediction,
+    x_t: Float[Tensor, "*s c"],
+    predicted: Float[Tensor, "*s c"],
+    steps: Int[Tensor, "*s"],
+) -> Float[Tensor, "*s c"]:
+    """x_0 according to the network."""
+    return predicted if prediction == "sample" else implied_sample(tables, x_t, predicted, steps)
 
 
 def implied_sample(

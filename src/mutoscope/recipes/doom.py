@@ -1,8 +1,8 @@
-"""Recipes of neural Doom: four scenarios of ViZDoom in one model, steered by left, right, forward and attack.
+"""Recipes of neural Doom: three scenarios of ViZDoom in one model, steered by left, right, forward and attack.
 
 The data are recorded first, from packages alone (`pip install 'mutoscope[worlds]'`), in 15 minutes on two cores:
 
-    mutoscope record doom recordings/doom --episodes 320 --max-frames 200 --height 96 --width 128 --endless
+    mutoscope record doom recordings/doom --episodes 240 --max-frames 200 --height 96 --width 128 --endless
     mutoscope train magi-doom --data recordings/doom --out runs/magi-doom
 
 `magi-doom` trains its tokenizer first, by `vae-doom`. Nothing in these recipes is made for Doom but the sizes: they
@@ -12,7 +12,8 @@ train on any recording with actions.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from mutoscope.data.sources.clips import LeRobotData
+from mutoscope.data.sources.recorded_data import LeRobotData
+from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.models.magi import MAGIConfig
 from mutoscope.tokenizers.causal3d import Causal3DConfig
 from mutoscope.training.config import (
@@ -26,7 +27,7 @@ from mutoscope.training.config import (
 
 HEIGHT, WIDTH, FPS = 96, 128, 8.75
 NUM_FRAMES = 16  # 1.8 seconds
-NUM_CLASSES, NUM_KEYS = 4, 4
+NUM_CLASSES, NUM_KEYS, CHANNELS = 3, 4, 6
 TASKS = ("frame-prediction", "class-conditional-frame-prediction", "class-conditional", "action-conditional")
 
 
@@ -45,7 +46,7 @@ def _loop(num_steps: int, batch_size: int, ema_decay: float, clip_norm: float) -
 
 
 def vae_doom() -> TokenizerRecipe:
-    """An autoencoder of single frames with continuous latents: 96x128 pixels to 8 channels on a grid of 12x16.
+    """An autoencoder of single frames with continuous latents: 96x128 pixels to 6 channels on a grid of 12x16.
 
     2.0M parameters. Patches of 4x4 pixels are channels from the first convolution to the last, so that none runs at
     full resolution: after equal time on a processor its error is half that of patches of 2x2, and it decodes a frame
@@ -65,18 +66,18 @@ def vae_doom() -> TokenizerRecipe:
             temporal_downsample=(False,),
             num_groups=1,
             bottleneck="kl",
-            latent_channels=8,
+            latent_channels=CHANNELS,
             kl_cost=1e-4,
             per_frame=True,
             patch_size=4,
         ),
         optim=OptimConfig(1.5e-3, beta1=0.9, beta2=0.99, warmup_steps=100, muon_learning_rate=2.5e-3),
-        loop=_loop(num_steps=1_200, batch_size=8, ema_decay=0.995, clip_norm=1.0),
+        loop=_loop(num_steps=1_000, batch_size=8, ema_decay=0.995, clip_norm=1.0),
     )
 
 
 def magi_doom() -> ModelRecipe:
-    """MAGI on the latents of `vae-doom`: 12 tokens per frame, four keys, four scenarios as classes.
+    """MAGI on the latents of `vae-doom`: 12 tokens per frame, four keys, three scenarios as classes.
 
     5.0M parameters. What keeps a stream alive: noise on the history (dynamic noise injection, §3.3), frames that
     are 1 or 2 steps apart (dynamic intervals, §3.3), a first frame that stays in the window beside the latest ones
@@ -95,41 +96,42 @@ def magi_doom() -> ModelRecipe:
             width=WIDTH,
             fps=FPS,
             clip_step=12,
-            intervals=(1, 1, 1, 2),
+            intervals=(1, 1, 1, 1, 1, 2),
             max_gap=150,
             gap_share=0.3,
             tasks_as_classes=True,
         ),
         model=MAGIConfig(
-            hidden_size=192,
-            num_layers=6,
-            num_heads=6,
-            head_layers=3,
-            head_size=256,
-            latent_channels=8,
+            hidden_size=224,
+            num_layers=5,
+            num_heads=7,
+            head_layers=2,
+            head_size=224,
+            latent_channels=CHANNELS,
             latent_shape=(NUM_FRAMES, HEIGHT // 8, WIDTH // 8),
             patch_size=4,
             num_classes=NUM_CLASSES,
             action_size=NUM_KEYS,
             clean_first_frame=True,
             drop_actions=False,
-            history_dropout=0.05,
+            noise_levels=3,
             dropout=0.0,
             loss_repeat=2,
+            diffusion=LearnedVariance(prediction="sample"),
         ),
         optim=OptimConfig(2e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=100, muon_learning_rate=4e-3),
-        loop=_loop(num_steps=4_000, batch_size=8, ema_decay=0.998, clip_norm=3.0),
+        loop=_loop(num_steps=3_000, batch_size=8, ema_decay=0.998, clip_norm=3.0),
         task_weights=dict.fromkeys(TASKS, 1.0),
-        cache_clips=5_000,
+        cache_clips=3_200,
         sampling={
             "num_decoding_steps": 2,
-            "num_diffusion_steps": 8,
+            "num_diffusion_steps": 4,
             "temperature": 0.3,  # the next frame is almost certain: less noise in what a young network is unsure of
             "sample_range": 4.0,
             "window_mode": "anchored",
             "context_noise_level": 1,
         },
-        rollouts=RolloutConfig(share=0.25, start_step=1_000),
+        rollouts=RolloutConfig(share=0.2, start_step=1_800),
         protocol="world",
     )
 
@@ -173,5 +175,5 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "magi-doom-vq": magi_doom_vq,
 }
 
-_RECORD = f"mutoscope record doom recordings/doom --episodes 320 --height {HEIGHT} --width {WIDTH} --endless"
+_RECORD = f"mutoscope record doom recordings/doom --episodes 240 --height {HEIGHT} --width {WIDTH} --endless"
 RECORDED_BY: Mapping[str, str] = dict.fromkeys(RECIPES, _RECORD)

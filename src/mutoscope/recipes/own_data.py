@@ -9,7 +9,7 @@ Sizes are those that two CPU cores train in an evening; a GPU reads larger frame
 
 from collections.abc import Callable
 
-from mutoscope.data.sources.clips import FolderData
+from mutoscope.data.sources.recorded_data import FolderData
 from mutoscope.layers.condition_regions import TASKS
 from mutoscope.models.magi import MAGIConfig
 from mutoscope.models.magvit import MagvitConfig

@@ -12,8 +12,8 @@ the averaged weights start at once, and one caption is kept per clip.
 from collections.abc import Callable
 from functools import partial
 
-from mutoscope.data.sources.clips import FolderData
 from mutoscope.data.sources.images import ImagesData
+from mutoscope.data.sources.recorded_data import FolderData
 from mutoscope.models.nova import IMAGE_SIZES, NOVAConfig
 from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from mutoscope.data.base import DataConfig
-from mutoscope.data.sources.clips import RecordedData
+from mutoscope.data.sources.recorded_data import RecordedData
 from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.data.sources.tokens import TokensData
 from mutoscope.json_config import with_values

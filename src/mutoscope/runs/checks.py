@@ -1,7 +1,7 @@
 """What a recipe's model must have in common with its tokenizer and its token cache."""
 
 from mutoscope.data.base import ClipBatch, ClipSource
-from mutoscope.data.sources.clips import RecordedData
+from mutoscope.data.sources.recorded_data import RecordedData
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import TokenizerSpec

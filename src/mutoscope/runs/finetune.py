@@ -12,7 +12,7 @@ import torch
 
 from mutoscope import hub
 from mutoscope.data.base import DataConfig
-from mutoscope.data.sources.clips import FolderData
+from mutoscope.data.sources.recorded_data import FolderData
 from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.data.sources.tokens import TokensData
 from mutoscope.errors import UserError

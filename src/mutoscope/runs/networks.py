@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mutoscope import hub
-from mutoscope.data.sources.clips import RecordedData
+from mutoscope.data.sources.recorded_data import RecordedData
 from mutoscope.errors import UserError
 from mutoscope.json_config import nearest
 from mutoscope.meta_device import on_meta_device

@@ -1,4 +1,4 @@
-"""Names of environments: doom-… for ViZDoom's scenarios, doom for the four of the bundled model, else Gymnasium's."""
+"""Names of environments: doom-… for ViZDoom's scenarios, doom for the three of the bundled model, else Gymnasium's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from mutoscope.worlds.gym import GymEnvironment
 
 DOOM = "doom"
 DOOM_SIZE = (120, 160)  # unless one is requested: a quarter of what Doom draws
-PLAYED = ("basic", "health-gathering", "my-way-home", "defend-the-line")  # scenarios of `magi-doom`
+PLAYED = ("basic", "health-gathering", "defend-the-center")  # scenarios of `magi-doom`
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class EnvironmentSpec:
 
 
 def environment_names(requested: str) -> tuple[str, ...]:
-    """The environments of one ENV argument: names with commas between; doom stands for four scenarios."""
+    """The environments of one ENV argument: names with commas between; doom stands for three scenarios."""
     names = [name.strip() for name in requested.split(",") if name.strip()]
     listed = [part for name in names for part in ([f"{DOOM}-{s}" for s in PLAYED] if name == DOOM else [name])]
     if not listed:

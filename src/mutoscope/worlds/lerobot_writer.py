@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from mutoscope.actions import Kind
 from mutoscope.data.video.decode import require_av
 from mutoscope.errors import UserError
 
@@ -70,6 +71,7 @@ class DatasetForm:
     height: int
     width: int
     action_names: tuple[str, ...]
+    action_kind: Kind
     robot_type: str
     num_bytes: int = VIDEO_MB * 2**20
     """size of a video file at which the next one begins"""

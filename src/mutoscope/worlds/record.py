@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def record(
         "fps": form.fps,
         "height": form.height,
         "width": form.width,
-        "actions": {"names": list(form.action_names), "kind": _kind(config)},
+        "actions": {"names": list(form.action_names), "kind": form.action_kind},
         "action_share": {
             name: round(float(np.mean([part.actions[:, i].mean() for part in parts])), 4)
             for i, name in enumerate(form.action_names)
@@ -125,7 +125,8 @@ def _form(config: RecordConfig) -> DatasetForm:
             for factory in factories_for(config):
                 factory(environment)  # refuses an environment that it is not for
             height, width = environment.reset(config.seed).frame.shape[:2]
-            forms.append(DatasetForm(environment.fps, height, width, environment.action_names, spec.name))
+            keys = environment.action_names, environment.action_kind
+            forms.append(DatasetForm(environment.fps, height, width, *keys, spec.name))
         if (mine := forms[-1].action_names) != (others := forms[0].action_names):
             raise UserError(
                 f"{spec.name} answers to {', '.join(mine)}, {forms[0].robot_type} to {', '.join(others)}: record them "
@@ -136,14 +137,7 @@ def _form(config: RecordConfig) -> DatasetForm:
                 f"{spec.name} has {height}x{width} frames at {forms[-1].fps:g} per second, {forms[0].robot_type} "
                 f"{forms[0].height}x{forms[0].width} at {forms[0].fps:g}: state --height, --width and --frame-skip."
             )
-    return DatasetForm(
-        forms[0].fps, forms[0].height, forms[0].width, forms[0].action_names, ",".join(f.robot_type for f in forms)
-    )
-
-
-def _kind(config: RecordConfig) -> str:
-    with closing(open_environment(config.environments[0])) as environment:
-        return environment.action_kind
+    return replace(forms[0], robot_type=",".join(form.robot_type for form in forms))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

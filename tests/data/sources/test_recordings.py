@@ -28,7 +28,7 @@ from dot_recordings import (
 from mutoscope import ClipDataset, open_recordings
 from mutoscope.data.base import Item, StackedItems
 from mutoscope.data.sources.action_files import read_actions
-from mutoscope.data.sources.clips import FolderData, LeRobotData, RecordedData
+from mutoscope.data.sources.recorded_data import FolderData, LeRobotData, RecordedData
 from mutoscope.data.sources.registry import kind_of, of_kind
 from mutoscope.errors import UserError
 from mutoscope.runs.tokenize import tokenize

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mutoscope.data.sources.clips import FolderData
 from mutoscope.data.sources.datasets.catalog import DatasetKind
 from mutoscope.data.sources.datasets.source import DatasetData, ImagenetData
 from mutoscope.data.sources.images import ImagesData
+from mutoscope.data.sources.recorded_data import FolderData
 from mutoscope.data.sources.registry import SOURCES, from_description, kind_of, of_kind, without_former_fields
 from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.tokens import TokenCacheInfo, TokenCacheWriter, TokensData

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mutoscope.data.sources.clips import FolderData
 from mutoscope.data.sources.datasets.source import DatasetData
 from mutoscope.data.sources.images import ImagesData
+from mutoscope.data.sources.recorded_data import FolderData
 from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.errors import UserError
 

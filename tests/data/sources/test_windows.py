@@ -20,7 +20,7 @@ from dot_recordings import DotEpisode, dot_corners, dot_episode, write_lerobot, 
 from mutoscope.commands.train import resolve_recipe, with_flags
 from mutoscope.data.base import Item
 from mutoscope.data.held_back import split_clips
-from mutoscope.data.sources.clips import FolderData, LeRobotData, RecordedClips, RecordedData
+from mutoscope.data.sources.recorded_data import FolderData, LeRobotData, RecordedClips, RecordedData
 from mutoscope.data.sources.registry import from_description
 from mutoscope.data.sources.tokens import TokenCache, TokensData
 from mutoscope.data.sources.windows import MIN_FRAMES_WITH_GAP, TimeVariation, Window

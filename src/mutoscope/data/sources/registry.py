@@ -10,11 +10,11 @@ from typing import Any
 
 from mutoscope.data.base import DataConfig, flat
 from mutoscope.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, files_below
-from mutoscope.data.sources.clips import FolderData, LeRobotData, RecordedData
 from mutoscope.data.sources.datasets.catalog import recognise
 from mutoscope.data.sources.datasets.source import DatasetData, ImagenetData
 from mutoscope.data.sources.images import ImagesData
 from mutoscope.data.sources.lerobot_tables import is_lerobot
+from mutoscope.data.sources.recorded_data import FolderData, LeRobotData, RecordedData
 from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.data.sources.tokens import METADATA, TokensData
 from mutoscope.errors import UserError

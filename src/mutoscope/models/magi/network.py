@@ -74,7 +74,7 @@ class DiffusionHead(nn.Module):
     def forward(
         self, x: Float[Tensor, "*s c"], condition: Float[Tensor, "*s w"], time: Float[Tensor, "*t w"]
     ) -> Float[Tensor, "*s two_c"]:
-        """Predicted noise, then the position of the log-variance between its bounds (see `LearnedVariance`)."""
+        """Predicted noise (or sample), then the log-variance between its bounds (see `LearnedVariance`)."""
         y = F.silu(condition + time)  # (*s, w)
         u = self.token_embedding(x)  # (*s, w)
         for block in self.blocks:

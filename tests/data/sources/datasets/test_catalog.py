@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from miniatures import LONG, bair_tfds, moving, names, ucf101, video, write
-from mutoscope.data.sources.clips import ClipDataset, RandomClips
+from mutoscope.data.sources.clips import ClipDataset
 from mutoscope.data.sources.datasets.catalog import KINDS, list_dataset, open_dataset, present_splits, recognise
 from mutoscope.data.sources.datasets.listing import read_lines
 from mutoscope.data.sources.images import ImageDataset
+from mutoscope.data.sources.recorded_data import RandomClips
 from mutoscope.data.video.read import read_video
 from mutoscope.errors import UserError
 

@@ -6,10 +6,11 @@ from typing import Literal
 
 from mutoscope.checks import COUNT, Range, check_fields
 from mutoscope.data.base import ClipBatch, ClipSource, PathData, StackedItems, check_interval
-from mutoscope.data.sources.clips import Axes, RandomClips
+from mutoscope.data.sources.clips import Axes
 from mutoscope.data.sources.datasets.catalog import Split, list_dataset, open_dataset
 from mutoscope.data.sources.datasets.listing import Listing
 from mutoscope.data.sources.images import ImagesData
+from mutoscope.data.sources.recorded_data import RandomClips
 from mutoscope.data.sources.survey import DataSurvey, survey_listing
 from mutoscope.errors import UserError
 
