@@ -4,6 +4,7 @@ import math
 import os
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -30,7 +31,7 @@ from mutoscope.sampling.base import SampleEvent, last_of
 from mutoscope.text import TextEncoder, load_text_encoder
 from mutoscope.text.offload import OffloadedTextEncoder
 from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL
-from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.tokenizers.base import StreamState, VideoTokenizer
 from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
 
 Weights = Literal["float", "int8"]
@@ -70,21 +71,82 @@ class Generation:
         return self.num_frames / max(self.seconds, SHORTEST)
 
 
-class VideoStream(Iterator[UInt8[np.ndarray, "h w 3"]]):
-    """Frames as they are finished. The conditions of a stream of a steerable model can change on the way."""
+@dataclass(frozen=True)
+class Bookmark:
+    """A place in a stream, between two frames. It holds some latents, no pixels but those not yet delivered."""
 
-    def __init__(self, frames: Iterator[UInt8[np.ndarray, "h w 3"]], steering: Steering | None = None) -> None:
-        """`steering`: the steering handle, or None if the family cannot be steered."""
-        self._frames, self._steering = frames, steering
+    again: Callable[[], Iterator[SampleEvent]]
+    decoder: StreamState
+    left: float
+    ready: tuple[UInt8[np.ndarray, "h w 3"], ...]
+
+
+Decode = Callable[[Iterator[SampleEvent], StreamState], Iterator[UInt8[np.ndarray, "t h w 3"]]]
+"""Turns the events of one sample into frames; what the decoder remembers is in the state."""
+
+
+class VideoStream(Iterator[UInt8[np.ndarray, "h w 3"]]):
+    """Frames of one sample as they are finished. The conditions of a stream of a steerable model can change on the way,
+    and it can be rewound to a bookmark and go on from there once more."""
+
+    def __init__(
+        self,
+        events: Iterator[SampleEvent],
+        decode: Decode,
+        num_frames: int | None = None,
+        steering: Steering | None = None,
+        can_rewind: bool = False,
+    ) -> None:
+        """`steering`: the steering handle, or None if the family cannot be steered. `can_rewind`: whether `decode`
+        remembers nothing but its state."""
+        self._decode, self._steering, self._can_rewind = decode, steering, can_rewind
+        self._left = math.inf if num_frames is None else num_frames
+        self._begin(events, StreamState(), ())
+
+    def _begin(
+        self,
+        events: Iterator[SampleEvent],
+        decoder: StreamState,
+        ready: tuple[UInt8[np.ndarray, "h w 3"], ...],
+    ) -> None:
+        self._decoder, self._ready = decoder, deque(ready)
+        self._again: Callable[[], Iterator[SampleEvent]] | None = None
+        self._parts = self._decode(self._noted(events), decoder)
+
+    def _noted(self, events: Iterator[SampleEvent]) -> Iterator[SampleEvent]:
+        for event in events:
+            self._again = event.again or self._again
+            yield event
 
     def __next__(self) -> UInt8[np.ndarray, "h w 3"]:
-        return next(self._frames)
+        if self._left <= 0:
+            raise StopIteration
+        while not self._ready:
+            with torch.inference_mode():  # around each part, because a generator must not change the caller's mode
+                self._ready.extend(next(self._parts))
+        self._left -= 1
+        return self._ready.popleft()
 
     def change(self, **conditions: object) -> None:
         """Change conditions from the next frame on; omitted ones stay. See the family's change, as `MAGIChange`."""
         if self._steering is None:
             raise UserError("The conditions of this stream cannot change on the way: its family cannot be steered.")
         self._steering.change(**conditions)
+
+    def bookmark(self) -> Bookmark:
+        """The place after the last frame, for `rewind`. Raises UserError before the first frame, and for models whose
+        streams cannot be rewound."""
+        if self._again is None or not self._can_rewind:
+            raise UserError(
+                "There is no bookmark to take: no frame is finished yet, or streams of this model cannot be rewound."
+            )
+        return Bookmark(self._again, self._decoder.copy(), self._left, tuple(self._ready))
+
+    def rewind(self, bookmark: Bookmark) -> None:
+        """Go on from a bookmark of this stream: with the same draws, and with the conditions of now."""
+        self._left = bookmark.left
+        self._begin(bookmark.again(), bookmark.decoder.copy(), bookmark.ready)
+        self._again = bookmark.again
 
 
 class VideoPipeline:
@@ -237,19 +299,25 @@ class VideoPipeline:
         request = _warned(self.prepare(call, **options, **({"endless": True} if unlimited else {})))
         if request.num_samples != 1:
             raise UserError(f"A stream holds one sample, found num_samples={request.num_samples}.")
-        if not self.tokenizer.spec.decodes_in_order:
-            if request.num_frames is None:
-                raise UserError("This tokenizer decodes a clip as a whole: give num_frames.")
-            return VideoStream(frame for clip in self.run(request).clips for frame in clip.frames)
         batches, steering = request.steered()
-        return VideoStream(self._stream(batches, request.num_frames), steering)
+        if self.tokenizer.spec.decodes_in_order:
+            can_rewind = self.tokenizer.can_rewind
+            return VideoStream(next(batches), self._decoded_in_order, request.num_frames, steering, can_rewind)
+        if request.num_frames is None:
+            raise UserError("This tokenizer decodes a clip as a whole: give num_frames.")
+        return VideoStream(next(batches), partial(self._decoded_whole, request), request.num_frames, steering)
 
-    def _stream(
-        self, batches: Iterator[Iterator[SampleEvent]], num_frames: int | None
-    ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        for events in batches:
-            for frames in self._streamed(events, num_frames):
-                yield from frames[0]
+    def _decoded_in_order(
+        self, events: Iterator[SampleEvent], state: StreamState
+    ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+        finished = (event.finished for event in events if event.frames is not None)
+        for part in self.tokenizer.stream_decode(finished, state):
+            yield self._frames(part)[0]
+
+    def _decoded_whole(
+        self, request: Request, events: Iterator[SampleEvent], state: StreamState
+    ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+        yield request.finish(self._decode(last_of(events).proposal, request), 0)[0]
 
     def stream_batch(
         self, call: Call | None = None, /, **options: object

@@ -38,6 +38,9 @@ class SampleEvent:
     """Builds `proposal`; gives the same tensor however late it is called."""
     cut: Callable[[], Latents] | None = None
     """Builds `finished` without the rest of the clip; None: `finished` is cut out of `proposal`."""
+    again: Callable[[], Iterator["SampleEvent"]] | None = None
+    """Of a stream that can be rewound, after a finished frame: goes on from here once more, as it did, or differently
+    where the conditions have changed since; None for other steps and samplers."""
 
     @cached_property
     def proposal(self) -> Latents:

@@ -226,11 +226,26 @@ class FrameStreamSampler(
         generator: torch.Generator,
     ) -> Iterator[SampleEvent]:
         """`condition.num_frames` latent frames, those of the context among them; None: until the caller stops."""
-        begin, num_frames, num_context = time.perf_counter(), condition.num_frames, condition.num_context
         stream = _Stream(self.config, model, condition, generator)
         stream.read_context()
+        yield from self._continued(stream, condition.num_context)
+
+    def _resumed(
+        self, model: HistoryModel[Conditions], condition: StreamCondition[Conditions], memory: "_Memory[Conditions]"
+    ) -> Iterator[SampleEvent]:
+        generator = torch.Generator()
+        generator.set_state(memory.random)
+        stream = _Stream(self.config, model, condition, generator)
+        stream.recall(memory)
+        yield from self._continued(stream, memory.frame)
+
+    @torch.no_grad()
+    def _continued(self, stream: "_Stream[Conditions]", frame: int) -> Iterator[SampleEvent]:
+        """The frames from the 0-based latent frame `frame` on."""
+        begin, condition, num_context = time.perf_counter(), stream.condition, stream.condition.num_context
+        num_frames, model = condition.num_frames, stream.model
         total = 0 if num_frames is None else (num_frames - num_context) * len(stream.sizes)
-        frame, step = num_context, 0
+        step = (frame - num_context) * len(stream.sizes)
         while num_frames is None or frame < num_frames:
             stream.begin_frame(frame, condition.at(frame))
             for index in range(len(stream.sizes)):
@@ -239,14 +254,17 @@ class FrameStreamSampler(
                 first = end - 1 if frame > num_context else 0  # the first finished frame hands over the context too
                 positions = torch.zeros(condition.num_samples, num_frames or end, *model.config.grid, dtype=torch.bool)
                 positions[:, end - 1] = decided.view(condition.num_samples, *model.config.grid).cpu()
+                is_finished = index == len(stream.sizes) - 1
+                memory = stream.memory(frame + 1) if is_finished else None
                 yield SampleEvent(
                     step=step,
                     num_steps=total,
                     decided=positions,
-                    frames=slice(first, end) if index == len(stream.sizes) - 1 else None,
+                    frames=slice(first, end) if is_finished else None,
                     seconds=time.perf_counter() - begin,
                     draft=stream.draft(),
                     cut=stream.draft_of(first),
+                    again=None if memory is None else partial(self._resumed, model, condition, memory),
                 )
                 step += 1
             stream.finish_frame(more=num_frames is None or frame + 1 < num_frames)
@@ -259,6 +277,18 @@ class _Frame(Generic[Conditions]):
 
     tokens: Num[Tensor, "b n k"]
     conditions: Conditions
+
+
+@dataclass(frozen=True)
+class _Memory(Generic[Conditions]):
+    """Everything that a stream needs to go on from the end of a frame."""
+
+    frame: int
+    """Number of the next frame."""
+    history: tuple[_Frame[Conditions], ...]
+    shown: tuple[Tensor, ...]
+    random: Tensor
+    """State of the generator."""
 
 
 class _Stream(Generic[Conditions]):
@@ -329,6 +359,18 @@ class _Stream(Generic[Conditions]):
             assert self.condition.context is not None
             tokens = self.model.to_tokens(self.condition.context[..., frame : frame + 1, :, :])  # (b, 1, n, k)
             self.accept(tokens[:, 0], self.condition.at(frame))
+        self.read()
+
+    def memory(self, frame: int) -> _Memory[Conditions]:
+        """What is to be remembered once the frame in progress, before `frame`, is finished."""
+        history = (*self.history, _Frame(self.tokens, self.conditions))
+        return _Memory(frame, history, (*self.shown, self.tokens), self.generator.get_state())
+
+    def recall(self, memory: _Memory[Conditions]) -> None:
+        """Go on from the end of a frame."""
+        self.history, self.shown = list(memory.history), memory.shown
+        if self.num_frames is None:
+            self.shown = self.shown[-self.window :]
         self.read()
 
     def accept(self, tokens: Num[Tensor, "b n k"], conditions: Conditions) -> None:

@@ -129,12 +129,16 @@ class AutoencoderKL(VideoTokenizer):
             return self._decode(latents, "keep")
         return self._decode(torch.cat([past, latents], dim=2), "keep")[:, :, 1:]
 
-    def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+    @property
+    def can_rewind(self) -> bool:
+        return not self.config.is_3d  # the frames of an incomplete tile are in no state
+
+    def stream_decode(self, latents: Iterable[Tensor], state: StreamState | None = None) -> Iterator[Tensor]:
         """Pixels tile by tile. Raises UserError at the end for a number of latents that `decode` would refuse."""
         if not self.config.is_3d:
             yield from super().stream_decode(latents)
             return
-        state, count = StreamState(), 0
+        state, count = StreamState() if state is None else state, 0
         waiting: list[Tensor] = []  # latent frames (b, d, 1, lh, lw) of the incomplete tile
         for part in latents:
             for frame in part.split(1, dim=2):

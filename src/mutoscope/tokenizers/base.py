@@ -75,6 +75,10 @@ class StreamState:
 
     past: dict[nn.Module, Tensor] = field(default_factory=dict)
 
+    def copy(self) -> "StreamState":
+        """A state that stays as it is when the stream goes on. Layers replace their tensors and never write to them."""
+        return StreamState(dict(self.past))
+
 
 class VideoTokenizer(nn.Module):
     """Base of all tokenizers. Subclasses define `spec`, `encode` and `decode`."""
@@ -112,11 +116,16 @@ class VideoTokenizer(nn.Module):
         """Pixels of the next tokens or latents of a stream, for causal tokenizers."""
         raise AttributeError(f"{type(self).__name__} does not decode in parts.")
 
-    def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+    @property
+    def can_rewind(self) -> bool:
+        """Whether `stream_decode` keeps everything that it remembers in a given state."""
+        return self.spec.per_frame
+
+    def stream_decode(self, latents: Iterable[Tensor], state: StreamState | None = None) -> Iterator[Tensor]:
         """Pixels (b, 3, t, h, w) of latent frames (b, n, lh, lw) or (b, d, n, lh, lw), one part after another.
 
-        All parts together equal `decode` of the whole. Subclasses with a state override this. Raises AttributeError
-        for a tokenizer whose decoder needs later frames.
+        All parts together equal `decode` of the whole. `state`: of earlier parts, which this stream continues. Subclasses
+        with a state override this. Raises AttributeError for a tokenizer whose decoder needs later frames.
         """
         if not self.spec.per_frame:
             raise AttributeError(f"{type(self).__name__} does not decode frame by frame.")

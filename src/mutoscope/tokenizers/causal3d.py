@@ -347,8 +347,12 @@ class Causal3D(VideoTokenizer):
         for part in parts:
             yield self.encode_part(part, state)
 
-    def stream_decode(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        state = StreamState()
+    @property
+    def can_rewind(self) -> bool:
+        return True
+
+    def stream_decode(self, latents: Iterable[Tensor], state: StreamState | None = None) -> Iterator[Tensor]:
+        state = StreamState() if state is None else state
         for part in latents:
             yield self.decode_part(part, state)
 
