@@ -29,6 +29,7 @@ VERBS = {
     "models": "list bundled models and paper configurations, or one model's classes, tasks and options",
     "recipes": "list training recipes: what each trains, on which data, at which cost",
     "generate": "generate video clips with a model",
+    "play": "open a page to play worlds and to watch generation",
     "reconstruct": "encode and decode a video of any size and length",
     "train": "train a tokenizer or a model from a recipe",
     "finetune": "continue a model on recordings of your own",

@@ -4,9 +4,13 @@ Nothing is guessed. Unknown and missing keys and values of another type are erro
 is converted: a whole number where a float is meant, a list for a tuple, an object for a nested dataclass.
 """
 
+import ast
 import difflib
+import inspect
+import itertools
 import json
 import sys
+import textwrap
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
@@ -157,3 +161,26 @@ def _convert_tuple(
 
 def _name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def documentation(cls: type) -> dict[str, str]:
+    """The docstring below each field of a dataclass and of its bases, in one line each."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        try:
+            [tree] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        except (OSError, TypeError):
+            continue
+        statements = cast(ast.ClassDef, tree).body
+        for node, following in itertools.pairwise(statements):
+            text = _text_of(following)
+            if text and isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                found[node.target.id] = text
+    return found
+
+
+def _text_of(statement: ast.stmt) -> str:
+    """The text of a statement that is a string, in one line; empty for any other statement."""
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        return " ".join(str(statement.value.value).split())
+    return ""

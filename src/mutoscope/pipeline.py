@@ -101,6 +101,7 @@ class VideoStream(Iterator[UInt8[np.ndarray, "h w 3"]]):
         remembers nothing but its state."""
         self._decode, self._steering, self._can_rewind = decode, steering, can_rewind
         self._left = math.inf if num_frames is None else num_frames
+        self.seconds_sampling, self.seconds_decoding = 0.0, 0.0  # spent on frames so far
         self._begin(events, StreamState(), ())
 
     def _begin(
@@ -114,16 +115,21 @@ class VideoStream(Iterator[UInt8[np.ndarray, "h w 3"]]):
         self._parts = self._decode(self._noted(events), decoder)
 
     def _noted(self, events: Iterator[SampleEvent]) -> Iterator[SampleEvent]:
+        begin = time.perf_counter()
         for event in events:
+            self.seconds_sampling += time.perf_counter() - begin
             self._again = event.again or self._again
             yield event
+            begin = time.perf_counter()
 
     def __next__(self) -> UInt8[np.ndarray, "h w 3"]:
         if self._left <= 0:
             raise StopIteration
         while not self._ready:
+            begin = time.perf_counter() - self.seconds_sampling
             with torch.inference_mode():  # around each part, because a generator must not change the caller's mode
                 self._ready.extend(next(self._parts))
+            self.seconds_decoding += time.perf_counter() - begin - self.seconds_sampling
         self._left -= 1
         return self._ready.popleft()
 
@@ -312,12 +318,12 @@ class VideoPipeline:
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
         finished = (event.finished for event in events if event.frames is not None)
         for part in self.tokenizer.stream_decode(finished, state):
-            yield self._frames(part)[0]
+            yield self.to_frames(part)[0]
 
     def _decoded_whole(
         self, request: Request, events: Iterator[SampleEvent], state: StreamState
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
-        yield request.finish(self._decode(last_of(events).proposal, request), 0)[0]
+        yield request.finish(self.decoded(last_of(events).proposal, request), 0)[0]
 
     def stream_batch(
         self, call: Call | None = None, /, **options: object
@@ -342,7 +348,7 @@ class VideoPipeline:
         parts = self.tokenizer.stream_decode(event.finished for event in events if event.frames is not None)
         while left > 0:
             with torch.inference_mode():  # around each part, because a generator must not change the caller's mode
-                frames = self._frames(next(parts))  # (b, t, h, w, 3)
+                frames = self.to_frames(next(parts))  # (b, t, h, w, 3)
             frames = frames[:, : int(min(left, frames.shape[1]))]
             left -= frames.shape[1]
             yield frames
@@ -366,7 +372,7 @@ class VideoPipeline:
         for tokens in self._sample(request, on_step):
             self._synchronize()
             decode_start = time.perf_counter()
-            decoded = request.finish(self._decode(tokens, request), len(clips))
+            decoded = request.finish(self.decoded(tokens, request), len(clips))
             clips += [VideoClip(frames, self.index.fps) for frames in decoded]
             now = time.perf_counter()
             decoding += now - decode_start
@@ -381,14 +387,15 @@ class VideoPipeline:
             yield last_of(_observed(events, on_step)).proposal
 
     @torch.inference_mode()
-    def _decode(
+    def decoded(
         self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"], request: Request
     ) -> UInt8[np.ndarray, "b t h w 3"]:
+        """Frames of complete clips. Raises UserError for latents that are not finite."""
         require_finite(tokens, "The model's latents", tokens.dtype)
         tokens = tokens.float() if tokens.is_floating_point() else tokens
-        return self._frames(self.tokenizer.decode(tokens))[:, : request.num_frames]
+        return self.to_frames(self.tokenizer.decode(tokens))[:, : request.num_frames]
 
-    def _frames(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[np.ndarray, "b t2 h2 w2 3"]:
+    def to_frames(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[np.ndarray, "b t2 h2 w2 3"]:
         """Pixels without the padding that filled the last tokens."""
         return self.tokenizer.to_uint8(video)[:, :, : self.index.height, : self.index.width].cpu().numpy()
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from mutoscope import families, hub
-from mutoscope.commands.options import documentation
 from mutoscope.errors import UserError
 from mutoscope.families import FAMILIES, family_named, family_of
 from mutoscope.families.base import Call, Capabilities, Family, Generator, PaperModel, Request, common_length
 from mutoscope.families.magvit import MagvitCall
 from mutoscope.families.nova import NOVACall
+from mutoscope.json_config import documentation
 from mutoscope.models.base import ModelConfig, VideoModel
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.sampling.base import SampleEvent, ready

@@ -4,9 +4,6 @@ Nothing is listed here by hand. A field of a `Call` or of a sampler's configurat
 and the model's folder gives choices and defaults.
 """
 
-import ast
-import inspect
-import itertools
 import shutil
 import textwrap
 import types
@@ -17,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Union, cast, get_args, get
 from mutoscope.actions import ActionSpec
 from mutoscope.commands import common
 from mutoscope.errors import UserError
-from mutoscope.json_config import nearest
+from mutoscope.json_config import documentation, nearest
 
 if TYPE_CHECKING:
     from mutoscope.families import AnyFamily
@@ -51,29 +48,6 @@ class Flag:
     def spelling(self) -> str:
         """As typed: --class-label."""
         return "--" + (self.flag or self.name).replace("_", "-")
-
-
-def documentation(cls: type) -> dict[str, str]:
-    """The docstring below each field of a dataclass and of its bases, in one line each."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        try:
-            [tree] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        except (OSError, TypeError):
-            continue
-        statements = cast(ast.ClassDef, tree).body
-        for node, following in itertools.pairwise(statements):
-            text = _text_of(following)
-            if text and isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                found[node.target.id] = text
-    return found
-
-
-def _text_of(statement: ast.stmt) -> str:
-    """The text of a statement that is a string, in one line; empty for any other statement."""
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-        return " ".join(str(statement.value.value).split())
-    return ""
 
 
 # ------------------------------------------------------------------------------------------------------ of one model

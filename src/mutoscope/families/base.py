@@ -150,6 +150,10 @@ class Request(ABC):
         """The events of a stream of one sample, and its steering handle; None if the family cannot be steered."""
         return self.events(), None
 
+    def opening(self) -> UInt8[Tensor, "n t h w 3"] | None:
+        """Frames that the clips start with, if they do: for every sample or one for all."""
+        return None
+
     def repeated_options(self) -> dict[str, object]:
         """Options under which a clip is continued segment by segment, for families that extend clips."""
         return dict(self.sampling)

@@ -130,6 +130,9 @@ class MAGIRequest(Request):
             steering = MAGISteering(self.generator, self, samples)
             yield self.generator.decode(self, samples, context, steering, random)
 
+    def opening(self) -> UInt8[Tensor, "n t h w 3"] | None:
+        return self.context
+
     def steered(self) -> tuple[Iterator[Iterator[SampleEvent]], Steering]:
         samples = slice(0, 1)
         steering = MAGISteering(self.generator, self, samples)

@@ -130,17 +130,18 @@ class LearnedVariance:
         """Squared error of the noise, and the variational bound in bits, which trains the variance alone.
 
         For a predicted sample, the error of v = √ᾱ ε − √(1 − ᾱ) x that it implies (arXiv 2202.00512, §4), where the
-        error of x weighs 1 / (1 − ᾱ), here at most `LARGEST_WEIGHT`.
+        error of x weighs 1 / (1 − ᾱ), here at most `LARGEST_WEIGHT`. Its bound is reduced by the same factor, since an
+        error of x at little noise is thousands of the posterior's variances.
         """
         predicted, fraction = output.float().chunk(2, dim=-1)  # (*s, c) each
-        if self.prediction == "epsilon":
-            error = (predicted - noise).square().mean(-1)  # (*s)
-        else:
-            weight = self.tables.at(1 / (1 - self.tables.alphas_cumprod), steps).clamp(max=LARGEST_WEIGHT)[..., 0]
-            error = weight * (predicted - x).square().mean(-1)  # (*s)
         x_t = self.add_noise(x, noise, steps)
         sample = predicted_sample(self.tables, self.prediction, x_t, predicted.detach(), steps)
-        return error, self._bound(sample, fraction, x, x_t, steps)
+        bound = self._bound(sample, fraction, x, x_t, steps)
+        if self.prediction == "epsilon":
+            return (predicted - noise).square().mean(-1), bound
+        weight = self.tables.at(1 / (1 - self.tables.alphas_cumprod), steps)[..., 0]  # (*s)
+        capped = weight.clamp(max=LARGEST_WEIGHT)
+        return capped * (predicted - x).square().mean(-1), capped / weight * bound
 
     def _bound(
         self,

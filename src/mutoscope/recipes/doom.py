@@ -115,6 +115,7 @@ def magi_doom() -> ModelRecipe:
             clean_first_frame=True,
             drop_actions=False,
             noise_levels=3,
+            noise_mode="channel",  # a position less than as a token of its own
             dropout=0.0,
             loss_repeat=2,
             diffusion=LearnedVariance(prediction="sample"),

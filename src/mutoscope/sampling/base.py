@@ -38,6 +38,8 @@ class SampleEvent:
     """Builds `proposal`; gives the same tensor however late it is called."""
     cut: Callable[[], Latents] | None = None
     """Builds `finished` without the rest of the clip; None: `finished` is cut out of `proposal`."""
+    confidence: Float[Tensor, "b t h w"] | None = None
+    """Logarithm of the probability that ranked the positions in this step; None for samplers that do not rank."""
     again: Callable[[], Iterator["SampleEvent"]] | None = None
     """Of a stream that can be rewound, after a finished frame: goes on from here once more, as it did, or differently
     where the conditions have changed since; None for other steps and samplers."""
@@ -69,7 +71,7 @@ class TokenEvent(SampleEvent):
     tokens: Int[Tensor, "b t h w"]
     """Input of the next step: codes, condition tokens where they are still shown, or MASK_TOKEN where undecided."""
     confidence: Float[Tensor, "b t h w"]
-    """Confidence that ranked the positions in this step; +inf where decided before."""
+    """+inf where decided before."""
 
 
 Model = TypeVar("Model", contravariant=True)

@@ -124,8 +124,8 @@ class VideoTokenizer(nn.Module):
     def stream_decode(self, latents: Iterable[Tensor], state: StreamState | None = None) -> Iterator[Tensor]:
         """Pixels (b, 3, t, h, w) of latent frames (b, n, lh, lw) or (b, d, n, lh, lw), one part after another.
 
-        All parts together equal `decode` of the whole. `state`: of earlier parts, which this stream continues. Subclasses
-        with a state override this. Raises AttributeError for a tokenizer whose decoder needs later frames.
+        All parts together equal `decode` of the whole. `state`: of earlier parts, which this stream continues.
+        Subclasses with a state override this. Raises AttributeError for a tokenizer whose decoder needs later frames.
         """
         if not self.spec.per_frame:
             raise AttributeError(f"{type(self).__name__} does not decode frame by frame.")

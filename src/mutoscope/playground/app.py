@@ -1,0 +1,325 @@
+"""The server: the page, the sockets of worlds and clips, and the interfaces that other programs speak."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi import Path as PathParameter
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel, Field
+
+from mutoscope import __version__
+from mutoscope.errors import UserError
+from mutoscope.model_index import Json
+from mutoscope.playground.described import describe
+from mutoscope.playground.guard import COOKIE, Guard
+from mutoscope.playground.images import encoded
+from mutoscope.playground.kept import File, Kept, Picture
+from mutoscope.playground.limits import Limits
+from mutoscope.playground.messages import MAX_TEXT
+from mutoscope.playground.metrics import Metrics, exposition
+from mutoscope.playground.play import PlaySession
+from mutoscope.playground.realtime import RealtimeSession
+from mutoscope.playground.shelf import Shelf
+from mutoscope.playground.turns import Turns
+from mutoscope.playground.uploads import TooLarge, read_upload
+from mutoscope.playground.videos import Jobs, NotHere, router
+from mutoscope.playground.watching import WatchSession
+
+STATIC = Path(__file__).parent / "static"
+MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+# The page loads nothing from elsewhere; the last two let browsers give it threads for WebAssembly.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "style-src 'self'; script-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
+    "form-action 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+}
+POLICY_VIOLATION, TOO_BUSY, BAD_DATA = 1008, 1013, 1007  # codes of closed sockets
+HOUSEKEEPING_SECONDS = 30.0
+logger = logging.getLogger("mutoscope.playground")
+
+Name = Annotated[str, PathParameter(max_length=200)]
+
+
+class Problem(BaseModel):
+    """What is wrong, in one sentence."""
+
+    detail: str
+
+
+class Uploaded(BaseModel):
+    """A file that was read, by the name that calls give for it."""
+
+    upload: str
+    frames: int
+    width: int
+    height: int
+
+
+class ServedModel(BaseModel):
+    """A model as clients of OpenAI's interface list it."""
+
+    id: str
+    object: str = "model"
+    created: int = 0
+    owned_by: str = "mutoscope"
+
+
+class ServedModels(BaseModel):
+    object: str = "list"
+    data: list[ServedModel] = Field(default_factory=list)
+
+
+@dataclass
+class Server:
+    """Everything that the requests of one server share."""
+
+    shelf: Shelf
+    guard: Guard
+    limits: Limits = field(default_factory=Limits)
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        limits = self.limits
+        self.turns = Turns(limits.active_sessions, limits.waiting_sessions)
+        kept = limits.kept_files, limits.kept_bytes, limits.kept_seconds
+        self.uploads: Kept[Picture] = Kept(*kept)
+        self.results: Kept[File] = Kept(*kept)
+        self.reading = asyncio.Semaphore(1)
+        self.jobs = Jobs(self.turns, self.shelf, limits, self.metrics)
+        self.has_worlds = find_spec("vizdoom") is not None
+
+    def gauges(self) -> dict[str, float]:
+        return {
+            "sessions_active": self.turns.taken,
+            "sessions_waiting": self.turns.queued,
+            "models_loaded": len(self.shelf.loaded),
+            "uploads_kept": len(self.uploads),
+            "results_kept": len(self.results),
+        }
+
+    async def keep_house(self) -> None:
+        """Drop unused models, for ever."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            self.shelf.drop_unused()
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.keep_house())
+        yield
+        task.cancel()
+        self.turns.close()
+
+
+def create_app(server: Server) -> FastAPI:
+    """The application for uvicorn, or for a test client."""
+    app = FastAPI(title="Mutoscope", version=__version__, lifespan=server.lifespan, docs_url=None, redoc_url=None)
+    _add_guard(app, server)
+    _add_page(app)
+    _add_status(app, server)
+    _add_models(app, server)
+    _add_files(app, server)
+    _add_sockets(app, server)
+    app.include_router(router(server.jobs, server.limits, server.reading))
+
+    @app.exception_handler(UserError)
+    async def refused(request: Request, error: UserError) -> JSONResponse:
+        server.metrics.refused += 1
+        status = {TooLarge: 413, NotHere: 404}.get(type(error), 400)
+        return JSONResponse({"detail": str(error), "error": {"message": str(error), "code": status}}, status)
+
+    return app
+
+
+def _add_guard(app: FastAPI, server: Server) -> None:
+    @app.middleware("http")
+    async def guarded(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
+        problem = server.guard.problem(request.headers, request.query_params, request.cookies)
+        if problem is not None and request.url.path != "/healthz":
+            server.metrics.refused += 1
+            return JSONResponse({"detail": problem}, 403)
+        response = await handle(request)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        if server.guard.token is not None and request.query_params.get("token"):
+            response.set_cookie(COOKIE, server.guard.token, httponly=True, samesite="strict")
+        return response
+
+
+def _add_page(app: FastAPI) -> None:
+    files = {file.name: file for file in STATIC.iterdir() if file.suffix in MEDIA_TYPES}
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return Response(files["index.html"].read_bytes(), media_type="text/html")
+
+    @app.get("/static/{name}", include_in_schema=False)
+    async def static(name: Name) -> Response:
+        if name not in files:
+            return JSONResponse({"detail": "There is no such file."}, 404)
+        return Response(files[name].read_bytes(), media_type=MEDIA_TYPES[files[name].suffix])
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(files["icon.svg"].read_bytes(), media_type="image/svg+xml")
+
+
+def _add_status(app: FastAPI, server: Server) -> None:
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Whether the server answers."""
+        return {"status": "ok", "version": __version__}
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> str:
+        """Counters in the format of Prometheus."""
+        return exposition(server.metrics, server.gauges())
+
+
+def _add_models(app: FastAPI, server: Server) -> None:
+    @app.get("/v1/models")
+    async def models() -> ServedModels:
+        """The models that calls can name."""
+        return ServedModels(data=[ServedModel(id=name) for name in server.shelf.names])
+
+    @app.get("/api/models")
+    async def described() -> list[dict[str, object]]:
+        """The models with their classes, keys, first frames and options."""
+        found = [describe(name, server.shelf.folder(name), server.has_worlds) for name in server.shelf.names]
+        return [dict(one) for one in found]
+
+    @app.get("/api/models/{model}/first-frames/{name}", response_class=Response, responses={400: {"model": Problem}})
+    async def first_frame(model: Name, name: Name) -> Response:
+        """One of a model's own first frames, as a PNG image."""
+        from mutoscope.families.first_frames import FirstFrames
+
+        folder = server.shelf.folder(model)
+        frames = FirstFrames(folder.path, folder.index.first_frames)
+        if name not in frames.names:
+            raise UserError("This model has no such first frame.")
+        return Response(encoded(frames.read(name)[0].numpy(), "png"), media_type="image/png")
+
+
+def _add_files(app: FastAPI, server: Server) -> None:
+    @app.post("/api/uploads", responses={400: {"model": Problem}, 413: {"model": Problem}})
+    async def upload(request: Request) -> Uploaded:
+        """Read a picture or a video from the body of the request."""
+        frames = await read_upload(request.stream(), server.limits, server.reading)
+        server.metrics.uploads += 1
+        name = server.uploads.add(frames, frames.nbytes)
+        return Uploaded(upload=name, frames=len(frames), height=frames.shape[1], width=frames.shape[2])
+
+    @app.get("/api/files/{name}", response_class=Response, responses={400: {"model": Problem}})
+    async def result(name: Name) -> Response:
+        """A film, picture or episode that was made."""
+        found = server.results.get(name)
+        disposition = {"Content-Disposition": f'attachment; filename="{found.name}"'}
+        return Response(found.content, media_type=found.media_type, headers=disposition)
+
+
+def _add_sockets(app: FastAPI, server: Server) -> None:
+    parts = server.turns, server.shelf, server.limits, server.uploads, server.results, server.metrics
+
+    @app.websocket("/play")
+    async def play(socket: WebSocket) -> None:
+        await served(socket, server, lambda: PlaySession(socket, *parts).run())
+
+    @app.websocket("/watch")
+    async def watch(socket: WebSocket) -> None:
+        await served(socket, server, lambda: _watched(socket, WatchSession(socket, *parts)))
+
+    @app.websocket("/v1/realtime/video")
+    async def realtime(socket: WebSocket) -> None:
+        session = RealtimeSession(socket, server.turns, server.shelf, server.limits, server.metrics)
+        await served(socket, server, session.run)
+
+
+async def _watched(socket: WebSocket, session: WatchSession) -> None:
+    """One clip; it stops when the client leaves or says anything more."""
+    text = await asyncio.wait_for(socket.receive_text(), session.limits.idle_seconds)
+    values = read_object(text)
+    work, gone = asyncio.create_task(session.run(values)), asyncio.create_task(socket.receive_text())
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+    finally:
+        for task in (work, gone):
+            task.cancel()
+        with suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
+            await gone
+
+
+def read_object(text: str) -> Mapping[str, object]:
+    """A JSON object. Raises UserError for anything else."""
+    import json
+
+    try:
+        value = json.loads(text) if len(text) <= MAX_TEXT else None
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"The request must be a JSON object of at most {MAX_TEXT:,} characters.")
+    return value
+
+
+async def served(socket: WebSocket, server: Server, run: Callable[[], Awaitable[None]]) -> None:
+    """One socket from its opening to its end; what is wrong is told before it closes."""
+    problem = server.guard.problem(socket.headers, socket.query_params, socket.cookies)
+    if problem is None and server.metrics.connections >= server.limits.connections:
+        problem = "Too many connections."
+    if problem is not None:
+        server.metrics.refused += 1
+        await socket.close(POLICY_VIOLATION, problem)
+        return
+    await socket.accept()
+    server.metrics.connections += 1
+    try:
+        await run()
+        await _close(socket, 1000, "")
+    except* WebSocketDisconnect:
+        pass
+    except* UserError as group:
+        server.metrics.refused += 1
+        await _tell_and_close(socket, str(_first(group)), BAD_DATA)
+    except* TimeoutError:
+        await _tell_and_close(socket, "Nothing was asked for in a while.", POLICY_VIOLATION)
+    except* RuntimeError as group:  # Starlette's word for a socket that closed while it was written to
+        if "close" not in str(_first(group)).lower():
+            logger.exception("a session failed", exc_info=_first(group))
+            await _tell_and_close(socket, "The server failed; see its log.", 1011)
+    except* Exception as group:
+        logger.exception("a session failed", exc_info=_first(group))
+        await _tell_and_close(socket, "The server failed; see its log.", 1011)
+    finally:
+        server.metrics.connections -= 1
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
+async def _tell_and_close(socket: WebSocket, sentence: str, code: int) -> None:
+    told: dict[str, Json] = {"type": "error", "message": sentence}
+    with suppress(RuntimeError, WebSocketDisconnect):
+        await socket.send_json(told)
+    await _close(socket, code, sentence)
+
+
+async def _close(socket: WebSocket, code: int, sentence: str) -> None:
+    with suppress(RuntimeError, WebSocketDisconnect):
+        await socket.close(code, sentence.encode()[:120].decode(errors="ignore"))

@@ -1,0 +1,46 @@
+"""Options of calls that come from clients. None of them reaches the file system: files are uploads, by name."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mutoscope.errors import UserError
+from mutoscope.families.actions import parse_actions, unnamed
+from mutoscope.model_index import ModelIndex
+from mutoscope.playground.kept import Kept, Picture
+
+FROM_UPLOADS = ("context", "task_video")
+MAX_LETTERS = 20_000  # of a text of actions
+
+
+def client_options(
+    options: Mapping[str, object], index: ModelIndex, uploads: Kept[Picture] | None = None
+) -> dict[str, object]:
+    """Options as the pipeline takes them. Raises UserError for values that would name a file.
+
+    uploads: by whose names clips are chosen; None: clips cannot be chosen.
+    """
+    found = dict(options)
+    for name in FROM_UPLOADS:
+        if found.get(name) is None:
+            found.pop(name, None)
+        elif uploads is None or not isinstance(value := found[name], str):
+            raise UserError(f"{name} must be uploaded with the request.")
+        else:
+            found[name] = uploads.get(value)
+    if found.get("actions") is not None:
+        found["actions"] = _rows(found["actions"], index)
+    return found
+
+
+def _rows(actions: object, index: ModelIndex) -> np.ndarray:
+    """Actions as rows. A text is parsed here, since elsewhere it may also name a file."""
+    if index.actions is None:
+        raise UserError("This model takes no actions. Omit them.")
+    if isinstance(actions, str) and len(actions) <= MAX_LETTERS:
+        return parse_actions(actions, index.actions)
+    spec = index.actions or unnamed(0)
+    is_table = isinstance(actions, list) and all(isinstance(row, list) and len(row) == spec.size for row in actions)
+    if is_table and actions and all(isinstance(x, int | float) for row in actions for x in row):
+        return np.array(actions, np.float32)
+    raise UserError(f'Actions are a text such as "right*8 left*2", or rows of {spec.size} numbers.')

@@ -1,0 +1,45 @@
+// The page: which view is shown, and what the server offers.
+
+import { Play } from "./play.js";
+import { Watch } from "./watch.js";
+import { tell } from "./wire.js";
+
+const views = ["play", "watch"];
+
+function show(view) {
+  for (const name of views) {
+    document.getElementById(name).hidden = name !== view;
+    document.getElementById(`tab-${name}`).setAttribute("aria-pressed", String(name === view));
+  }
+}
+
+async function begin() {
+  let models;
+  try {
+    const response = await fetch(`/api/models${location.search}`);
+    models = await response.json();
+    if (!response.ok) throw new Error(models.detail);
+  } catch (error) {
+    tell(error.message || "The server does not answer.");
+    return;
+  }
+  const play = new Play(models);
+  const watch = new Watch(models);
+  for (const view of views) {
+    document.getElementById(`tab-${view}`).onclick = () => {
+      if (view === "watch") play.pause();
+      show(view);
+    };
+  }
+  const shared = new URLSearchParams(location.hash.slice(1));
+  if (shared.get("view") === "watch") {
+    show("watch");
+    watch.restore(shared);
+  } else if (models.some((model) => model.streams)) {
+    play.begin();
+  } else {
+    show("watch");
+  }
+}
+
+begin();

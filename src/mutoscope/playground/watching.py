@@ -1,0 +1,107 @@
+"""Generation to watch over one socket: a call comes in, steps and frames go out."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from mutoscope.json_config import dataclass_from_dict
+from mutoscope.model_index import Json
+from mutoscope.playground.calls import client_options
+from mutoscope.playground.images import encoded, message, side_by_side
+from mutoscope.playground.kept import File, Kept, Picture
+from mutoscope.playground.limits import Limits
+from mutoscope.playground.metrics import Metrics
+from mutoscope.playground.play import Socket
+from mutoscope.playground.saving import written
+from mutoscope.playground.shelf import Shelf
+from mutoscope.playground.turns import Turns
+from mutoscope.playground.watch import Watch, WatchStep
+
+FILES = {"mp4": "video/mp4", "gif": "image/gif", "png": "image/png"}
+SECONDS_TO_SEND = 30.0  # a client that reads nothing for so long is sent away
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What to generate: a model and the options of a call, as `mutoscope generate` takes them."""
+
+    model: str
+    options: dict[str, object] = field(default_factory=dict[str, object])
+
+
+class WatchSession:
+    """One clip for one client."""
+
+    def __init__(
+        self,
+        socket: Socket,
+        turns: Turns,
+        shelf: Shelf,
+        limits: Limits,
+        uploads: Kept[Picture],
+        results: Kept[File],
+        metrics: Metrics,
+    ) -> None:
+        self.socket, self.turns, self.shelf, self.limits = socket, turns, shelf, limits
+        self.uploads, self.results, self.metrics = uploads, results, metrics
+
+    async def run(self, values: Mapping[str, object]) -> None:
+        """Until the clip is complete. Raises UserError for a call that does not fit."""
+        ask = dataclass_from_dict(Ask, values, "the request")
+        self.shelf.folder(ask.model)
+        async with self.turns.place(self._tell_place):
+            options = client_options(ask.options, self.shelf.index(ask.model), self.uploads)
+            watch = await self.turns.do(lambda: Watch(self.shelf.get(ask.model), options))
+            await self._send_start(ask.model, watch)
+            steps = watch.steps()
+            while (step := await self.turns.do(lambda: _next(steps))) is not None:
+                await asyncio.wait_for(self._send(step), SECONDS_TO_SEND)
+            self.metrics.clips += 1
+            await self._send_files(watch)
+
+    async def _tell_place(self, ahead: int) -> None:
+        await self.socket.send_json({"type": "queued", "ahead": ahead})
+
+    async def _send_start(self, model: str, watch: Watch) -> None:
+        request, index = watch.request, watch.pipeline.index
+        start: dict[str, Json] = {
+            "type": "started",
+            "model": model,
+            "task": request.task,
+            "seed": request.seed,
+            "num_frames": request.num_frames,
+            "width": index.width,
+            "height": index.height,
+            "fps": index.fps,
+            "warnings": list(request.warnings),
+        }
+        await self.socket.send_json(start)
+
+    async def _send(self, step: WatchStep) -> None:
+        header: dict[str, Json] = {
+            "type": "step",
+            "step": step.step,
+            "num_steps": step.num_steps,
+            "seconds": round(step.seconds, 4),
+            "grid": list(step.grid),
+            "decided": list(step.decided),
+            "confidence": None if step.confidence is None else list(step.confidence),
+            "first": step.first,
+            "count": 0 if step.frames is None else len(step.frames),
+            "preview": step.is_preview,
+            "last": step.is_last,
+        }
+        content = b"" if step.frames is None else encoded(side_by_side(step.frames), "png")
+        await self.socket.send_bytes(message(header, content))
+
+    async def _send_files(self, watch: Watch) -> None:
+        clip = watch.clip()
+        names: dict[str, Json] = {}
+        for form, media_type in FILES.items():
+            content = await asyncio.to_thread(written, clip.frames, clip.fps, f".{form}")
+            names[form] = self.results.add(File(content, media_type, f"mutoscope.{form}"), len(content))
+        await self.socket.send_json({"type": "done", "files": names, "frames": len(clip.frames)})
+
+
+def _next(steps: Iterator[WatchStep]) -> WatchStep | None:
+    return next(steps, None)
