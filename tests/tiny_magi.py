@@ -100,3 +100,13 @@ def save_tiny_magi(folder: Path) -> Path:
     """A model folder with classes and actions."""
     model = tiny_magi()
     return save_pretrained(folder, tiny_index(model), tiny_vae(), model)
+
+
+def save_steered_magi(folder: Path) -> Path:
+    """The same, and actions change whole frames visibly."""
+    model = tiny_magi()
+    assert model.action_embedding is not None
+    with torch.no_grad():
+        for parameter in model.action_embedding.parameters():
+            parameter.mul_(40)
+    return save_pretrained(folder, tiny_index(model), tiny_vae(), model)

@@ -196,7 +196,10 @@ def _add_models(app: FastAPI, server: Server) -> None:
     @app.get("/api/models")
     async def described() -> list[dict[str, object]]:
         """The models with their classes, keys, first frames and options."""
-        found = [describe(name, server.shelf.folder(name), server.has_worlds) for name in server.shelf.names]
+        found = [
+            describe(name, server.shelf.folder(name), server.shelf.actions[name], server.has_worlds)
+            for name in server.shelf.names
+        ]
         return [dict(one) for one in found]
 
     @app.get("/api/models/{model}/first-frames/{name}", response_class=Response, responses={400: {"model": Problem}})
@@ -247,7 +250,8 @@ def _add_sockets(app: FastAPI, server: Server) -> None:
 
 async def _watched(socket: WebSocket, session: WatchSession) -> None:
     """One clip; it stops when the client leaves or says anything more."""
-    text = await asyncio.wait_for(socket.receive_text(), session.limits.idle_seconds)
+    async with asyncio.timeout(session.limits.idle_seconds):
+        text = await socket.receive_text()
     values = read_object(text)
     work, gone = asyncio.create_task(session.run(values)), asyncio.create_task(socket.receive_text())
     try:

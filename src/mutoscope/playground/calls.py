@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mutoscope.actions import ActionSpec
 from mutoscope.errors import UserError
-from mutoscope.families.actions import parse_actions, unnamed
-from mutoscope.model_index import ModelIndex
+from mutoscope.families.actions import parse_actions
 from mutoscope.playground.kept import Kept, Picture
 
 FROM_UPLOADS = ("context", "task_video")
@@ -14,11 +14,11 @@ MAX_LETTERS = 20_000  # of a text of actions
 
 
 def client_options(
-    options: Mapping[str, object], index: ModelIndex, uploads: Kept[Picture] | None = None
+    options: Mapping[str, object], actions: ActionSpec | None, uploads: Kept[Picture] | None = None
 ) -> dict[str, object]:
     """Options as the pipeline takes them. Raises UserError for values that would name a file.
 
-    uploads: by whose names clips are chosen; None: clips cannot be chosen.
+    actions: what the model reads; None: nothing. uploads: by whose names clips are chosen; None: they cannot be.
     """
     found = dict(options)
     for name in FROM_UPLOADS:
@@ -29,17 +29,16 @@ def client_options(
         else:
             found[name] = uploads.get(value)
     if found.get("actions") is not None:
-        found["actions"] = _rows(found["actions"], index)
+        found["actions"] = _rows(found["actions"], actions)
     return found
 
 
-def _rows(actions: object, index: ModelIndex) -> np.ndarray:
+def _rows(actions: object, spec: ActionSpec | None) -> np.ndarray:
     """Actions as rows. A text is parsed here, since elsewhere it may also name a file."""
-    if index.actions is None:
+    if spec is None:
         raise UserError("This model takes no actions. Omit them.")
     if isinstance(actions, str) and len(actions) <= MAX_LETTERS:
-        return parse_actions(actions, index.actions)
-    spec = index.actions or unnamed(0)
+        return parse_actions(actions, spec)
     is_table = isinstance(actions, list) and all(isinstance(row, list) and len(row) == spec.size for row in actions)
     if is_table and actions and all(isinstance(x, int | float) for row in actions for x in row):
         return np.array(actions, np.float32)

@@ -6,6 +6,7 @@ from dataclasses import MISSING, fields
 from pathlib import PurePosixPath
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
+from mutoscope.actions import ActionSpec
 from mutoscope.families import AnyFamily, family_named
 from mutoscope.hub import ModelFolder
 from mutoscope.json_config import dataclass_from_dict, documentation
@@ -16,10 +17,9 @@ NOT_OFFERED = {"sampling", "num_samples", "batch_size", "endless"}  # the page s
 KINDS: dict[object, str] = {bool: "flag", int: "int", float: "float", str: "text"}
 
 
-def describe(name: str, folder: ModelFolder, has_worlds: bool) -> dict[str, Json]:
+def describe(name: str, folder: ModelFolder, actions: ActionSpec | None, has_worlds: bool) -> dict[str, Json]:
     """One model, for the page. has_worlds: whether the extra [worlds] is installed."""
     index, family = folder.index, family_named(folder.index.family)
-    actions = index.actions
     can_play = family.capabilities.endless and family.capabilities.steerable
     return {
         "name": name,

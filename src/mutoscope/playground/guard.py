@@ -38,10 +38,10 @@ class Guard:
     def problem(self, headers: Mapping[str, str], query: Mapping[str, str], cookies: Mapping[str, str]) -> str | None:
         """Why a request is refused, or None. Host names of others show DNS rebinding, other origins a foreign page."""
         host = headers.get("host", "")
-        if is_loopback(self.host) and (urlsplit(f"//{host}").hostname or "") not in LOOPBACK_NAMES:
+        if is_loopback(self.host) and _hostname(host) not in LOOPBACK_NAMES:
             return "This server answers to localhost only."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return "Pages of other sites may not use this server."
         if self.token is None:
             return None
@@ -50,3 +50,11 @@ class Guard:
         if any(hmac.compare_digest(one.encode(), self.token.encode()) for one in shown):
             return None
         return "This server needs a token: open the address that it printed."
+
+
+def _hostname(host: str) -> str:
+    """Of a Host header; empty where it is malformed."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

@@ -83,8 +83,8 @@ class PlaySession:
 
     async def run(self) -> None:
         """Until the client leaves. Raises UserError for whatever the client is told before it is sent away."""
-        begin = await asyncio.wait_for(self.socket.receive_text(), self.limits.idle_seconds)
-        first = read_message(begin)
+        async with asyncio.timeout(self.limits.idle_seconds):
+            first = read_message(await self.socket.receive_text())
         if not isinstance(first, Start):
             raise UserError("The first message must be of the type start.")
         self.shelf.folder(first.model)  # an unknown name does not wait in the queue
@@ -160,7 +160,9 @@ class PlaySession:
             self._news.clear()
             wait = left if self._may_draw() else self.limits.idle_seconds
             try:
-                await asyncio.wait_for(self._news.wait(), wait)
+                # Not wait_for: it loses a cancellation that comes together with the news.
+                async with asyncio.timeout(wait):
+                    await self._news.wait()
             except TimeoutError:
                 if not self._may_draw():
                     raise UserError("Nothing was asked for in a while, so that the place is free again.") from None
@@ -202,7 +204,7 @@ class PlaySession:
         if start.real:
             self.real = await real_world_of(start.class_label, index, start.seed)
             picture = self.real.first
-        sampling = client_options(start.sampling, index)
+        sampling = client_options(start.sampling, self.shelf.actions[start.model])
         begin = WorldStart(start.class_label, start.first_frame, picture, start.seed, sampling)
         limits = self.limits
         self.world = world = await self.turns.do(
@@ -217,7 +219,7 @@ class PlaySession:
 
     def _described(self, start: Start, world: World) -> dict[str, Json]:
         index = world.pipeline.index
-        kinds = () if index.actions is None else index.actions.is_button
+        kinds = () if world.actions is None else world.actions.is_button
         return {
             "type": "started",
             "model": start.model,
@@ -244,9 +246,9 @@ class PlaySession:
         world = self._world()
         index, cards = world.pipeline.index, world.cards()
         if form == "lerobot":
-            if index.actions is None:
+            if world.actions is None:
                 raise UserError("An episode needs actions, and this model reads none: save a film.")
-            actions, task = index.actions, str(world.start.class_label or "")
+            actions, task = world.actions, str(world.start.class_label or "")
             content = await asyncio.to_thread(lambda: episode(cards, actions, index.fps, task))
         else:
             content = await asyncio.to_thread(lambda: film(cards, index.fps, f".{form}"))

@@ -34,7 +34,7 @@ def read_upload(path: Path, max_frames: int, side: int, max_pixels: int, max_sec
     if info.seconds is not None and info.seconds > max_seconds:
         raise UserError(f"The video is too long: {info.seconds:.0f} seconds, at most {max_seconds:.0f}.")
     with iter_frames(path, max_frames=1) as first:
-        height, width = next(iter(first)).image.shape[:2]
+        height, width = next(iter(first)).shape[:2]
     size = None
     if min(height, width) > side:
         size = covering_size((height, width), (side, side))

@@ -16,6 +16,7 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
+from mutoscope.actions import ActionSpec
 from mutoscope.errors import UserError, reason
 from mutoscope.json_config import dataclass_from_dict, nearest
 from mutoscope.model_index import Json, ModelIndex
@@ -126,12 +127,13 @@ class RealtimeSession:
         self.stopped = False
 
     async def run(self) -> None:
-        first = json_object(await asyncio.wait_for(self.socket.receive_text(), self.limits.idle_seconds))
+        async with asyncio.timeout(self.limits.idle_seconds):
+            first = json_object(await self.socket.receive_text())
         if first.pop("type", None) != "session.start":
             raise UserError("The first message must be of the type session.start.")
         start = dataclass_from_dict(SessionStart, first, "session.start")
         index = self.shelf.index(start.model)
-        options = stream_options(start, index)
+        options = stream_options(start, index, self.shelf.actions[start.model])
         async with self.turns.place(self._tell_place), asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(self._read())
             await self._stream(start, index, options)
@@ -192,7 +194,8 @@ class RealtimeSession:
                 break
             count += len(frames)
             content = await asyncio.to_thread(writer.chunk, np.stack(frames))
-            await asyncio.wait_for(self._send(chunk, len(frames), content, started), SECONDS_TO_SEND)
+            async with asyncio.timeout(SECONDS_TO_SEND):
+                await self._send(chunk, len(frames), content, started)
             self.metrics.frames += len(frames)
             chunk += 1
         if rest := await asyncio.to_thread(writer.close):
@@ -234,7 +237,7 @@ class RealtimeSession:
         await self.socket.send_bytes(content)
 
 
-def stream_options(start: SessionStart, index: ModelIndex) -> dict[str, object]:
+def stream_options(start: SessionStart, index: ModelIndex, actions: ActionSpec | None) -> dict[str, object]:
     """Options of a stream. Raises UserError for a format or size that there is not."""
     if start.format not in ("m4s", "mp4"):
         raise UserError(f"The format is m4s; found {start.format[:40]!r}.")
@@ -243,7 +246,7 @@ def stream_options(start: SessionStart, index: ModelIndex) -> dict[str, object]:
     if start.fps is not None and not 0 < start.fps <= 240:
         raise UserError(f"fps must be above 0 and at most 240; found {start.fps:g}.")
     prompt = {} if start.prompt is None else {"prompt": start.prompt}
-    return {**client_options(start.extra_params, index), **prompt, "num_frames": start.num_frames}
+    return {**client_options(start.extra_params, actions), **prompt, "num_frames": start.num_frames}
 
 
 def json_object(text: str) -> dict[str, object]:

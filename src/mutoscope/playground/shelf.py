@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mutoscope import hub
 from mutoscope.errors import UserError
+from mutoscope.families.actions import spec_of
 from mutoscope.hub import ModelFolder
 from mutoscope.json_config import nearest
 from mutoscope.model_index import ModelIndex
@@ -24,6 +25,10 @@ class Shelf:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folders = {name: hub.open_folder(path) for name, path in folders.items()}
+        self.actions = {
+            name: spec_of(folder.index.actions, folder.load_config().action_size)
+            for name, folder in self.folders.items()
+        }
         self.capacity, self.unused_seconds, self.device, self.clock = capacity, unused_seconds, device, clock
         self._loaded: dict[str, VideoPipeline] = {}  # the one used last comes last
         self._used: dict[str, float] = {}

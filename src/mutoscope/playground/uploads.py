@@ -60,7 +60,8 @@ async def _decoded(path: Path, limits: Limits) -> UInt8[np.ndarray, "t h w 3"]:
     )
     try:
         # Twice the processor time: a busy machine may not give it all at once.
-        output, complaint = await asyncio.wait_for(process.communicate(), 2 * limits.decode_seconds)
+        async with asyncio.timeout(2 * limits.decode_seconds):
+            output, complaint = await process.communicate()
     except TimeoutError:
         raise UserError("The file takes too long to read.") from None
     finally:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 
+from mutoscope.actions import ActionSpec
 from mutoscope.data.video.write import VideoClip
 from mutoscope.errors import UserError
 from mutoscope.families import family_named
@@ -120,7 +121,7 @@ class Jobs:
         """Begin a clip. Raises UserError for what the model cannot do."""
         name = request.model or self.shelf.names[0]
         index = self.shelf.index(name)
-        options = call_options(request, index)
+        options = call_options(request, index, self.shelf.actions[name])
         if reference is not None:
             options["context"] = reference
         self._forget()
@@ -198,12 +199,12 @@ class Jobs:
         )
 
 
-def call_options(request: VideoRequest, index: ModelIndex) -> dict[str, object]:
+def call_options(request: VideoRequest, index: ModelIndex, actions: ActionSpec | None) -> dict[str, object]:
     """Options of a call. Raises UserError for a size or length that the model does not have."""
     width, height = _size(request)
     if (width or index.width, height or index.height) != (index.width, index.height):
         raise UserError(f"This model generates {index.width}x{index.height}; found size {width}x{height}.")
-    options = client_options(request.extra_params, index)
+    options = client_options(request.extra_params, actions)
     if (frames := _length(request, index)) is not None:
         options["num_frames"] = frames
     if request.num_inference_steps is not None:

@@ -50,12 +50,13 @@ class WatchSession:
         ask = dataclass_from_dict(Ask, values, "the request")
         self.shelf.folder(ask.model)
         async with self.turns.place(self._tell_place):
-            options = client_options(ask.options, self.shelf.index(ask.model), self.uploads)
+            options = client_options(ask.options, self.shelf.actions[ask.model], self.uploads)
             watch = await self.turns.do(lambda: Watch(self.shelf.get(ask.model), options))
             await self._send_start(ask.model, watch)
             steps = watch.steps()
             while (step := await self.turns.do(lambda: _next(steps))) is not None:
-                await asyncio.wait_for(self._send(step), SECONDS_TO_SEND)
+                async with asyncio.timeout(SECONDS_TO_SEND):
+                    await self._send(step)
             self.metrics.clips += 1
             await self._send_files(watch)
 

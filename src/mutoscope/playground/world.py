@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mutoscope.errors import UserError
+from mutoscope.families.actions import spec_of
 from mutoscope.pipeline import Bookmark, VideoPipeline, VideoStream
 from mutoscope.playground.images import encoded
 
@@ -57,7 +58,9 @@ class World:
         if not (capabilities.endless and capabilities.steerable):
             raise UserError(f"Models of {pipeline.family.title} do not generate streams that can be steered.")
         self.pipeline, self.start, self.remembered = pipeline, start, remembered
-        self.names = () if pipeline.index.actions is None else pipeline.index.actions.names
+        size = None if pipeline.model is None else pipeline.model.config.action_size
+        self.actions = spec_of(pipeline.index.actions, size)
+        self.names = () if self.actions is None else self.actions.names
         self.options = self._options()
         self._cards: dict[int, Card] = {}
         self.stream = self._opened()

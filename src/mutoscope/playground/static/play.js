@@ -67,8 +67,8 @@ export class Play {
   offerFirstFrames() {
     const model = this.model, label = model.classes.indexOf(byId("play-class").value);
     const names = Object.entries(model.first_frames).filter(([, at]) => at === label || label < 0).map(([name]) => name);
-    fill(byId("play-first"), [...(names.length ? [["", "any of its own"]] : []), ...names.map((name) => [name, name]),
-      ["none", "generated"]]);
+    const own = names.length ? [["", "any of its own"], ...names.map((name) => [name, name]), ["none", "generated"]] : [["", "generated"]];
+    fill(byId("play-first"), own);
     byId("real-label").hidden = !(byId("play-class").value in model.real);
     this.preview();
   }
