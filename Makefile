@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_ARGS ?=
 VIDEO ?=
-EXTRAS := dev,docs,metrics,text,vae,data,worlds,playground,hub
+EXTRAS := dev,docs,metrics,text,vae,data,worlds,playground,web,hub
 TORCH := $(shell grep '^torch==' constraints.txt)
 # The first Python of at least 3.11 that starts.
 PYTHON ?= $(shell for p in python3.11 python3 python; do \

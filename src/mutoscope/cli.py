@@ -36,7 +36,7 @@ VERBS = {
     "record": "record episodes of a game or simulator, to train on",
     "tokenize": "encode a folder of videos once, for training from tokens",
     "evaluate": "compare a model or a folder of videos with real clips",
-    "export": "write samples in the folders that outside benchmarks read",
+    "export": "write samples as outside benchmarks read them, or a world as a page",
     "bench": "measure speed and memory",
     "convert": "turn published weights into a model folder",
     "inspect": "show what a loader will see in a video or folder, and what is broken",

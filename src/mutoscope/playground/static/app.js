@@ -2,7 +2,7 @@
 
 import { Play } from "./play.js";
 import { Watch } from "./watch.js";
-import { tell } from "./wire.js";
+import { listModels, tell } from "./wire.js";
 
 const views = ["play", "watch"];
 
@@ -16,13 +16,12 @@ function show(view) {
 async function begin() {
   let models;
   try {
-    const response = await fetch(`/api/models${location.search}`);
-    models = await response.json();
-    if (!response.ok) throw new Error(models.detail);
+    models = await listModels();
   } catch (error) {
     tell(error.message || "The server does not answer.");
     return;
   }
+  document.body.classList.toggle("alone", models.some((model) => model.alone));
   const play = new Play(models);
   const watch = new Watch(models);
   for (const view of views) {

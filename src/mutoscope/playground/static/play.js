@@ -1,6 +1,6 @@
 // Play: keys to the server, frames to the canvas, and the time between the two.
 
-import { announce, connect, fill, image, say, tell, upload } from "./wire.js";
+import { announce, connect, fill, firstFrame, image, say, tell, upload } from "./wire.js";
 
 const byId = (id) => document.getElementById(id);
 const KEYS = {
@@ -67,7 +67,7 @@ export class Play {
   offerFirstFrames() {
     const model = this.model, label = model.classes.indexOf(byId("play-class").value);
     const names = Object.entries(model.first_frames).filter(([, at]) => at === label || label < 0).map(([name]) => name);
-    const own = names.length ? [["", "any of its own"], ...names.map((name) => [name, name]), ["none", "generated"]] : [["", "generated"]];
+    const own = names.length ? [["", "any of its own"], ...names.map((name) => [name, name]), ...(this.model.alone ? [] : [["none", "generated"]])] : [["", "generated"]];
     fill(byId("play-first"), own);
     byId("real-label").hidden = !(byId("play-class").value in model.real);
     this.preview();
@@ -75,9 +75,10 @@ export class Play {
 
   preview() {
     const name = byId("play-first").value, picture = byId("first-preview");
-    picture.hidden = !name || name === "none";
-    if (!picture.hidden) {
-      picture.src = `/api/models/${encodeURIComponent(this.model.name)}/first-frames/${encodeURIComponent(name)}${location.search}`;
+    const address = name && name !== "none" ? firstFrame(this.model.name, name) : null;
+    picture.hidden = !address;
+    if (address) {
+      picture.src = address;
       picture.alt = `First frame ${name}`;
     }
   }

@@ -26,6 +26,16 @@ export const say = (socket, value) => {
   if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(value));
 };
 
+export async function listModels() {
+  const response = await fetch(`/api/models${location.search}`);
+  const models = await response.json();
+  if (!response.ok) throw new Error(models.detail);
+  return models;
+}
+
+export const firstFrame = (model, name) =>
+  `/api/models/${encodeURIComponent(model)}/first-frames/${encodeURIComponent(name)}${location.search}`;
+
 export async function image(content, type) {
   return await createImageBitmap(new Blob([content], { type }));
 }

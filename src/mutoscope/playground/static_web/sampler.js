@@ -1,0 +1,190 @@
+// The loop of a stream in plain JavaScript: the same steps as FrameStreamSampler in Python, on three ONNX graphs.
+
+export class Normal {
+  // Standard normal numbers from a seed (mulberry32 and Box–Muller). Python draws others from the same seed.
+  constructor(seed) { this.state = seed >>> 0; this.spare = null; }
+  uniform() {
+    this.state = (this.state + 0x6d2b79f5) >>> 0;
+    let t = this.state;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  }
+  next() {
+    if (this.spare !== null) { const value = this.spare; this.spare = null; return value; }
+    const radius = Math.sqrt(-2 * Math.log(1 - this.uniform())), angle = 2 * Math.PI * this.uniform();
+    this.spare = radius * Math.sin(angle);
+    return radius * Math.cos(angle);
+  }
+  normal(count) { return Float32Array.from({ length: count }, () => this.next()); }
+  uniforms(count) { return Float32Array.from({ length: count }, () => this.uniform()); }
+  copy() { const other = new Normal(0); other.state = this.state; other.spare = this.spare; return other; }
+}
+
+export class Stream {
+  // ort: onnxruntime-web; sessions: {pass, head, decoder}; world: the manifest; draws: where noise comes from
+  constructor(ort, sessions, world, draws) {
+    Object.assign(this, { ort, sessions, world, draws });
+    this.history = []; // {tokens, action, label}: what the network remembers
+    this.frame = 0;
+    this.clear();
+  }
+
+  clear() { this.past = 0; this.keys = new Float32Array(0); this.values = new Float32Array(0); }
+
+  tensor(type, data, dims) { return new this.ort.Tensor(type, data, dims); }
+
+  // One pass over frames [{tokens, hidden, action, label}] at the times from `first` on, after what the cache holds.
+  async pass(frames, first, masked, level) {
+    const { n, k, layers, positions, heads, size, actionSize } = this.world, f = frames.length, p = this.past;
+    const tokens = new Float32Array(f * n * k), hidden = new Uint8Array(f * n), actions = new Float32Array(f * actionSize);
+    frames.forEach((frame, i) => {
+      tokens.set(frame.tokens, i * n * k);
+      if (frame.hidden) hidden.set(frame.hidden, i * n);
+      actions.set(frame.action || new Float32Array(actionSize).fill(NaN), i * actionSize);
+    });
+    const mask = new Uint8Array(f * (p + f));
+    for (let i = 0; i < f; i++) mask.fill(1, i * (p + f), i * (p + f) + p + i + 1);
+    const levels = BigInt64Array.from({ length: f }, (_, i) => BigInt(this.world.cleanFirstFrame && first + i === 0 ? 0 : level));
+    const cache = [layers, positions, heads, p, size];
+    return await this.sessions.pass.run({
+      tokens: this.tensor("float32", tokens, [1, f, n, k]),
+      hidden: this.tensor("bool", hidden, [1, f, n]),
+      masked: this.tensor("bool", new Uint8Array(f).fill(masked ? 1 : 0), [f]),
+      actions: this.tensor("float32", actions, [1, f, actionSize]),
+      label: this.tensor("int64", BigInt64Array.of(BigInt(frames[0].label)), [1]),
+      interval: this.tensor("int64", BigInt64Array.of(1n), [1]),
+      times: this.tensor("int64", BigInt64Array.from({ length: f }, (_, i) => BigInt(first + i)), [f]),
+      level: this.tensor("int64", levels, [1, f]),
+      mask: this.tensor("bool", mask, [f, p + f]),
+      keys: this.tensor("float32", this.keys, cache),
+      values: this.tensor("float32", this.values, cache),
+    });
+  }
+
+  // Reads finished frames into the cache.
+  async observe(frames, first) {
+    const found = await this.pass(frames, first, false, this.world.contextNoiseLevel);
+    this.keys = this.joined(this.keys, found.new_keys.data, frames.length);
+    this.values = this.joined(this.values, found.new_values.data, frames.length);
+    this.past += frames.length;
+  }
+
+  joined(old, added, f) {
+    const { layers, positions, heads, size } = this.world, p = this.past, rows = layers * positions * heads;
+    const all = new Float32Array(rows * (p + f) * size);
+    for (let row = 0; row < rows; row++) {
+      all.set(old.subarray(row * p * size, (row + 1) * p * size), row * (p + f) * size);
+      all.set(added.subarray(row * f * size, (row + 1) * f * size), (row * (p + f) + p) * size);
+    }
+    return all;
+  }
+
+  // The frames of neighbouring equal labels share a pass, as in Python.
+  async read() {
+    this.clear();
+    let first = 0;
+    while (first < this.history.length) {
+      let end = first + 1;
+      while (end < this.history.length && this.history[end].label === this.history[first].label) end++;
+      await this.observe(this.history.slice(first, end), first);
+      first = end;
+    }
+  }
+
+  // Moves a full window on.
+  async makeRoom() {
+    const { window, windowMode } = this.world, count = this.history.length;
+    if (count < window) return;
+    const keep = windowMode === "chunked" ? window >> 1 : window - 1 - (windowMode === "anchored" ? 1 : 0);
+    this.history = [...(windowMode === "anchored" ? this.history.slice(0, 1) : []), ...this.history.slice(count - keep)];
+    await this.read();
+  }
+
+  // The first frame, from latents that exist already.
+  async open(tokens, label) {
+    this.history = [{ tokens, action: null, label }];
+    this.frame = 1;
+    await this.read();
+  }
+
+  // The next frame: its tokens, one set after another.
+  async next(action, label) {
+    const { n, k, d, sets } = this.world;
+    await this.makeRoom();
+    const uniform = this.draws.uniforms(n);
+    const order = Array.from({ length: n }, (_, i) => i).sort((a, b) => uniform[a] - uniform[b]);
+    const tokens = new Float32Array(n * k), hidden = new Uint8Array(n).fill(1);
+    let start = 0;
+    for (const size of sets) {
+      const frame = { tokens, hidden, action, label };
+      const { z } = await this.pass([frame], this.history.length, true, 0);
+      const ids = order.slice(start, start + size), chosen = new Float32Array(size * d);
+      ids.forEach((id, i) => chosen.set(z.data.subarray(id * d, (id + 1) * d), i * d));
+      const drawn = await this.denoise(chosen, size);
+      ids.forEach((id, i) => { tokens.set(drawn.subarray(i * k, (i + 1) * k), id * k); hidden[id] = 0; });
+      start += size;
+    }
+    const finished = { tokens, action, label };
+    this.history.push(finished);
+    await this.observe([finished], this.history.length - 1);
+    this.frame += 1;
+    return tokens;
+  }
+
+  // From noise to the tokens of a set: DDPM with learned variances (arXiv 2102.09672).
+  async denoise(z, count) {
+    const { k, d, steps, temperature, sampleRange, predictsSample } = this.world;
+    let x = this.draws.normal(count * k);
+    for (const step of steps) {
+      const { y } = await this.sessions.head.run({
+        x: this.tensor("float32", x, [count, k]),
+        z: this.tensor("float32", z, [count, d]),
+        time: this.tensor("float32", Float32Array.of(step.time), []),
+      });
+      const noise = step.noisy ? this.draws.normal(count * k) : null, next = new Float32Array(count * k);
+      for (let i = 0; i < count; i++) {
+        for (let j = 0; j < k; j++) {
+          const at = i * k + j, guess = y.data[i * 2 * k + j], fraction = y.data[i * 2 * k + k + j];
+          let sample = predictsSample ? guess : step.inverse * x[at] - step.inverseNoise * guess;
+          if (sampleRange !== null) sample = Math.max(-sampleRange, Math.min(sampleRange, sample));
+          next[at] = step.ofSample * sample + step.ofNoisy * x[at];
+          if (noise) {
+            const weight = (fraction + 1) / 2, logVariance = weight * step.largest + (1 - weight) * step.smallest;
+            next[at] += Math.exp(0.5 * logVariance) * temperature * noise[at];
+          }
+        }
+      }
+      x = next;
+    }
+    return x;
+  }
+
+  // Tokens (rows of channel, row in patch, column in patch) as latents (channel, row, column), decoded to RGBA.
+  async pixels(tokens) {
+    const { rows, columns, patch, channels, width, height } = this.world, { k } = this.world;
+    const h = rows * patch, w = columns * patch, latents = new Float32Array(channels * h * w);
+    for (let token = 0; token < rows * columns; token++) {
+      const top = Math.floor(token / columns) * patch, left = (token % columns) * patch;
+      for (let c = 0; c < channels; c++) for (let y = 0; y < patch; y++) for (let x = 0; x < patch; x++) {
+        latents[(c * h + top + y) * w + left + x] = tokens[token * k + (c * patch + y) * patch + x];
+      }
+    }
+    const { pixels } = await this.sessions.decoder.run({ latents: this.tensor("float32", latents, [1, channels, 1, h, w]) });
+    const image = new Uint8ClampedArray(width * height * 4);
+    for (let i = 0; i < width * height; i++) {
+      for (let c = 0; c < 3; c++) image[4 * i + c] = Math.round(pixels.data[3 * i + c]);
+      image[4 * i + 3] = 255;
+    }
+    return image;
+  }
+
+  bookmark() { return { history: [...this.history], frame: this.frame, draws: this.draws.copy?.() }; }
+
+  async rewind(bookmark) {
+    this.history = [...bookmark.history];
+    this.frame = bookmark.frame;
+    if (bookmark.draws) this.draws = bookmark.draws.copy();
+    await this.read();
+  }
+}

@@ -1,0 +1,201 @@
+"""A world's networks as ONNX graphs: the pass of MAGI, its diffusion head, and the tokenizer's decoder.
+
+One graph serves both the reading of finished frames and the restoring of the frame in progress, which are the same pass
+with other inputs: two graphs would hold its weights twice. Weights are stored in half precision and widened when the
+graph is opened.
+
+Shapes: f frame slots, p frames in the cache, n tokens, k numbers of a token, s positions of a frame, r tokens of a set.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mutoscope.errors import UserError
+from mutoscope.layers.kv_cache import KVCache
+from mutoscope.models.magi import MAGI, FrameConditions
+from mutoscope.models.magi.network import DiffusionHead
+from mutoscope.tokenizers.base import VideoTokenizer
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+SMALLEST_HALF = 256  # numbers of a weight that is worth storing in half precision
+OPSET = 20
+
+
+@dataclass
+class GraphCache(KVCache):
+    """Keys and values as inputs of a graph; the new ones become its outputs, so that the graph keeps no state."""
+
+    new_keys: list[Tensor] = field(default_factory=list)
+    new_values: list[Tensor] = field(default_factory=list)
+
+    def append(
+        self, layer: int, k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"]
+    ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
+        self.new_keys.append(k)
+        self.new_values.append(v)
+        return torch.cat([self.keys[layer], k], dim=2), torch.cat([self.values[layer], v], dim=2)
+
+
+class PassGraph(nn.Module):
+    """`MAGI.observe` and `MAGI.restore` for one sample."""
+
+    def __init__(self, model: MAGI) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "1 f n k"],
+        hidden: Bool[Tensor, "1 f n"],
+        masked: Bool[Tensor, " f"],
+        actions: Float[Tensor, "1 f a"],
+        label: Int[Tensor, " 1"],
+        interval: Int[Tensor, " 1"],
+        times: Int[Tensor, " f"],
+        level: Int[Tensor, "1 f"],
+        mask: Bool[Tensor, "f p_f"],
+        keys: Float[Tensor, "layers s heads p d"],
+        values: Float[Tensor, "layers s heads p d"],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs of the tokens (1, f, n, d), and the new keys and values (layers, s, heads, f, d)."""
+        model = self.model
+        embedded = torch.where(hidden[..., None], model.mask_token, model.embed_tokens(tokens))
+        h = model.embed_slots(embedded, FrameConditions(interval, label, actions), times, masked, level)
+        cache = GraphCache(keys, values)
+        z = model.run_blocks(h, mask, None, cache)
+        return z, torch.stack(cache.new_keys), torch.stack(cache.new_values)
+
+
+class HeadGraph(nn.Module):
+    """One diffusion step of the head for the tokens of a set."""
+
+    def __init__(self, head: DiffusionHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Float[Tensor, "r k"], z: Float[Tensor, "r d"], time: Float[Tensor, ""]) -> Tensor:
+        return self.head(x, self.head.condition(z), self.head.time(time))
+
+
+class DecoderGraph(nn.Module):
+    """Latents of one frame to pixels in 0 … 255, (height, width, 3), not rounded."""
+
+    def __init__(self, tokenizer: VideoTokenizer, height: int, width: int) -> None:
+        super().__init__()
+        self.tokenizer, self.height, self.width = tokenizer, height, width
+
+    def forward(self, latents: Float[Tensor, "1 c 1 h w"]) -> Float[Tensor, "height width 3"]:
+        pixels = self.tokenizer.decode(latents)[0, :, 0, : self.height, : self.width]
+        return ((pixels + 1) * 127.5).clamp(0, 255).permute(1, 2, 0)
+
+
+def pass_inputs(model: MAGI, frames: int, past: int) -> dict[str, Tensor]:
+    """Inputs of `PassGraph` by name, for `frames` slots after `past` frames."""
+    config = model.config
+    positions = config.num_tokens + (config.noise_mode == "token") + (config.num_classes is not None)
+    cache = config.num_layers, positions, config.num_heads, past, config.hidden_size // config.num_heads
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "tokens": torch.randn(1, frames, config.num_tokens, config.token_size, generator=generator),
+        "hidden": torch.rand(1, frames, config.num_tokens, generator=generator) < 0.5,
+        "masked": torch.arange(frames) == frames - 1,
+        "actions": torch.randn(1, frames, config.action_size or 1, generator=generator),
+        "label": torch.zeros(1, dtype=torch.int64),
+        "interval": torch.ones(1, dtype=torch.int64),
+        "times": torch.arange(past, past + frames),
+        "level": torch.zeros(1, frames, dtype=torch.int64),
+        "mask": torch.ones(frames, past + frames, dtype=torch.bool).tril(past),
+        "keys": torch.randn(cache, generator=generator),
+        "values": torch.randn(cache, generator=generator),
+    }
+
+
+def exported(model: MAGI, tokenizer: VideoTokenizer, height: int, width: int) -> dict[str, bytes]:
+    """The graphs as ONNX files by name: pass, head, decoder. Raises UserError where the exporter is missing."""
+    _require_exporter()
+    varies = torch.export.Dim.DYNAMIC  # numbers of frames and of cached frames
+    each, cache = {1: varies}, {3: varies}
+    shapes = {
+        "tokens": each,
+        "hidden": each,
+        "masked": {0: varies},
+        "actions": each,
+        "label": {},
+        "interval": {},
+        "times": {0: varies},
+        "level": each,
+        "mask": {0: varies, 1: varies},
+        "keys": cache,
+        "values": cache,
+    }
+    head, config = model.denoiser, model.config
+    x, z = torch.randn(2, config.token_size), torch.randn(2, config.hidden_size)
+    latents = torch.randn(1, config.latent_channels, 1, *config.latent_shape[1:])
+    outputs = ["z", "new_keys", "new_values"]
+    graphs = {
+        "pass": _onnx(PassGraph(model), pass_inputs(model, 2, 3), shapes, outputs),
+        "head": _onnx(
+            HeadGraph(head),
+            {"x": x, "z": z, "time": torch.tensor(3.0)},
+            {"x": {0: varies}, "z": {0: varies}, "time": {}},
+            ["y"],
+        ),
+        "decoder": _onnx(DecoderGraph(tokenizer, height, width), {"latents": latents}, {"latents": {}}, ["pixels"]),
+    }
+    return {name: halved(graph) for name, graph in graphs.items()}
+
+
+def _require_exporter() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "An export for browsers needs onnx and onnxscript; install them with: pip install 'mutoscope[web]'"
+        ) from None
+
+
+@torch.inference_mode()
+def _onnx(
+    graph: nn.Module, inputs: Mapping[str, Tensor], shapes: Mapping[str, object], outputs: list[str]
+) -> "ModelProto":
+    program = torch.onnx.export(
+        graph.eval(),
+        kwargs=dict(inputs),
+        dynamic_shapes=dict(shapes),
+        output_names=outputs,
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def halved(model: "ModelProto") -> bytes:
+    """The same graph with its large weights in half precision, widened by a cast each."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for weight in model.graph.initializer:
+        if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims, dtype=int) < SMALLEST_HALF:
+            continue
+        name, values = weight.name, numpy_helper.to_array(weight).astype(np.float16)
+        weight.CopyFrom(numpy_helper.from_array(values, f"{name}_half"))
+        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.value_info[:]
+    buffer = io.BytesIO()
+    buffer.write(model.SerializeToString())
+    return buffer.getvalue()

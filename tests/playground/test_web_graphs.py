@@ -1,0 +1,89 @@
+"""The graphs of a world give what the networks give."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("onnx", reason="the export for browsers needs the extra [web]")
+pytest.importorskip("onnxscript", reason="the export for browsers needs the extra [web]")
+pytest.importorskip("onnxruntime", reason="the graphs are run by onnxruntime")
+
+import onnxruntime as ort
+
+from mutoscope.layers.gaussian_diffusion import LearnedVariance
+from mutoscope.layers.kv_cache import KVCache
+from mutoscope.models.magi import MAGI, FrameConditions
+from mutoscope.playground.web_graphs import exported, pass_inputs
+from tiny_magi import tiny_magi, tiny_vae
+
+VARIANTS = {
+    "plain": {},
+    "channel": {"noise_mode": "channel", "diffusion": LearnedVariance(prediction="sample")},
+    "classless": {"num_classes": None},
+}
+
+
+@pytest.fixture(scope="module", params=sorted(VARIANTS))
+def world(request: pytest.FixtureRequest) -> tuple[MAGI, dict[str, "ort.InferenceSession"]]:
+    model = tiny_magi(**VARIANTS[request.param])
+    with torch.no_grad():  # as they are stored
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half())
+    graphs = exported(model, tiny_vae(), 8, 12)
+    return model, {name: ort.InferenceSession(content) for name, content in graphs.items()}
+
+
+def run(session: "ort.InferenceSession", **inputs: torch.Tensor) -> list[np.ndarray]:
+    names = {one.name for one in session.get_inputs()}
+    return session.run(None, {name: value.numpy() for name, value in inputs.items() if name in names})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("frames", "past"), [(1, 0), (3, 0), (1, 4), (2, 3)])
+def test_the_pass_reads_and_restores_as_the_model_does(world, frames: int, past: int):
+    model, sessions = world
+    inputs = pass_inputs(model, frames, past)
+    z, keys, values = run(sessions["pass"], **inputs)
+    with torch.no_grad():
+        embedded = torch.where(inputs["hidden"][..., None], model.mask_token, model.embed_tokens(inputs["tokens"]))
+        conditions = FrameConditions(inputs["interval"], inputs["label"], inputs["actions"])
+        h = model.embed_slots(embedded, conditions, inputs["times"], inputs["masked"], inputs["level"])
+        layers, positions, heads, _, size = inputs["keys"].shape
+        cache = KVCache.reserve((layers, positions, heads, past + frames, size), torch.device("cpu"))
+        cache.keys[:, :, :, :past], cache.values[:, :, :, :past] = inputs["keys"], inputs["values"]
+        cache.length = past
+        expected = model.run_blocks(h, inputs["mask"], None, cache)
+    np.testing.assert_allclose(z, expected.numpy(), atol=2e-4, rtol=1e-3)
+    np.testing.assert_allclose(keys, cache.keys[:, :, :, past:].numpy(), atol=2e-4, rtol=1e-3)
+    np.testing.assert_allclose(values, cache.values[:, :, :, past:].numpy(), atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_unknown_actions_are_not_a_number_here_too(world):
+    model, sessions = world
+    inputs = pass_inputs(model, 1, 0)
+    unknown = {**inputs, "actions": torch.full_like(inputs["actions"], torch.nan)}
+    known = run(sessions["pass"], **inputs)[0]
+    found = run(sessions["pass"], **unknown)[0]
+    assert np.isfinite(found).all() and np.abs(found - known).max() > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_the_head_denoises_as_the_model_does(world, count: int):
+    model, sessions = world
+    x, z = torch.randn(count, model.config.token_size), torch.randn(count, model.config.hidden_size)
+    [y] = run(sessions["head"], x=x, z=z, time=torch.tensor(333.0))
+    with torch.no_grad():
+        expected = model.denoiser(x, model.denoiser.condition(z), model.denoiser.time(torch.tensor(333.0)))
+    np.testing.assert_allclose(y, expected.numpy(), atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_decoder_gives_the_tokenizers_pixels(world):
+    _, sessions = world
+    latents, vae = torch.randn(1, 3, 1, 4, 6), tiny_vae()
+    [pixels] = run(sessions["decoder"], latents=latents)
+    with torch.no_grad():
+        expected = vae.to_uint8(vae.decode(latents))[0, 0].numpy()
+    assert np.abs(pixels - expected).max() < 2 and pixels.shape == (8, 12, 3)
