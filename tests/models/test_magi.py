@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mutoscope.errors import UserError
+from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.layers.masks import causal_frames_mask, frame_history_mask, frame_slots, interleaved
 from mutoscope.models.magi import MAGI, FrameConditions, MAGIBatch, MAGIConfig, TrainingDraws
 from tiny_magi import batch_of, frame_conditions, tiny_config, tiny_magi
@@ -17,6 +18,8 @@ VARIANTS = {
     "channel noise": {"noise_mode": "channel"},
     "text": {"text_size": 6},
     "discrete": {"codebook_parts": (8, 4), "latent_shape": (5, 4, 6)},
+    "change": {"predicts_change": True, "diffusion": LearnedVariance(prediction="sample")},
+    "change, given": {"predicts_change": True, "diffusion": LearnedVariance(prediction="sample"), "num_given": 2},
 }
 each_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -50,10 +53,10 @@ def test_a_masked_frame_is_computed_in_training_as_in_sampling(changes):
     with torch.no_grad():
         for frame in range(5):
             if frame >= first:
-                copy = frame - first
-                found = model.restore(
-                    cache, tokens[:, frame], hidden[:, copy], frame_conditions(conditions, frame), frame
-                )
+                copy, own = frame - first, frame_conditions(conditions, frame)
+                previous = tokens[:, frame - 1] if frame else torch.zeros_like(tokens[:, 0])
+                previous = previous if model.config.predicts_change else None
+                found = model.restore(cache, tokens[:, frame], hidden[:, copy], own, frame, previous=previous)
                 torch.testing.assert_close(found, z[:, copy], atol=1e-5, rtol=1e-5)
             model.observe(cache, tokens[:, frame : frame + 1], frame_conditions(conditions, frame), frame)
 
@@ -72,8 +75,9 @@ def test_frames_read_one_by_one_or_together_fill_the_cache_equally():
     torch.testing.assert_close(together.values, one_by_one.values, atol=1e-5, rtol=1e-5)
 
 
-def test_a_changed_frame_reaches_later_frames_only():
-    model = tiny_magi()
+@pytest.mark.parametrize("changes", [{}, VARIANTS["change"]], ids=["plain", "change"])
+def test_a_changed_frame_reaches_later_frames_only(changes):
+    model = tiny_magi(**changes)
     batch = batch_of(model)
     draws = drawn(model, model.to_tokens(batch["tokens"]))
     draws = replace(draws, mask_ratio=torch.ones_like(draws.mask_ratio))  # a copy that shows nothing of its own frame
@@ -392,3 +396,44 @@ def test_initial_weights_follow_mar():
             assert parameter.abs().max() <= bound and parameter.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
         elif name.endswith("bias"):
             assert not parameter.any(), name
+
+
+def test_a_head_that_knows_the_change_has_no_error():
+    """The prediction is the difference to the frame before as later frames see it: with its noise, zeros before all."""
+    model = tiny_magi(**VARIANTS["change"])
+    tokens = model.to_tokens(batch_of(model)["tokens"])
+    draws = replace(drawn(model, tokens), level=torch.tensor([0, 5]))
+    previous = model.previous_tokens(tokens, draws)
+    assert torch.equal(previous[:, 0], torch.zeros_like(tokens[:, 0]))
+    assert torch.equal(previous[0, 1:], tokens[0, :-1]) and not torch.equal(previous[1, 1:], tokens[1, :-1])
+    change = (tokens - previous)[:, 1].flatten(0, 1)
+
+    class Knows(torch.nn.Module):
+        def condition(self, z: torch.Tensor) -> torch.Tensor:
+            return z
+
+        def time(self, steps: torch.Tensor) -> torch.Tensor:
+            return steps
+
+        def forward(self, x: torch.Tensor, condition: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            repeat = len(x) // len(change)
+            return torch.cat([change.repeat(repeat, 1), torch.zeros_like(x)], dim=-1)
+
+    model.head = Knows()
+    z = torch.zeros(len(change), model.config.hidden_size)
+    rows = tokens[:, 1].flatten(0, 1), torch.Generator().manual_seed(0), previous[:, 1].flatten(0, 1)
+    _, metrics = model.token_loss(z, *rows)
+    assert metrics["diffusion_loss"] < 1e-10
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"predicts_change": True},
+        {"predicts_change": True, "codebook_parts": (8, 4)},
+        {**VARIANTS["change"], "teacher_forcing": "masked"},
+    ],
+)
+def test_only_samples_of_continuous_tokens_are_predicted_as_changes(changes):
+    with pytest.raises(UserError, match="predicts_change is for"):
+        tiny_config(**changes)

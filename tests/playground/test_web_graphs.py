@@ -20,6 +20,7 @@ VARIANTS = {
     "plain": {},
     "channel": {"noise_mode": "channel", "diffusion": LearnedVariance(prediction="sample")},
     "classless": {"num_classes": None},
+    "change": {"predicts_change": True, "diffusion": LearnedVariance(prediction="sample")},
 }
 
 
@@ -46,6 +47,8 @@ def test_the_pass_reads_and_restores_as_the_model_does(world, frames: int, past:
     z, keys, values = run(sessions["pass"], **inputs)
     with torch.no_grad():
         embedded = torch.where(inputs["hidden"][..., None], model.mask_token, model.embed_tokens(inputs["tokens"]))
+        if model.previous_embedding is not None:
+            embedded = embedded + model.previous_embedding(inputs["previous"]) * inputs["masked"][:, None, None]
         conditions = FrameConditions(inputs["interval"], inputs["label"], inputs["actions"])
         h = model.embed_slots(embedded, conditions, inputs["times"], inputs["masked"], inputs["level"])
         layers, positions, heads, _, size = inputs["keys"].shape

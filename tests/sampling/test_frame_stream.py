@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mutoscope.errors import UserError
+from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.models.magi import MAGI, FrameConditions
 from mutoscope.sampling.frame_stream import (
     FrameStreamSampler,
@@ -61,10 +62,11 @@ def test_counts_of_a_published_size():
 
 
 MODES = ["sliding", "anchored", "chunked", "growing"]
+CHANGE = {"predicts_change": True, "diffusion": LearnedVariance(prediction="sample")}
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("changes", [{}, {"codebook_parts": (8, 4)}, {"teacher_forcing": "masked"}])
+@pytest.mark.parametrize("changes", [{}, {"codebook_parts": (8, 4)}, {"teacher_forcing": "masked"}, CHANGE])
 def test_a_cache_changes_nothing(mode, changes):
     model = tiny_magi(**changes)
     with_cache = sampled(model, 9, window_mode=mode, guidance_scale=2.0)
@@ -72,8 +74,9 @@ def test_a_cache_changes_nothing(mode, changes):
     torch.testing.assert_close(with_cache, without, atol=1e-4, rtol=1e-4)
 
 
-def test_a_cache_changes_nothing_where_one_pass_sees_no_history():
-    model, options = tiny_magi(), {"guidance_scale": 2.0, "guidance_by": "history"}
+@pytest.mark.parametrize("changes", [{}, CHANGE], ids=["plain", "change"])
+def test_a_cache_changes_nothing_where_one_pass_sees_no_history(changes):
+    model, options = tiny_magi(**changes), {"guidance_scale": 2.0, "guidance_by": "history"}
     torch.testing.assert_close(
         sampled(model, 7, **options), sampled(model, 7, use_cache=False, **options), atol=1e-4, rtol=1e-4
     )

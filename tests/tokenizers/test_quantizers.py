@@ -138,6 +138,33 @@ def test_gaussian_bottleneck_draws_around_the_mean_and_vanishes_at_the_prior():
     assert bottleneck(torch.zeros(1, 6, 1, 2, 2))[2]["kl"] == 0
 
 
+def some_moments() -> torch.Tensor:
+    """Means of different spread with noise of different size, in three channels."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(8, 3, 2, 8, 8, generator=generator) * torch.tensor([4.0, 1.0, 0.5]).view(3, 1, 1, 1) + 2
+    noise = torch.tensor([0.1, 0.1, 0.5]).log().mul(2).view(3, 1, 1, 1).expand_as(means)
+    return torch.cat([means, noise], dim=1)
+
+
+def test_latents_of_one_variance_in_every_channel():
+    bottleneck = GaussianBottleneck(1.0, 3)
+    bottleneck.normalize([some_moments()])
+    latents = bottleneck.encode(some_moments())
+    torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_latents_of_one_noise_in_every_channel_and_one_variance_together():
+    bottleneck = GaussianBottleneck(1.0, 3, "posterior")
+    bottleneck.normalize(some_moments().split(2))
+    latents = bottleneck.encode(some_moments())
+    assert latents.square().mean().sqrt().item() == pytest.approx(1, abs=0.01)
+    noise = torch.tensor([0.1, 0.1, 0.5]) * bottleneck.latent_scale
+    torch.testing.assert_close(noise, noise[:1].expand(3), atol=1e-4, rtol=1e-4)
+    spread = latents.std((0, 2, 3, 4))
+    assert spread[0] / spread[1] == pytest.approx(4, rel=0.05) and spread[1] / spread[2] == pytest.approx(10, rel=0.05)
+    torch.testing.assert_close(bottleneck.lookup(latents), some_moments()[:, :3], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
     "encode",

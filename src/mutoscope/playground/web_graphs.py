@@ -55,6 +55,7 @@ class PassGraph(nn.Module):
     def forward(
         self,
         tokens: Float[Tensor, "1 f n k"],
+        previous: Float[Tensor, "1 f n k"],
         hidden: Bool[Tensor, "1 f n"],
         masked: Bool[Tensor, " f"],
         actions: Float[Tensor, "1 f a"],
@@ -69,6 +70,9 @@ class PassGraph(nn.Module):
         """Outputs of the tokens (1, f, n, d), and the new keys and values (layers, s, heads, f, d)."""
         model = self.model
         embedded = torch.where(hidden[..., None], model.mask_token, model.embed_tokens(tokens))
+        if model.previous_embedding is not None:  # read by masked copies alone
+            change = model.previous_embedding(previous)
+            embedded = embedded + torch.where(masked[None, :, None, None], change, torch.zeros_like(change))
         h = model.embed_slots(embedded, FrameConditions(interval, label, actions), times, masked, level)
         cache = GraphCache(keys, values)
         z = model.run_blocks(h, mask, None, cache)
@@ -106,6 +110,7 @@ def pass_inputs(model: MAGI, frames: int, past: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {
         "tokens": torch.randn(1, frames, config.num_tokens, config.token_size, generator=generator),
+        "previous": torch.randn(1, frames, config.num_tokens, config.token_size, generator=generator),
         "hidden": torch.rand(1, frames, config.num_tokens, generator=generator) < 0.5,
         "masked": torch.arange(frames) == frames - 1,
         "actions": torch.randn(1, frames, config.action_size or 1, generator=generator),
@@ -126,6 +131,7 @@ def exported(model: MAGI, tokenizer: VideoTokenizer, height: int, width: int) ->
     each, cache = {1: varies}, {3: varies}
     shapes = {
         "tokens": each,
+        "previous": each,
         "hidden": each,
         "masked": {0: varies},
         "actions": each,

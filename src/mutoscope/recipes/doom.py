@@ -68,6 +68,7 @@ def vae_doom() -> TokenizerRecipe:
             bottleneck="kl",
             latent_channels=CHANNELS,
             kl_cost=1e-4,
+            latent_scaling="posterior",
             per_frame=True,
             patch_size=4,
         ),
@@ -115,9 +116,11 @@ def magi_doom() -> ModelRecipe:
             clean_first_frame=True,
             drop_actions=False,
             noise_levels=3,
+            noise_step=0.07,  # details are smaller than one standard deviation
             noise_mode="channel",  # a position less than as a token of its own
             dropout=0.0,
             loss_repeat=2,
+            predicts_change=True,
             diffusion=LearnedVariance(prediction="sample"),
         ),
         optim=OptimConfig(2e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=100, muon_learning_rate=4e-3),
@@ -128,7 +131,7 @@ def magi_doom() -> ModelRecipe:
             "num_decoding_steps": 2,
             "num_diffusion_steps": 4,
             "temperature": 0.3,  # the next frame is almost certain: less noise in what a young network is unsure of
-            "sample_range": 4.0,
+            "sample_range": 8.0,
             "window_mode": "anchored",
             "context_noise_level": 1,
         },

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
@@ -45,6 +46,8 @@ class HistorySizes(Protocol):
     def codebook_parts(self) -> tuple[int, ...] | None: ...  # sizes of the digits of discrete tokens; None: continuous
     @property
     def diffusion(self) -> LearnedVariance: ...
+    @property
+    def predicts_change(self) -> bool: ...  # the head predicts the difference to the frame before
 
 
 class ConditionRows(Protocol):
@@ -107,8 +110,12 @@ class HistoryModel(Protocol[ReadConditions]):
         conditions: ReadConditions,
         time: int,
         blind: Bool[Tensor, " b"] | None = None,
+        previous: Float[Tensor, "b n k"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Outputs for the frame in progress; rows in `blind` see no history. The cache is left as it was."""
+        """Outputs for the frame in progress; rows in `blind` see no history. The cache is left as it was.
+
+        `previous`: tokens of the frame before, where the configuration says `predicts_change`.
+        """
         ...
 
 
@@ -437,6 +444,7 @@ class _Stream(Generic[Conditions]):
         if not self.config.use_cache:
             self.read()
         passes, hidden = self.config.num_passes, self.hidden
+        previous = self._previous() if self.model.config.predicts_change else None
         z = self.model.restore(
             self.cache,
             self.tokens.repeat(passes, 1, 1),
@@ -444,6 +452,7 @@ class _Stream(Generic[Conditions]):
             self.conditions,
             len(self.history),
             self.blind,
+            previous,
         )  # (passes · b, n, d)
         left = int(hidden[0].sum()) - self.sizes[index]
         scale = self.config.scale_at(left, self.num_tokens)
@@ -453,18 +462,36 @@ class _Stream(Generic[Conditions]):
             start = sum(self.sizes[:index])
             ids = self.order[:, start : start + self.sizes[index]]
             z = gather_rows(z, ids.repeat(passes, 1))  # (passes · b, set, d)
-            drawn = self._codes(z, scale)[0] if self.plan is None else self._denoise(self.plan, z, scale)
+            previous = None if previous is None else gather_rows(previous, ids.repeat(passes, 1))
+            drawn = self._codes(z, scale)[0] if self.plan is None else self._denoise(self.plan, z, scale, previous)
         self.tokens = self.tokens.scatter(1, ids[..., None].expand_as(drawn), drawn)  # (b, n, k)
         self.hidden = hidden.scatter(1, ids, False)
         return hidden & ~self.hidden
 
-    def _denoise(self, plan: Plan, z: Float[Tensor, "passes_b n d"], scale: float) -> Float[Tensor, "b n k"]:
-        """From noise to tokens. Every pass reads the same noisy tokens; the variance is the conditional pass's."""
+    def _previous(self) -> Float[Tensor, "passes_b n k"]:
+        """Tokens of the frame before; zeros where there is none, and for rows that see no history."""
+        tokens = self.history[-1].tokens if self.history else torch.zeros_like(self.tokens)
+        tokens = tokens.repeat(self.config.num_passes, 1, 1)
+        return tokens if self.blind is None else tokens.masked_fill(self.blind[:, None, None], 0)
+
+    def _denoise(
+        self,
+        plan: Plan,
+        z: Float[Tensor, "passes_b n d"],
+        scale: float,
+        previous: Float[Tensor, "passes_b n k"] | None = None,
+    ) -> Float[Tensor, "b n k"]:
+        """From noise to tokens. Every pass reads the same noisy tokens; the variance is the conditional pass's.
+
+        `previous`: what the head's prediction is added to.
+        """
         head, passes = self.model.denoiser, self.config.num_passes
         condition = head.condition(z)
         x = self._noise(z.shape[1])
         for k in range(len(plan)):
             output = head(x.repeat(passes, 1, 1).to(z), condition, self.times[k])  # (passes · b, n, 2k)
+            if previous is not None:
+                output = output + F.pad(previous, (0, previous.shape[-1]))
             if passes == 2:
                 conditional, unconditional = output.chunk(2)
                 noise, fraction = conditional.chunk(2, dim=-1)

@@ -27,6 +27,7 @@ from mutoscope.tokenizers.quantizers import (
     FiniteScalarQuantizer,
     GaussianBottleneck,
     LookupFreeQuantizer,
+    Scaling,
 )
 
 Bottleneck = Literal["lfq", "fsq", "kl"]
@@ -57,7 +58,8 @@ class Causal3DConfig:
     p×p pixels become one position of 3·p² channels before the first convolution and pixels again after the last, so
     that no convolution runs at full resolution (as in LTX-Video, arXiv 2501.00103 §2.1). `num_bits` is for LFQ (2^bits
     codes), `levels` for FSQ (their product), `latent_channels` for KL. `per_frame`: kernels of size 1 in time, so that
-    each frame is encoded separately. `reconstruction`: mean absolute (l1) or squared (l2) error in [-1, 1].
+    each frame is encoded separately. `latent_scaling`: of KL's latents, see `GaussianBottleneck`. `reconstruction`:
+    mean absolute (l1) or squared (l2) error in [-1, 1].
     """
 
     filters: int = 128
@@ -73,6 +75,7 @@ class Causal3DConfig:
     entropy_cost: float = 0.1
     entropy_temperature: float = 0.01
     kl_cost: float = 1e-6
+    latent_scaling: Scaling = "channel"
     per_frame: bool = False
     patch_size: int = 1
     reconstruction: Literal["l1", "l2"] = "l2"
@@ -283,7 +286,7 @@ class Causal3D(VideoTokenizer):
         elif c.bottleneck == "fsq":
             self.bottleneck = FiniteScalarQuantizer(c.levels)
         else:
-            self.bottleneck = GaussianBottleneck(c.kl_cost, c.latent_channels)
+            self.bottleneck = GaussianBottleneck(c.kl_cost, c.latent_channels, c.latent_scaling)
         self.encoder = encoder(config, c.embedding_dim * (2 if c.bottleneck == "kl" else 1))
         self.decoder = decoder(config)
 

@@ -18,6 +18,7 @@ from mutoscope.layers.precision import full_precision
 from mutoscope.tokenizers.base import LATENTS
 
 EntropyKind = Literal["softmax", "argmax"]
+Scaling = Literal["channel", "posterior"]
 LOG_EPS = 1e-5  # released code of MAGVIT: keeps the logarithm of an unused code finite
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30, 20  # diffusers' bounds of latent diffusion's posterior
 SMALLEST_STD = 1e-3  # of latents, so that a constant channel is not blown up
@@ -263,14 +264,19 @@ class GaussianBottleneck(nn.Module):
     """Continuous latents drawn from N(mean, exp(log-variance)), pulled towards N(0, 1) (arXiv 1312.6114).
 
     After training, `normalize` sets shift and scale; `encode` then returns (mean − shift)·scale for each channel.
+
+    `scaling`: "channel" gives every channel the variance 1. "posterior" gives every channel the same noise instead, and
+    all together the variance 1: training has made the noise of a channel inversely proportional to what an error in it
+    costs in pixels, so that equal errors of latents then cost about equally much, and a model spends its effort on what
+    is seen.
     """
 
     latent_shift: Tensor
     latent_scale: Tensor
 
-    def __init__(self, kl_cost: float, channels: int) -> None:
+    def __init__(self, kl_cost: float, channels: int, scaling: Scaling = "channel") -> None:
         super().__init__()
-        self.kl_cost = kl_cost
+        self.kl_cost, self.scaling = kl_cost, scaling
         self.register_buffer("latent_shift", torch.zeros(channels))
         self.register_buffer("latent_scale", torch.ones(channels))
 
@@ -286,12 +292,19 @@ class GaussianBottleneck(nn.Module):
         return tokens / self.latent_scale.view(-1, 1, 1, 1) + self.latent_shift.view(-1, 1, 1, 1)
 
     def normalize(self, moments: Iterable[Float[Tensor, "b d2 t h w"]]) -> None:
-        """Sets shift to the mean of the latents' means, scale to one over their standard deviation (at least 0.001)."""
-        means = torch.cat(
-            [rearrange(diagonal_gaussian(part)[0], "b d t h w -> d (b t h w)") for part in moments], dim=1
+        """Sets shift to the mean of the latents' means, and scale by their standard deviation (at least 0.001)."""
+        gaussians = [diagonal_gaussian(part) for part in moments]
+        means, noise = (
+            torch.cat([rearrange(part[i], "b d t h w -> d (b t h w)") for part in gaussians], dim=1).double()
+            for i in (0, 1)
         )
-        self.latent_shift.copy_(means.double().mean(dim=1))
-        self.latent_scale.copy_(1 / means.double().std(dim=1).clamp(min=SMALLEST_STD))
+        deviation = means.std(dim=1).clamp(min=SMALLEST_STD)  # (d)
+        self.latent_shift.copy_(means.mean(dim=1))
+        if self.scaling == "channel":
+            self.latent_scale.copy_(1 / deviation)
+        else:
+            precision = 1 / noise.square().mean(dim=1).sqrt().clamp(min=SMALLEST_STD)
+            self.latent_scale.copy_(precision / (deviation * precision).square().mean().sqrt())
 
     @full_precision
     def forward(

@@ -62,7 +62,8 @@ class MAGIConfig(ModelConfig):
     whose conditions or whose history are hidden for guidance. `drop_actions`: actions count as a condition here; if
     not, clips with known actions teach nothing about clips without. `token_mask_ratio`: smallest share of masked
     tokens. `dropout`: of attention weights, attention outputs and the MLP. `loss_repeat`: independent noise draws per
-    masked token and step.
+    masked token and step. `predicts_change` (our choice, for worlds in which most of a frame stays as it was): masked
+    copies read the token at their position in the frame before, and the head predicts the difference to it.
     """
 
     hidden_size: int = 768
@@ -91,6 +92,7 @@ class MAGIConfig(ModelConfig):
     history_dropout: float = 0.0
     dropout: float = 0.1
     loss_repeat: int = 4
+    predicts_change: bool = False
     diffusion: LearnedVariance = field(default_factory=LearnedVariance)
 
     def __post_init__(self) -> None:
@@ -107,6 +109,11 @@ class MAGIConfig(ModelConfig):
         if rows % self.patch_size or columns % self.patch_size:
             raise UserError(f"Rows and columns of {self.latent_shape} must be multiples of patch_size.")
         Range(0, frames - 1).check("num_given", self.num_given)
+        fits = self.teacher_forcing == "complete" and not self.is_discrete and self.diffusion.prediction == "sample"
+        if self.predicts_change and not fits:
+            raise UserError(
+                "predicts_change is for continuous tokens, complete teacher forcing and diffusion.prediction sample."
+            )
 
     @classmethod
     def paper(cls, size: str, **overrides: object) -> "MAGIConfig":

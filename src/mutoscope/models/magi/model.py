@@ -99,6 +99,7 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         self.norm_in, self.norm_out = nn.LayerNorm(d, eps=EPS), nn.LayerNorm(d, eps=EPS)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head_position = nn.Parameter(init_normal(n, d))
+        self.previous_embedding = nn.Linear(config.token_size, d) if config.predicts_change else None
         self.initialize_weights()
         # After the other weights: the weights of a seed depend on the order of draws.
         self.head = (
@@ -261,12 +262,18 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         conditions: FrameConditions,
         time: int,
         blind: Bool[Tensor, " b"] | None = None,
+        previous: Float[Tensor, "b n k"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Outputs for one frame in progress, whose `hidden` tokens are unknown. Samples in `blind` see no history.
 
+        `previous`: tokens of the frame before (zeros without one), for a model that predicts the change.
+
         The length of the cache does not change, so that the next step overwrites this frame's keys and values.
         """
-        embedded = torch.where(hidden[..., None], self.mask_token, self.embed_tokens(tokens))[:, None]  # (b, 1, n, d)
+        embedded = torch.where(hidden[..., None], self.mask_token, self.embed_tokens(tokens))  # (b, n, d)
+        if self.previous_embedding is not None and previous is not None:
+            embedded = embedded + self.previous_embedding(previous)
+        embedded = embedded[:, None]  # (b, 1, n, d)
         times = torch.tensor([time], device=self.device)
         levels = torch.zeros(len(tokens), 1, dtype=torch.int64, device=self.device)
         h = self.embed_slots(embedded, conditions, times, torch.ones_like(times, dtype=torch.bool), levels)
@@ -309,6 +316,8 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
             times, masked = frame_slots(f, config.num_given, trimmed=True)
             copies = self.embed_tokens(tokens[:, config.num_given :])
             copies = torch.where(hidden[..., None], self.mask_token, copies)
+            if self.previous_embedding is not None:
+                copies = copies + self.previous_embedding(self.previous_tokens(seen, draws))
             embedded = torch.cat([noisy[:, :-1], copies], dim=1)  # (b, f - 1 + p, n, d)
             mask = frame_history_mask(times, masked, config.window).to(tokens.device)
         else:
@@ -323,6 +332,11 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         h = self.embed_slots(embedded, conditions, times, masked, level)
         z = self.run_blocks(h, mask, self.words(conditions))
         return z[:, -hidden.shape[1] :], hidden  # the masked copies are the last p slots
+
+    def previous_tokens(self, seen: Float[Tensor, "b f n k"], draws: TrainingDraws) -> Float[Tensor, "b p n k"]:
+        """The history's frame before each target, as the network sees it: with noise, and zeros where there is none."""
+        before = F.pad(self.add_noise(seen, draws)[:, :-1], (0, 0, 0, 0, 1, 0))  # (b, f, n, k)
+        return before[:, self.config.num_given :].masked_fill(draws.drop_history[:, None, None, None], 0)
 
     def _hide(
         self,
@@ -353,7 +367,10 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
             hidden = hidden & (frames < length[:, None])[..., None]
         if (history_only := batch.get("history_only")) is not None:
             hidden = hidden & ~history_only[:, first:, None]
-        return self.token_loss(z[hidden], targets[hidden], generator)
+        if not self.config.predicts_change:
+            return self.token_loss(z[hidden], targets[hidden], generator)
+        previous = self.previous_tokens(tokens if history is None else history, draws)
+        return self.token_loss(z[hidden], targets[hidden], generator, previous[hidden])
 
     @property
     def is_complete(self) -> bool:
@@ -406,9 +423,16 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         return torch.where(replaced, (draws.noise[..., 1:] * sizes).long(), tokens)
 
     def token_loss(
-        self, z: Float[Tensor, "r d"], targets: Num[Tensor, "r k"], generator: torch.Generator
+        self,
+        z: Float[Tensor, "r d"],
+        targets: Num[Tensor, "r k"],
+        generator: torch.Generator,
+        previous: Float[Tensor, "r k"] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over r hidden tokens: the diffusion loss of MAR's head, `loss_repeat` draws each, or cross-entropy."""
+        """Mean over r hidden tokens: the diffusion loss of MAR's head, `loss_repeat` draws each, or cross-entropy.
+
+        `previous`: what the head's prediction is added to.
+        """
         if self.config.codebook_parts is not None:
             logits = self.code_logits(z).float().split(self.config.codebook_parts, dim=-1)
             loss = torch.stack([F.cross_entropy(part, targets[:, i]) for i, part in enumerate(logits)]).sum()
@@ -419,5 +443,7 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         noise = torch.randn(targets.shape, generator=generator, device=generator.device).to(z.device)
         condition, time = self.head.condition(z), self.head.time(steps)
         output = self.head(diffusion.add_noise(targets, noise, steps), condition, time)  # (repeat*r, 2k)
+        if previous is not None:
+            output = output + F.pad(previous.repeat(repeat, 1), (0, previous.shape[-1]))
         error, bound = (part.mean() for part in diffusion.losses(output, targets, noise, steps))
         return error + bound, {"diffusion_loss": error.detach(), "variational_bound": bound.detach()}

@@ -37,9 +37,10 @@ export class Stream {
   // One pass over frames [{tokens, hidden, action, label}] at the times from `first` on, after what the cache holds.
   async pass(frames, first, masked, level) {
     const { n, k, layers, positions, heads, size, actionSize } = this.world, f = frames.length, p = this.past;
-    const tokens = new Float32Array(f * n * k), hidden = new Uint8Array(f * n), actions = new Float32Array(f * actionSize);
+    const tokens = new Float32Array(f * n * k), previous = new Float32Array(f * n * k), hidden = new Uint8Array(f * n), actions = new Float32Array(f * actionSize);
     frames.forEach((frame, i) => {
       tokens.set(frame.tokens, i * n * k);
+      if (frame.previous) previous.set(frame.previous, i * n * k);
       if (frame.hidden) hidden.set(frame.hidden, i * n);
       actions.set(frame.action || new Float32Array(actionSize).fill(NaN), i * actionSize);
     });
@@ -47,7 +48,9 @@ export class Stream {
     for (let i = 0; i < f; i++) mask.fill(1, i * (p + f), i * (p + f) + p + i + 1);
     const levels = BigInt64Array.from({ length: f }, (_, i) => BigInt(this.world.cleanFirstFrame && first + i === 0 ? 0 : level));
     const cache = [layers, positions, heads, p, size];
+    const change = this.world.predictsChange ? { previous: this.tensor("float32", previous, [1, f, n, k]) } : {};
     return await this.sessions.pass.run({
+      ...change,
       tokens: this.tensor("float32", tokens, [1, f, n, k]),
       hidden: this.tensor("bool", hidden, [1, f, n]),
       masked: this.tensor("bool", new Uint8Array(f).fill(masked ? 1 : 0), [f]),
@@ -115,13 +118,16 @@ export class Stream {
     const uniform = this.draws.uniforms(n);
     const order = Array.from({ length: n }, (_, i) => i).sort((a, b) => uniform[a] - uniform[b]);
     const tokens = new Float32Array(n * k), hidden = new Uint8Array(n).fill(1);
+    const previous = this.world.predictsChange ? this.history[this.history.length - 1].tokens : null;
     let start = 0;
     for (const size of sets) {
-      const frame = { tokens, hidden, action, label };
+      const frame = { tokens, hidden, action, label, previous };
       const { z } = await this.pass([frame], this.history.length, true, 0);
       const ids = order.slice(start, start + size), chosen = new Float32Array(size * d);
       ids.forEach((id, i) => chosen.set(z.data.subarray(id * d, (id + 1) * d), i * d));
-      const drawn = await this.denoise(chosen, size);
+      const base = new Float32Array(size * k);
+      if (previous) ids.forEach((id, i) => base.set(previous.subarray(id * k, (id + 1) * k), i * k));
+      const drawn = await this.denoise(chosen, size, base);
       ids.forEach((id, i) => { tokens.set(drawn.subarray(i * k, (i + 1) * k), id * k); hidden[id] = 0; });
       start += size;
     }
@@ -133,7 +139,8 @@ export class Stream {
   }
 
   // From noise to the tokens of a set: DDPM with learned variances (arXiv 2102.09672).
-  async denoise(z, count) {
+  // base: what the head's prediction is added to
+  async denoise(z, count, base) {
     const { k, d, steps, temperature, sampleRange, predictsSample } = this.world;
     let x = this.draws.normal(count * k);
     for (const step of steps) {
@@ -145,7 +152,7 @@ export class Stream {
       const noise = step.noisy ? this.draws.normal(count * k) : null, next = new Float32Array(count * k);
       for (let i = 0; i < count; i++) {
         for (let j = 0; j < k; j++) {
-          const at = i * k + j, guess = y.data[i * 2 * k + j], fraction = y.data[i * 2 * k + k + j];
+          const at = i * k + j, guess = y.data[i * 2 * k + j] + base[at], fraction = y.data[i * 2 * k + k + j];
           let sample = predictsSample ? guess : step.inverse * x[at] - step.inverseNoise * guess;
           if (sampleRange !== null) sample = Math.max(-sampleRange, Math.min(sampleRange, sample));
           next[at] = step.ofSample * sample + step.ofNoisy * x[at];
