@@ -436,6 +436,24 @@ OTHER_VERBS = (
     ("export nova vbench text.txt {out}/samples --num-decoding-steps 99", "num_decoding_steps"),
     ("export nova vbench text.txt clips", "clips"),
 )
+PLAY = (
+    ("play nowhere", "nowhere"),
+    ("play tokenizer", "tokenizer"),
+    ("play clips", "clips"),
+    ("play model --host 999.1.1.1", "999.1.1.1"),
+    ("play model --host ''", "--host"),
+    ("play model --device cudaa", "cudaa"),
+    ("export model {out}/page --web", "browsers"),
+    ("export nowhere {out}/page --web", "nowhere"),
+    ("export model vbench text.txt {out}/page --web", "omit the rest"),
+    ("export model vbench", "BENCHMARK PROMPTS OUT"),
+)
+PLAY_NUMBERS = {
+    "--port": ("-1", "70000", "eighty"),
+    "--threads": ("0", "-2"),
+    "--active-sessions": ("0", "100000"),
+    "--loaded-models": ("0",),
+}
 RECORD_NUMBERS = {
     "--episodes": ("0", "-1", "many"),
     "--max-frames": ("1", "-5"),
@@ -506,7 +524,8 @@ def bad_inputs() -> list[BadInput]:
     for model, numbers in SAMPLER_NUMBERS.items():
         found += flag_lines(f"generate {model} --out {{out}}/x.gif", numbers, "")
     found += flag_lines("record doom-basic {out}/x", RECORD_NUMBERS, "")
-    found += (BadInput(line, culprit) for line, culprit in (*GENERATE, *RECORD, *OTHER_VERBS))
+    found += flag_lines("play model", PLAY_NUMBERS, "")
+    found += (BadInput(line, culprit) for line, culprit in (*GENERATE, *RECORD, *PLAY, *OTHER_VERBS))
     found += (BadInput(f"generate broken/{name} --out {{out}}/x.gif", culprit) for name, culprit in BROKEN_MODELS)
     found += (BadInput(f"train recipes/{name} --out {{out}}/run", culprit) for name, culprit in BROKEN_RECIPES)
     found += (BadInput(line, culprit, reports=True) for line, culprit in PRINTED_FIRST)

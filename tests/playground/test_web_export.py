@@ -18,7 +18,7 @@ from mutoscope.errors import UserError
 from mutoscope.hub import save_pretrained
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.pipeline import VideoPipeline
-from mutoscope.playground.web_export import RUNTIME, RUNTIME_VERSION, export_web, playable
+from mutoscope.playground.web_export import RUNTIME, RUNTIME_VERSION, export_web
 from mutoscope.sampling.frame_stream import FrameStreamSamplerConfig, set_sizes
 from tiny_magi import tiny_index, tiny_magi, tiny_vae
 from tiny_models import save_tiny_model
@@ -108,12 +108,12 @@ def test_the_folder_is_complete_and_asks_nobody_else(runtime: Path, tmp_path: Pa
 
 def test_what_is_no_world_for_browsers_is_refused(tmp_path: Path):
     magvit = VideoPipeline.from_pretrained(save_tiny_model(tmp_path / "clips"))
-    with pytest.raises(UserError, match="models of MAGI"):
-        playable(magvit)
+    with pytest.raises(UserError, match="no worlds for browsers"):
+        magvit.family.web_world("clips")
     model = tiny_magi()
     save_pretrained(tmp_path / "bare", tiny_index(model), tiny_vae(), model)
     with pytest.raises(UserError, match="no first frames"):
-        playable(VideoPipeline.from_pretrained(tmp_path / "bare"))
+        VideoPipeline.from_pretrained(tmp_path / "bare").family.web_world("bare")
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path):

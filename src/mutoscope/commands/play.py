@@ -41,6 +41,8 @@ def play(
     common.check_range("--threads", threads, low=1, high=4096)
     common.check_range("--active-sessions", active_sessions, low=1, high=1000)
     common.check_range("--loaded-models", loaded_models, low=1, high=100)
+    if not host:
+        raise UserError("--host must name an address: 127.0.0.1 for this machine alone, 0.0.0.0 for all.")
     try:
         import fastapi  # noqa: F401
         import uvicorn

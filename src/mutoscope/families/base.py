@@ -164,6 +164,16 @@ class Request(ABC):
 
 
 @dataclass(frozen=True)
+class WebWorld:
+    """A world that a browser runs without a server."""
+
+    graphs: Mapping[str, bytes]
+    """ONNX files by name."""
+    manifest: Mapping[str, object]
+    """What the loop in JavaScript reads: sizes, settings, tables and first frames as JSON values."""
+
+
+@dataclass(frozen=True)
 class Parts(Generic[ModelType]):
     """The loaded parts of a model folder."""
 
@@ -195,6 +205,12 @@ class Generator(ABC, Generic[CallType, ModelType]):
         Raises UserError if the family's steps cannot be captured.
         """
         raise UserError(f"Steps of the family {self.index.family!r} cannot be captured. Omit capture.")
+
+    def web_world(self, name: str) -> WebWorld:
+        """The model as a world for browsers. Raises UserError for a model that cannot be played so."""
+        raise UserError(
+            f"Models of the family {self.index.family!r} are no worlds for browsers: streams with actions are."
+        )
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
@@ -525,11 +541,13 @@ class BoundFamily:
     """See `Family.build_call`."""
     capture: Callable[..., None]
     """See `Generator.capture`."""
+    web_world: Callable[[str], WebWorld]
+    """See `Generator.web_world`."""
 
     def __init__(self, family: Family[CallType, ConfigType, ModelType, SamplerType], parts: Parts[ModelType]) -> None:
         generator = family.generator(parts)
         self.title, self.capabilities = family.title, family.capabilities
-        self.capture = generator.capture
+        self.capture, self.web_world = generator.capture, generator.web_world
 
         def prepare(call: Call) -> Request:
             if not isinstance(call, family.call):

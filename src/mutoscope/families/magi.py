@@ -33,6 +33,7 @@ from mutoscope.families.base import (
     Request,
     Rollout,
     Steering,
+    WebWorld,
     as_prompts,
     common_length,
     per_sample,
@@ -285,6 +286,11 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         if self.actions is None:
             raise UserError(NO_ACTIONS)
         return torch.as_tensor(self.actions.scaled(action_row(action, self.actions)))[None, None]
+
+    def web_world(self, name: str) -> WebWorld:
+        from mutoscope.families.magi_graphs import web_world
+
+        return web_world(self.parts, name)
 
     # ------------------------------------------------------------------------------------------------ sampling
 

@@ -7,12 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
-
-from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
-from fastapi import Path as PathParameter
-from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import BaseModel, Field
+from typing import TYPE_CHECKING, Annotated
 
 from mutoscope import __version__
 from mutoscope.errors import UserError
@@ -32,6 +27,9 @@ from mutoscope.playground.uploads import TooLarge, read_upload
 from mutoscope.playground.videos import Jobs, NotHere, router
 from mutoscope.playground.watching import WatchSession
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI, WebSocket
+
 STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 # The page loads nothing from elsewhere; the last two let browsers give it threads for WebAssembly.
@@ -46,18 +44,19 @@ HEADERS = {
 }
 POLICY_VIOLATION, TOO_BUSY, BAD_DATA = 1008, 1013, 1007  # codes of closed sockets
 HOUSEKEEPING_SECONDS = 30.0
+MAX_NAME = 200  # characters of a name in an address
 logger = logging.getLogger("mutoscope.playground")
 
-Name = Annotated[str, PathParameter(max_length=200)]
 
-
-class Problem(BaseModel):
+@dataclass(frozen=True)
+class Problem:
     """What is wrong, in one sentence."""
 
     detail: str
 
 
-class Uploaded(BaseModel):
+@dataclass(frozen=True)
+class Uploaded:
     """A file that was read, by the name that calls give for it."""
 
     upload: str
@@ -66,7 +65,8 @@ class Uploaded(BaseModel):
     height: int
 
 
-class ServedModel(BaseModel):
+@dataclass(frozen=True)
+class ServedModel:
     """A model as clients of OpenAI's interface list it."""
 
     id: str
@@ -75,9 +75,10 @@ class ServedModel(BaseModel):
     owned_by: str = "mutoscope"
 
 
-class ServedModels(BaseModel):
+@dataclass(frozen=True)
+class ServedModels:
     object: str = "list"
-    data: list[ServedModel] = Field(default_factory=list)
+    data: list[ServedModel] = field(default_factory=list)
 
 
 @dataclass
@@ -115,15 +116,18 @@ class Server:
             self.shelf.drop_unused()
 
     @asynccontextmanager
-    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(self, app: "FastAPI") -> AsyncIterator[None]:
         task = asyncio.create_task(self.keep_house())
         yield
         task.cancel()
         self.turns.close()
 
 
-def create_app(server: Server) -> FastAPI:
-    """The application for uvicorn, or for a test client."""
+def create_app(server: Server) -> "FastAPI":
+    """The application for uvicorn, or for a test client. Needs the extra [playground]."""
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse
+
     app = FastAPI(title="Mutoscope", version=__version__, lifespan=server.lifespan, docs_url=None, redoc_url=None)
     _add_guard(app, server)
     _add_page(app)
@@ -142,7 +146,10 @@ def create_app(server: Server) -> FastAPI:
     return app
 
 
-def _add_guard(app: FastAPI, server: Server) -> None:
+def _add_guard(app: "FastAPI", server: Server) -> None:
+    from fastapi import Request, Response
+    from fastapi.responses import JSONResponse
+
     @app.middleware("http")
     async def guarded(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
         problem = server.guard.problem(request.headers, request.query_params, request.cookies)
@@ -157,7 +164,13 @@ def _add_guard(app: FastAPI, server: Server) -> None:
         return response
 
 
-def _add_page(app: FastAPI) -> None:
+def _add_page(app: "FastAPI") -> None:
+    from fastapi import Path as PathParameter
+    from fastapi import Response
+    from fastapi.responses import JSONResponse
+
+    Name = Annotated[str, PathParameter(max_length=MAX_NAME)]
+
     files = {file.name: file for file in STATIC.iterdir() if file.suffix in MEDIA_TYPES}
 
     @app.get("/", include_in_schema=False)
@@ -175,7 +188,9 @@ def _add_page(app: FastAPI) -> None:
         return Response(files["icon.svg"].read_bytes(), media_type="image/svg+xml")
 
 
-def _add_status(app: FastAPI, server: Server) -> None:
+def _add_status(app: "FastAPI", server: Server) -> None:
+    from fastapi.responses import PlainTextResponse
+
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Whether the server answers."""
@@ -187,7 +202,12 @@ def _add_status(app: FastAPI, server: Server) -> None:
         return exposition(server.metrics, server.gauges())
 
 
-def _add_models(app: FastAPI, server: Server) -> None:
+def _add_models(app: "FastAPI", server: Server) -> None:
+    from fastapi import Path as PathParameter
+    from fastapi import Response
+
+    Name = Annotated[str, PathParameter(max_length=MAX_NAME)]
+
     @app.get("/v1/models")
     async def models() -> ServedModels:
         """The models that calls can name."""
@@ -214,7 +234,12 @@ def _add_models(app: FastAPI, server: Server) -> None:
         return Response(encoded(frames.read(name)[0].numpy(), "png"), media_type="image/png")
 
 
-def _add_files(app: FastAPI, server: Server) -> None:
+def _add_files(app: "FastAPI", server: Server) -> None:
+    from fastapi import Path as PathParameter
+    from fastapi import Request, Response
+
+    Name = Annotated[str, PathParameter(max_length=MAX_NAME)]
+
     @app.post("/api/uploads", responses={400: {"model": Problem}, 413: {"model": Problem}})
     async def upload(request: Request) -> Uploaded:
         """Read a picture or a video from the body of the request."""
@@ -231,7 +256,9 @@ def _add_files(app: FastAPI, server: Server) -> None:
         return Response(found.content, media_type=found.media_type, headers=disposition)
 
 
-def _add_sockets(app: FastAPI, server: Server) -> None:
+def _add_sockets(app: "FastAPI", server: Server) -> None:
+    from fastapi import WebSocket
+
     parts = server.turns, server.shelf, server.limits, server.uploads, server.results, server.metrics
 
     @app.websocket("/play")
@@ -248,8 +275,10 @@ def _add_sockets(app: FastAPI, server: Server) -> None:
         await served(socket, server, session.run)
 
 
-async def _watched(socket: WebSocket, session: WatchSession) -> None:
+async def _watched(socket: "WebSocket", session: WatchSession) -> None:
     """One clip; it stops when the client leaves or says anything more."""
+    from fastapi import WebSocketDisconnect
+
     async with asyncio.timeout(session.limits.idle_seconds):
         text = await socket.receive_text()
     values = read_object(text)
@@ -278,8 +307,10 @@ def read_object(text: str) -> Mapping[str, object]:
     return value
 
 
-async def served(socket: WebSocket, server: Server, run: Callable[[], Awaitable[None]]) -> None:
-    """One socket from its opening to its end; what is wrong is told before it closes."""
+async def served(socket: "WebSocket", server: Server, run: Callable[[], Awaitable[None]]) -> None:
+    """One socket from its opening to its end; the client learns what is wrong before it closes."""
+    from fastapi import WebSocketDisconnect
+
     problem = server.guard.problem(socket.headers, socket.query_params, socket.cookies)
     if problem is None and server.metrics.connections >= server.limits.connections:
         problem = "Too many connections."
@@ -298,7 +329,7 @@ async def served(socket: WebSocket, server: Server, run: Callable[[], Awaitable[
         server.metrics.refused += 1
         await _tell_and_close(socket, str(_first(group)), BAD_DATA)
     except* TimeoutError:
-        await _tell_and_close(socket, "Nothing was asked for in a while.", POLICY_VIOLATION)
+        await _tell_and_close(socket, "Nothing was requested in a while.", POLICY_VIOLATION)
     except* RuntimeError as group:  # Starlette's word for a socket that closed while it was written to
         if "close" not in str(_first(group)).lower():
             logger.exception("a session failed", exc_info=_first(group))
@@ -317,13 +348,17 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return found
 
 
-async def _tell_and_close(socket: WebSocket, sentence: str, code: int) -> None:
-    told: dict[str, Json] = {"type": "error", "message": sentence}
+async def _tell_and_close(socket: "WebSocket", sentence: str, code: int) -> None:
+    from fastapi import WebSocketDisconnect
+
+    error: dict[str, Json] = {"type": "error", "message": sentence}
     with suppress(RuntimeError, WebSocketDisconnect):
-        await socket.send_json(told)
+        await socket.send_json(error)
     await _close(socket, code, sentence)
 
 
-async def _close(socket: WebSocket, code: int, sentence: str) -> None:
+async def _close(socket: "WebSocket", code: int, sentence: str) -> None:
+    from fastapi import WebSocketDisconnect
+
     with suppress(RuntimeError, WebSocketDisconnect):
         await socket.close(code, sentence.encode()[:120].decode(errors="ignore"))

@@ -38,7 +38,7 @@ class Limits:
     unused_seconds: float = 900.0
     """after which an unused model is dropped"""
     idle_seconds: float = 300.0
-    """after which a session that asks for nothing loses its place"""
+    """after which a session that wants nothing loses its place"""
     remembered_frames: int = 1_200
     """frames of a played stream that can be rewound to and saved; older ones are forgotten"""
     upload_bytes: int = 64 * 2**20

@@ -1,6 +1,6 @@
 """One played world over one socket: the keys come in, the frames go out.
 
-Two tasks share a session. One reads messages and notes what they ask for; the other draws frame after frame, one turn
+Two tasks share a session. One reads messages and notes what they want; the other draws frame after frame, one turn
 each, and does what was noted between two frames. A frame reads the action of the moment in which its turn begins.
 """
 
@@ -82,7 +82,7 @@ class PlaySession:
     # --------------------------------------------------------------------------------------------------- two tasks
 
     async def run(self) -> None:
-        """Until the client leaves. Raises UserError for whatever the client is told before it is sent away."""
+        """Until the client leaves. Raises UserError for whatever ends the session."""
         async with asyncio.timeout(self.limits.idle_seconds):
             first = read_message(await self.socket.receive_text())
         if not isinstance(first, Start):
@@ -114,7 +114,7 @@ class PlaySession:
         await self.socket.send_json({"type": "error", "message": str(error)})
 
     def _note(self, asked: Message) -> None:
-        """Take over what a message asks for."""
+        """Take over what a message wants."""
         match asked:
             case Act(id=number, action=action):
                 self._check_action(action)
@@ -165,7 +165,7 @@ class PlaySession:
                     await self._news.wait()
             except TimeoutError:
                 if not self._may_draw():
-                    raise UserError("Nothing was asked for in a while, so that the place is free again.") from None
+                    raise UserError("Nothing was requested in a while, so that the place is free again.") from None
 
     def _may_draw(self) -> bool:
         return (self.is_running or self.steps > 0) and self.sent - self.shown < IN_FLIGHT and self.world is not None

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-import av
 import numpy as np
 from jaxtyping import UInt8
 
@@ -72,6 +71,8 @@ class FragmentWriter:
     """Frames in, parts of one fragmented MP4 file out."""
 
     def __init__(self, height: int, width: int, fps: float) -> None:
+        import av
+
         self._file = _Collected()
         self._container = av.open(self._file, "w", format="mp4", options={"movflags": MOVFLAGS})
         stream = self._container.add_stream("libx264", rate=exact_rate(fps))
@@ -82,6 +83,8 @@ class FragmentWriter:
 
     def chunk(self, frames: UInt8[np.ndarray, "t h w 3"]) -> bytes:
         """The bytes of one fragment; those of the first one begin with the header."""
+        import av
+
         for number, array in enumerate(frames):
             height, width = array.shape[0] % 2, array.shape[1] % 2
             frame = av.VideoFrame.from_ndarray(np.pad(array, ((0, height), (0, width), (0, 0)), "edge"), format="rgb24")

@@ -60,7 +60,7 @@ class Shelf:
         return pipeline
 
     def drop_unused(self) -> list[str]:
-        """Drop the models that nobody has asked for in a while; sessions keep theirs until they end."""
+        """Drop the models that nobody has used in a while; sessions keep theirs until they end."""
         dropped = [name for name in self._loaded if self.clock() - self._used[name] > self.unused_seconds]
         for name in dropped:
             del self._loaded[name]

@@ -1,24 +1,23 @@
 """/v1/videos: clips as jobs, in the shape of OpenAI's interface, for clients that exist already."""
 
 import asyncio
+import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
-
-import numpy as np
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import UploadFile
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from mutoscope.actions import ActionSpec
+from mutoscope.checks import COUNT, Range, check_fields
 from mutoscope.data.video.write import VideoClip
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 from mutoscope.families import family_named
+from mutoscope.json_config import dataclass_from_dict
 from mutoscope.model_index import ModelIndex
 from mutoscope.playground.calls import client_options
 from mutoscope.playground.images import encoded, side_by_side
+from mutoscope.playground.kept import Picture
 from mutoscope.playground.limits import Limits
 from mutoscope.playground.metrics import Metrics
 from mutoscope.playground.saving import written
@@ -27,68 +26,102 @@ from mutoscope.playground.turns import Turns
 from mutoscope.playground.uploads import read_upload
 from mutoscope.playground.watch import Watch
 
+if TYPE_CHECKING:
+    from fastapi import APIRouter, Request
+    from starlette.datastructures import UploadFile
+
 MAX_BODY = 256 * 1024  # of a request without a file
 SPRITES = 16  # frames of a spritesheet, at most
 Status = Literal["queued", "in_progress", "completed", "failed"]
 Variant = Literal["video", "thumbnail", "spritesheet"]
 Order = Literal["asc", "desc"]
+MAX_TEXT = 4_000  # characters of a prompt
+RANGES = {
+    "num_frames": COUNT,
+    "num_inference_steps": COUNT,
+    "seed": Range(low=0),
+    "fps": Range(above=0, high=240),
+}
+NUMBERS: Mapping[str, type] = {  # of a form, whose values are all texts
+    "width": int,
+    "height": int,
+    "num_frames": int,
+    "fps": float,
+    "num_inference_steps": int,
+    "seed": int,
+}
 
 
-class JobError(BaseModel):
+@dataclass(frozen=True)
+class JobError:
+    """Why a clip was not made."""
+
     code: str
     message: str
 
 
-class VideoRequest(BaseModel):
+@dataclass(frozen=True)
+class VideoRequest:
     """What a clip should show. Fields that a model does not read must be absent."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    prompt: str = Field("", max_length=4_000)
+    prompt: str = ""
     """text, or the name of a class"""
-    model: str | None = Field(None, max_length=200)
+    model: str | None = None
     """as /v1/models lists them; without one, the first"""
     seconds: float | str | None = None
-    size: str | None = Field(None, max_length=20)
+    size: str | None = None
     """WIDTHxHEIGHT of the model"""
     width: int | None = None
     height: int | None = None
-    num_frames: int | None = Field(None, ge=1)
-    fps: float | None = Field(None, gt=0, le=240)
+    num_frames: int | None = None
+    fps: float | None = None
     """rate of the file; the frames stay the same"""
-    num_inference_steps: int | None = Field(None, ge=1)
-    seed: int | None = Field(None, ge=0)
-    extra_params: dict[str, object] = Field(default_factory=dict)
+    num_inference_steps: int | None = None
+    seed: int | None = None
+    extra_params: dict[str, object] = field(default_factory=dict[str, object])
     """further options of `mutoscope generate`, such as class_label or actions"""
 
+    def __post_init__(self) -> None:
+        for name, text in (("prompt", self.prompt), ("model", self.model or ""), ("size", self.size or "")):
+            if len(text) > MAX_TEXT:
+                raise UserError(f"{name} has at most {MAX_TEXT:,} characters.")
+        check_fields(self, RANGES)
 
-class VideoResource(BaseModel):
+
+@dataclass
+class VideoResource:
     """A clip that is made, or was made."""
 
     id: str
-    object: Literal["video"] = "video"
     model: str
-    status: Status
-    progress: int
     created_at: int
-    completed_at: int | None = None
-    expires_at: int | None = None
+    expires_at: int
     prompt: str
     size: str
     seconds: str
-    remixed_from_video_id: str | None = None
+    status: Status = "queued"
+    progress: int = 0
+    completed_at: int | None = None
     error: JobError | None = None
+    remixed_from_video_id: str | None = None
+    object: Literal["video"] = "video"
 
 
-class VideoList(BaseModel):
-    object: Literal["list"] = "list"
+@dataclass(frozen=True)
+class VideoList:
+    """A page of the list of clips."""
+
     data: list[VideoResource]
     first_id: str | None
     last_id: str | None
     has_more: bool
+    object: Literal["list"] = "list"
 
 
-class Deleted(BaseModel):
+@dataclass(frozen=True)
+class Deleted:
+    """A clip that is forgotten."""
+
     id: str
     object: Literal["video.deleted"] = "video.deleted"
     deleted: bool = True
@@ -117,7 +150,7 @@ class Jobs:
         self.turns, self.shelf, self.limits, self.metrics = turns, shelf, limits, metrics
         self.jobs: dict[str, Job] = {}
 
-    def create(self, request: VideoRequest, reference: np.ndarray | None) -> VideoResource:
+    def create(self, request: VideoRequest, reference: Picture | None) -> VideoResource:
         """Begin a clip. Raises UserError for what the model cannot do."""
         name = request.model or self.shelf.names[0]
         index = self.shelf.index(name)
@@ -133,8 +166,6 @@ class Jobs:
         resource = VideoResource(
             id=f"video_{secrets.token_hex(12)}",
             model=name,
-            status="queued",
-            progress=0,
             created_at=now,
             expires_at=now + int(self.limits.kept_seconds),
             prompt=request.prompt,
@@ -253,49 +284,68 @@ def _shown(prompt: str, index: ModelIndex) -> dict[str, object]:
     return {"class_label": max(named, key=len)}
 
 
-async def read_request(request: Request, limits: Limits, reading: asyncio.Semaphore) -> tuple[VideoRequest, object]:
+async def read_request(
+    request: "Request", limits: Limits, reading: asyncio.Semaphore
+) -> tuple[VideoRequest, Picture | None]:
     """A request as JSON or as a form, with the picture or video of `input_reference` if there is one."""
+    from starlette.datastructures import UploadFile
+
     kind = request.headers.get("content-type", "")
-    if kind.startswith("multipart/form-data") or kind.startswith("application/x-www-form-urlencoded"):
-        async with request.form(max_files=1, max_fields=30) as form:
-            file = form.get("input_reference")
-            values: dict[str, object] = {name: value for name, value in form.items() if isinstance(value, str)}
-            frames = None
-            if isinstance(file, UploadFile):
-                frames = await read_upload(_parts_of(file), limits, reading)
-            return _validated(values), frames
-    body = await request.body()
-    if len(body) > MAX_BODY:
-        raise UserError(f"The request is too large: at most {MAX_BODY:,} bytes.")
-    return _validated(body), None
+    if not kind.startswith(("multipart/form-data", "application/x-www-form-urlencoded")):
+        body = await request.body()
+        if len(body) > MAX_BODY:
+            raise UserError(f"The request is too large: at most {MAX_BODY:,} bytes.")
+        return dataclass_from_dict(VideoRequest, json_object(body), "the request"), None
+    async with request.form(max_files=1, max_fields=30) as form:
+        file = form.get("input_reference")
+        values = {name: value for name, value in form.items() if isinstance(value, str)}
+        frames = await read_upload(_parts_of(file), limits, reading) if isinstance(file, UploadFile) else None
+        return dataclass_from_dict(VideoRequest, _of_form(values), "the request"), frames
 
 
-async def _parts_of(file: UploadFile):
+async def _parts_of(file: "UploadFile") -> AsyncIterator[bytes]:
     while part := await file.read(2**16):
         yield part
 
 
-def _validated(values: Mapping[str, object] | bytes) -> VideoRequest:
+def json_object(body: bytes) -> dict[str, object]:
+    """Raises UserError for anything but a JSON object."""
     try:
-        if isinstance(values, bytes):
-            return VideoRequest.model_validate_json(values)
-        return VideoRequest.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where + ': ' if where else ''}{first['msg']}.") from None
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"The request is no JSON object ({reason(error)}).") from None
+    if not isinstance(value, dict):
+        raise UserError("The request is no JSON object.")
+    return value
 
 
-def router(jobs: Jobs, limits: Limits, reading: asyncio.Semaphore) -> APIRouter:
+def _of_form(values: Mapping[str, str]) -> dict[str, object]:
+    """The texts of a form as the values that they spell."""
+    found: dict[str, object] = dict(values)
+    for name, kind in NUMBERS.items():
+        if name in values:
+            try:
+                found[name] = kind(values[name])
+            except ValueError:
+                raise UserError(f"{name} must be a number, found {values[name][:40]!r}.") from None
+    if "extra_params" in values:
+        found["extra_params"] = json_object(values["extra_params"].encode())
+    return found
+
+
+def router(jobs: Jobs, limits: Limits, reading: asyncio.Semaphore) -> "APIRouter":
     """The routes of /v1/videos."""
+    from fastapi import APIRouter, Query, Request, Response
+    from pydantic import TypeAdapter
+
     routes = APIRouter(prefix="/v1/videos")
-    body = {"content": {"application/json": {"schema": VideoRequest.model_json_schema()}}, "required": True}
+    body = {"content": {"application/json": {"schema": TypeAdapter(VideoRequest).json_schema()}}, "required": True}
 
     @routes.post("", openapi_extra={"requestBody": body})
     async def create(request: Request) -> VideoResource:
         """Begin a clip."""
         asked, reference = await read_request(request, limits, reading)
-        return jobs.create(asked, reference if isinstance(reference, np.ndarray) else None)
+        return jobs.create(asked, reference)
 
     @routes.get("")
     async def listed(

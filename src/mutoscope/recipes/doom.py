@@ -120,7 +120,6 @@ def magi_doom() -> ModelRecipe:
             noise_mode="channel",  # a position less than as a token of its own
             dropout=0.0,
             loss_repeat=2,
-            predicts_change=True,
             diffusion=LearnedVariance(prediction="sample"),
         ),
         optim=OptimConfig(2e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=100, muon_learning_rate=4e-3),

@@ -48,7 +48,7 @@ export class Stream {
     for (let i = 0; i < f; i++) mask.fill(1, i * (p + f), i * (p + f) + p + i + 1);
     const levels = BigInt64Array.from({ length: f }, (_, i) => BigInt(this.world.cleanFirstFrame && first + i === 0 ? 0 : level));
     const cache = [layers, positions, heads, p, size];
-    const change = this.world.predictsChange ? { previous: this.tensor("float32", previous, [1, f, n, k]) } : {};
+    const change = this.sessions.pass.inputNames.includes("previous") ? { previous: this.tensor("float32", previous, [1, f, n, k]) } : {};
     return await this.sessions.pass.run({
       ...change,
       tokens: this.tensor("float32", tokens, [1, f, n, k]),

@@ -10,10 +10,10 @@ pytest.importorskip("onnxruntime", reason="the graphs are run by onnxruntime")
 
 import onnxruntime as ort
 
+from mutoscope.families.magi_graphs import exported, pass_inputs
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.models.magi import MAGI, FrameConditions
-from mutoscope.playground.web_graphs import exported, pass_inputs
 from tiny_magi import tiny_magi, tiny_vae
 
 VARIANTS = {

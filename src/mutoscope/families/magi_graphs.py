@@ -1,4 +1,4 @@
-"""A world's networks as ONNX graphs: the pass of MAGI, its diffusion head, and the tokenizer's decoder.
+"""A world for browsers: ONNX graphs of MAGI's pass, its diffusion head and the tokenizer's decoder, and a manifest.
 
 One graph serves both the reading of finished frames and the restoring of the frame in progress, which are the same pass
 with other inputs: two graphs would hold its weights twice. Weights are stored in half precision and widened when the
@@ -7,6 +7,7 @@ graph is opened.
 Shapes: f frame slots, p frames in the cache, n tokens, k numbers of a token, s positions of a frame, r tokens of a set.
 """
 
+import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,9 +19,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
+from mutoscope.families.actions import spec_of
+from mutoscope.families.base import Parts, WebWorld
+from mutoscope.families.first_frames import FirstFrames
+from mutoscope.layers.gaussian_diffusion import LearnedVariancePlan
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.models.magi import MAGI, FrameConditions
 from mutoscope.models.magi.network import DiffusionHead
+from mutoscope.sampling.frame_stream import FrameStreamSamplerConfig, set_sizes
 from mutoscope.tokenizers.base import VideoTokenizer
 
 if TYPE_CHECKING:
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 
 SMALLEST_HALF = 256  # numbers of a weight that is worth storing in half precision
 OPSET = 20
+FIRST_FRAMES_PER_CLASS = 4
 
 
 @dataclass
@@ -144,8 +151,8 @@ def exported(model: MAGI, tokenizer: VideoTokenizer, height: int, width: int) ->
         "values": cache,
     }
     head, config = model.denoiser, model.config
-    x, z = torch.randn(2, config.token_size), torch.randn(2, config.hidden_size)
-    latents = torch.randn(1, config.latent_channels, 1, *config.latent_shape[1:])
+    x, z = torch.zeros(2, config.token_size), torch.zeros(2, config.hidden_size)
+    latents = torch.zeros(1, config.latent_channels, 1, *config.latent_shape[1:])
     outputs = ["z", "new_keys", "new_values"]
     graphs = {
         "pass": _onnx(PassGraph(model), pass_inputs(model, 2, 3), shapes, outputs),
@@ -205,3 +212,126 @@ def halved(model: "ModelProto") -> bytes:
     buffer = io.BytesIO()
     buffer.write(model.SerializeToString())
     return buffer.getvalue()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the loop reads
+
+
+def web_world(parts: Parts[MAGI], name: str) -> WebWorld:
+    """The graphs and the manifest of a world. Raises UserError for a model that the loop in JavaScript cannot run."""
+    check_playable(parts)
+    index = parts.index
+    graphs = exported(parts.model, parts.tokenizer, index.height, index.width)
+    return WebWorld(graphs, world_manifest(parts, name))
+
+
+def check_playable(parts: Parts[MAGI]) -> None:
+    """Raises UserError for what the loop in JavaScript does not know."""
+    model, index, sampler = parts.model, parts.index, sampler_of(parts)
+    wrong = {
+        "discrete tokens": model.config.is_discrete,
+        "captions": model.config.text_size is not None,
+        "no actions": model.config.action_size is None,
+        "a tokenizer that does not decode single frames": not parts.tokenizer.spec.per_frame,
+        "guidance": sampler.guidance_scale != 1,
+        "eta": sampler.eta is not None,
+        "a growing window": sampler.window_mode == "growing",
+        "no first frames": not index.first_frames,
+    }
+    found = [what for what, is_so in wrong.items() if is_so]
+    if found:
+        raise UserError(f"This model cannot be exported for browsers: it has {', '.join(found)}.")
+
+
+def sampler_of(parts: Parts[MAGI]) -> FrameStreamSamplerConfig:
+    """The sampler's settings of the model's folder."""
+    known = FrameStreamSamplerConfig.__dataclass_fields__
+    values = {name: value for name, value in parts.index.sampling_for(None).items() if name in known}
+    return FrameStreamSamplerConfig(**values)  # type: ignore[arg-type]
+
+
+def world_manifest(parts: Parts[MAGI], name: str) -> dict[str, object]:
+    """Sizes, settings, tables and first frames, as the loop in JavaScript reads them."""
+    config, index, sampler = parts.model.config, parts.index, sampler_of(parts)
+    plan = config.diffusion.plan(sampler.num_diffusion_steps, sampler.sample_range)
+    return {
+        "name": name,
+        "width": index.width,
+        "height": index.height,
+        "fps": index.fps,
+        "classes": list(index.class_names or ()),
+        "actions": actions_of(parts),
+        "n": config.num_tokens,
+        "k": config.token_size,
+        "d": config.hidden_size,
+        "rows": config.grid[0],
+        "columns": config.grid[1],
+        "patch": config.patch_size,
+        "channels": config.latent_channels,
+        "layers": config.num_layers,
+        "heads": config.num_heads,
+        "size": config.hidden_size // config.num_heads,
+        "positions": config.num_tokens + (config.noise_mode == "token") + (config.num_classes is not None),
+        "actionSize": config.action_size,
+        "cleanFirstFrame": config.clean_first_frame,
+        "window": sampler.window or config.latent_shape[0],
+        "windowMode": sampler.window_mode,
+        "contextNoiseLevel": sampler.context_noise_level,
+        "temperature": sampler.temperature,
+        "sampleRange": sampler.sample_range,
+        "predictsChange": config.predicts_change,
+        "predictsSample": config.diffusion.prediction == "sample",
+        "sets": [size for size in set_sizes(sampler.num_decoding_steps, config.num_tokens) if size],
+        "steps": diffusion_steps(plan),
+        "firstFrames": first_frames(parts),
+    }
+
+
+def actions_of(parts: Parts[MAGI]) -> list[dict[str, object]]:
+    """Names of the actions, and how they are scaled for the network."""
+    spec = spec_of(parts.index.actions, parts.model.config.action_size)
+    assert spec is not None
+    listed = zip(spec.names, spec.is_button, spec.offset, spec.scale, strict=True)
+    return [{"name": n, "button": b, "offset": o, "scale": s} for n, b, o, s in listed]
+
+
+def diffusion_steps(plan: LearnedVariancePlan) -> list[dict[str, object]]:
+    """The numbers of every step from noise to a token, see `LearnedVariancePlan.step`."""
+    tables = plan.tables
+    of_sample, of_noisy = tables.posterior_mean_coefficients
+    listed: list[dict[str, object]] = []
+    for k, time in enumerate(plan.times.tolist()):
+        at = len(plan) - 1 - k
+        inverse = 1 / float(tables.alphas_cumprod[at])
+        listed.append(
+            {
+                "time": time,
+                "noisy": plan.needs_noise(k),
+                "ofSample": float(of_sample[at]),
+                "ofNoisy": float(of_noisy[at]),
+                "inverse": inverse**0.5,
+                "inverseNoise": (inverse - 1) ** 0.5,
+                "largest": float(np.log(tables.betas[at])),
+                "smallest": float(tables.posterior_log_variance[at]),
+            }
+        )
+    return listed
+
+
+@torch.inference_mode()
+def first_frames(parts: Parts[MAGI]) -> list[dict[str, object]]:
+    """The first frames of each class as tokens in half precision, since the page has no encoder."""
+    frames = FirstFrames(parts.folder, parts.index.first_frames)
+    counts: dict[int, int] = {}
+    listed: list[dict[str, object]] = []
+    for name in frames.names:
+        label = frames.labels[name]
+        counts[label] = counts.get(label, 0) + 1
+        if counts[label] > FIRST_FRAMES_PER_CLASS:
+            continue
+        pixels = parts.tokenizer.from_uint8(frames.read(name)[None])
+        tokens = parts.model.to_tokens(parts.tokenizer.encode(pixels))[0, 0]  # (n, k)
+        half = tokens.to(torch.float16).numpy().astype("<f2").tobytes()
+        listed.append({"name": name, "label": label, "tokens": base64.b64encode(half).decode()})
+    return listed
