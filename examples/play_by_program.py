@@ -1,6 +1,6 @@
 """Steer a world and generate a clip through a running server (`mutoscope play`), as any other program can.
 
-    python examples/play_by_program.py --address http://127.0.0.1:8321 --out outputs
+python examples/play_by_program.py --address http://127.0.0.1:8321 --out outputs
 """
 
 import argparse
