@@ -66,3 +66,20 @@ def test_evaluate_two_folders_finds_noise_and_no_difference_of_a_folder_from_its
     same = run_example("evaluate_two_folders.py", tmp_path, real, real)
     assert same.returncode == 0, same.stderr
     assert distance_in(same.stdout) == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.slow
+def test_play_by_program_steers_a_world_and_fetches_a_clip(tmp_path: Path):
+    for library in ("fastapi", "uvicorn", "websockets"):
+        pytest.importorskip(library, reason="the server needs the extra [playground]")
+    from playground_server import running
+    from tiny_magi import save_tiny_magi
+    from tiny_models import save_tiny_model
+
+    folders = {"world": save_tiny_magi(tmp_path / "world"), "clips": save_tiny_model(tmp_path / "clips")}
+    with running(folders) as served:
+        models = ("--world", "world", "--model", "clips", "--prompt", "circle-orbit", "--frames", 3)
+        done = run_example("play_by_program.py", tmp_path, "--address", served.http, "--out", tmp_path / "out", *models)
+    assert done.returncode == 0, done.stderr
+    assert "frame 3:" in done.stdout and (tmp_path / "out/world.png").stat().st_size > 0
+    assert len(read_video(tmp_path / "out/clip.mp4")) == 8
