@@ -81,8 +81,8 @@ def magi_doom() -> ModelRecipe:
 
     5.0M parameters. The head predicts the clean token. What keeps a stream alive: noise on the history (dynamic noise
     injection, §3.3), frames that are 1 or 2 steps apart (dynamic intervals, §3.3), a first frame that stays in the
-    window beside the latest ones and is free of noise, and, in a fifth of the later updates, a history that the model has
-    generated itself.
+    window beside the latest ones and is free of noise, and, in a fifth of the later updates, a history that the model
+    has generated itself.
 
     Cost: 2.1 seconds per update on two CPU cores at 2.0 GHz without matrix units, as two processes of one thread under
     torchrun. Result after 1,000 updates: validation loss 0.41 after 250, 0.37 after 500 and 0.33 after 1,000; walls,
