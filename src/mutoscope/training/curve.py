@@ -16,6 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 72, 24, 84, 52  # pixels around the axes
 SHARPNESS = 2  # lines are drawn this much larger, then scaled down
 SMOOTHED = 0.05  # largest part of the log that a point of the smoothed training loss is averaged over
 LOG_RATIO = 5.0  # from this ratio of the largest to the smallest loss on, its axis is logarithmic
+SMALLEST_LOSS = 1e-12  # a smaller one is zero but for rounding, and would stretch a logarithmic axis without end
 NUM_TICKS = 6
 FONT_SIZE, LEGEND_ROW = 12, 20
 MAX_MARKERS = 30  # more points than this are a line without markers
@@ -107,7 +108,7 @@ def axes(series: Mapping[str, Points]) -> tuple[Axis, Axis]:
     steps = [step for found in series.values() for step, _ in found]
     values = [value for found in series.values() for _, value in found]
     low, high = min(values), max(values)
-    is_log = low > 0 and high / low > LOG_RATIO
+    is_log = low > SMALLEST_LOSS and high / low > LOG_RATIO
     room = (high / low) ** 0.04 if is_log else 0.04 * (high - low) or 0.04 * abs(high) or 1.0
     low, high = (low / room, high * room) if is_log else (low - room, high + room)
     x = Axis(0, max(steps), LEFT, WIDTH - RIGHT)
