@@ -17,6 +17,7 @@ pytest.importorskip("onnxscript", reason="the export for browsers needs the extr
 from mutoscope.errors import UserError
 from mutoscope.hub import save_pretrained
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
+from mutoscope.models.magi import MAGI
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.playground.web_export import RUNTIME, RUNTIME_VERSION, export_web
 from mutoscope.sampling.frame_stream import FrameStreamSamplerConfig, set_sizes
@@ -61,7 +62,7 @@ def world(folder: Path, mode: str, changes: Mapping[str, object] = {}) -> VideoP
 
 def draws_of(seed: int, frames: int, pipeline: VideoPipeline) -> list[list[float]]:
     """The numbers that Python's sampler draws, in their order."""
-    assert pipeline.model is not None
+    assert isinstance(pipeline.model, MAGI)
     sampler = FrameStreamSamplerConfig(**pipeline.index.sampling)  # type: ignore[arg-type]
     n, k = pipeline.model.config.num_tokens, pipeline.model.config.token_size
     generator, listed = torch.Generator().manual_seed(seed), []

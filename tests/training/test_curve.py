@@ -38,7 +38,9 @@ def test_any_finite_log_has_ticks_and_points_inside_the_axes(values: list[float]
         assert all(axis.low - 1e-9 <= tick <= axis.high + 1e-6 * abs(axis.high) for tick in axis.ticks())
 
 
-@pytest.mark.parametrize("values, is_log", [([3.0, 0.1], True), ([3.0, 2.0], False), ([3.0, -0.1], False), ([1.0, 5e-324], False)])
+@pytest.mark.parametrize(
+    "values, is_log", [([3.0, 0.1], True), ([3.0, 2.0], False), ([3.0, -0.1], False), ([1.0, 5e-324], False)]
+)
 def test_a_positive_loss_that_falls_far_has_a_logarithmic_axis(values: list[float], is_log: bool):
     assert axes({"loss": list(enumerate(values, start=1))})[1].is_log == is_log
 

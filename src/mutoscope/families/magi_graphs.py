@@ -10,6 +10,7 @@ Shapes: f frame slots, p frames in the cache, n tokens, k numbers of a token, s 
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,8 +41,8 @@ FIRST_FRAMES_PER_CLASS = 4
 class GraphCache(KVCache):
     """Keys and values as inputs of a graph; the new ones become its outputs, so that the graph keeps no state."""
 
-    new_keys: list[Tensor] = field(default_factory=list)
-    new_values: list[Tensor] = field(default_factory=list)
+    new_keys: list[Tensor] = field(default_factory=list[Tensor])
+    new_values: list[Tensor] = field(default_factory=list[Tensor])
 
     def append(
         self, layer: int, k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"]
@@ -167,20 +168,17 @@ def exported(model: MAGI, tokenizer: VideoTokenizer, height: int, width: int) ->
 
 
 def _require_exporter() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
+    if find_spec("onnx") is None or find_spec("onnxscript") is None:
         raise UserError(
             "An export for browsers needs onnx and onnxscript; install them with: pip install 'mutoscope[web]'"
-        ) from None
+        )
 
 
 @torch.inference_mode()
 def _onnx(
     graph: nn.Module, inputs: Mapping[str, Tensor], shapes: Mapping[str, object], outputs: list[str]
 ) -> "ModelProto":
-    program = torch.onnx.export(
+    program = torch.onnx.export(  # pyright: ignore[reportUnknownMemberType]
         graph.eval(),
         kwargs=dict(inputs),
         dynamic_shapes=dict(shapes),
@@ -195,9 +193,9 @@ def _onnx(
 
 def halved(model: "ModelProto") -> bytes:
     """The same graph with its large weights in half precision, widened by a cast each."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-    casts = []
+    casts: list[NodeProto] = []
     for weight in model.graph.initializer:
         if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims, dtype=int) < SMALLEST_HALF:
             continue
@@ -303,12 +301,12 @@ def diffusion_steps(plan: LearnedVariancePlan) -> list[dict[str, object]]:
     tables = plan.tables
     of_sample, of_noisy = tables.posterior_mean_coefficients
     listed: list[dict[str, object]] = []
-    for k, time in enumerate(plan.times.tolist()):
+    for k in range(len(plan)):
         at = len(plan) - 1 - k
         inverse = 1 / float(tables.alphas_cumprod[at])
         listed.append(
             {
-                "time": time,
+                "time": float(plan.times[k]),
                 "noisy": plan.needs_noise(k),
                 "ofSample": float(of_sample[at]),
                 "ofNoisy": float(of_noisy[at]),

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from mutoscope import __version__
 from mutoscope.errors import UserError
@@ -44,7 +44,6 @@ HEADERS = {
 }
 POLICY_VIOLATION, TOO_BUSY, BAD_DATA = 1008, 1013, 1007  # codes of closed sockets
 HOUSEKEEPING_SECONDS = 30.0
-MAX_NAME = 200  # characters of a name in an address
 logger = logging.getLogger("mutoscope.playground")
 
 
@@ -165,11 +164,8 @@ def _add_guard(app: "FastAPI", server: Server) -> None:
 
 
 def _add_page(app: "FastAPI") -> None:
-    from fastapi import Path as PathParameter
     from fastapi import Response
     from fastapi.responses import JSONResponse
-
-    Name = Annotated[str, PathParameter(max_length=MAX_NAME)]
 
     files = {file.name: file for file in STATIC.iterdir() if file.suffix in MEDIA_TYPES}
 
@@ -178,7 +174,7 @@ def _add_page(app: "FastAPI") -> None:
         return Response(files["index.html"].read_bytes(), media_type="text/html")
 
     @app.get("/static/{name}", include_in_schema=False)
-    async def static(name: Name) -> Response:
+    async def static(name: str) -> Response:
         if name not in files:
             return JSONResponse({"detail": "There is no such file."}, 404)
         return Response(files[name].read_bytes(), media_type=MEDIA_TYPES[files[name].suffix])
@@ -203,10 +199,7 @@ def _add_status(app: "FastAPI", server: Server) -> None:
 
 
 def _add_models(app: "FastAPI", server: Server) -> None:
-    from fastapi import Path as PathParameter
     from fastapi import Response
-
-    Name = Annotated[str, PathParameter(max_length=MAX_NAME)]
 
     @app.get("/v1/models")
     async def models() -> ServedModels:
@@ -223,7 +216,7 @@ def _add_models(app: "FastAPI", server: Server) -> None:
         return [dict(one) for one in found]
 
     @app.get("/api/models/{model}/first-frames/{name}", response_class=Response, responses={400: {"model": Problem}})
-    async def first_frame(model: Name, name: Name) -> Response:
+    async def first_frame(model: str, name: str) -> Response:
         """One of a model's own first frames, as a PNG image."""
         from mutoscope.families.first_frames import FirstFrames
 
@@ -235,10 +228,7 @@ def _add_models(app: "FastAPI", server: Server) -> None:
 
 
 def _add_files(app: "FastAPI", server: Server) -> None:
-    from fastapi import Path as PathParameter
     from fastapi import Request, Response
-
-    Name = Annotated[str, PathParameter(max_length=MAX_NAME)]
 
     @app.post("/api/uploads", responses={400: {"model": Problem}, 413: {"model": Problem}})
     async def upload(request: Request) -> Uploaded:
@@ -249,7 +239,7 @@ def _add_files(app: "FastAPI", server: Server) -> None:
         return Uploaded(upload=name, frames=len(frames), height=frames.shape[1], width=frames.shape[2])
 
     @app.get("/api/files/{name}", response_class=Response, responses={400: {"model": Problem}})
-    async def result(name: Name) -> Response:
+    async def result(name: str) -> Response:
         """A film, picture or episode that was made."""
         found = server.results.get(name)
         disposition = {"Content-Disposition": f'attachment; filename="{found.name}"'}

@@ -1,6 +1,7 @@
 """Options of calls that come from clients. None of them reaches the file system: files are uploads, by name."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 
@@ -39,7 +40,8 @@ def _rows(actions: object, spec: ActionSpec | None) -> np.ndarray:
         raise UserError("This model takes no actions. Omit them.")
     if isinstance(actions, str) and len(actions) <= MAX_LETTERS:
         return parse_actions(actions, spec)
-    is_table = isinstance(actions, list) and all(isinstance(row, list) and len(row) == spec.size for row in actions)
-    if is_table and actions and all(isinstance(x, int | float) for row in actions for x in row):
-        return np.array(actions, np.float32)
+    rows = cast(list[object], actions) if isinstance(actions, list) else []
+    table = [cast(list[object], row) for row in rows if isinstance(row, list) and len(row) == spec.size]
+    if table and len(table) == len(rows) and all(isinstance(x, int | float) for row in table for x in row):
+        return np.array(table, np.float32)
     raise UserError(f'Actions are a text such as "right*8 left*2", or rows of {spec.size} numbers.')

@@ -41,9 +41,9 @@ def describe(name: str, folder: ModelFolder, actions: ActionSpec | None, has_wor
         "playable": can_play and actions is not None,
         "streams": can_play,
         "real": {
-            label: name
+            label: environment
             for label in index.class_names or ()
-            if has_worlds and (name := environment_name(label, index)) is not None
+            if has_worlds and (environment := environment_name(label, index)) is not None
         },
         "options": [*_call_options(family, folder), *_sampler_options(family, folder)],
     }

@@ -84,14 +84,14 @@ class FragmentWriter:
     def chunk(self, frames: UInt8[np.ndarray, "t h w 3"]) -> bytes:
         """The bytes of one fragment; those of the first one begin with the header."""
         import av
+        from av.video.frame import PictureType
 
         for number, array in enumerate(frames):
             height, width = array.shape[0] % 2, array.shape[1] % 2
             frame = av.VideoFrame.from_ndarray(np.pad(array, ((0, height), (0, width), (0, 0)), "edge"), format="rgb24")
-            frame.pts, frame.pict_type = self._count, av.video.frame.PictureType.I if number == 0 else 0
+            frame.pts, frame.pict_type = self._count, PictureType.I if number == 0 else PictureType.NONE
             self._count += 1
             self._container.mux(self._stream.encode(frame))
-        self._container.flush() if hasattr(self._container, "flush") else None
         return self._file.taken()
 
     def close(self) -> bytes:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, TypeVar
 
@@ -70,7 +70,7 @@ class TokenEvent(SampleEvent):
 
     tokens: Int[Tensor, "b t h w"]
     """Input of the next step: codes, condition tokens where they are still shown, or MASK_TOKEN where undecided."""
-    confidence: Float[Tensor, "b t h w"]
+    confidence: Float[Tensor, "b t h w"] = field(kw_only=True)  # pyright: ignore[reportGeneralTypeIssues]
     """+inf where decided before."""
 
 
