@@ -348,6 +348,8 @@ def test_tokens_and_frames_are_each_others_inverse(changes):
 @each_variant
 @pytest.mark.parametrize("teacher_forcing", ["complete", "masked"])
 def test_every_parameter_learns(changes, teacher_forcing):
+    if changes.get("predicts_change") and teacher_forcing == "masked":
+        return  # refused, see below
     model = tiny_magi(**changes, teacher_forcing=teacher_forcing).train()
     loss, parts = model.loss(batch_of(model), torch.Generator().manual_seed(0))
     loss.backward()
