@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -104,7 +105,29 @@ def test_a_request_that_does_not_fit_is_a_sentence(served: Running, values: dict
     assert answer.status_code == 400 and said in answer.json()["detail"]
 
 
+def test_a_body_without_end_is_refused_while_it_arrives(served: Running):
+    def endless(head: bytes) -> Iterator[bytes]:
+        yield head
+        for _ in range(20_000):  # 1.3 GB, of which almost nothing is taken
+            yield bytes(2**16)
+
+    part = b'--x\r\nContent-Disposition: form-data; name="input_reference"; filename="a"\r\n\r\n'
+    for kind, head in (("application/json", b'{"prompt": "'), ("multipart/form-data; boundary=x", part)):
+        headers = {"Content-Type": kind}
+        try:
+            answer = httpx.post(f"{served.http}/v1/videos", content=endless(head), headers=headers, timeout=60)
+        except httpx.WriteError:
+            continue  # the server has closed the connection
+        assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data", "multipart/form-data; boundary=x"])
+def test_a_form_that_is_none_is_a_sentence(served: Running, kind: str):
+    answer = httpx.post(f"{served.http}/v1/videos", content=b"--y\r\n", headers={"Content-Type": kind})
+    assert answer.status_code in (400, 413) and answer.json()["detail"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"prompt": ' + b'"' + b"x" * 300_000 + b'"}'])
 def test_a_body_that_is_no_request_is_a_sentence(served: Running, content: bytes):
     answer = httpx.post(f"{served.http}/v1/videos", content=content)
-    assert answer.status_code == 400 and answer.json()["detail"]
+    assert answer.status_code in (400, 413) and answer.json()["detail"]

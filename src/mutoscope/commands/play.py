@@ -25,7 +25,7 @@ def play(
     """Serve a page on which worlds are played and generation is watched, until Ctrl-C.
 
     The page offers MODEL first and all bundled models. Other programs use the same server: /v1/models, /v1/videos and
-    /v1/realtime/video; /docs of the documentation describes them.
+    /v1/realtime/video (see docs/playground.md).
 
     Args:
         model: bundled name or model folder that the page opens with (default: a bundled world)
@@ -33,7 +33,7 @@ def play(
         port: of the server; 0: any free one
         token: what clients must show (default: none on this machine itself, else a new one)
         device: where the models run
-        threads: processor threads of a model (default: 1 for models that are small, as more would slow down others)
+        threads: processor threads of a model (default: 1; a second one gives small models a tenth)
         active_sessions: people who generate in turns; further ones wait
         loaded_models: models kept in memory
     """

@@ -42,7 +42,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
 }
-POLICY_VIOLATION, TOO_BUSY, BAD_DATA = 1008, 1013, 1007  # codes of closed sockets
+POLICY_VIOLATION, BAD_DATA, OUR_FAULT = 1008, 1007, 1011  # codes of closed sockets
 HOUSEKEEPING_SECONDS = 30.0
 logger = logging.getLogger("mutoscope.playground")
 
@@ -323,10 +323,10 @@ async def served(socket: "WebSocket", server: Server, run: Callable[[], Awaitabl
     except* RuntimeError as group:  # Starlette's word for a socket that closed while it was written to
         if "close" not in str(_first(group)).lower():
             logger.exception("a session failed", exc_info=_first(group))
-            await _tell_and_close(socket, "The server failed; see its log.", 1011)
+            await _tell_and_close(socket, "The server failed; see its log.", OUR_FAULT)
     except* Exception as group:
         logger.exception("a session failed", exc_info=_first(group))
-        await _tell_and_close(socket, "The server failed; see its log.", 1011)
+        await _tell_and_close(socket, "The server failed; see its log.", OUR_FAULT)
     finally:
         server.metrics.connections -= 1
 

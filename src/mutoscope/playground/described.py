@@ -3,11 +3,11 @@
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
-from pathlib import PurePosixPath
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from mutoscope.actions import ActionSpec
 from mutoscope.families import AnyFamily, family_named
+from mutoscope.families.first_frames import FirstFrames
 from mutoscope.hub import ModelFolder
 from mutoscope.json_config import dataclass_from_dict, documentation
 from mutoscope.model_index import Json
@@ -35,9 +35,7 @@ def describe(name: str, folder: ModelFolder, actions: ActionSpec | None, has_wor
         "actions": []
         if actions is None
         else [{"name": n, "button": b} for n, b in zip(actions.names, actions.is_button, strict=True)],
-        "first_frames": {
-            file.rsplit("/", 1)[-1].rsplit(".", 1)[0]: label for file, label in index.first_frames.items()
-        },
+        "first_frames": dict(FirstFrames(folder.path, index.first_frames).labels),
         "playable": can_play and actions is not None,
         "streams": can_play,
         "real": {
@@ -90,7 +88,7 @@ def _choices(name: str, folder: ModelFolder) -> list[str]:
     if name == "task":
         return list(index.tasks)
     if name == "first_frame":
-        return [PurePosixPath(file).stem for file in index.first_frames]
+        return list(FirstFrames(folder.path, index.first_frames).names)
     return []
 
 

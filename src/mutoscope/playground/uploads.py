@@ -35,16 +35,22 @@ async def read_upload(
             return await _decoded(path, limits)
 
 
-async def _store(parts: AsyncIterator[bytes], path: Path, most: int) -> None:
+async def at_most(parts: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+    """The parts of a body while they arrive. Raises TooLarge with the first byte that is too many."""
     count = 0
+    async for part in parts:
+        count += len(part)
+        if count > most:
+            raise TooLarge(f"The request is too large: at most {most:,} bytes.")
+        yield part
+
+
+async def _store(parts: AsyncIterator[bytes], path: Path, most: int) -> None:
     with path.open("wb") as file:
-        async for part in parts:
-            count += len(part)
-            if count > most:
-                raise TooLarge(f"The file is too large: at most {most:,} bytes.")
+        async for part in at_most(parts, most):
             file.write(part)
-    if count == 0:
-        raise UserError("The file is empty.")
+        if file.tell() == 0:
+            raise UserError("The file is empty.")
 
 
 async def _decoded(path: Path, limits: Limits) -> UInt8[np.ndarray, "t h w 3"]:

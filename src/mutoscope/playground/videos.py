@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -23,14 +24,16 @@ from mutoscope.playground.metrics import Metrics
 from mutoscope.playground.saving import written
 from mutoscope.playground.shelf import Shelf
 from mutoscope.playground.turns import Turns
-from mutoscope.playground.uploads import read_upload
+from mutoscope.playground.uploads import at_most, read_upload
 from mutoscope.playground.watch import Watch
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, Request
     from starlette.datastructures import UploadFile
 
+logger = logging.getLogger("mutoscope.playground")
 MAX_BODY = 256 * 1024  # of a request without a file
+MAX_FIELDS = 30  # of a form
 SPRITES = 16  # frames of a spritesheet, at most
 Status = Literal["queued", "in_progress", "completed", "failed"]
 Variant = Literal["video", "thumbnail", "spritesheet"]
@@ -193,6 +196,10 @@ class Jobs:
             resource.status, resource.progress, resource.completed_at = "completed", 100, int(time.time())
         except UserError as error:
             resource.status, resource.error = "failed", JobError(code="invalid_request", message=str(error))
+        except Exception:
+            logger.exception("the clip %s failed", resource.id)
+            sentence = "The server failed; see its log."
+            resource.status, resource.error = "failed", JobError(code="server_error", message=sentence)
 
     def get(self, name: str) -> Job:
         self._forget()
@@ -289,18 +296,24 @@ async def read_request(
 ) -> tuple[VideoRequest, Picture | None]:
     """A request as JSON or as a form, with the picture or video of `input_reference` if there is one."""
     from starlette.datastructures import UploadFile
+    from starlette.formparsers import MultiPartException, MultiPartParser
 
-    kind = request.headers.get("content-type", "")
-    if not kind.startswith(("multipart/form-data", "application/x-www-form-urlencoded")):
-        body = await request.body()
-        if len(body) > MAX_BODY:
-            raise UserError(f"The request is too large: at most {MAX_BODY:,} bytes.")
+    # The parts are counted here: `request.body` and `request.form` take as much as a client sends.
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        body = b"".join([part async for part in at_most(request.stream(), MAX_BODY)])
         return dataclass_from_dict(VideoRequest, json_object(body), "the request"), None
-    async with request.form(max_files=1, max_fields=30) as form:
+    counted = at_most(request.stream(), limits.upload_bytes + MAX_BODY)
+    try:
+        form = await MultiPartParser(request.headers, counted, max_files=1, max_fields=MAX_FIELDS).parse()
+    except (MultiPartException, KeyError) as error:
+        raise UserError(f"The form cannot be read ({reason(error)}).") from None
+    try:
         file = form.get("input_reference")
         values = {name: value for name, value in form.items() if isinstance(value, str)}
         frames = await read_upload(_parts_of(file), limits, reading) if isinstance(file, UploadFile) else None
         return dataclass_from_dict(VideoRequest, _of_form(values), "the request"), frames
+    finally:
+        await form.close()
 
 
 async def _parts_of(file: "UploadFile") -> AsyncIterator[bytes]:

@@ -20,8 +20,24 @@ PAGE_FILES = ("index.html", "style.css", "icon.svg", "app.js", "play.js", "watch
 RUNTIME = "onnxruntime-web"
 RUNTIME_VERSION = "1.30.0"
 RUNTIME_FILES = ("dist/ort.wasm.min.mjs", "dist/ort-wasm-simd-threaded.mjs", "dist/ort-wasm-simd-threaded.wasm")
-LICENCE = """onnxruntime-web {version}, copyright Microsoft Corporation, under the MIT License:
-https://github.com/microsoft/onnxruntime/blob/main/LICENSE
+LICENCE = """onnxruntime-web {version}
+
+MIT License
+
+Copyright (c) Microsoft Corporation
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+persons to whom the Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 """
 NPM_SECONDS = 600
 
@@ -31,18 +47,19 @@ def export_web(pipeline: VideoPipeline, name: str, out: Path, runtime: Path | No
 
     Raises UserError for a model that cannot be played so, a folder that is not empty, and a missing exporter.
     """
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: name a new folder.")
-    world = pipeline.family.web_world(name)
     with TemporaryDirectory(prefix=".mutoscope-web-", dir=out.parent) as temporary:
         folder = Path(temporary) / "page"
         (folder / "runtime").mkdir(parents=True)
         _copy_page(folder)
+        _copy_runtime(folder / "runtime", runtime)  # before the graphs, which take longest
+        world = pipeline.family.web_world(name)
         for graph, content in world.graphs.items():
             (folder / f"{graph}.onnx").write_bytes(content)
         (folder / "world.json").write_text(json.dumps(world.manifest), encoding="utf-8")
-        _copy_runtime(folder / "runtime", runtime)
-        shutil.rmtree(out, ignore_errors=True)
+        if out.exists():
+            out.rmdir()
         folder.rename(out)
     sizes = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
     return {"output": str(out), "model_bytes": sum(map(len, world.graphs.values())), "files": sizes}
