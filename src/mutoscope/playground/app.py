@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -15,14 +15,13 @@ from mutoscope.model_index import Json
 from mutoscope.playground.described import describe
 from mutoscope.playground.guard import COOKIE, Guard
 from mutoscope.playground.images import encoded
-from mutoscope.playground.kept import File, Kept, Picture
 from mutoscope.playground.limits import Limits
-from mutoscope.playground.messages import MAX_TEXT
-from mutoscope.playground.metrics import Metrics, exposition
+from mutoscope.playground.messages import json_object
+from mutoscope.playground.metrics import exposition
 from mutoscope.playground.play import PlaySession
 from mutoscope.playground.realtime import RealtimeSession
+from mutoscope.playground.session import Shared
 from mutoscope.playground.shelf import Shelf
-from mutoscope.playground.turns import Turns
 from mutoscope.playground.uploads import TooLarge, read_upload
 from mutoscope.playground.videos import Jobs, NotHere, router
 from mutoscope.playground.watching import WatchSession
@@ -80,23 +79,14 @@ class ServedModels:
     data: list[ServedModel] = field(default_factory=list)
 
 
-@dataclass
-class Server:
+class Server(Shared):
     """Everything that the requests of one server share."""
 
-    shelf: Shelf
-    guard: Guard
-    limits: Limits = field(default_factory=Limits)
-    metrics: Metrics = field(default_factory=Metrics)
-
-    def __post_init__(self) -> None:
-        limits = self.limits
-        self.turns = Turns(limits.active_sessions, limits.waiting_sessions)
-        kept = limits.kept_files, limits.kept_bytes, limits.kept_seconds
-        self.uploads: Kept[Picture] = Kept(*kept)
-        self.results: Kept[File] = Kept(*kept)
+    def __init__(self, shelf: Shelf, guard: Guard, limits: Limits) -> None:
+        super().__init__(shelf, limits)
+        self.guard = guard
         self.reading = asyncio.Semaphore(1)
-        self.jobs = Jobs(self.turns, self.shelf, limits, self.metrics)
+        self.jobs = Jobs(self)
         self.has_worlds = find_spec("vizdoom") is not None
 
     def gauges(self) -> dict[str, float]:
@@ -134,7 +124,7 @@ def create_app(server: Server) -> "FastAPI":
     _add_models(app, server)
     _add_files(app, server)
     _add_sockets(app, server)
-    app.include_router(router(server.jobs, server.limits, server.reading))
+    app.include_router(router(server.jobs, server.reading))
 
     @app.exception_handler(UserError)
     async def refused(request: Request, error: UserError) -> JSONResponse:
@@ -249,29 +239,26 @@ def _add_files(app: "FastAPI", server: Server) -> None:
 def _add_sockets(app: "FastAPI", server: Server) -> None:
     from fastapi import WebSocket
 
-    parts = server.turns, server.shelf, server.limits, server.uploads, server.results, server.metrics
-
     @app.websocket("/play")
     async def play(socket: WebSocket) -> None:
-        await served(socket, server, lambda: PlaySession(socket, *parts).run())
+        await served(socket, server, lambda: PlaySession(socket, server).run())
 
     @app.websocket("/watch")
     async def watch(socket: WebSocket) -> None:
-        await served(socket, server, lambda: _watched(socket, WatchSession(socket, *parts)))
+        await served(socket, server, lambda: _watched(socket, WatchSession(socket, server)))
 
     @app.websocket("/v1/realtime/video")
     async def realtime(socket: WebSocket) -> None:
-        session = RealtimeSession(socket, server.turns, server.shelf, server.limits, server.metrics)
-        await served(socket, server, session.run)
+        await served(socket, server, RealtimeSession(socket, server).run)
 
 
 async def _watched(socket: "WebSocket", session: WatchSession) -> None:
     """One clip; it stops when the client leaves or says anything more."""
     from fastapi import WebSocketDisconnect
 
-    async with asyncio.timeout(session.limits.idle_seconds):
+    async with asyncio.timeout(session.shared.limits.idle_seconds):
         text = await socket.receive_text()
-    values = read_object(text)
+    values = json_object(text)
     work, gone = asyncio.create_task(session.run(values)), asyncio.create_task(socket.receive_text())
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -282,19 +269,6 @@ async def _watched(socket: "WebSocket", session: WatchSession) -> None:
             task.cancel()
         with suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
             await gone
-
-
-def read_object(text: str) -> Mapping[str, object]:
-    """A JSON object. Raises UserError for anything else."""
-    import json
-
-    try:
-        value = json.loads(text) if len(text) <= MAX_TEXT else None
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"The request must be a JSON object of at most {MAX_TEXT:,} characters.")
-    return value
 
 
 async def served(socket: "WebSocket", server: Server, run: Callable[[], Awaitable[None]]) -> None:

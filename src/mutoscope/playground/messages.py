@@ -102,16 +102,22 @@ KINDS: Mapping[str, type[Message]] = {
 }
 
 
-def read_message(text: str) -> Message:
-    """Raises UserError for anything that is no such message."""
-    if len(text) > MAX_TEXT:
-        raise UserError(f"A message has at most {MAX_TEXT:,} characters, found {len(text):,}.")
+def json_object(text: str | bytes, most: int = MAX_TEXT) -> dict[str, object]:
+    """What a client wrote. Raises UserError for anything but a JSON object of at most `most` characters."""
+    if len(text) > most:
+        raise UserError(f"A message has at most {most:,} characters, found {len(text):,}.")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"A message is a JSON object ({reason(error)}).") from None
     if not isinstance(value, dict):
-        raise UserError("A message is a JSON object with a type.")
+        raise UserError("A message is a JSON object.")
+    return value
+
+
+def read_message(text: str) -> Message:
+    """Raises UserError for anything that is no such message."""
+    value = json_object(text)
     kind = value.pop("type", None)
     if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"There is no message of type {str(kind)[:40]!r}: {nearest(str(kind)[:40], KINDS)}")

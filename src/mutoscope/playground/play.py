@@ -7,7 +7,6 @@ each, and does what was noted between two frames. A frame reads the action of th
 import asyncio
 import time
 from collections import deque
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,9 +14,8 @@ from jaxtyping import UInt8
 from mutoscope.errors import UserError
 from mutoscope.model_index import Json
 from mutoscope.playground.calls import client_options
-from mutoscope.playground.images import ImageFormat, encoded, message
-from mutoscope.playground.kept import File, Kept, Picture
-from mutoscope.playground.limits import Limits
+from mutoscope.playground.images import OPTIONS, ImageFormat, encoded, message
+from mutoscope.playground.kept import File
 from mutoscope.playground.messages import (
     Act,
     Go,
@@ -32,42 +30,22 @@ from mutoscope.playground.messages import (
     Step,
     read_message,
 )
-from mutoscope.playground.metrics import Metrics
 from mutoscope.playground.real import RealWorld, real_world_of
-from mutoscope.playground.saving import episode, film
-from mutoscope.playground.shelf import Shelf
-from mutoscope.playground.turns import Turns
+from mutoscope.playground.saving import FILM_TYPES, episode, film
+from mutoscope.playground.session import Session, Shared, Socket
 from mutoscope.playground.world import Card, World, WorldStart
 
 IN_FLIGHT = 2  # frames sent and not yet drawn; a slow client slows its own world and nothing else
 MAX_FPS = 120.0
-MEDIA_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "png": "image/png", "lerobot": "application/zip"}
-FORMATS: dict[str, ImageFormat] = {"webp": "webp", "png": "png", "jpeg": "jpeg"}
+MEDIA_TYPES = {**FILM_TYPES, "lerobot": "application/zip"}
+FORMATS: dict[str, ImageFormat] = {form: form for form in OPTIONS}
 
 
-class Socket(Protocol):
-    """What a session needs of a connection."""
-
-    async def receive_text(self) -> str: ...
-    async def send_json(self, data: dict[str, Json]) -> None: ...
-    async def send_bytes(self, data: bytes) -> None: ...
-
-
-class PlaySession:
+class PlaySession(Session):
     """The state of one socket."""
 
-    def __init__(
-        self,
-        socket: Socket,
-        turns: Turns,
-        shelf: Shelf,
-        limits: Limits,
-        uploads: Kept[Picture],
-        results: Kept[File],
-        metrics: Metrics,
-    ) -> None:
-        self.socket, self.turns, self.shelf, self.limits = socket, turns, shelf, limits
-        self.uploads, self.results, self.metrics = uploads, results, metrics
+    def __init__(self, socket: Socket, shared: Shared) -> None:
+        super().__init__(socket, shared)
         self.world: World | None = None
         self.real: RealWorld | None = None
         self.format: ImageFormat = "webp"
@@ -83,13 +61,13 @@ class PlaySession:
 
     async def run(self) -> None:
         """Until the client leaves. Raises UserError for whatever ends the session."""
-        async with asyncio.timeout(self.limits.idle_seconds):
+        async with asyncio.timeout(self.shared.limits.idle_seconds):
             first = read_message(await self.socket.receive_text())
         if not isinstance(first, Start):
             raise UserError("The first message must be of the type start.")
-        self.shelf.folder(first.model)  # an unknown name does not wait in the queue
+        self.shared.shelf.folder(first.model)  # an unknown name does not wait in the queue
         self._asked.append(first)
-        async with self.turns.place(self._tell_place):
+        async with self.shared.turns.place(self.tell_place):
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._read())
@@ -97,9 +75,6 @@ class PlaySession:
             finally:
                 if self.real is not None:
                     self.real.close()
-
-    async def _tell_place(self, ahead: int) -> None:
-        await self.socket.send_json({"type": "queued", "ahead": ahead})
 
     async def _read(self) -> None:
         while True:
@@ -158,7 +133,7 @@ class PlaySession:
                 await self._draw_one()
                 continue
             self._news.clear()
-            wait = left if self._may_draw() else self.limits.idle_seconds
+            wait = left if self._may_draw() else self.shared.limits.idle_seconds
             try:
                 # Not wait_for: it loses a cancellation that comes together with the news.
                 async with asyncio.timeout(wait):
@@ -179,10 +154,10 @@ class PlaySession:
             case Rewind(frame=frame):
                 world = self._world()
                 self.is_running, self.steps = False, 0
-                await self._show_again(await self.turns.do(lambda: world.rewind(frame)))
+                await self._show_again(await self.shared.turns.do(lambda: world.rewind(frame)))
             case Reset():
                 world = self._world()
-                await self._show_again(await self.turns.do(lambda: world.rewind(0)))
+                await self._show_again(await self.shared.turns.do(lambda: world.rewind(0)))
                 if self.real is not None:
                     await self.real.reset()
             case Save(format=form):
@@ -196,19 +171,19 @@ class PlaySession:
     async def _begin(self, start: Start) -> None:
         if start.image not in FORMATS:
             raise UserError(f"Images are {', '.join(FORMATS)}; found {start.image[:40]!r}.")
-        index = self.shelf.index(start.model)
-        picture = None if start.upload is None else self.uploads.get(start.upload)[0]
+        index = self.shared.shelf.index(start.model)
+        picture = None if start.upload is None else self.shared.uploads.get(start.upload)[0]
         if self.real is not None:
             self.real.close()
             self.real = None
         if start.real:
             self.real = await real_world_of(start.class_label, index, start.seed)
             picture = self.real.first
-        sampling = client_options(start.sampling, self.shelf.actions[start.model])
+        sampling = client_options(start.sampling, self.shared.shelf.actions[start.model])
         begin = WorldStart(start.class_label, start.first_frame, picture, start.seed, sampling)
-        limits = self.limits
-        self.world = world = await self.turns.do(
-            lambda: World(self.shelf.get(start.model), begin, limits.remembered_frames)
+        remembered = self.shared.limits.remembered_frames
+        self.world = world = await self.shared.turns.do(
+            lambda: World(self.shared.shelf.get(start.model), begin, remembered)
         )
         self.format = FORMATS[start.image]
         self.seconds_per_frame = 1 / index.fps
@@ -229,7 +204,7 @@ class PlaySession:
             "seed": start.seed,
             "actions": [{"name": n, "button": b} for n, b in zip(world.names, kinds, strict=True)],
             "real": self.real is not None,
-            "remembered": self.limits.remembered_frames,
+            "remembered": self.shared.limits.remembered_frames,
         }
 
     async def _show_again(self, card: Card) -> None:
@@ -253,7 +228,7 @@ class PlaySession:
         else:
             content = await asyncio.to_thread(lambda: film(cards, index.fps, f".{form}"))
         suffix = "zip" if form == "lerobot" else form
-        name = self.results.add(File(content, MEDIA_TYPES[form], f"mutoscope.{suffix}"), len(content))
+        name = self.shared.results.add(File(content, MEDIA_TYPES[form], f"mutoscope.{suffix}"), len(content))
         await self.socket.send_json({"type": "saved", "format": form, "file": name, "frames": len(cards)})
 
     # ------------------------------------------------------------------------------------------------------ one frame
@@ -268,10 +243,10 @@ class PlaySession:
             card, pixels = world.advance(tuple(float(action.get(name, 0.0)) for name in world.names))
             return card, pixels, number, action, begin - asked
 
-        card, pixels, number, action, waited = await self.turns.do(turn)
+        card, pixels, number, action, waited = await self.shared.turns.do(turn)
         self.sent = card.index
-        self.metrics.frames += 1
-        self.metrics.frame_seconds.observe(card.seconds_sampling + card.seconds_decoding)
+        self.shared.metrics.frames += 1
+        self.shared.metrics.frame_seconds.observe(card.seconds_sampling + card.seconds_decoding)
         await self._send(card, pixels, number, "model", waited)
         if self.real is not None:
             await self._send(card, await self.real.step(action), number, "real")

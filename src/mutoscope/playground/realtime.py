@@ -6,7 +6,6 @@ soon as it is complete.
 
 import asyncio
 import io
-import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,22 +15,17 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mutoscope.actions import ActionSpec
-from mutoscope.errors import UserError, reason
+from mutoscope.errors import UserError
 from mutoscope.json_config import dataclass_from_dict, nearest
 from mutoscope.model_index import Json, ModelIndex
 from mutoscope.pipeline import VideoStream
 from mutoscope.playground.calls import client_options
-from mutoscope.playground.limits import Limits
-from mutoscope.playground.messages import MAX_TEXT
-from mutoscope.playground.metrics import Metrics
-from mutoscope.playground.play import Socket
-from mutoscope.playground.shelf import Shelf
-from mutoscope.playground.turns import Turns
+from mutoscope.playground.messages import json_object
+from mutoscope.playground.session import SECONDS_TO_SEND, Session, Shared, Socket
 from mutoscope.worlds.lerobot_writer import exact_rate
 
 CHUNK_FRAMES = 4
 MAX_WAITING_EVENTS = 32
-SECONDS_TO_SEND = 30.0
 MOVFLAGS = "frag_every_frame+empty_moov+default_base_moof"  # a fragment is written when the next frame comes
 
 
@@ -120,29 +114,29 @@ class _Collected(io.RawIOBase):
         return found
 
 
-class RealtimeSession:
+class RealtimeSession(Session):
     """One stream for one client."""
 
-    def __init__(self, socket: Socket, turns: Turns, shelf: Shelf, limits: Limits, metrics: Metrics) -> None:
-        self.socket, self.turns, self.shelf, self.limits, self.metrics = socket, turns, shelf, limits, metrics
+    def __init__(self, socket: Socket, shared: Shared) -> None:
+        super().__init__(socket, shared)
         self.waiting: deque[Interaction] = deque()
         self.active: dict[str, int] = {}  # ids of events -> chunks for which they still count as new
         self.stopped = False
 
     async def run(self) -> None:
-        async with asyncio.timeout(self.limits.idle_seconds):
+        async with asyncio.timeout(self.shared.limits.idle_seconds):
             first = json_object(await self.socket.receive_text())
         if first.pop("type", None) != "session.start":
             raise UserError("The first message must be of the type session.start.")
         start = dataclass_from_dict(SessionStart, first, "session.start")
-        index = self.shelf.index(start.model)
-        options = stream_options(start, index, self.shelf.actions[start.model])
-        async with self.turns.place(self._tell_place), asyncio.TaskGroup() as tasks:
+        index = self.shared.shelf.index(start.model)
+        options = stream_options(start, index, self.shared.shelf.actions[start.model])
+        async with self.shared.turns.place(self.tell_place), asyncio.TaskGroup() as tasks:
             reader = tasks.create_task(self._read())
             await self._stream(start, index, options)
             reader.cancel()
 
-    async def _tell_place(self, ahead: int) -> None:
+    async def tell_place(self, ahead: int) -> None:
         await self.socket.send_json({"type": "session.queued", "ahead": ahead})
 
     async def _read(self) -> None:
@@ -171,7 +165,7 @@ class RealtimeSession:
         await self.socket.send_json({"type": "session.interaction.queued", "event_id": asked.event_id})
 
     async def _stream(self, start: SessionStart, index: ModelIndex, options: Mapping[str, object]) -> None:
-        stream = await self.turns.do(lambda: self.shelf.get(start.model).stream(**options))
+        stream = await self.shared.turns.do(lambda: self.shared.shelf.get(start.model).stream(**options))
         fps = start.fps or index.fps
         writer = FragmentWriter(index.height, index.width, fps)
         begin: dict[str, Json] = {
@@ -188,7 +182,7 @@ class RealtimeSession:
             started = await self._apply(stream)
             frames: list[np.ndarray] = []
             while len(frames) < CHUNK_FRAMES and not self.stopped:
-                frame = await self.turns.do(lambda: next(stream, None))
+                frame = await self.shared.turns.do(lambda: next(stream, None))
                 if frame is None:
                     self.stopped = True
                 else:
@@ -199,7 +193,7 @@ class RealtimeSession:
             content = await asyncio.to_thread(writer.chunk, np.stack(frames))
             async with asyncio.timeout(SECONDS_TO_SEND):
                 await self._send(chunk, len(frames), content, started)
-            self.metrics.frames += len(frames)
+            self.shared.metrics.frames += len(frames)
             chunk += 1
         if rest := await asyncio.to_thread(writer.close):
             await self._send(chunk, 0, rest, [])
@@ -212,7 +206,7 @@ class RealtimeSession:
             asked = self.waiting.popleft()
             changes = {name: value for name, value in vars(asked.event).items() if value is not None}
             try:
-                await self.turns.do(lambda changes=changes: stream.change(**changes))
+                await self.shared.turns.do(lambda changes=changes: stream.change(**changes))
             except UserError as error:
                 await self.socket.send_json({"type": "error", "event_id": asked.event_id, "message": str(error)})
                 continue
@@ -250,16 +244,3 @@ def stream_options(start: SessionStart, index: ModelIndex, actions: ActionSpec |
         raise UserError(f"fps must be above 0 and at most 240; found {start.fps:g}.")
     prompt = {} if start.prompt is None else {"prompt": start.prompt}
     return {**client_options(start.extra_params, actions), **prompt, "num_frames": start.num_frames}
-
-
-def json_object(text: str) -> dict[str, object]:
-    """Raises UserError for anything but a JSON object of bounded size."""
-    if len(text) > MAX_TEXT:
-        raise UserError(f"A message has at most {MAX_TEXT:,} characters, found {len(text):,}.")
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"A message is a JSON object ({reason(error)}).") from None
-    if not isinstance(value, dict):
-        raise UserError("A message is a JSON object.")
-    return value

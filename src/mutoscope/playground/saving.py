@@ -14,6 +14,7 @@ from mutoscope.data.video.write import VideoWriter
 from mutoscope.playground.world import Card
 from mutoscope.worlds.lerobot_writer import DatasetForm, EpisodePart, encode_episode, pixel_statistics, write_dataset
 
+FILM_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "png": "image/png"}
 SHORTEST_SIDE = 256  # of a film: small frames are enlarged, since most programs blur them
 
 

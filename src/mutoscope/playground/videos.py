@@ -1,7 +1,6 @@
 """/v1/videos: clips as jobs, in the shape of OpenAI's interface, for clients that exist already."""
 
 import asyncio
-import json
 import logging
 import secrets
 import time
@@ -20,10 +19,9 @@ from mutoscope.playground.calls import client_options
 from mutoscope.playground.images import encoded, side_by_side
 from mutoscope.playground.kept import Picture
 from mutoscope.playground.limits import Limits
-from mutoscope.playground.metrics import Metrics
+from mutoscope.playground.messages import json_object
 from mutoscope.playground.saving import written
-from mutoscope.playground.shelf import Shelf
-from mutoscope.playground.turns import Turns
+from mutoscope.playground.session import Shared
 from mutoscope.playground.uploads import at_most, read_upload
 from mutoscope.playground.watch import Watch
 
@@ -149,19 +147,22 @@ class Job:
 class Jobs:
     """The clips of one server; the oldest finished ones are forgotten first."""
 
-    def __init__(self, turns: Turns, shelf: Shelf, limits: Limits, metrics: Metrics) -> None:
-        self.turns, self.shelf, self.limits, self.metrics = turns, shelf, limits, metrics
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
         self.jobs: dict[str, Job] = {}
 
     def create(self, request: VideoRequest, reference: Picture | None) -> VideoResource:
         """Begin a clip. Raises UserError for what the model cannot do."""
-        name = request.model or self.shelf.names[0]
-        index = self.shelf.index(name)
-        options = call_options(request, index, self.shelf.actions[name])
+        name = request.model or self.shared.shelf.names[0]
+        index = self.shared.shelf.index(name)
+        options = call_options(request, index, self.shared.shelf.actions[name])
         if reference is not None:
             options["context"] = reference
         self._forget()
-        if sum(job.resource.status in ("queued", "in_progress") for job in self.jobs.values()) >= self.turns.waiting:
+        if (
+            sum(job.resource.status in ("queued", "in_progress") for job in self.jobs.values())
+            >= self.shared.turns.waiting
+        ):
             raise UserError("Too many clips are waiting. Try again in a minute.")
         now = int(time.time())
         frames = options.get("num_frames") or index.num_frames
@@ -170,7 +171,7 @@ class Jobs:
             id=f"video_{secrets.token_hex(12)}",
             model=name,
             created_at=now,
-            expires_at=now + int(self.limits.kept_seconds),
+            expires_at=now + int(self.shared.limits.kept_seconds),
             prompt=request.prompt,
             size=f"{index.width}x{index.height}",
             seconds=f"{int(str(frames)) / fps:g}",
@@ -185,14 +186,16 @@ class Jobs:
 
         resource = job.resource
         try:
-            async with self.turns.place(ignore):
+            async with self.shared.turns.place(ignore):
                 resource.status = "in_progress"
-                watch = await self.turns.do(lambda: Watch(self.shelf.get(resource.model), job.options, previews=False))
+                watch = await self.shared.turns.do(
+                    lambda: Watch(self.shared.shelf.get(resource.model), job.options, previews=False)
+                )
                 steps = watch.steps()
-                while (step := await self.turns.do(lambda: next(steps, None))) is not None:
+                while (step := await self.shared.turns.do(lambda: next(steps, None))) is not None:
                     resource.progress = min(99, 100 * (step.step + 1) // max(1, step.num_steps))
             job.clip = VideoClip(watch.clip().frames, job.fps)
-            self.metrics.clips += 1
+            self.shared.metrics.clips += 1
             resource.status, resource.progress, resource.completed_at = "completed", 100, int(time.time())
         except UserError as error:
             resource.status, resource.error = "failed", JobError(code="invalid_request", message=str(error))
@@ -218,8 +221,8 @@ class Jobs:
     def _forget(self) -> None:
         now = time.monotonic()
         finished = [name for name, job in self.jobs.items() if job.resource.status in ("completed", "failed")]
-        late = [name for name in finished if now - self.jobs[name].since > self.limits.kept_seconds]
-        for name in (*late, *finished[: max(0, len(finished) - self.limits.kept_files)]):
+        late = [name for name in finished if now - self.jobs[name].since > self.shared.limits.kept_seconds]
+        for name in (*late, *finished[: max(0, len(finished) - self.shared.limits.kept_files)]):
             self.jobs.pop(name, None)
 
     def listed(self, after: str | None, limit: int, order: Order) -> VideoList:
@@ -301,7 +304,7 @@ async def read_request(
     # The parts are counted here: `request.body` and `request.form` take as much as a client sends.
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         body = b"".join([part async for part in at_most(request.stream(), MAX_BODY)])
-        return dataclass_from_dict(VideoRequest, json_object(body), "the request"), None
+        return dataclass_from_dict(VideoRequest, json_object(body, MAX_BODY), "the request"), None
     counted = at_most(request.stream(), limits.upload_bytes + MAX_BODY)
     try:
         form = await MultiPartParser(request.headers, counted, max_files=1, max_fields=MAX_FIELDS).parse()
@@ -321,17 +324,6 @@ async def _parts_of(file: "UploadFile") -> AsyncIterator[bytes]:
         yield part
 
 
-def json_object(body: bytes) -> dict[str, object]:
-    """Raises UserError for anything but a JSON object."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"The request is no JSON object ({reason(error)}).") from None
-    if not isinstance(value, dict):
-        raise UserError("The request is no JSON object.")
-    return value
-
-
 def _of_form(values: Mapping[str, str]) -> dict[str, object]:
     """The texts of a form as the values that they spell."""
     found: dict[str, object] = dict(values)
@@ -346,7 +338,7 @@ def _of_form(values: Mapping[str, str]) -> dict[str, object]:
     return found
 
 
-def router(jobs: Jobs, limits: Limits, reading: asyncio.Semaphore) -> "APIRouter":
+def router(jobs: Jobs, reading: asyncio.Semaphore) -> "APIRouter":
     """The routes of /v1/videos."""
     from fastapi import APIRouter, Query, Request, Response
     from pydantic import TypeAdapter
@@ -357,7 +349,7 @@ def router(jobs: Jobs, limits: Limits, reading: asyncio.Semaphore) -> "APIRouter
     @routes.post("", openapi_extra={"requestBody": body})
     async def create(request: Request) -> VideoResource:
         """Begin a clip."""
-        asked, reference = await read_request(request, limits, reading)
+        asked, reference = await read_request(request, jobs.shared.limits, reading)
         return jobs.create(asked, reference)
 
     @routes.get("")

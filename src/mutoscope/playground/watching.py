@@ -8,17 +8,10 @@ from mutoscope.json_config import dataclass_from_dict
 from mutoscope.model_index import Json
 from mutoscope.playground.calls import client_options
 from mutoscope.playground.images import encoded, message, side_by_side
-from mutoscope.playground.kept import File, Kept, Picture
-from mutoscope.playground.limits import Limits
-from mutoscope.playground.metrics import Metrics
-from mutoscope.playground.play import Socket
-from mutoscope.playground.saving import written
-from mutoscope.playground.shelf import Shelf
-from mutoscope.playground.turns import Turns
+from mutoscope.playground.kept import File
+from mutoscope.playground.saving import FILM_TYPES, written
+from mutoscope.playground.session import SECONDS_TO_SEND, Session
 from mutoscope.playground.watch import Watch, WatchStep
-
-FILES = {"mp4": "video/mp4", "gif": "image/gif", "png": "image/png"}
-SECONDS_TO_SEND = 30.0  # a client that reads nothing for so long is sent away
 
 
 @dataclass(frozen=True)
@@ -29,39 +22,23 @@ class Ask:
     options: dict[str, object] = field(default_factory=dict[str, object])
 
 
-class WatchSession:
+class WatchSession(Session):
     """One clip for one client."""
-
-    def __init__(
-        self,
-        socket: Socket,
-        turns: Turns,
-        shelf: Shelf,
-        limits: Limits,
-        uploads: Kept[Picture],
-        results: Kept[File],
-        metrics: Metrics,
-    ) -> None:
-        self.socket, self.turns, self.shelf, self.limits = socket, turns, shelf, limits
-        self.uploads, self.results, self.metrics = uploads, results, metrics
 
     async def run(self, values: Mapping[str, object]) -> None:
         """Until the clip is complete. Raises UserError for a call that does not fit."""
         ask = dataclass_from_dict(Ask, values, "the request")
-        self.shelf.folder(ask.model)
-        async with self.turns.place(self._tell_place):
-            options = client_options(ask.options, self.shelf.actions[ask.model], self.uploads)
-            watch = await self.turns.do(lambda: Watch(self.shelf.get(ask.model), options))
+        self.shared.shelf.folder(ask.model)
+        async with self.shared.turns.place(self.tell_place):
+            options = client_options(ask.options, self.shared.shelf.actions[ask.model], self.shared.uploads)
+            watch = await self.shared.turns.do(lambda: Watch(self.shared.shelf.get(ask.model), options))
             await self._send_start(ask.model, watch)
             steps = watch.steps()
-            while (step := await self.turns.do(lambda: _next(steps))) is not None:
+            while (step := await self.shared.turns.do(lambda: _next(steps))) is not None:
                 async with asyncio.timeout(SECONDS_TO_SEND):
                     await self._send(step)
-            self.metrics.clips += 1
+            self.shared.metrics.clips += 1
             await self._send_files(watch)
-
-    async def _tell_place(self, ahead: int) -> None:
-        await self.socket.send_json({"type": "queued", "ahead": ahead})
 
     async def _send_start(self, model: str, watch: Watch) -> None:
         request, index = watch.request, watch.pipeline.index
@@ -98,9 +75,9 @@ class WatchSession:
     async def _send_files(self, watch: Watch) -> None:
         clip = watch.clip()
         names: dict[str, Json] = {}
-        for form, media_type in FILES.items():
+        for form, media_type in FILM_TYPES.items():
             content = await asyncio.to_thread(written, clip.frames, clip.fps, f".{form}")
-            names[form] = self.results.add(File(content, media_type, f"mutoscope.{form}"), len(content))
+            names[form] = self.shared.results.add(File(content, media_type, f"mutoscope.{form}"), len(content))
         await self.socket.send_json({"type": "done", "files": names, "frames": len(clip.frames)})
 
 
