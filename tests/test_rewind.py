@@ -1,6 +1,7 @@
 """Streams that are rewound: the same again under the same conditions, another way under others."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,8 @@ def test_a_stream_with_an_end_still_ends_there(pipeline: VideoPipeline):
 
 
 def test_frames_of_the_context_are_delivered_again(pipeline: VideoPipeline):
-    context = pipeline(class_label=1, num_frames=5, **FAST).frames
+    options: dict[str, Any] = {"class_label": 1, "num_frames": 5, **FAST}
+    context = pipeline.generate(**options).clips[0].frames
     stream = pipeline.stream(context=context, num_frames=None, **FAST)
     some(stream, 2)  # the context and its first continuation are finished at once
     bookmark = stream.bookmark()

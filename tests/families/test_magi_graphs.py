@@ -1,5 +1,7 @@
 """The graphs of a world give what the networks give."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -34,9 +36,9 @@ def world(request: pytest.FixtureRequest) -> tuple[MAGI, dict[str, "ort.Inferenc
     return model, {name: ort.InferenceSession(content) for name, content in graphs.items()}
 
 
-def run(session: "ort.InferenceSession", **inputs: torch.Tensor) -> list[np.ndarray]:
+def run(session: "ort.InferenceSession", **inputs: torch.Tensor) -> list[Any]:
     names = {one.name for one in session.get_inputs()}
-    return session.run(None, {name: value.numpy() for name, value in inputs.items() if name in names})
+    return [*session.run(None, {name: value.numpy() for name, value in inputs.items() if name in names})]
 
 
 @pytest.mark.slow

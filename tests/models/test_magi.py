@@ -421,7 +421,7 @@ def test_a_head_that_knows_the_change_has_no_error():
             repeat = len(x) // len(change)
             return torch.cat([change.repeat(repeat, 1), torch.zeros_like(x)], dim=-1)
 
-    model.head = Knows()
+    model.head = Knows()  # type: ignore[assignment]
     z = torch.zeros(len(change), model.config.hidden_size)
     rows = tokens[:, 1].flatten(0, 1), torch.Generator().manual_seed(0), previous[:, 1].flatten(0, 1)
     _, metrics = model.token_loss(z, *rows)

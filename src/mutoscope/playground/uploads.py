@@ -4,7 +4,7 @@ import asyncio
 import io
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,7 +35,7 @@ async def read_upload(
             return await _decoded(path, limits)
 
 
-async def at_most(parts: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
+async def at_most(parts: AsyncIterator[bytes], most: int) -> AsyncGenerator[bytes, None]:
     """The parts of a body while they arrive. Raises TooLarge with the first byte that is too many."""
     count = 0
     async for part in parts:
