@@ -124,6 +124,24 @@ def test_a_task_shows_the_tokens_of_its_condition_video_to_the_sampler(
     assert (shown["tokens"][:, 0] < 0).all()
 
 
+def test_a_region_decides_which_pixels_are_pasted_back(ten_tasks: VideoPipeline) -> None:
+    video = noise(8)  # 8x8 pixels
+    options = {"task": "inpaint-central", "task_video": video, "paste_given": True}
+    frames = ten_tasks(**options, region=(0.0, 0.0, 0.5, 0.5)).frames
+    np.testing.assert_array_equal(frames[:, 4:], video[:, 4:])
+    np.testing.assert_array_equal(frames[:, :, 4:], video[:, :, 4:])
+    assert (frames[:, :4, :4] != video[:, :4, :4]).any()
+    central = ten_tasks(**options, region=[0.25, 0.25, 0.75, 0.75]).frames
+    np.testing.assert_array_equal(central, ten_tasks(**options).frames)
+
+
+def test_a_region_of_a_task_that_shows_whole_frames_is_refused(ten_tasks: VideoPipeline) -> None:
+    with pytest.raises(UserError, match="whole frames"):
+        ten_tasks(task="frame-prediction", context=noise(1), region=(0, 0, 1, 1))
+    with pytest.raises(UserError, match="four numbers"):
+        ten_tasks(task="inpaint-central", task_video=noise(8), region="all")
+
+
 def test_samples_beyond_a_batch_are_made_in_rounds(pipeline: VideoPipeline) -> None:
     events: list[SampleEvent] = []
     result = pipeline.generate(class_label=0, num_samples=5, batch_size=2, on_step=events.append)

@@ -28,6 +28,7 @@ from mutoscope.families.base import (
 from mutoscope.families.blending import blended_and_coded
 from mutoscope.families.captured import CapturedMagvit
 from mutoscope.families.transfer import TransferRule, class_rows, position_table
+from mutoscope.layers.condition_regions import RECTANGULAR, Rectangle
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.model_index import ModelIndex
 from mutoscope.models.base import ModelConfig
@@ -53,6 +54,9 @@ class MagvitCall(Call):
     """How many of these frames to use; None: all of context, as many as in training of a video."""
     task_video: Clips = field(default=None, metadata={**VIDEO_FILE, "flag": "video"})
     """Clip that the task completes."""
+    region: tuple[float, float, float, float] | None = None
+    """Left, top, right and bottom of what outpainting shows or inpainting fills, as fractions of the frame; None: the
+    paper's central half. The dynamic tasks move it from left to right."""
     paste_given: bool = False
     """Put the pixels of the context back over the result."""
     blend_given: bool | None = None
@@ -70,6 +74,8 @@ class MagvitRequest(Request):
     """Clips in [-1, 1] that hold what the task shows, one for all samples or one for each."""
     context_frames: int = 1
     """Frames shown at the start, for tasks that start from frames."""
+    rectangle: Rectangle | None = None
+    """What outpainting shows and inpainting hides; None: the paper's central half."""
     paste_given: bool = False
     blend_given: bool = False
 
@@ -89,7 +95,7 @@ class MagvitRequest(Request):
             return clips
         tokenizer = self.generator.tokenizer
         frames, height, width = clips.shape[1:4]
-        mask = tasks.pixel_mask(self.task, frames, height, width, self.context_frames)
+        mask = tasks.pixel_mask(self.task, frames, height, width, self.context_frames, self.rectangle)
         videos = self.video if len(self.video) == 1 else self.video[start : start + len(clips)]
         context = tokenizer.to_uint8(videos)  # (b or 1, t, h, w, 3)
         if self.blend_given:
@@ -131,6 +137,7 @@ class MagvitGenerator(Generator[MagvitCall, Magvit]):
             labels=self.class_labels(call.class_label, num_samples, call.seed) if takes_class else None,
             video=video,
             context_frames=count,
+            rectangle=_rectangle(task, call.region),
             batch_size=max(call.batch_size, 1),
             paste_given=call.paste_given,
             blend_given=self.index.blend_given if call.blend_given is None else call.blend_given,
@@ -155,9 +162,9 @@ class MagvitGenerator(Generator[MagvitCall, Magvit]):
         if request.video is None:
             return None, None
         videos = request.video if len(request.video) == 1 else request.video[samples]
-        video = tasks.condition_video(request.task, videos.to(self.device), request.context_frames)
+        video = tasks.condition_video(request.task, videos.to(self.device), request.context_frames, request.rectangle)
         stride = self.tokenizer.spec.temporal_stride
-        region = self.model.config.condition_mask(request.task, request.context_frames, stride)
+        region = self.model.config.condition_mask(request.task, request.context_frames, stride, request.rectangle)
         return self.tokenizer.encode(video).expand(samples.stop - samples.start, -1, -1, -1), region
 
     # -------------------------------------------------------------------------------------------------- checking
@@ -225,6 +232,16 @@ class MagvitGenerator(Generator[MagvitCall, Magvit]):
             config = replace(config, draw_class=False)
         check_sampler(self.model.config, config)
         return config
+
+
+def _rectangle(task: str, region: object) -> Rectangle | None:
+    if region is None:
+        return None
+    if task not in RECTANGULAR:
+        raise UserError(
+            f"The task {task!r} shows whole frames. Omit region, or choose one of {', '.join(RECTANGULAR)}."
+        )
+    return Rectangle.of(region)
 
 
 def implied_task(index: ModelIndex, options: Mapping[str, object]) -> str:

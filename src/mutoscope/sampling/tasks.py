@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mutoscope.errors import UserError
-from mutoscope.layers.condition_regions import TASKS, check_task, condition_region
+from mutoscope.layers.condition_regions import TASKS, Rectangle, check_task, condition_region
 
 __all__ = [
     "TASKS",
@@ -36,15 +36,20 @@ def condition_key(task: str) -> str:
     return "frame-prediction" if task == "class-conditional-frame-prediction" else task
 
 
-def pixel_mask(task: str, num_frames: int, height: int, width: int, context_frames: int = 1) -> Bool[Tensor, "t h w"]:
-    """True where a pixel is given. `context_frames` counts at the start, and for interpolation at either end."""
+def pixel_mask(
+    task: str, num_frames: int, height: int, width: int, context_frames: int = 1, rectangle: Rectangle | None = None
+) -> Bool[Tensor, "t h w"]:
+    """True where a pixel is given. `context_frames` counts at the start, and for interpolation at either end.
+
+    `rectangle`: see `condition_region`.
+    """
     if not 1 <= context_frames <= num_frames:
         raise UserError(f"{context_frames} context frames of a clip of {num_frames}; choose 1 to {num_frames}.")
-    return condition_region(task, (num_frames, height, width), context_frames, context_frames)
+    return condition_region(task, (num_frames, height, width), context_frames, context_frames, rectangle)
 
 
 def condition_video(
-    task: str, video: Float[Tensor, "b 3 t h w"], context_frames: int = 1
+    task: str, video: Float[Tensor, "b 3 t h w"], context_frames: int = 1, rectangle: Rectangle | None = None
 ) -> Float[Tensor, "b 3 t h w"]:
     """The clip with everything outside the conditioning region padded; values in [-1, 1].
 
@@ -53,7 +58,7 @@ def condition_video(
     Full generation gives an entirely black clip.
     """
     t, h, w = video.shape[-3:]
-    given = pixel_mask(task, t, h, w, context_frames).to(video.device)
+    given = pixel_mask(task, t, h, w, context_frames, rectangle).to(video.device)
     if task in ("frame-prediction", "class-conditional-frame-prediction"):
         return video[:, :, [min(frame, context_frames - 1) for frame in range(t)]]
     if task == "frame-interpolation":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mutoscope.checks import COUNT, DEPTH, NOT_NEGATIVE, POSITIVE, SHARE, SIDE, WIDTH, Range, check_fields
 from mutoscope.errors import UserError
-from mutoscope.layers.condition_regions import TASKS, check_task, condition_region, touched_tokens
+from mutoscope.layers.condition_regions import TASKS, Rectangle, check_task, condition_region, touched_tokens
 from mutoscope.models.base import ClipFacts, ModelConfig
 
 ConditionMode = Literal["cond->input", "input->input", "cond->cond"]
@@ -184,18 +184,24 @@ class MagvitConfig(ModelConfig):
         return self.codebook_size + self.num_classes
 
     def condition_mask(
-        self, task: str, context_frames: int | None = None, temporal_stride: int = 1
+        self,
+        task: str,
+        context_frames: int | None = None,
+        temporal_stride: int = 1,
+        rectangle: Rectangle | None = None,
     ) -> Bool[Tensor, "t h w"]:
         """True at the token positions that belong to the condition of `task`.
 
         `context_frames`: pixel frames of context at the start (or at both ends) of the clip; None for the number of
-        training.
+        training. `rectangle`: see `condition_region`.
         """
         if self.condition_clip_shape is not None:
             frames = context_frames or self.context_frames
-            return touched_tokens(condition_region(task, self.condition_clip_shape, frames, frames), self.latent_shape)
+            return touched_tokens(
+                condition_region(task, self.condition_clip_shape, frames, frames, rectangle), self.latent_shape
+            )
         frames = math.ceil(context_frames / temporal_stride) if context_frames else self.latent_context_frames
-        return condition_region(task, self.latent_shape, frames, frames)
+        return condition_region(task, self.latent_shape, frames, frames, rectangle)
 
     @property
     def reads_condition_videos(self) -> bool:
