@@ -2,7 +2,7 @@
 
 import base64
 import json
-import shutil
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +21,7 @@ from mutoscope.models.magi import MAGI
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.playground.web_export import RUNTIME, RUNTIME_VERSION, export_web
 from mutoscope.sampling.frame_stream import FrameStreamSamplerConfig, set_sizes
+from npm import installed
 from tiny_magi import tiny_index, tiny_magi, tiny_vae
 from tiny_models import save_tiny_model
 
@@ -31,20 +32,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """onnxruntime-web from npm; without it the test is skipped."""
-    npm, folder = shutil.which("npm"), tmp_path_factory.mktemp("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("Node.js is not installed")
-    command = [
-        npm,
-        "install",
-        "--silent",
-        "--no-audit",
-        "--no-fund",
-        "--ignore-scripts",
-        f"{RUNTIME}@{RUNTIME_VERSION}",
-    ]
-    if subprocess.run(command, cwd=folder, capture_output=True, timeout=300, check=False).returncode:
-        pytest.skip("npm cannot be reached")
+    folder = installed(tmp_path_factory.mktemp("npm"), f"{RUNTIME}@{RUNTIME_VERSION}")
     return folder / "node_modules" / RUNTIME
 
 
@@ -102,6 +90,9 @@ def test_the_folder_is_complete_and_asks_nobody_else(runtime: Path, tmp_path: Pa
     page = tmp_path / "page"
     names = {file.relative_to(page).as_posix() for file in page.rglob("*") if file.is_file()}
     assert {"index.html", "world.json", "pass.onnx", "head.onnx", "decoder.onnx", "static/worker.js"} <= names
+    for script in page.glob("static/*.js"):
+        wanted = set(re.findall(r'from "./([a-z]+.js)"', script.read_text()))
+        assert {f"static/{name}" for name in wanted} <= names
     assert "runtime/ort-wasm-simd-threaded.wasm" in names and "runtime/LICENSE" in names
     assert '"/static/' not in (page / "index.html").read_text()
     assert report["model_bytes"] == sum((page / f"{name}.onnx").stat().st_size for name in ("pass", "head", "decoder"))

@@ -72,6 +72,8 @@ VIDEO_FILE = {"file": "video"}
 """Metadata of a field of a call: the command line names a video or image file."""
 ACTIONS_FILE = {"file": "actions"}
 """Metadata of a field of a call: the command line names a file of actions."""
+RECTANGLE = {"form": "region"}
+"""Metadata of a field of a call: part of the frame, which a page lets its user draw."""
 PYTHON_ONLY = {"python_only": "true"}
 """Metadata of a field of a call that the command line does not show."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from mutoscope.data.fit import Frames, fit_frames
 from mutoscope.errors import UserError
 from mutoscope.families.base import (
+    RECTANGLE,
     VIDEO_FILE,
     Batch,
     Call,
@@ -54,7 +55,7 @@ class MagvitCall(Call):
     """How many of these frames to use; None: all of context, as many as in training of a video."""
     task_video: Clips = field(default=None, metadata={**VIDEO_FILE, "flag": "video"})
     """Clip that the task completes."""
-    region: tuple[float, float, float, float] | None = None
+    region: tuple[float, float, float, float] | None = field(default=None, metadata=RECTANGLE)
     """Left, top, right and bottom of what outpainting shows or inpainting fills, as fractions of the frame; None: the
     paper's central half. The dynamic tasks move it from left to right."""
     paste_given: bool = False

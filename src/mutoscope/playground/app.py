@@ -228,6 +228,15 @@ def _add_files(app: "FastAPI", server: Server) -> None:
         name = server.uploads.add(frames, frames.nbytes)
         return Uploaded(upload=name, frames=len(frames), height=frames.shape[1], width=frames.shape[2])
 
+    @app.get("/api/uploads/{name}/first-frame/{model}", response_class=Response, responses={400: {"model": Problem}})
+    async def seen(name: str, model: str) -> Response:
+        """The first frame of an upload as a PNG image, cut to the size and the aspect of a model's frames."""
+        from mutoscope.data.fit import fit_frames
+
+        index = server.shelf.folder(model).index
+        frame = fit_frames(server.uploads.get(name)[:1], index.height, index.width)
+        return Response(encoded(frame[0], "png"), media_type="image/png")
+
     @app.get("/api/files/{name}", response_class=Response, responses={400: {"model": Problem}})
     async def result(name: str) -> Response:
         """A film, picture or episode that was made."""

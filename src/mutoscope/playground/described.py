@@ -54,7 +54,7 @@ def _call_options(family: AnyFamily, folder: ModelFolder) -> list[Json]:
         if f.name in NOT_OFFERED or "python_only" in f.metadata:
             continue
         file = f.metadata.get("file")
-        kind = {"video": "upload", "actions": "text"}.get(str(file)) or kind_of(hints[f.name])
+        kind = {"video": "upload", "actions": "text"}.get(str(file)) or f.metadata.get("form") or kind_of(hints[f.name])
         default = None if f.default is MISSING else f.default
         listed.append(_option(f.name, kind, default, texts.get(f.name, ""), _choices(f.name, folder), "What to show"))
     return listed

@@ -16,7 +16,7 @@ from mutoscope.errors import UserError
 from mutoscope.pipeline import VideoPipeline
 
 STATIC, WEB = (Path(__file__).parent / name for name in ("static", "static_web"))
-PAGE_FILES = ("index.html", "style.css", "icon.svg", "app.js", "play.js", "watch.js")
+PAGE_FILES = ("index.html", "style.css", "icon.svg", "app.js", "play.js", "region.js", "watch.js")
 RUNTIME = "onnxruntime-web"
 RUNTIME_VERSION = "1.30.0"
 RUNTIME_FILES = ("dist/ort.wasm.min.mjs", "dist/ort-wasm-simd-threaded.mjs", "dist/ort-wasm-simd-threaded.wasm")

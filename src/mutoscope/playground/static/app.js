@@ -14,7 +14,13 @@ function show(view) {
 }
 
 async function begin() {
-  let models;
+  let models, play;
+  for (const view of views) {
+    document.getElementById(`tab-${view}`).onclick = () => {
+      if (view === "watch") play?.pause();
+      show(view);
+    };
+  }
   try {
     models = await listModels();
   } catch (error) {
@@ -22,20 +28,14 @@ async function begin() {
     return;
   }
   document.body.classList.toggle("alone", models.some((model) => model.alone));
-  const play = new Play(models);
+  play = new Play(models);
   const watch = new Watch(models);
-  for (const view of views) {
-    document.getElementById(`tab-${view}`).onclick = () => {
-      if (view === "watch") play.pause();
-      show(view);
-    };
-  }
   const shared = new URLSearchParams(location.hash.slice(1));
   if (shared.get("view") === "watch") {
     show("watch");
     watch.restore(shared);
   } else if (models.some((model) => model.streams)) {
-    play.begin();
+    if (!document.getElementById("play").hidden) play.begin();
   } else {
     show("watch");
   }

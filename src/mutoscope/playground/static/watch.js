@@ -1,9 +1,10 @@
 // Watch: a call to the server, every step of it on two canvases.
 
-import { announce, connect, fill, image, say, tell, upload } from "./wire.js";
+import { Region } from "./region.js";
+import { announce, connect, fill, image, say, tell, upload, uploadedFrame } from "./wire.js";
 
 const FRAME_MS = 125;
-const SIMPLE = new Set(["task", "class_label", "prompt", "actions", "seed", "num_decoding_steps", "guidance_scale", "context", "task_video"]);
+const SIMPLE = new Set(["task", "class_label", "prompt", "actions", "seed", "num_decoding_steps", "guidance_scale", "context", "task_video", "region"]);
 
 export class Watch {
   constructor(models) {
@@ -58,16 +59,26 @@ class Panel {
     title.textContent = "All options";
     more.append(title, inner);
     box.replaceChildren();
+    this.region = null;
     for (const option of this.model.options) {
       if (option.name === "class_label" && !this.model.classes.length) continue;
       if (option.name === "actions" && !this.model.actions.length) continue;
       (SIMPLE.has(option.name) ? box : inner).append(this.field(option));
     }
     box.append(more);
+    const task = this.form.elements.task;
+    if (this.region) {
+      task.addEventListener("change", () => this.region.offer(task.value));
+      this.region.offer(task.value);
+    }
     this.share();
   }
 
   field(option) {
+    if (option.kind === "region") {
+      this.region = new Region(option.name, option.help, this.model);
+      return this.region.box;
+    }
     const label = document.createElement("label");
     label.title = option.help;
     label.append(option.name.replaceAll("_", " "));
@@ -82,18 +93,31 @@ class Panel {
       if (option.kind === "flag") { input.checked = option.default === true; label.classList.add("check"); }
       else if (option.kind !== "upload") input.placeholder = option.default === null ? "" : String(option.default);
     }
+    if (option.kind === "upload") input.onchange = () => this.take(input);
     input.name = option.name;
     input.dataset.kind = option.kind;
     label.append(input);
     return label;
   }
 
+  // A file travels as soon as it is chosen, so that its first frame can be drawn on.
+  async take(input) {
+    const file = input.files[0];
+    input.uploaded = file ? upload(file) : null;
+    try {
+      const found = await input.uploaded;
+      tell("");
+      if (this.region && file) this.region.show(found ? await uploadedFrame(this.model.name, found.upload) : null);
+    } catch (error) { tell(error.message); }
+  }
+
   async values() {
     const options = {};
     for (const input of this.form.querySelectorAll("[data-kind]")) {
       const { kind } = input.dataset;
-      if (kind === "upload") { if (input.files[0]) options[input.name] = (await upload(input.files[0])).upload; }
+      if (kind === "upload") { if (input.uploaded) options[input.name] = (await input.uploaded).upload; }
       else if (kind === "flag") { if (input.checked !== input.defaultChecked) options[input.name] = input.checked; }
+      else if (kind === "region") { if (input.value && !this.region.box.hidden) options[input.name] = input.value.split(",").map(Number); }
       else if (input.value !== "") options[input.name] = kind === "int" || kind === "float" ? Number(input.value) : input.value;
     }
     return options;
@@ -113,8 +137,10 @@ class Panel {
     this.offerOptions();
     for (const [name, value] of shared) {
       const input = this.form.elements[name];
-      if (input && input.dataset?.kind && input.dataset.kind !== "upload") input.value = value;
+      if (input?.dataset?.kind === "region") this.region.text = value;
+      else if (input?.dataset?.kind && input.dataset.kind !== "upload") input.value = value;
     }
+    this.region?.offer(this.form.elements.task.value);
     this.share();
     this.begin();
   }

@@ -47,6 +47,13 @@ export async function upload(file) {
   return found;
 }
 
+// The first frame of an upload, cut as the model sees it
+export async function uploadedFrame(model, name) {
+  const response = await fetch(`/api/uploads/${name}/first-frame/${encodeURIComponent(model)}${location.search}`);
+  if (!response.ok) throw new Error((await response.json()).detail);
+  return await createImageBitmap(await response.blob());
+}
+
 export function tell(text) {
   const notice = document.getElementById("notice");
   notice.textContent = text || "";
