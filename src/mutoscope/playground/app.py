@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from mutoscope.model_index import Json
 from mutoscope.playground.described import describe
 from mutoscope.playground.guard import COOKIE, Guard
 from mutoscope.playground.images import encoded
+from mutoscope.playground.kept import NotHere
 from mutoscope.playground.limits import Limits
 from mutoscope.playground.messages import json_object
 from mutoscope.playground.metrics import exposition
@@ -23,7 +25,7 @@ from mutoscope.playground.realtime import RealtimeSession
 from mutoscope.playground.session import Shared
 from mutoscope.playground.shelf import Shelf
 from mutoscope.playground.uploads import TooLarge, read_upload
-from mutoscope.playground.videos import Jobs, NotHere, router
+from mutoscope.playground.videos import Jobs, router
 from mutoscope.playground.watching import WatchSession
 
 if TYPE_CHECKING:
@@ -89,6 +91,14 @@ class Server(Shared):
         self.jobs = Jobs(self)
         self.has_worlds = find_spec("vizdoom") is not None
 
+    @cached_property
+    def described(self) -> list[dict[str, object]]:
+        """The models as the page lists them; their folders are read once."""
+        names = self.shelf.names
+        return [
+            dict(describe(name, self.shelf.folder(name), self.shelf.actions[name], self.has_worlds)) for name in names
+        ]
+
     def gauges(self) -> dict[str, float]:
         return {
             "sessions_active": self.turns.taken,
@@ -117,7 +127,14 @@ def create_app(server: Server) -> "FastAPI":
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse
 
-    app = FastAPI(title="Mutoscope", version=__version__, lifespan=server.lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Mutoscope",
+        version=__version__,
+        lifespan=server.lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses={status: {"model": Problem} for status in (400, 403, 404, 413)},
+    )
     _add_guard(app, server)
     _add_page(app)
     _add_status(app, server)
@@ -197,15 +214,11 @@ def _add_models(app: "FastAPI", server: Server) -> None:
         return ServedModels(data=[ServedModel(id=name) for name in server.shelf.names])
 
     @app.get("/api/models")
-    async def described() -> list[dict[str, object]]:
+    async def listed() -> list[dict[str, object]]:
         """The models with their classes, keys, first frames and options."""
-        found = [
-            describe(name, server.shelf.folder(name), server.shelf.actions[name], server.has_worlds)
-            for name in server.shelf.names
-        ]
-        return [dict(one) for one in found]
+        return server.described
 
-    @app.get("/api/models/{model}/first-frames/{name}", response_class=Response, responses={400: {"model": Problem}})
+    @app.get("/api/models/{model}/first-frames/{name}", response_class=Response)
     async def first_frame(model: str, name: str) -> Response:
         """One of a model's own first frames, as a PNG image."""
         from mutoscope.families.first_frames import FirstFrames
@@ -213,14 +226,14 @@ def _add_models(app: "FastAPI", server: Server) -> None:
         folder = server.shelf.folder(model)
         frames = FirstFrames(folder.path, folder.index.first_frames)
         if name not in frames.names:
-            raise UserError("This model has no such first frame.")
+            raise NotHere("This model has no such first frame.")
         return Response(encoded(frames.read(name)[0].numpy(), "png"), media_type="image/png")
 
 
 def _add_files(app: "FastAPI", server: Server) -> None:
     from fastapi import Request, Response
 
-    @app.post("/api/uploads", responses={400: {"model": Problem}, 413: {"model": Problem}})
+    @app.post("/api/uploads")
     async def upload(request: Request) -> Uploaded:
         """Read a picture or a video from the body of the request."""
         frames = await read_upload(request.stream(), server.limits, server.reading)
@@ -228,7 +241,7 @@ def _add_files(app: "FastAPI", server: Server) -> None:
         name = server.uploads.add(frames, frames.nbytes)
         return Uploaded(upload=name, frames=len(frames), height=frames.shape[1], width=frames.shape[2])
 
-    @app.get("/api/uploads/{name}/first-frame/{model}", response_class=Response, responses={400: {"model": Problem}})
+    @app.get("/api/uploads/{name}/first-frame/{model}", response_class=Response)
     async def seen(name: str, model: str) -> Response:
         """The first frame of an upload as a PNG image, cut to the size and the aspect of a model's frames."""
         from mutoscope.data.fit import fit_frames
@@ -237,7 +250,7 @@ def _add_files(app: "FastAPI", server: Server) -> None:
         frame = fit_frames(server.uploads.get(name)[:1], index.height, index.width)
         return Response(encoded(frame[0], "png"), media_type="image/png")
 
-    @app.get("/api/files/{name}", response_class=Response, responses={400: {"model": Problem}})
+    @app.get("/api/files/{name}", response_class=Response)
     async def result(name: str) -> Response:
         """A film, picture or episode that was made."""
         found = server.results.get(name)
@@ -250,18 +263,37 @@ def _add_sockets(app: "FastAPI", server: Server) -> None:
 
     @app.websocket("/play")
     async def play(socket: WebSocket) -> None:
-        await served(socket, server, lambda: PlaySession(socket, server).run())
+        await served(socket, server, lambda: PlaySession(Texts(socket), server).run())
 
     @app.websocket("/watch")
     async def watch(socket: WebSocket) -> None:
-        await served(socket, server, lambda: _watched(socket, WatchSession(socket, server)))
+        await served(socket, server, lambda: _watched(Texts(socket), WatchSession(Texts(socket), server)))
 
     @app.websocket("/v1/realtime/video")
     async def realtime(socket: WebSocket) -> None:
-        await served(socket, server, RealtimeSession(socket, server).run)
+        await served(socket, server, RealtimeSession(Texts(socket), server).run)
 
 
-async def _watched(socket: "WebSocket", session: WatchSession) -> None:
+class Texts:
+    """A socket whose client may send texts only."""
+
+    def __init__(self, socket: "WebSocket") -> None:
+        self.socket = socket
+        self.send_json, self.send_bytes = socket.send_json, socket.send_bytes
+
+    async def receive_text(self) -> str:
+        """Raises UserError for bytes, which Starlette takes for a missing text."""
+        from fastapi import WebSocketDisconnect
+
+        message = await self.socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005), message.get("reason"))
+        if message.get("text") is None:
+            raise UserError("A message is a text, a JSON object; bytes were sent.")
+        return str(message["text"])
+
+
+async def _watched(socket: Texts, session: WatchSession) -> None:
     """One clip; it stops when the client leaves or says anything more."""
     from fastapi import WebSocketDisconnect
 

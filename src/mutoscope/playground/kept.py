@@ -12,6 +12,12 @@ from jaxtyping import UInt8
 from mutoscope.errors import UserError
 
 T = TypeVar("T")
+
+
+class NotHere(UserError):
+    """A name of nothing that is here, or is here any longer."""
+
+
 Picture = UInt8[np.ndarray, "t h w 3"]
 """What an upload becomes."""
 
@@ -53,10 +59,10 @@ class Kept(Generic[T]):
         return name
 
     def get(self, name: str) -> T:
-        """Raises UserError for a name that is unknown or forgotten."""
+        """Raises NotHere for a name that is unknown or forgotten."""
         self._forget()
         if name not in self._items:
-            raise UserError("This file is no longer here. Make it again.")
+            raise NotHere("This file is no longer here. Make it again.")
         return self._items[name].value
 
     def remove(self, name: str) -> None:

@@ -11,6 +11,7 @@ from mutoscope.hub import ModelFolder
 from mutoscope.json_config import nearest
 from mutoscope.model_index import ModelIndex
 from mutoscope.pipeline import VideoPipeline
+from mutoscope.playground.kept import NotHere
 
 
 class Shelf:
@@ -42,9 +43,9 @@ class Shelf:
         return tuple(self._loaded)
 
     def folder(self, name: str) -> ModelFolder:
-        """Raises UserError for a name that is not on the shelf."""
+        """Raises NotHere for a name that is not on the shelf."""
         if name not in self.folders:
-            raise UserError(f"There is no model {name[:80]!r}: {nearest(name[:80], self.names)}")
+            raise NotHere(f"There is no model {name[:80]!r}: {nearest(name[:80], self.names)}")
         return self.folders[name]
 
     def index(self, name: str) -> ModelIndex:

@@ -17,7 +17,7 @@ from mutoscope.json_config import dataclass_from_dict
 from mutoscope.model_index import ModelIndex
 from mutoscope.playground.calls import client_options
 from mutoscope.playground.images import encoded, side_by_side
-from mutoscope.playground.kept import Picture
+from mutoscope.playground.kept import NotHere, Picture
 from mutoscope.playground.limits import Limits
 from mutoscope.playground.messages import json_object
 from mutoscope.playground.saving import written
@@ -126,10 +126,6 @@ class Deleted:
     id: str
     object: Literal["video.deleted"] = "video.deleted"
     deleted: bool = True
-
-
-class NotHere(UserError):
-    """No job of that name."""
 
 
 @dataclass
