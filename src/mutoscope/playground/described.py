@@ -40,7 +40,7 @@ def describe(name: str, folder: ModelFolder, actions: ActionSpec | None, has_wor
         "streams": can_play,
         "real": {
             label: environment
-            for label in index.class_names or ()
+            for label in index.class_names or ("",)
             if has_worlds and (environment := environment_name(label, index)) is not None
         },
         "options": [*_call_options(family, folder), *_sampler_options(family, folder)],

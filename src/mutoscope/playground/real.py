@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from typing import cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -41,9 +42,15 @@ class RealWorld:
 
 
 def environment_name(class_label: str | int | None, index: ModelIndex) -> str | None:
-    """The environment that a class was recorded from, as far as its name tells."""
+    """The environment that a class was recorded from, as far as its name tells.
+
+    A model of a single scenario has no classes: its recording names it.
+    """
     names = index.class_names or ()
     label = names[class_label] if isinstance(class_label, int) and 0 <= class_label < len(names) else class_label
+    recorded = index.data.get("class_names")
+    if not names and isinstance(recorded, list) and len(cast(list[object], recorded)) == 1:
+        label = cast(list[object], recorded)[0]
     return f"{DOOM}-{label}" if label in SCENARIOS else None
 
 
