@@ -1,4 +1,4 @@
-"""The page's server under one player, eight players, and people who come and go.
+"""The page's server under one session, eight sessions, and people who come and go.
 
     python benchmarks/playground.py OUT.json [--model magi-doom] [--minutes 10] [--node-modules FOLDER]
 
@@ -109,7 +109,7 @@ def _header(data: bytes) -> dict[str, object]:
 
 
 def played(address: str, model: str, fps: float | None, seconds: float = SECONDS) -> Report:
-    """One player's figures."""
+    """The figures of one session."""
     player = Player(address, model, fps)
     gaps, keys = player.play(seconds)
     player.socket.close()
@@ -123,7 +123,7 @@ def played(address: str, model: str, fps: float | None, seconds: float = SECONDS
 
 
 def crowded(address: str, model: str) -> Report:
-    """Eight players at once, each as fast as it gets frames."""
+    """Eight sessions at once, each as fast as it gets frames."""
     with ThreadPoolExecutor(PLAYERS) as pool:
         reports = list(pool.map(lambda _: played(address, model, None), range(PLAYERS)))
     rates = [float(cast(float, report["frames_per_second"])) for report in reports]

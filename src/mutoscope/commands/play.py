@@ -8,6 +8,7 @@ from mutoscope.errors import UserError, reason
 
 INSTALL = "The page needs fastapi, uvicorn and websockets; install them with: pip install 'mutoscope[playground]'"
 ANY_PORT = 0
+BACKLOG = 2048  # as uvicorn's own
 
 
 def play(
@@ -78,12 +79,13 @@ def play(
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises UserError where the address cannot be used."""
+    """A socket at which clients may call already. Raises UserError where the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        bound.listen(BACKLOG)  # whoever reads the printed address may call before the server answers
     except (OSError, UnicodeError) as error:
         bound.close()
         where = f"{host}:{port}"
