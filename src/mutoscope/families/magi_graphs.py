@@ -1,8 +1,8 @@
 """A world for browsers: ONNX graphs of MAGI's pass, its diffusion head and the tokenizer's decoder, and a manifest.
 
 One graph serves both the reading of finished frames and the restoring of the frame in progress, which are the same pass
-with other inputs: two graphs would hold its weights twice. Weights are stored in half precision and widened when the
-graph is opened.
+with other inputs: two graphs would hold its weights twice. The matrices of the pass, two thirds of all weights, are
+stored in 8 bits with a scale per row, everything else in half precision; both are widened when the graph is opened.
 
 Shapes: f frame slots, p frames in the cache, n tokens, k numbers of a token, s positions of a frame, r tokens of a set.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int, Int8
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
@@ -30,9 +30,10 @@ from mutoscope.sampling.frame_stream import FrameStreamSamplerConfig, set_sizes
 from mutoscope.tokenizers.base import VideoTokenizer
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 SMALLEST_HALF = 256  # numbers of a weight that is worth storing in half precision
+SMALLEST_8_BIT = 10_000  # and of a matrix in 8 bits
 OPSET = 20
 FIRST_FRAMES_PER_CLASS = 4
 
@@ -164,7 +165,7 @@ def exported(model: MAGI, tokenizer: VideoTokenizer, height: int, width: int) ->
         ),
         "decoder": _onnx(DecoderGraph(tokenizer, height, width), {"latents": latents}, {"latents": {}}, ["pixels"]),
     }
-    return {name: halved(graph) for name, graph in graphs.items()}
+    return {name: stored(graph, eight_bits=name == "pass") for name, graph in graphs.items()}
 
 
 def _require_exporter() -> None:
@@ -191,18 +192,25 @@ def _onnx(
     return program.model_proto
 
 
-def halved(model: "ModelProto") -> bytes:
-    """The same graph with its large weights in half precision, widened by a cast each."""
-    from onnx import NodeProto, TensorProto, helper, numpy_helper
+def stored(model: "ModelProto", eight_bits: bool) -> bytes:
+    """The same graph with its large weights in half precision, or matrices in 8 bits, widened by nodes at its start."""
+    from onnx import TensorProto, numpy_helper
 
-    casts: list[NodeProto] = []
-    for weight in model.graph.initializer:
-        if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims, dtype=int) < SMALLEST_HALF:
+    nodes: list[NodeProto] = []
+    for weight in [*model.graph.initializer]:
+        size = int(np.prod(weight.dims, dtype=int))
+        if weight.data_type != TensorProto.FLOAT or size < SMALLEST_HALF:
             continue
-        name, values = weight.name, numpy_helper.to_array(weight).astype(np.float16)
-        weight.CopyFrom(numpy_helper.from_array(values, f"{name}_half"))
-        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
+        name, values = weight.name, numpy_helper.to_array(weight)
+        if eight_bits and values.ndim == 2 and size >= SMALLEST_8_BIT:
+            rows, scale = in_eight_bits(values)
+            weight.CopyFrom(numpy_helper.from_array(rows, f"{name}_8"))
+            model.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
+            nodes += [_cast(f"{name}_8", f"{name}_wide"), _product(f"{name}_wide", f"{name}_scale", name)]
+        else:
+            weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+            nodes.append(_cast(f"{name}_half", name))
+    nodes += [*model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     # A tenth of a file is where each node came from.
@@ -212,6 +220,30 @@ def halved(model: "ModelProto") -> bytes:
         del part.metadata_props[:]
     del model.graph.value_info[:]
     return model.SerializeToString()
+
+
+def in_eight_bits(values: Float[np.ndarray, "m n"]) -> tuple[Int8[np.ndarray, "m n"], Float32[np.ndarray, "..."]]:
+    """A matrix as numbers from -127 to 127 times one scale per row or per column, whichever is closer to it."""
+    found: list[tuple[float, Int8[np.ndarray, "m n"], Float32[np.ndarray, "..."]]] = []
+    for axis in (0, 1):
+        scale = np.maximum(np.abs(values).max(axis, keepdims=True), np.finfo(np.float32).tiny * 127) / 127
+        rounded = np.round(values / scale)
+        error = float(np.square(rounded * scale - values).sum())
+        found.append((error, rounded.astype(np.int8), scale.astype(np.float32)))
+    _, rows, scale = min(found, key=lambda one: one[0])
+    return rows, scale
+
+
+def _cast(source: str, target: str) -> "NodeProto":
+    from onnx import TensorProto, helper
+
+    return helper.make_node("Cast", [source], [target], to=TensorProto.FLOAT)
+
+
+def _product(left: str, right: str, target: str) -> "NodeProto":
+    from onnx import helper
+
+    return helper.make_node("Mul", [left, right], [target])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
