@@ -70,13 +70,13 @@ def test_classes_actions_and_rate_are_those_of_the_recording(recording: Path):
     fitted = plan.recipe
     assert isinstance(fitted, ModelRecipe) and isinstance(fitted.model, MAGIConfig)
     assert (fitted.model.num_classes, fitted.model.action_size, fitted.data.fps) == (3, len(NAMES), 10)
-    assert (fitted.data.height, fitted.data.width) == (96, 128) and fitted.rollouts == recipe.rollouts
+    assert (fitted.data.height, fitted.data.width) == (72, 96) and fitted.rollouts == recipe.rollouts
     assert "3 classes (push, lift, turn)" in plan.found and "3 actions (dx, dy, press)" in plan.found
 
 
 @pytest.mark.parametrize("name", sorted(RECORDED_BY))
 def test_without_a_recording_the_command_that_makes_one_is_named(name: str):
-    with pytest.raises(UserError, match=r"make it with `mutoscope record doom .* --data PATH"):
+    with pytest.raises(UserError, match=r"make it with `mutoscope record doom-basic .* --data PATH"):
         planned(RECIPES[name](), other_data=False, kept=(), machine="cpu")
 
 
@@ -89,9 +89,10 @@ def test_the_list_of_recipes_says_how_to_record_the_data(name: str):
     assert recipes("magi-shapes")["recorded_by"] is None
 
 
-def test_the_recorded_size_is_that_of_the_recipes():
+@pytest.mark.parametrize("name", sorted(RECORDED_BY))
+def test_the_recorded_size_is_that_of_the_recipes(name: str):
     """`mutoscope record` draws what the tokenizer reads, so that no frame is scaled twice."""
-    words = RECORDED_BY["magi-doom"].split()
-    data = magi_doom().data
+    words = RECORDED_BY[name].split()
+    data = RECIPES[name]().data
     assert words[words.index("--height") + 1] == str(data.height)
     assert words[words.index("--width") + 1] == str(data.width)
