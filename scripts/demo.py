@@ -57,8 +57,8 @@ def world(pipeline: VideoPipeline, out: Path) -> None:
     assert pipeline.index.actions is not None
     rows = parse_actions(KEYS, pipeline.index.actions)
     real = played(rows, pipeline.index.height, pipeline.index.width)
-    start = {} if real is None else {"context": real[:1]}
-    generation = pipeline.generate(actions=rows, seed=1, num_frames=len(rows) + 1, **start)
+    first = None if real is None else real[:1]  # None: one of the model's own
+    generation = pipeline.generate(actions=rows, seed=1, num_frames=len(rows) + 1, context=first)
     [clip] = generation.clips
     frames = clip.frames if real is None else side_by_side(real, clip.frames)
     save_clip(out / "world.mp4", frames, clip.fps, generation.seconds, WORLD_SCALE)

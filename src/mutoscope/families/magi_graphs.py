@@ -222,12 +222,12 @@ def stored(model: "ModelProto", eight_bits: bool) -> bytes:
     return model.SerializeToString()
 
 
-def in_eight_bits(values: Float[np.ndarray, "m n"]) -> tuple[Int8[np.ndarray, "m n"], Float32[np.ndarray, "..."]]:
+def in_eight_bits(values: Float32[np.ndarray, "m n"]) -> tuple[Int8[np.ndarray, "m n"], Float32[np.ndarray, "..."]]:
     """A matrix as numbers from -127 to 127 times one scale per row or per column, whichever is closer to it."""
     found: list[tuple[float, Int8[np.ndarray, "m n"], Float32[np.ndarray, "..."]]] = []
     for axis in (0, 1):
         scale = np.maximum(np.abs(values).max(axis, keepdims=True), np.finfo(np.float32).tiny * 127) / 127
-        rounded = np.round(values / scale)
+        rounded: Float32[np.ndarray, "m n"] = np.rint(np.divide(values, scale, dtype=np.float32))
         error = float(np.square(rounded * scale - values).sum())
         found.append((error, rounded.astype(np.int8), scale.astype(np.float32)))
     _, rows, scale = min(found, key=lambda one: one[0])
