@@ -19,9 +19,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -57,7 +57,8 @@ class Player:
 
     def __init__(self, address: str, model: str, fps: float | None) -> None:
         begin = time.perf_counter()
-        self.socket: ClientConnection = connect(f"ws://{address}/play", max_size=2**24)
+        self.stack = ExitStack()
+        self.socket: ClientConnection = self.stack.enter_context(connect(f"ws://{address}/play", max_size=2**24))
         self.say({"type": "start", "model": model, "seed": 0})
         self.started = self.until("started")
         self.until("frame")
@@ -112,7 +113,7 @@ def played(address: str, model: str, fps: float | None, seconds: float = SECONDS
     """The figures of one session."""
     player = Player(address, model, fps)
     gaps, keys = player.play(seconds)
-    player.socket.close()
+    player.stack.close()
     return {
         "seconds_first_frame": round(player.seconds_first_frame, 3),
         "frames_per_second": round(len(gaps) / sum(gaps), 2),
@@ -161,7 +162,7 @@ def in_the_page(address: str, node_modules: Path) -> Report:
     """What the page measures in Chromium."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     command = ["node", str(SCRIPT), f"http://{address}/", str(node_modules), str(chromium), str(SECONDS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -181,16 +182,20 @@ def main() -> None:
         played(address, arguments.model, None, 3.0)  # loads the model
         player = Player(address, arguments.model, None)
         fps = float(cast(float, player.started["fps"]))
-        player.socket.close()
-        report["at_the_models_rate"] = {"fps": fps} | played(address, arguments.model, fps)
-        report["at_fifteen"] = played(address, arguments.model, 15.0)
-        report["as_fast_as_it_goes"] = played(address, arguments.model, None)
-        report["eight_players"] = crowded(address, arguments.model)
+        player.stack.close()
+        parts: dict[str, Callable[[], Report]] = {
+            "at_the_models_rate": lambda: {"fps": fps} | played(address, arguments.model, fps),
+            "at_fifteen": lambda: played(address, arguments.model, 15.0),
+            "as_fast_as_it_goes": lambda: played(address, arguments.model, None),
+            "eight_players": lambda: crowded(address, arguments.model),
+            "coming_and_going": lambda: coming_and_going(address, arguments.model, pid, arguments.minutes),
+        }
         if arguments.node_modules is not None:
-            report["in_chromium"] = in_the_page(address, arguments.node_modules)
-        report["coming_and_going"] = coming_and_going(address, arguments.model, pid, arguments.minutes)
-    write_report(arguments.out, report)
-    print(json.dumps(report, indent=2))
+            parts["in_chromium"] = lambda: in_the_page(address, arguments.node_modules)
+        for name, measure in parts.items():
+            report[name] = measure()
+            print(name, json.dumps(report[name]), flush=True)
+            write_report(arguments.out, report)
 
 
 if __name__ == "__main__":

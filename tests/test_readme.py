@@ -40,6 +40,14 @@ def check_extras(words: list[str]) -> None:
         assert not named or set(named[1].split(",")) <= set(extras), word
 
 
+def check_verb(words: list[str]) -> None:
+    """The verb exists; it would serve until Ctrl-C."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words[:2], "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def check_nothing(words: list[str]) -> None:
     """Needs a network or files that are not available, or only changes the shell."""
 
@@ -54,6 +62,7 @@ RULES: dict[str, Callable[[list[str]], None]] = {
     "source ": check_nothing,
     ". ": check_nothing,
     "export ": check_nothing,
+    "mutoscope play": check_verb,
     "mutoscope convert": check_nothing,  # needs weights of the official code; tests/cli/test_convert.py writes some
 }
 

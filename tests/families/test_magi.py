@@ -308,3 +308,17 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path):
     encoder.encode = lambda prompts, length: TextFeatures(features * torch.nan, mask)
     with pytest.raises(UserError, match="^The text encoder's features hold .* float32"):
         pipeline.prepare(prompt="a")
+
+
+def test_the_name_of_a_single_class_may_be_given_and_changes_nothing():
+    model = tiny_magi(num_classes=None)
+    pipeline = VideoPipeline(tiny_vae(), model, tiny_index(model, class_names=("basic",)))
+    clips = [pipeline(context=noise(1), class_label=label, seed=1).frames for label in (None, "basic", 0)]
+    np.testing.assert_array_equal(clips[0], clips[1])
+    np.testing.assert_array_equal(clips[0], clips[2])
+    with pytest.raises(UserError, match="Unknown class label"):
+        pipeline(context=noise(1), class_label="other")
+    stream = pipeline.stream(context=noise(1), num_frames=None)
+    next(stream)
+    stream.change(class_label="basic")
+    next(stream)

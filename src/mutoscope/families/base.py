@@ -260,12 +260,16 @@ class Generator(ABC, Generic[CallType, ModelType]):
             )
 
     def class_labels(self, requested: Labels, num_samples: int, seed: int) -> Int[Tensor, " b"] | None:
-        """The requested labels, one per sample; without a request, classes drawn at random if the model has any."""
-        num_classes = self.model.config.num_classes or 0
+        """The requested labels, one per sample; without a request, classes drawn at random if the model has any.
+
+        None too for a model of a single class, which is no condition: its name may be given, and changes nothing.
+        """
+        num_classes, names = self.model.config.num_classes or 0, self.index.class_names
         if requested is not None:
             each: Sequence[int | str] = [requested] if isinstance(requested, int | str) else requested
-            found = [find_class(label, self.index.class_names, num_classes) for label in each]
-            return torch.tensor(found if len(found) > 1 else found * num_samples)
+            is_sole = not num_classes and names is not None and len(names) == 1
+            found = [find_class(label, names, 1 if is_sole else num_classes) for label in each]
+            return None if is_sole else torch.tensor(found if len(found) > 1 else found * num_samples)
         if num_classes:
             generator = torch.Generator().manual_seed(seed)
             return torch.randint(num_classes, (num_samples,), generator=generator)
