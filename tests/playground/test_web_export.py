@@ -91,8 +91,10 @@ def test_the_folder_is_complete_and_asks_nobody_else(runtime: Path, tmp_path: Pa
     names = {file.relative_to(page).as_posix() for file in page.rglob("*") if file.is_file()}
     assert {"index.html", "world.json", "pass.onnx", "head.onnx", "decoder.onnx", "static/worker.js"} <= names
     for script in page.glob("static/*.js"):
-        wanted = set(re.findall(r'from "./([a-z]+.js)"', script.read_text()))
-        assert {f"static/{name}" for name in wanted} <= names
+        for wanted, source in re.findall(r'import {([^}]+)} from "./([a-z]+.js)"', script.read_text()):
+            text = (script.parent / source).read_text()
+            exported = set(re.findall(r"export (?:async )?(?:function|const|class) (\w+)", text))
+            assert {name.strip() for name in wanted.split(",")} <= exported, (script.name, source)
     assert "runtime/ort-wasm-simd-threaded.wasm" in names and "runtime/LICENSE" in names
     assert '"/static/' not in (page / "index.html").read_text()
     assert report["model_bytes"] == sum((page / f"{name}.onnx").stat().st_size for name in ("pass", "head", "decoder"))

@@ -36,6 +36,8 @@ export async function image(content) { return await createImageBitmap(content); 
 
 export async function upload() { throw new Error("A page without a server cannot read pictures."); }
 
+export const uploadedFrame = upload;
+
 export function tell(text) {
   const notice = document.getElementById("notice");
   notice.textContent = text || "";
