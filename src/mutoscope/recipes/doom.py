@@ -90,8 +90,8 @@ def magi_doom() -> ModelRecipe:
 
     Cost: 2.8 seconds per update on two CPU cores at 2.0 GHz without matrix units, as two processes of one thread under
     torchrun: 87 minutes. Result on `doom-basic`: validation loss 0.39 after 300 updates, 0.32 after 1,000 and 0.30 at
-    the end. After 200 updates there are walls, weapon and flashes, from 500 on walls move as the keys say, from 900 on the
-    monster appears. The bundled `magi-doom`, far from converged.
+    the end. After 200 updates there are walls, weapon and flashes, from 500 on walls move as the keys say, from 900 on
+    the monster appears. The bundled `magi-doom`, far from converged.
     """
     return ModelRecipe(
         name="magi-doom",
