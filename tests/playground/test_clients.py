@@ -46,5 +46,5 @@ def test_the_openai_package_sends_a_picture_to_start_from(client, tmp_path: Path
 
 def test_the_openai_package_lists_the_models_and_learns_what_is_wrong(client) -> None:
     assert [model.id for model in client.models.list()] == ["world", "clips"]
-    with pytest.raises(openai.BadRequestError, match="no model"):
+    with pytest.raises(openai.NotFoundError, match="no model"):
         client.videos.create(prompt="", model="nowhere")

@@ -88,7 +88,6 @@ def test_what_fails_while_it_is_made_says_why(served: Running):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"model": "clip"}, "did you mean 'clips'"),
         ({"model": "clips", "prompt": "a dog"}, "prompt names none"),
         ({"model": "clips", "size": "512x512"}, "generates 8x8"),
         ({"model": "clips", "size": "big"}, "WIDTHxHEIGHT"),
@@ -103,6 +102,11 @@ def test_what_fails_while_it_is_made_says_why(served: Running):
 def test_a_request_that_does_not_fit_is_a_sentence(served: Running, values: dict, said: str):
     answer = httpx.post(f"{served.http}/v1/videos", json=values)
     assert answer.status_code == 400 and said in answer.json()["detail"]
+
+
+def test_a_model_that_is_not_there_is_not_found(served: Running):
+    answer = httpx.post(f"{served.http}/v1/videos", json={"model": "clip"})
+    assert answer.status_code == 404 and "did you mean 'clips'" in answer.json()["detail"]
 
 
 def test_a_body_without_end_is_refused_while_it_arrives(served: Running):
