@@ -64,7 +64,7 @@ def world(pipeline: VideoPipeline, out: Path) -> None:
     save_clip(out / "world.mp4", frames, clip.fps, generation.seconds, WORLD_SCALE)
     shown = slice(None, None, 5)
     sheet = [clip.frames[shown]] if real is None else [real[shown], clip.frames[shown]]
-    save_sheet(out / "world.png", sheet, ["imagined"] if real is None else ["the game", "imagined under the same keys"])
+    save_sheet(out / "world.png", sheet, ["imagined"] if real is None else ["ViZDoom", "imagined under the same keys"])
 
 
 def played(rows: np.ndarray, height: int, width: int) -> np.ndarray | None:

@@ -29,7 +29,7 @@ from mutoscope.families.base import (
 from mutoscope.families.blending import blended_and_coded
 from mutoscope.families.captured import CapturedMagvit
 from mutoscope.families.transfer import TransferRule, class_rows, position_table
-from mutoscope.layers.condition_regions import RECTANGULAR, Rectangle
+from mutoscope.layers.condition_regions import Rectangle, check_rectangular
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.model_index import ModelIndex
 from mutoscope.models.base import ModelConfig
@@ -238,10 +238,7 @@ class MagvitGenerator(Generator[MagvitCall, Magvit]):
 def _rectangle(task: str, region: object) -> Rectangle | None:
     if region is None:
         return None
-    if task not in RECTANGULAR:
-        raise UserError(
-            f"The task {task!r} shows whole frames. Omit region, or choose one of {', '.join(RECTANGULAR)}."
-        )
+    check_rectangular(task)
     return Rectangle.of(region)
 
 

@@ -83,6 +83,12 @@ def check_task(task: str, known: tuple[str, ...] = TASKS) -> str:
     raise UserError(f"There is no task {task!r}; {nearest(str(task), known)} Tasks: {', '.join(known)}.")
 
 
+def check_rectangular(task: str) -> None:
+    """Raises UserError for a task that shows whole frames."""
+    if task not in RECTANGULAR:
+        raise UserError(f"The task {task!r} shows whole frames. A region is for {', '.join(RECTANGULAR)}.")
+
+
 def strip_starts(end: int, num_frames: int) -> list[int]:
     """Left column of the moving strip in each frame of the dynamic tasks: from 0 to `end`, half to even."""
     return torch.linspace(0, end, num_frames, dtype=torch.float64).round().long().tolist()
@@ -104,10 +110,8 @@ def condition_region(
     Raises UserError for an unknown task, and for a rectangle of a task that shows whole frames.
     """
     check_task(task)
-    if rectangle is not None and task not in RECTANGULAR:
-        raise UserError(
-            f"The task {task!r} shows whole frames, so it takes no region. Tasks: {', '.join(RECTANGULAR)}."
-        )
+    if rectangle is not None:
+        check_rectangular(task)
     frames, height, width = shape
     region = torch.zeros(shape, dtype=torch.bool)
     rows, columns, strip = slice(height // 4, 3 * height // 4), slice(width // 4, 3 * width // 4), width // 2
