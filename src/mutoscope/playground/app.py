@@ -18,6 +18,7 @@ from mutoscope.playground.guard import COOKIE, Guard
 from mutoscope.playground.images import encoded
 from mutoscope.playground.kept import NotHere
 from mutoscope.playground.limits import Limits
+from mutoscope.playground.memory import give_back_memory, short_collections
 from mutoscope.playground.messages import json_object
 from mutoscope.playground.metrics import exposition
 from mutoscope.playground.play import PlaySession
@@ -44,7 +45,7 @@ HEADERS = {
     "Cross-Origin-Embedder-Policy": "require-corp",
 }
 POLICY_VIOLATION, BAD_DATA, OUR_FAULT = 1008, 1007, 1011  # codes of closed sockets
-HOUSEKEEPING_SECONDS = 30.0
+HOUSEKEEPING_SECONDS = 15.0
 logger = logging.getLogger("mutoscope.playground")
 
 
@@ -109,15 +110,22 @@ class Server(Shared):
         }
 
     async def keep_house(self) -> None:
-        """Drop unused models, for ever."""
+        """Drop unused models and give back the memory of ended sessions, for ever."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            self.shelf.drop_unused()
+            await self.tidy()
+
+    async def tidy(self) -> None:
+        """One round of housekeeping, in a turn of its own, so that no frame is being drawn."""
+        ended, self.turns.ended = self.turns.ended, 0
+        if self.shelf.drop_unused() or ended:
+            await self.turns.do(give_back_memory)
 
     @asynccontextmanager
     async def lifespan(self, app: "FastAPI") -> AsyncIterator[None]:
         task = asyncio.create_task(self.keep_house())
-        yield
+        with short_collections():
+            yield
         task.cancel()
         self.turns.close()
 

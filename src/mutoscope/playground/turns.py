@@ -26,6 +26,7 @@ class Turns:
         """`active`: sessions with a place; `waiting`: sessions that may wait."""
         self.active, self.waiting = active, waiting
         self.taken = 0
+        self.ended = 0  # sessions that gave their place back since the memory was tidied
         self._queue: deque[asyncio.Queue[int | None]] = deque()  # of each waiting session: its news, None for a place
         self._thread = ThreadPoolExecutor(1, "mutoscope-turns")
 
@@ -65,6 +66,7 @@ class Turns:
 
     def _give_back(self) -> None:
         self.taken -= 1
+        self.ended += 1
         while self._queue and self.taken < self.active:
             self.taken += 1
             self._queue.popleft().put_nowait(None)
