@@ -112,6 +112,7 @@ class VideoStream(Iterator[UInt8[np.ndarray, "h w 3"]]):
     ) -> None:
         self._decoder, self._ready = decoder, deque(ready)
         self._again: Callable[[], Iterator[SampleEvent]] | None = None
+        self._ahead: Callable[[], None] | None = None
         self._parts = self._decode(self._noted(events), decoder)
 
     def _noted(self, events: Iterator[SampleEvent]) -> Iterator[SampleEvent]:
@@ -119,6 +120,7 @@ class VideoStream(Iterator[UInt8[np.ndarray, "h w 3"]]):
         for event in events:
             self.seconds_sampling += time.perf_counter() - begin
             self._again = event.again or self._again
+            self._ahead = event.ahead
             yield event
             begin = time.perf_counter()
 
@@ -138,6 +140,18 @@ class VideoStream(Iterator[UInt8[np.ndarray, "h w 3"]]):
         if self._steering is None:
             raise UserError("The conditions of this stream cannot change on the way: its family cannot be steered.")
         self._steering.change(**conditions)
+
+    def work_ahead(self) -> None:
+        """Do the part of the next frame that its conditions do not change, such as reading the frame before.
+
+        Called between two frames, it shortens the time from a changed condition to the frame that follows it. Without
+        a call, or in families without such work, all of it is done with the next frame; the frames are the same.
+        """
+        if self._ahead is not None and self._left > 0:
+            begin = time.perf_counter()
+            with torch.inference_mode():
+                self._ahead()
+            self.seconds_sampling += time.perf_counter() - begin
 
     def bookmark(self) -> Bookmark:
         """The place after the last frame, for `rewind`. Raises UserError before the first frame, and for models whose

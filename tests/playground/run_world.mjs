@@ -23,7 +23,7 @@ const take = (count) => {
   if (found.length !== count) throw new Error(`draw ${at}: ${count} numbers were asked for, there are ${found.length}`);
   return found;
 };
-const stream = new Stream(ort, sessions, world, { uniforms: take, normal: take });
+const stream = new Stream({ ort, sessions }, world, { uniforms: take, normal: take });
 await stream.open(Float32Array.from(tokens), label);
 const frames = [];
 for (const action of actions) {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mutoscope.errors import UserError
+from mutoscope.models.magi import MAGI
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.playground.world import World, WorldStart
 from tiny_magi import save_steered_magi
@@ -46,6 +47,23 @@ def test_a_key_changes_the_very_next_frame(pipeline: VideoPipeline):
     one, other = world_of(pipeline), world_of(pipeline)
     assert equal(played(one, [LEFT]), played(other, [LEFT]))
     assert not equal(played(one, [LEFT]), played(other, [RIGHT]))
+
+
+@pytest.mark.parametrize("picture", [None, PICTURE])
+def test_work_ahead_reads_the_frame_before_and_changes_nothing(pipeline: VideoPipeline, picture, monkeypatch):
+    actions, reads = [LEFT, RIGHT] * 3, []
+    frames = played(world_of(pipeline, picture=picture), actions)
+    world, model = world_of(pipeline, picture=picture), pipeline.model
+    assert isinstance(model, MAGI)
+    observe, again = model.observe, []
+    world.work_ahead()  # before the first frame there is nothing to do
+    monkeypatch.setattr(model, "observe", lambda *rest: (reads.append(rest), observe(*rest)))
+    for action in actions:
+        again.append(world.advance(action)[1])
+        reads.clear()
+        world.work_ahead()
+        assert reads
+    assert equal(frames, again)
 
 
 @pytest.mark.parametrize("picture", [None, PICTURE])

@@ -167,6 +167,33 @@ def test_a_stream_without_an_end_makes_the_same_frames_in_bounded_memory():
     torch.testing.assert_close(torch.cat(frames, dim=2), sampled(model, 12))
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_work_done_ahead_changes_nothing_and_leaves_no_reading_to_the_next_frame(mode, monkeypatch):
+    model, reads = tiny_magi(), []
+    clip = sampled(model, 9, window_mode=mode)
+    observe = model.observe
+    monkeypatch.setattr(model, "observe", lambda *rest: (reads.append(rest), observe(*rest)))
+    condition, generator = StreamCondition(conditioned(2), 2, 9), torch.Generator().manual_seed(0)
+    for event in FrameStreamSampler(config_of(window_mode=mode)).sample(model, condition, generator):
+        assert not reads
+        if event.ahead is not None:
+            event.ahead()
+            assert bool(reads) != event.is_last
+            reads.clear()
+            event.ahead()
+    assert torch.equal(event.proposal, clip)
+
+
+def test_a_full_window_is_read_once_per_frame(monkeypatch):
+    model, frames = tiny_magi(), []
+    observe = model.observe
+    monkeypatch.setattr(
+        model, "observe", lambda c, tokens, *rest: (frames.append(tokens.shape[1]), observe(c, tokens, *rest))
+    )
+    sampled(model, 8, window=4)
+    assert frames == [1, 1, 1, 3, 3, 3, 3]
+
+
 def test_conditions_of_a_frame_are_read_just_before_it_is_generated():
     model, asked = tiny_magi(), []
 

@@ -250,6 +250,7 @@ class PlaySession(Session):
         await self._send(card, pixels, number, "model", waited)
         if self.real is not None:
             await self._send(card, await self.real.step(action), number, "real")
+        await self.shared.turns.do(world.work_ahead)  # before the keys of the next frame are read
 
     async def _send(
         self, card: Card, pixels: UInt8[np.ndarray, "h w 3"], number: int, view: str, waited: float = 0.0

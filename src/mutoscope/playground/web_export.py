@@ -19,7 +19,15 @@ STATIC, WEB = (Path(__file__).parent / name for name in ("static", "static_web")
 PAGE_FILES = ("index.html", "style.css", "icon.svg", "app.js", "play.js", "region.js", "watch.js")
 RUNTIME = "onnxruntime-web"
 RUNTIME_VERSION = "1.30.0"
-RUNTIME_FILES = ("dist/ort.wasm.min.mjs", "dist/ort-wasm-simd-threaded.mjs", "dist/ort-wasm-simd-threaded.wasm")
+RUNTIME_FILES = (
+    "dist/ort.wasm.min.mjs",
+    "dist/ort-wasm-simd-threaded.mjs",
+    "dist/ort-wasm-simd-threaded.wasm",
+    # For WebGPU, which only browsers with a graphics processor load:
+    "dist/ort.webgpu.min.mjs",
+    "dist/ort-wasm-simd-threaded.asyncify.mjs",
+    "dist/ort-wasm-simd-threaded.asyncify.wasm",
+)
 LICENCE = """onnxruntime-web {version}
 
 MIT License

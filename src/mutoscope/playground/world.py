@@ -126,6 +126,11 @@ class World:
             del self._cards[min(i for i in self._cards if i > 0)]
         return card, frame
 
+    def work_ahead(self) -> None:
+        """Do what the next frame needs and no key changes."""
+        if not self._skipped:
+            self.stream.work_ahead()
+
     def rewind(self, index: int) -> Card:
         """Back to a frame, which is then the last one. Raises UserError for one that is not remembered."""
         if index not in self._cards:

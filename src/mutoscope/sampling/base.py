@@ -43,6 +43,9 @@ class SampleEvent:
     again: Callable[[], Iterator["SampleEvent"]] | None = None
     """Of a stream that can be rewound, after a finished frame: goes on from here once more, as it did, or differently
     where the conditions have changed since; None for other steps and samplers."""
+    ahead: Callable[[], None] | None = None
+    """After a finished frame, the work for the next one that its conditions do not change. It is done with the next
+    step, or before if this is called; None where there is no such work."""
 
     @cached_property
     def proposal(self) -> Latents:

@@ -254,6 +254,7 @@ class FrameStreamSampler(
         total = 0 if num_frames is None else (num_frames - num_context) * len(stream.sizes)
         step = (frame - num_context) * len(stream.sizes)
         while num_frames is None or frame < num_frames:
+            more = num_frames is None or frame + 1 < num_frames
             stream.begin_frame(frame, condition.at(frame))
             for index in range(len(stream.sizes)):
                 decided = stream.decide(index)  # (b, n)
@@ -272,9 +273,10 @@ class FrameStreamSampler(
                     draft=stream.draft(),
                     cut=stream.draft_of(first),
                     again=None if memory is None else partial(self._resumed, model, condition, memory),
+                    ahead=partial(stream.finish_frame, more) if is_finished else None,
                 )
                 step += 1
-            stream.finish_frame(more=num_frames is None or frame + 1 < num_frames)
+            stream.finish_frame(more)
             frame += 1
 
 
@@ -303,6 +305,8 @@ class _Stream(Generic[Conditions]):
 
     conditions: Conditions
     """Conditions of the frame in progress."""
+    is_finished: bool
+    """Whether the frame in progress is in the history already."""
 
     def __init__(
         self,
@@ -378,7 +382,8 @@ class _Stream(Generic[Conditions]):
         self.history, self.shown = list(memory.history), memory.shown
         if self.num_frames is None:
             self.shown = self.shown[-self.window :]
-        self.read()
+        if not self.make_room():
+            self.read()
 
     def accept(self, tokens: Num[Tensor, "b n k"], conditions: Conditions) -> None:
         """Append a finished frame to the history and to the frames shown."""
@@ -407,21 +412,22 @@ class _Stream(Generic[Conditions]):
         self.model.observe(seeing, tokens, conditions.first(len(tokens)), first, level)
         self.cache.length = seeing.length
 
-    def make_room(self) -> None:
-        """Move a full window on."""
+    def make_room(self) -> bool:
+        """Move a full window on, which is then read anew; whether it was full."""
         if self.config.window_mode == "growing" or len(self.history) < self.window:
-            return
+            return False
         mode, count = self.config.window_mode, len(self.history)
         keep = self.window // 2 if mode == "chunked" else self.window - 1 - (mode == "anchored")
         anchor = self.history[:1] if mode == "anchored" else []
         self.history = anchor + self.history[count - keep :]
-        self.read()
+        if self.config.use_cache:
+            self.read()
+        return True
 
     # --------------------------------------------------------------------------------------- the frame in progress
 
     def begin_frame(self, frame: int, conditions: Conditions) -> None:
         """Start the 0-based latent frame `frame` with all tokens hidden, in a random order."""
-        self.make_room()
         uniform = torch.rand(self.batch_size, self.num_tokens, generator=self.generator)
         self.order = uniform.argsort(dim=1).to(self.model.device)  # (b, n)
         config, device = self.model.config, self.model.device
@@ -431,12 +437,19 @@ class _Stream(Generic[Conditions]):
         else:
             self.tokens = torch.zeros(*shape, len(config.codebook_parts), device=device, dtype=torch.int64)
         self.hidden = torch.ones(shape, dtype=torch.bool, device=device)
-        self.frame, self.conditions = frame, conditions
+        self.frame, self.conditions, self.is_finished = frame, conditions, False
 
+    @torch.no_grad()
     def finish_frame(self, more: bool) -> None:
-        """Move the frame in progress to the history; the network reads it if `more` frames follow."""
+        """Move the frame in progress to the history; the network reads it if `more` frames follow.
+
+        Nothing here depends on the conditions of the next frame. A second call for one frame does nothing.
+        """
+        if self.is_finished:
+            return
+        self.is_finished = True
         self.accept(self.tokens, self.conditions)
-        if more and self.config.use_cache:
+        if more and not self.make_room() and self.config.use_cache:
             self._observe([self.tokens], self.conditions, len(self.history) - 1)
 
     def decide(self, index: int) -> Bool[Tensor, "b n"]:

@@ -22,17 +22,19 @@ export class Normal {
 }
 
 export class Stream {
-  // ort: onnxruntime-web; sessions: {pass, head, decoder}; world: the manifest; draws: where noise comes from
-  constructor(ort, sessions, world, draws) {
-    Object.assign(this, { ort, sessions, world, draws });
+  // runtime: {ort: onnxruntime-web, sessions: {pass, head, decoder}}, which may change between two frames; world: the
+  // manifest; draws: where noise comes from
+  constructor(runtime, world, draws) {
+    Object.assign(this, { runtime, world, draws });
     this.history = []; // {tokens, action, label}: what the network remembers
     this.frame = 0;
+    this.unread = false; // whether the last frame of the history is yet to be read
     this.clear();
   }
 
   clear() { this.past = 0; this.keys = new Float32Array(0); this.values = new Float32Array(0); }
 
-  tensor(type, data, dims) { return new this.ort.Tensor(type, data, dims); }
+  tensor(type, data, dims) { return new this.runtime.ort.Tensor(type, data, dims); }
 
   // One pass over frames [{tokens, hidden, action, label}] at the times from `first` on, after what the cache holds.
   async pass(frames, first, masked, level) {
@@ -48,8 +50,8 @@ export class Stream {
     for (let i = 0; i < f; i++) mask.fill(1, i * (p + f), i * (p + f) + p + i + 1);
     const levels = BigInt64Array.from({ length: f }, (_, i) => BigInt(this.world.cleanFirstFrame && first + i === 0 ? 0 : level));
     const cache = [layers, positions, heads, p, size];
-    const change = this.sessions.pass.inputNames.includes("previous") ? { previous: this.tensor("float32", previous, [1, f, n, k]) } : {};
-    return await this.sessions.pass.run({
+    const change = this.runtime.sessions.pass.inputNames.includes("previous") ? { previous: this.tensor("float32", previous, [1, f, n, k]) } : {};
+    return await this.runtime.sessions.pass.run({
       ...change,
       tokens: this.tensor("float32", tokens, [1, f, n, k]),
       hidden: this.tensor("bool", hidden, [1, f, n]),
@@ -95,26 +97,35 @@ export class Stream {
     }
   }
 
-  // Moves a full window on.
+  // Moves a full window on, which is then read anew; returns whether it was full.
   async makeRoom() {
     const { window, windowMode } = this.world, count = this.history.length;
-    if (count < window) return;
+    if (count < window) return false;
     const keep = windowMode === "chunked" ? window >> 1 : window - 1 - (windowMode === "anchored" ? 1 : 0);
     this.history = [...(windowMode === "anchored" ? this.history.slice(0, 1) : []), ...this.history.slice(count - keep)];
     await this.read();
+    return true;
   }
 
   // The first frame, from latents that exist already.
   async open(tokens, label) {
     this.history = [{ tokens, action: null, label }];
     this.frame = 1;
+    this.unread = false;
     await this.read();
+  }
+
+  // What the next frame needs and its action does not change: the frame before is read, and a full window moves on.
+  async workAhead() {
+    if (!this.unread) return;
+    this.unread = false;
+    if (!(await this.makeRoom())) await this.observe(this.history.slice(-1), this.history.length - 1);
   }
 
   // The next frame: its tokens, one set after another.
   async next(action, label) {
     const { n, k, d, sets } = this.world;
-    await this.makeRoom();
+    await this.workAhead();
     const uniform = this.draws.uniforms(n);
     const order = Array.from({ length: n }, (_, i) => i).sort((a, b) => uniform[a] - uniform[b]);
     const tokens = new Float32Array(n * k), hidden = new Uint8Array(n).fill(1);
@@ -131,9 +142,8 @@ export class Stream {
       ids.forEach((id, i) => { tokens.set(drawn.subarray(i * k, (i + 1) * k), id * k); hidden[id] = 0; });
       start += size;
     }
-    const finished = { tokens, action, label };
-    this.history.push(finished);
-    await this.observe([finished], this.history.length - 1);
+    this.history.push({ tokens, action, label });
+    this.unread = true;
     this.frame += 1;
     return tokens;
   }
@@ -144,7 +154,7 @@ export class Stream {
     const { k, d, steps, temperature, sampleRange, predictsSample } = this.world;
     let x = this.draws.normal(count * k);
     for (const step of steps) {
-      const { y } = await this.sessions.head.run({
+      const { y } = await this.runtime.sessions.head.run({
         x: this.tensor("float32", x, [count, k]),
         z: this.tensor("float32", z, [count, d]),
         time: this.tensor("float32", Float32Array.of(step.time), []),
@@ -177,7 +187,7 @@ export class Stream {
         latents[(c * h + top + y) * w + left + x] = tokens[token * k + (c * patch + y) * patch + x];
       }
     }
-    const { pixels } = await this.sessions.decoder.run({ latents: this.tensor("float32", latents, [1, channels, 1, h, w]) });
+    const { pixels } = await this.runtime.sessions.decoder.run({ latents: this.tensor("float32", latents, [1, channels, 1, h, w]) });
     const image = new Uint8ClampedArray(width * height * 4);
     for (let i = 0; i < width * height; i++) {
       for (let c = 0; c < 3; c++) image[4 * i + c] = Math.round(pixels.data[3 * i + c]);
@@ -192,6 +202,7 @@ export class Stream {
     this.history = [...bookmark.history];
     this.frame = bookmark.frame;
     if (bookmark.draws) this.draws = bookmark.draws.copy();
-    await this.read();
+    this.unread = false;
+    if (!(await this.makeRoom())) await this.read();
   }
 }

@@ -1,22 +1,24 @@
 // The model in a worker: answers the same messages as the server of `mutoscope play`.
 
+import { betterRuntime, openRuntime } from "./runtimes.js";
 import { Normal, Stream } from "./sampler.js";
 
 const IN_FLIGHT = 2, REMEMBERED = 600;
-let world, sessions, ort, stream, cards = [], start = null;
+let world, runtime, stream, cards = [], start = null, tried = false;
 let action = {}, actionId = 0, running = false, steps = 0, interval = 100, due = 0, shown = 0, busy = false, label = -1;
 
 async function open() {
   world = await (await fetch(new URL("../world.json", import.meta.url))).json();
-  ort = await import(new URL("../runtime/ort.wasm.min.mjs", import.meta.url));
-  ort.env.wasm.wasmPaths = new URL("../runtime/", import.meta.url).href;
-  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
-  sessions = {};
-  for (const name of ["pass", "head", "decoder"]) {
-    const data = await (await fetch(new URL(`../${name}.onnx`, import.meta.url))).arrayBuffer();
-    sessions[name] = await ort.InferenceSession.create(data, { executionProviders: ["wasm"] });
-  }
+  runtime = await openRuntime("wasm");
   postMessage({ type: "ready" });
+}
+
+// A graphics processor is tried once there is something to see, and takes over between two frames.
+async function improve() {
+  const better = await betterRuntime(runtime, world, halves(world.firstFrames[0].tokens));
+  if (!better) return;
+  runtime = better;
+  if (stream) stream.runtime = better;
 }
 
 function halves(text) {
@@ -47,12 +49,13 @@ async function begin(message) {
   const draws = new Normal(message.seed || 0);
   const chosen = fitting[Math.floor(draws.uniform() * fitting.length)] || world.firstFrames[0];
   if (label < 0) label = chosen.label;
-  stream = new Stream(ort, sessions, world, draws);
+  stream = new Stream(runtime, world, draws);
   const tokens = halves(chosen.tokens);
   await stream.open(tokens, label);
   cards = []; shown = 0; running = !message.paused; steps = 0; interval = 1000 / world.fps; due = 0;
   postMessage({ type: "started", model: world.name, width: world.width, height: world.height, fps: world.fps, seed: message.seed || 0, actions: world.actions, real: false, remembered: REMEMBERED });
   await show(0, tokens, { id: actionId, sampling: 0 });
+  if (!tried) { tried = true; await improve(); }
 }
 
 async function rewind(index) {
@@ -68,11 +71,12 @@ async function draw() {
   const index = cards.length, id = actionId, begun = performance.now();
   const tokens = await stream.next(scaled(), label);
   await show(index, tokens, { id, sampling: performance.now() - begun });
+  await stream.workAhead(); // before the keys of the next frame are read
 }
 
 const asked = [];
 async function work() {
-  if (busy || !sessions) return;
+  if (busy || !runtime) return;
   busy = true;
   try {
     for (;;) {
