@@ -1,13 +1,16 @@
 """/v1/realtime/video: fragments of one film, and conditions that change on the way."""
 
+import io
 import json
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from mutoscope.data.video.read import read_video
-from mutoscope.playground.realtime import CHUNK_FRAMES
+from mutoscope.playground.realtime import CHUNK_FRAMES, FragmentWriter
 from playground_server import Running, said, settled
 
 START = {"type": "session.start", "model": "world", "extra_params": {"class_label": "cross", "seed": 1}}
@@ -36,9 +39,22 @@ def test_the_fragments_together_are_the_film(served: Running, tmp_path: Path):
             if header["type"] == "video.chunk_metadata":
                 assert header["transport_chunk_index"] == len(counts)
                 counts.append(header["num_frames"])
-    assert header["num_frames"] == 10 and counts[:3] == [CHUNK_FRAMES, CHUNK_FRAMES, 2]
+    assert header["num_frames"] == 10 and counts == [CHUNK_FRAMES, CHUNK_FRAMES, 2]
     (tmp_path / "film.mp4").write_bytes(content)
     assert len(read_video(tmp_path / "film.mp4").frames) == 10
+
+
+@pytest.mark.parametrize("fps", [8.75, 10.0, 29.97])
+def test_every_fragment_shows_its_own_frames_as_soon_as_it_is_sent(fps: float):
+    levels = np.linspace(20, 230, 10)
+    writer, content, times = FragmentWriter(9, 14, fps), b"", []
+    for first in (0, 4, 8):
+        content += writer.chunk(np.stack([np.full((9, 14, 3), level, np.uint8) for level in levels[first : first + 4]]))
+        with av.open(io.BytesIO(content)) as container:
+            frames = [(frame.time, frame.to_ndarray(format="rgb24").mean()) for frame in container.decode(video=0)]
+        times = [time for time, _ in frames]
+        assert [round(level) for _, level in frames] == pytest.approx(levels[: first + 4].tolist(), abs=4)
+    assert times == pytest.approx([number / fps for number in range(10)], rel=1e-3)
 
 
 def test_interactions_are_queued_begin_with_a_chunk_and_complete(served: Running):

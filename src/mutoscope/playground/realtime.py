@@ -1,7 +1,7 @@
 """/v1/realtime/video: a stream as fragmented MP4 whose conditions can change, with vllm-omni's names of messages.
 
 An action is one more kind of event. One fragment holds `CHUNK_FRAMES` frames, begins with a key frame and is sent as
-soon as it is complete.
+soon as its last frame is there.
 """
 
 import asyncio
@@ -26,7 +26,8 @@ from mutoscope.worlds.lerobot_writer import exact_rate
 
 CHUNK_FRAMES = 4
 MAX_WAITING_EVENTS = 32
-MOVFLAGS = "frag_every_frame+empty_moov+default_base_moof"  # a fragment is written when the next frame comes
+MOVFLAGS = "frag_custom+empty_moov+default_base_moof+skip_trailer"  # one fragment, at the end
+TICKS = 1000  # per 1 in the numerator of the frame rate: clients round times of coarser clocks
 
 
 @dataclass(frozen=True)
@@ -62,56 +63,44 @@ class Interaction:
 
 
 class FragmentWriter:
-    """Frames in, parts of one fragmented MP4 file out."""
+    """Frames in, parts of one fragmented MP4 file out.
+
+    Every part is a file of one fragment, of which the first keeps its header. FFmpeg's own fragments would each wait
+    for the first frame of the next one.
+    """
 
     def __init__(self, height: int, width: int, fps: float) -> None:
-        import av
-
-        self._file = _Collected()
-        self._container = av.open(self._file, "w", format="mp4", options={"movflags": MOVFLAGS})
-        stream = self._container.add_stream("libx264", rate=exact_rate(fps))
-        stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
-        stream.options = {"preset": "ultrafast", "tune": "zerolatency", "crf": "20"}
-        stream.codec_context.time_base = 1 / Fraction(exact_rate(fps))
-        self._stream, self._count = stream, 0
+        self.height, self.width = height + height % 2, width + width % 2
+        self.rate, self._frames, self._parts = Fraction(exact_rate(fps)), 0, 0
 
     def chunk(self, frames: UInt8[np.ndarray, "t h w 3"]) -> bytes:
         """The bytes of one fragment; those of the first one begin with the header."""
+        content = self._file(frames, self._parts + 1)
+        start = self._frames * self.rate.denominator * TICKS
+        at = content.index(b"tfdt") + 8  # behind the name, version 1 and flags: the time at which the fragment begins
+        content[at : at + 8] = start.to_bytes(8, "big")
+        self._frames, self._parts = self._frames + len(frames), self._parts + 1
+        return bytes(content if self._parts == 1 else content[content.index(b"moof") - 4 :])  # the length comes first
+
+    def _file(self, frames: UInt8[np.ndarray, "t h w 3"], number: int) -> bytearray:
+        """A file of one fragment, whose frames begin at time 0."""
         import av
-        from av.video.frame import PictureType
 
-        for number, array in enumerate(frames):
-            height, width = array.shape[0] % 2, array.shape[1] % 2
-            frame = av.VideoFrame.from_ndarray(np.pad(array, ((0, height), (0, width), (0, 0)), "edge"), format="rgb24")
-            frame.pts, frame.pict_type = self._count, PictureType.I if number == 0 else PictureType.NONE
-            self._count += 1
-            self._container.mux(self._stream.encode(frame))
-        return self._file.taken()
-
-    def close(self) -> bytes:
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-        return self._file.taken()
-
-
-class _Collected(io.RawIOBase):
-    """What was written since it was last taken; PyAV writes to it and never seeks."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: object) -> int:
-        part = bytes(memoryview(data))  # type: ignore[arg-type]
-        self._bytes += part
-        return len(part)
-
-    def taken(self) -> bytes:
-        found = bytes(self._bytes)
-        self._bytes.clear()
-        return found
+        file = io.BytesIO()
+        timescale = {"fragment_index": str(number), "video_track_timescale": str(self.rate.numerator * TICKS)}
+        with av.open(file, "w", format="mp4", options={"movflags": MOVFLAGS, **timescale}) as container:
+            stream = container.add_stream("libx264", rate=self.rate)
+            stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
+            stream.options = {"preset": "ultrafast", "tune": "zerolatency", "crf": "20"}
+            stream.codec_context.time_base = 1 / self.rate
+            for time, array in enumerate(frames):
+                odd = (self.height - array.shape[0], self.width - array.shape[1])
+                padded = np.pad(array, ((0, odd[0]), (0, odd[1]), (0, 0)), "edge")
+                frame = av.VideoFrame.from_ndarray(padded, format="rgb24")
+                frame.pts = time
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return bytearray(file.getvalue())
 
 
 class RealtimeSession(Session):
@@ -195,8 +184,6 @@ class RealtimeSession(Session):
                 await self._send(chunk, len(frames), content, started)
             self.shared.metrics.frames += len(frames)
             chunk += 1
-        if rest := await asyncio.to_thread(writer.close):
-            await self._send(chunk, 0, rest, [])
         await self.socket.send_json({"type": "session.done", "num_frames": count, "num_chunks": chunk})
 
     async def _apply(self, stream: VideoStream) -> list[str]:
