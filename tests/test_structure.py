@@ -19,7 +19,8 @@ _TRAINING = _MODELS | {"data", "training"}
 _EVALUATION = _PIPELINE | {"extension", "evaluation"}
 _RUNS = _EVALUATION | _TRAINING | {"recipes", "runs"}
 
-LEAVES = {"errors", "checks", "json_config", "meta_device", "actions", "state_dicts"}  # they import at most each other
+# they import at most each other
+LEAVES = {"errors", "checks", "json_config", "meta_device", "actions", "ownership", "state_dicts", "terminal"}
 
 # part -> the parts it may import besides the leaves (docs/architecture.md draws these arrows)
 MAY_IMPORT: dict[str, set[str]] = {
@@ -29,6 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "actions": set(),
     "meta_device": set(),
     "state_dicts": set(),
+    "ownership": set(),
+    "terminal": set(),
     "layers": {"layers"},
     "data": {"data"},
     "worlds": {"data", "worlds"},

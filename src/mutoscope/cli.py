@@ -23,6 +23,7 @@ from mutoscope.commands.common import parse_flags
 from mutoscope.commands.failures import explained
 from mutoscope.errors import UserError
 from mutoscope.json_config import nearest
+from mutoscope.terminal import lasting_output
 
 # verb -> what it does in one line; the function of that name lives in mutoscope/commands/<verb>.py
 VERBS = {
@@ -44,22 +45,16 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit status."""
+    """Run one command line and return its exit status, which a reader that goes away does not change."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files and classes on a terminal without UTF-8
-    try:
-        status = run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output went away
-        # What is still buffered would raise once more when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return status
+    with lasting_output():
+        return run(arguments)
 
 
 def run(arguments: list[str]) -> int:
-    """`main` for a standard output that stays open."""
+    """`main` with standard streams that may vanish."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage(), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
@@ -74,8 +69,6 @@ def run(arguments: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted; nothing half-written was left behind.", 130)
-    except BrokenPipeError:
-        raise
     except Exception as error:
         if debug:
             raise
@@ -194,8 +187,7 @@ def _tell(warning: str) -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    with contextlib.suppress(BrokenPipeError):
-        print(f"mutoscope: {_one_line(message)}", file=sys.stderr)
+    print(f"mutoscope: {_one_line(message)}", file=sys.stderr)
     return status
 
 

@@ -37,6 +37,7 @@ from mutoscope.json_config import dataclass_from_dict, nearest, read_json
 from mutoscope.meta_device import on_meta_device
 from mutoscope.model_index import ModelIndex as ModelIndex
 from mutoscope.models.base import AnyModel, ModelConfig, VideoModel
+from mutoscope.ownership import owned, temporary_beside
 from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.pretrained import load_vae
@@ -351,15 +352,31 @@ def save_pretrained(
     """
     target = Path(folder)
     check_writable_folder(target.parent)
+    with owned(target, "convert"):
+        _save(target, index, (tokenizer, model, discriminator), recipe, card, half, first_frames or {})
+    return target
+
+
+def _save(
+    target: Path,
+    index: ModelIndex,
+    networks: tuple[nn.Module | None, nn.Module | None, nn.Module | None],
+    recipe: Mapping[str, object] | None,
+    card: str | None,
+    half: bool,
+    first_frames: Mapping[str, np.ndarray],
+) -> None:
+    """`save_pretrained` for the one process that writes into `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    temporary = temporary_beside(target)
+    temporary.mkdir()
     try:
-        for name, part in (("tokenizer", tokenizer), ("model", model), ("discriminator", discriminator)):
+        for name, part in zip(("tokenizer", "model", "discriminator"), networks, strict=True):
             if part is not None:
                 save_component(temporary / name, part, half)
         if recipe is not None:
             write_json(temporary / "recipe.json", recipe)
-        for name, frame in (first_frames or {}).items():
+        for name, frame in first_frames.items():
             (temporary / name).parent.mkdir(exist_ok=True)
             Image.fromarray(frame).save(temporary / name)
         if card is not None:
@@ -370,7 +387,6 @@ def save_pretrained(
             _replace(entry, target / entry.name, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return target
 
 
 def _replace(source: Path, target: Path, temporary: Path) -> None:
@@ -380,7 +396,14 @@ def _replace(source: Path, target: Path, temporary: Path) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    """Writes a JSON file whole or not at all, since a reader cannot tell half of one from damage."""
+    temporary = temporary_beside(path)
+    try:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def check_writable_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.training.checkpoint import checkpoint_paths
+from mutoscope.training.signals import NOTHING, STOP, StopSignals
 from mutoscope.training.tracking import read_log
 from mutoscope.training.trainer import seed_step, split_batch, train_model
 from training.fakes import FakeModel, FakeSource, features_recipe
@@ -106,12 +107,14 @@ def test_a_second_stop_and_resume_in_a_row_still_match(tmp_path):
     for part in (4, 8, 12):  # a run that is cut off twice: the schedule must be that of the whole run
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("mutoscope.training.trainer.due", lambda step, every, total, part=part: step + 1 == part)
-            stop_after = [False]
 
-            def any_rank(flag, process, part=part, stop=stop_after, out=tmp_path / "cut"):
-                return (out / "checkpoints" / f"step-{part:08d}.pt").exists()
+            class Stopping(StopSignals):
+                saved = tmp_path / "cut" / "checkpoints" / f"step-{part:08d}.pt"
 
-            patch.setattr("mutoscope.training.trainer.any_rank", any_rank)
+                def take(self):
+                    return STOP if self.saved.exists() else NOTHING
+
+            patch.setattr("mutoscope.training.trainer.StopSignals", Stopping)
             train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path / "cut", resume=part > 4)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 

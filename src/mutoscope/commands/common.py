@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from mutoscope.checks import MAX_SEED
 from mutoscope.checks import check_range as check_range
 from mutoscope.errors import UserError, reason
+from mutoscope.ownership import remove_leftovers_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +44,7 @@ def check_output_file(out: str, suffixes: Sequence[str] = CLIP_SUFFIXES) -> Path
     if path.is_dir():
         raise UserError(f"{out!r} is a folder; name a file in it.")
     check_writable_folder(path.parent)
+    remove_leftovers_of(path)
     return path
 
 

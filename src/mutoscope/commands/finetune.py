@@ -80,7 +80,7 @@ def finetune(
     from mutoscope.runs.train import train as run
 
     start = time.perf_counter()
-    result = run(recipe, folder, resume=resume, device=device)
+    result = run(recipe, folder, resume=resume, device=device, work="finetune")
     if not result.finished:
         raise KeyboardInterrupt(f"stopped after step {result.steps_done}; the same command with --resume continues.")
     done = {"steps_done": result.steps_done, "seconds": time.perf_counter() - start}

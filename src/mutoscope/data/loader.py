@@ -76,6 +76,7 @@ def make_loader(
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group; the parent needs its workers until it has stopped cleanly."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Signals reach the whole process group; the parent needs its workers until it has stopped cleanly."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

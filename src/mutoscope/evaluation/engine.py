@@ -7,6 +7,7 @@ A protocol opens a plan: sides of clips, and how their rows become figures. The 
 import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
@@ -28,6 +29,7 @@ from mutoscope.evaluation.sources.footage import open_footage
 from mutoscope.evaluation.sources.opened import SourceLike, name_of
 from mutoscope.evaluation.sources.pairing import Pairs
 from mutoscope.json_config import nearest
+from mutoscope.ownership import owned
 
 PROTOCOLS = (FOLDERS, WORLD, *SHAPES_PROTOCOLS, *VIDEO_PROTOCOLS)
 
@@ -132,8 +134,9 @@ def evaluate(
         progress=progress,
     )
     plan = open_plan(source, protocol, settings)
-    rows = measure(plan, State() if state is None else State.open(state, plan.settings()), progress)
     is_first = rank_and_world_size()[0] == 0
+    with nullcontext() if settings.state is None or not is_first else owned(settings.state, "evaluate"):
+        rows = measure(plan, State() if state is None else State.open(state, plan.settings()), progress)
     outcome = plan.outcome(rows) if is_first else Outcome({}, 0, {"protocol_details": {}})
     report = {
         "source": name_of(source),

@@ -9,7 +9,6 @@ Processes are those of a `torch.distributed` group that was joined before (torch
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mutoscope.errors import UserError, reason
+from mutoscope.ownership import is_temporary, temporary_beside
 
 CHUNK = 32  # clips per chunk
 STATE = "state.json"
@@ -69,7 +69,7 @@ class State:
                     f"{str(path)!r} holds parts of another evaluation (see {STATE} there): name another folder, or "
                     "delete that one."
                 )
-        elif path.exists() and any(path.iterdir()):
+        elif path.exists() and any(not is_temporary(entry) for entry in path.iterdir()):
             raise UserError(f"{str(path)!r} is not an empty folder: name a new one for the state of the evaluation.")
         else:
             try:
@@ -183,13 +183,12 @@ def read_rows(path: Path) -> Rows:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = temporary_beside(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

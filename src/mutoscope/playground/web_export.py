@@ -13,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mutoscope.errors import UserError
+from mutoscope.families.base import WebWorld
+from mutoscope.ownership import is_temporary, owned, temporary_beside
 from mutoscope.pipeline import VideoPipeline
 
 STATIC, WEB = (Path(__file__).parent / name for name in ("static", "static_web"))
@@ -55,10 +57,18 @@ def export_web(pipeline: VideoPipeline, name: str, out: Path, runtime: Path | No
 
     Raises UserError for a model that cannot be played so, a folder that is not empty, and a missing exporter.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
         raise UserError(f"{out} is not empty: name a new folder.")
-    with TemporaryDirectory(prefix=".mutoscope-web-", dir=out.parent) as temporary:
-        folder = Path(temporary) / "page"
+    with owned(out, "export"):
+        world = _write_page(pipeline, name, out, runtime)
+    sizes = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
+    return {"output": str(out), "model_bytes": sum(map(len, world.graphs.values())), "files": sizes}
+
+
+def _write_page(pipeline: VideoPipeline, name: str, out: Path, runtime: Path | None) -> WebWorld:
+    """The folder under a temporary name, which becomes `out` when it is complete."""
+    folder = temporary_beside(out)
+    try:
         (folder / "runtime").mkdir(parents=True)
         _copy_page(folder)
         _copy_runtime(folder / "runtime", runtime)  # before the graphs, which take longest
@@ -69,8 +79,9 @@ def export_web(pipeline: VideoPipeline, name: str, out: Path, runtime: Path | No
         if out.exists():
             out.rmdir()
         folder.rename(out)
-    sizes = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
-    return {"output": str(out), "model_bytes": sum(map(len, world.graphs.values())), "files": sizes}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return world
 
 
 def _copy_page(folder: Path) -> None:

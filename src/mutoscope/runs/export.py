@@ -9,7 +9,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, cast
@@ -25,6 +25,7 @@ from mutoscope.errors import UserError, reason
 from mutoscope.evaluation.sources.model_clips import call_seed
 from mutoscope.hub import check_writable_folder
 from mutoscope.json_config import nearest, read_json
+from mutoscope.ownership import is_temporary, owned, temporary_beside
 from mutoscope.pipeline import VideoPipeline
 
 RECORD = "export.json"
@@ -210,23 +211,9 @@ def export(
     chosen = prompts[:num_prompts]
     # Options that do not fit are refused before the folder is created.
     pipeline.prepare(prompt=chosen[0].text, num_samples=count, seed=seed, **requested)
-    folder = claim(Path(out), record) / benchmark
-    written, warnings = 0, []
-    for number, prompt in enumerate(tqdm(chosen, benchmark, unit="prompt", disable=None, leave=False)):
-        paths = [folder / file for file in kind.files(prompt, count)]
-        if all(path.exists() for path in paths):
-            written += _write_line(folder, benchmark, prompt)
-            continue
-        call = {"prompt": prompt.text, "num_samples": count, "seed": call_seed(seed, number), **requested}
-        clips = pipeline.generate(on_step=lambda event: None, **call).clips
-        frames = [clip.frames for clip in clips]
-        frames = [grid(frames)] if len(paths) == 1 and count > 1 else frames
-        for path, clip in zip(paths, frames, strict=True):
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                warnings = write_video(path, clip[:1] if kind.still else clip, 1 if kind.still else pipeline.index.fps)
-                written += 1
-        written += _write_line(folder, benchmark, prompt)
+    with owned(out, "export"):
+        folder = claim(Path(out), record) / benchmark
+        written, warnings = _write_samples(pipeline, benchmark, chosen, folder, record)
     tool = kind.tool.replace("FOLDER", str(folder)).replace("SIDE", str(pipeline.index.height))
     return {
         **record,
@@ -236,6 +223,30 @@ def export(
         "tool": tool,
         "warnings": list(warnings),
     }
+
+
+def _write_samples(
+    pipeline: VideoPipeline, benchmark: str, chosen: Sequence[Prompt], folder: Path, record: Record
+) -> tuple[int, Sequence[str]]:
+    """The samples of all prompts that are missing; returns the number of files written, and warnings."""
+    kind, count, requested = _benchmark(benchmark), record["num_samples"], record["options"]
+    written, warnings = 0, []
+    for number, prompt in enumerate(tqdm(chosen, benchmark, unit="prompt", disable=None, leave=False)):
+        paths = [folder / file for file in kind.files(prompt, count)]
+        if all(path.exists() for path in paths):
+            written += _write_line(folder, benchmark, prompt)
+            continue
+        call = {"prompt": prompt.text, "num_samples": count, "seed": call_seed(record["seed"], number)}
+        clips = pipeline.generate(on_step=lambda event: None, **call, **requested).clips
+        frames = [clip.frames for clip in clips]
+        frames = [grid(frames)] if len(paths) == 1 and count > 1 else frames
+        for path, clip in zip(paths, frames, strict=True):
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                warnings = write_video(path, clip[:1] if kind.still else clip, 1 if kind.still else pipeline.index.fps)
+                written += 1
+        written += _write_line(folder, benchmark, prompt)
+    return written, warnings
 
 
 def claim(out: Path, record: Record) -> Path:
@@ -251,7 +262,7 @@ def claim(out: Path, record: Record) -> Path:
                 "Name another folder, or remove this one."
             )
         return out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
         raise UserError(f"{str(out)!r} holds files that are no export. Name an empty or a new folder.")
     check_writable_folder(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -269,7 +280,7 @@ def _write_line(folder: Path, benchmark: str, prompt: Prompt) -> int:
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_beside(path)
     temporary.write_text(f"{text}\n", encoding="utf-8")
     temporary.replace(path)
 

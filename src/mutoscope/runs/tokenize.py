@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -21,6 +22,7 @@ from mutoscope.data.sources.tokens import (
     TokenCache,
     TokenCacheInfo,
     TokenCacheWriter,
+    partial_folder,
     started_info,
     text_encoder_folder,
     token_dtype,
@@ -28,6 +30,7 @@ from mutoscope.data.sources.tokens import (
 from mutoscope.data.video.motion import motion_score
 from mutoscope.errors import UserError
 from mutoscope.hub import CONFIG, weights_hash, write_json
+from mutoscope.ownership import owned, remove_leftovers, tidy
 from mutoscope.sampling.tasks import condition_key, condition_video, needs_video
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
@@ -96,31 +99,33 @@ def tokenize(
         },
     )
     out = Path(out)
-    started, former = started_info(out), without_episodes(info)
-    if EPISODE in kept and started is not None and started.holds(former):
-        info = former
-        kept.pop(EPISODE)
-    if out.exists():
-        cache = TokenCache(out)
-        if not cache.info.holds(info):
-            raise UserError(f"The token cache {out} is of other clips or another tokenizer; remove it.")
-        return cache
-    check_space(out, info)
-    writer = TokenCacheWriter(out, info)
-    if words is not None:
-        text_encoder_folder(writer.partial).mkdir(exist_ok=True)
-        write_json(text_encoder_folder(writer.partial) / CONFIG, words)
-    batch_size = batch_size or default_batch(video, device)
-    with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", disable=None, leave=False) as bar:
-        parts = [list(range(i, min(i + batch_size, count))) for i in range(writer.position, count, batch_size)]
-        for batch in make_loader(source, parts, num_workers):
-            video = tokenizer.from_uint8(batch["video"].to(device))  # (b, 3, t, h, w)
-            conditions = {task: _encode(tokenizer, video, task, context_frames) for task in info.conditions}
-            tokens = _encode(tokenizer, video)
-            more = _captions(batch, text) | _motion(batch, motion) | _fields(tokenizer, batch, tokens, kept)
-            writer.write(tokens, batch["label"], conditions, more)
-            bar.update(len(batch["label"]))
-    return writer.finish()
+    with nullcontext(tidy(out)) if out.exists() else owned(out, "tokenize"):
+        remove_leftovers(partial_folder(out))
+        started, former = started_info(out), without_episodes(info)
+        if EPISODE in kept and started is not None and started.holds(former):
+            info = former
+            kept.pop(EPISODE)
+        if out.exists():
+            cache = TokenCache(out)
+            if not cache.info.holds(info):
+                raise UserError(f"The token cache {out} is of other clips or another tokenizer; remove it.")
+            return cache
+        check_space(out, info)
+        writer = TokenCacheWriter(out, info)
+        if words is not None:
+            text_encoder_folder(writer.partial).mkdir(exist_ok=True)
+            write_json(text_encoder_folder(writer.partial) / CONFIG, words)
+        batch_size = batch_size or default_batch(video, device)
+        with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", disable=None, leave=False) as bar:
+            parts = [list(range(i, min(i + batch_size, count))) for i in range(writer.position, count, batch_size)]
+            for batch in make_loader(source, parts, num_workers):
+                video = tokenizer.from_uint8(batch["video"].to(device))  # (b, 3, t, h, w)
+                conditions = {task: _encode(tokenizer, video, task, context_frames) for task in info.conditions}
+                tokens = _encode(tokenizer, video)
+                more = _captions(batch, text) | _motion(batch, motion) | _fields(tokenizer, batch, tokens, kept)
+                writer.write(tokens, batch["label"], conditions, more)
+                bar.update(len(batch["label"]))
+        return writer.finish()
 
 
 def default_batch(video: Float[Tensor, "1 3 t h w"], device: torch.device) -> int:

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from mutoscope.families.base import PrepareBatch
 from mutoscope.json_config import dataclass_from_dict, read_json
 from mutoscope.layers.lora import merge_lora
 from mutoscope.models.base import ModelConfig
+from mutoscope.ownership import owned
 from mutoscope.runs.actions import actions_of, with_scaled_actions
 from mutoscope.runs.checks import (
     check_actions,
@@ -41,6 +42,7 @@ from mutoscope.runs.text import open_text_encoder
 from mutoscope.runs.tokenize import CaptionReader, tokenize
 from mutoscope.runs.validation import cached_examples, example_clips, loop_split, plainly_held_back
 from mutoscope.sampling.tasks import condition_key, needs_video
+from mutoscope.terminal import lasting_output
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.tokenizers.discriminator import Discriminator, make_discriminator
@@ -58,7 +60,8 @@ from mutoscope.training.config import (
     from_json,
     to_json,
 )
-from mutoscope.training.distributed import Process, barrier, join
+from mutoscope.training.distributed import Process, any_rank, barrier, join
+from mutoscope.training.signals import early_signals
 from mutoscope.training.tokenizer_trainer import set_latent_statistics, train_tokenizer
 from mutoscope.training.tracking import Tracker, check_trackers
 from mutoscope.training.trainer import TrainResult, train_model
@@ -72,12 +75,14 @@ def train(
     callbacks: Sequence[Callback] = (),
     trackers: Sequence[Tracker] = (),
     device: str | torch.device | None = None,
+    work: str = "train",
 ) -> TrainResult:
     """Trains `recipe` into the folder `out` and leaves a loadable model folder there.
 
     `out` receives recipe.json at once; log.jsonl, curve.png, samples/ and checkpoints/ while training; the weights and
     model_index.json at the end. A run ended by SIGTERM or Ctrl-C has only the former: `resume=True` continues it.
-    Works unchanged under torchrun. Raises UserError for anything the user can fix.
+    Works unchanged under torchrun. `work`: the verb, for others who want to write into `out` meanwhile and are refused.
+    Raises UserError for anything the user can fix.
     """
     out = Path(out)
     hub.check_writable_folder(out)
@@ -89,12 +94,27 @@ def train(
     process = join(device)
     check_memory(recipe, process.device)
     options = {"resume": resume, "trackers": trackers, "device": process.device}
-    with flushed_denormals():
+    with lasting_output(), early_signals(process), folder_of(out, work, process), flushed_denormals():
         if isinstance(recipe, TokenizerRecipe):
             return _train_tokenizer(recipe, out, process, callbacks, options)
         if isinstance(recipe, ModelRecipe):
             return _train_model(recipe, out, process, callbacks, options)
         return _train_features(recipe, out, process, callbacks, options)
+
+
+@contextmanager
+def folder_of(out: Path, work: str, process: Process) -> Iterator[None]:
+    """The folder of a run, which the main process owns. Raises UserError on all processes where it cannot be owned."""
+    with ExitStack() as stack:
+        refused: UserError | None = None
+        if process.is_main:
+            try:
+                stack.enter_context(owned(out, work))
+            except UserError as error:
+                refused = error
+        if any_rank(refused is not None, process):
+            raise refused or UserError(f"{out} is being written by another run.")
+        yield
 
 
 @contextmanager
@@ -190,7 +210,8 @@ def _train_tokenizer_first(
     if first is None or (folder / hub.INDEX).is_file():
         return None
     resume = options["resume"] and folder.is_dir()
-    result = _train_tokenizer(first, folder, process, (), options | {"trackers": (), "resume": resume})
+    with folder_of(folder, "train", process):
+        result = _train_tokenizer(first, folder, process, (), options | {"trackers": (), "resume": resume})
     barrier(process)
     return None if result.finished else result
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from mutoscope.data.base import ClipBatch, ClipSource
 from mutoscope.errors import UserError
 from mutoscope.layers.token_order import region_order
+from mutoscope.ownership import temporary_beside
 from mutoscope.tokenizers.base import VideoTokenizer
 
 CLIPS_PER_COMPONENT = 4  # with fewer, a larger set of tokens may predict worse than a subset of it
@@ -212,7 +213,7 @@ def draw(report: EntropyReport, path: Path) -> None:
         axis.set_xticks([])
         axis.set_yticks([])
         figure.colorbar(image, ax=axis, shrink=0.8, label="nats")
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_beside(path)
     try:
         figure.savefig(temporary, dpi=110, format="png")
         os.replace(temporary, path)

@@ -1,14 +1,11 @@
-"""Events of a training loop: progress, log lines, contact sheets, and signals that stop it early."""
+"""Events of a training loop: progress, log lines, contact sheets."""
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import torch
@@ -19,23 +16,24 @@ from tqdm import tqdm
 
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.errors import UserError
+from mutoscope.terminal import message_notice
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.training.batches import Batch
-from mutoscope.training.checkpoint import checkpoint_paths
 from mutoscope.training.config import LoopConfig
 from mutoscope.training.curve import write_curve
 from mutoscope.training.distributed import Process, mean_over_ranks
-from mutoscope.training.pace import Pace
-from mutoscope.training.tracking import LOG, Tracker, announce
+from mutoscope.training.pace import Pace, TimeShares
+from mutoscope.training.tracking import JOURNAL, LOG, Journal, Tracker, announce
 
 EARLY = (1, 10, 30, 100, 300)  # updates after which there are contact sheets before the first regular one
 CURVE = "curve.png"
+FREE_SHEET_SECONDS = 5.0  # short runs have their early contact sheets, whatever share of the time these take
 
 
 @dataclass(frozen=True)
 class TrainEvent:
     """Passed to every callback after the first updates (`EARLY`), each `sample_every` and the last one, on the main
-    process.
+    process; later, where `sheet_share` of the time is used up.
 
     network: the weights that would be exported now (`Candidates`), in evaluation mode.
     batch: the clips of the latest update on this rank, on the training device.
@@ -90,8 +88,21 @@ def paired_sheet(
 class Recorder:
     """Progress bar, trackers, curve and the `samples` folder of one run; only the main process shows or writes them."""
 
-    def __init__(self, out: Path, loop: LoopConfig, start_step: int, process: Process, trackers: Sequence[Tracker]):
+    def __init__(
+        self,
+        out: Path,
+        loop: LoopConfig,
+        start_step: int,
+        process: Process,
+        trackers: Sequence[Tracker],
+        after_divergence: Callable[[], str],
+    ):
+        """after_divergence: names the checkpoint to continue from when a loss is not finite."""
         self.out, self.loop, self.process, self.trackers = out, loop, process, list(trackers)
+        self.after_divergence = after_divergence
+        self.shares = TimeShares()
+        self._journal, self._notice = Journal(out / JOURNAL if process.is_main else None), ""
+        self._sheets_due = False
         self._last_time, self._last_step = time.perf_counter(), start_step - 1
         self._pace, self._estimate = Pace(loop, start_step), dict[str, float]()
         self._validation = ""
@@ -110,6 +121,7 @@ class Recorder:
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
+        self._journal.write(self.shares.sentence())
         for tracker in self.trackers:
             tracker.close()
 
@@ -120,20 +132,22 @@ class Recorder:
         learning_rate: float,
         grad_norm: Tensor,
         validate: Callable[[], dict[str, float]] | None = None,
+        saving: bool = False,
     ) -> None:
         """Counts update `step`; on every `log_every`-th one, and the last, reads the numbers off the device and logs.
 
-        validate: measures the figures of a validation that is due after this update, which is logged too.
+        saving: a checkpoint follows, on all ranks. validate: measures the figures of a validation that is due after
+        this update, which is logged too.
         Raises UserError when the loss is not finite, also before a checkpoint is due: a good checkpoint must not be
         replaced by one that cannot be continued.
         """
         self._bar.update()
         self._tell_pace(step)
         log_now = step % self.loop.log_every == 0 or step + 1 == self.loop.num_steps or validate is not None
-        if not log_now and not due(step, self.loop.checkpoint_every, self.loop.num_steps):
+        if not log_now and not saving:
             return
         values = mean_over_ranks(losses | {"grad_norm": grad_norm}, self.process)
-        check_finite(step, values, self.out / "checkpoints")
+        check_finite(step, values, self.after_divergence)
         if not log_now:
             return
         now = time.perf_counter()
@@ -146,13 +160,14 @@ class Recorder:
             shown = f"loss {values['loss']:.4g}{self._validation}, {clips_per_second:.1f} clips/s"
             self._bar.set_postfix_str(shown, refresh=False)
             values, self._estimate = values | self._estimate, {}
+            self._note_lost_output()
             for tracker in self.trackers:
                 tracker.log(step, values)
 
     def _validate(self, step: int, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
-        with self._paused():
+        with self._paused("validation"):
             figures = validate()
-        check_finite(step, figures, self.out / "checkpoints")
+        check_finite(step, figures, self.after_divergence)
         self._validation = f", validation {min(v for k, v in figures.items() if k.startswith('validation_loss')):.4g}"
         return figures
 
@@ -160,33 +175,67 @@ class Recorder:
         """Prints the estimate of the first minute once; its numbers go into the next line of the log."""
         estimate = self._pace.update(step) if self.process.is_main else None
         if estimate is not None:
-            announce(estimate.sentence())
+            self.say(estimate.sentence())
             self._estimate = estimate.values()
 
+    def say(self, line: str) -> None:
+        """Shows a line above the progress bar, and keeps it in the run's log."""
+        if self.process.is_main:
+            announce(line)
+            self._journal.write(line)
+
+    def _note_lost_output(self) -> None:
+        """Says once in the run's log that nobody reads the progress any more."""
+        notice = message_notice() or ""
+        if notice and not self._notice:
+            self._journal.write(f"{notice} Training goes on.")
+        self._notice = notice
+
     @contextmanager
-    def _paused(self) -> Iterator[None]:
-        """What happens inside does not count against the speed of training."""
+    def saving(self) -> Iterator[None]:
+        """Time in which a checkpoint is written; then the shares of the time so far go into the run's log."""
+        with self._paused("checkpoints"):
+            yield
+        self._journal.write(self.shares.sentence())
+
+    @contextmanager
+    def _paused(self, name: str) -> Iterator[None]:
+        """The time inside does not count against the speed of training; it counts as `name`, see `TimeShares`."""
         started = time.perf_counter()
-        yield
+        with self.shares.spent(name):
+            yield
         self._last_time += time.perf_counter() - started
         self._pace.pause(time.perf_counter() - started)
 
     def draw_curve(self) -> None:
         """Draws the whole log, earlier parts of a resumed run included, as an image beside it."""
         if self.process.is_main:
-            with self._paused():
+            with self._paused("checkpoints"):
                 write_curve(self.out / LOG, self.out / CURVE)
+
+    def sheets_due(self, step: int, scheduled: bool) -> bool:
+        """Whether contact sheets are drawn after update `step`: those scheduled now, or earlier and postponed.
+
+        Those of the last update are always drawn, and all others only while sheets have not taken more than their share
+        of the time.
+        """
+        self._sheets_due |= scheduled
+        if not self._sheets_due or not self.process.is_main:
+            return False
+        is_last = step + 1 == self.loop.num_steps
+        if not is_last and self.shares.exceeded("sheets", self.loop.sheet_share, FREE_SHEET_SECONDS):
+            return False
+        self._sheets_due = False
+        return True
 
     def notify(self, callbacks: Sequence[Callback], steps_done: int, network: nn.Module, batch: Batch) -> None:
         """Calls every callback with `network` in evaluation mode, then puts its mode back."""
-        if not self.process.is_main:
-            return
         was_training = network.training
         network.eval()
         event = TrainEvent(
             steps_done, self.loop.num_steps, network, batch, lambda name, image: self._save(steps_done, name, image)
         )
-        with self._paused():
+        with self._paused("sheets"):
             for callback in callbacks:
                 callback(event)
         network.train(was_training)
@@ -199,15 +248,13 @@ class Recorder:
             tracker.image(step, name, image)
 
 
-def check_finite(step: int, values: dict[str, float], checkpoints: Path) -> None:
+def check_finite(step: int, values: dict[str, float], after_divergence: Callable[[], str]) -> None:
     """Raises UserError naming the first quantity that is infinite or not a number, and the last good checkpoint."""
     for name, value in values.items():
         if not np.isfinite(value):
-            saved = checkpoint_paths(checkpoints)
-            good = f"the last good checkpoint is {saved[-1]}" if saved else "there is no earlier checkpoint"
             raise UserError(
-                f"Training diverged: {name} is {value} at step {step}; {good}. Lower the learning rate, lengthen the "
-                "warm-up or clip gradients."
+                f"Training diverged: {name} is {value} at step {step}; {after_divergence()}. Lower the learning "
+                "rate, lengthen the warm-up or clip gradients."
             )
 
 
@@ -219,28 +266,3 @@ def due(step: int, every: int, num_steps: int) -> bool:
 def due_early(step: int, every: int, num_steps: int) -> bool:
     """Like `due`, and after the first updates, so that there is something to see from the start."""
     return due(step, every, num_steps) or (step + 1 in EARLY and step + 1 < every)
-
-
-Handler = Callable[[int, FrameType | None], object] | int | None  # what `signal.signal` takes and returns
-
-
-class StopSignals:
-    """While entered, SIGTERM and the first Ctrl-C ask the loop to finish its update, save and return."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Handler] = {}
-
-    def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers
-            self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True

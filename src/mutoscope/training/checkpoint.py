@@ -4,13 +4,14 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol, TypedDict, cast
 
 import torch
 
 from mutoscope.errors import UserError, reason
+from mutoscope.ownership import temporary_beside
 
 # Fields that may differ on resume: they change logs, speed or which of two finished networks is exported, or
 # (num_steps) the end of the cosine.
@@ -19,6 +20,9 @@ FREE_FIELDS = (
     "loop.log_every",
     "loop.sample_every",
     "loop.checkpoint_every",
+    "loop.checkpoint_minutes",
+    "loop.checkpoints_total_limit",
+    "loop.sheet_share",
     "loop.num_workers",
     "loop.threads",
     "loop.report_to",
@@ -56,6 +60,11 @@ def checkpoint_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.pt"))
 
 
+def step_of(path: Path) -> int:
+    """Updates done at a checkpoint, by the name of its file."""
+    return int(path.stem.rpartition("-")[2])
+
+
 def save_checkpoint(
     folder: Path,
     step: int,
@@ -63,14 +72,16 @@ def save_checkpoint(
     generator: torch.Generator,
     recipe: RecipeValues,
     keep: int = 2,
+    spare: Collection[int] = (),
 ) -> Path:
     """Writes the state after `step` updates under a temporary name, then renames it; keeps the newest `keep`.
 
+    spare: updates of checkpoints that stay although they are older.
     Raises UserError when the file cannot be written (full disk); earlier checkpoints stay as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
-    temporary = path.with_suffix(".tmp")
+    temporary = temporary_beside(path)
     state: Checkpoint = {
         "step": step,
         "recipe": dict(recipe),
@@ -91,7 +102,8 @@ def save_checkpoint(
         message = f"Could not write checkpoint {path} ({reason(error)}); {advice}. Free disk space and resume."
         raise UserError(message) from error
     for old in checkpoint_paths(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+        if step_of(old) not in spare:
+            old.unlink(missing_ok=True)
     return path
 
 
@@ -164,7 +176,7 @@ def start_or_resume(
 def write_recipe(out: Path, recipe: RecipeValues) -> None:
     """Puts recipe.json into the run's folder, whole or not at all; it can be loaded and trained again."""
     out.mkdir(parents=True, exist_ok=True)
-    temporary = out / "recipe.json.tmp"
+    temporary = temporary_beside(out / "recipe.json")
     temporary.write_text(json.dumps(recipe, indent=2) + "\n")
     temporary.replace(out / "recipe.json")
 

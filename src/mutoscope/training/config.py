@@ -38,6 +38,9 @@ LOOP_RANGES = {
     "log_every": COUNT,
     "sample_every": COUNT,
     "checkpoint_every": COUNT,
+    "checkpoint_minutes": NOT_NEGATIVE,
+    "checkpoints_total_limit": COUNT,
+    "sheet_share": SHARE,
     "ema_decay": DECAY,
     "ema_every": COUNT,
     "clip_norm": POSITIVE,
@@ -138,6 +141,12 @@ class LoopConfig:
     """largest number of held-back clips in a validation"""
     recognisable_after: int | None = None
     """updates after which the recipe's output was recognisable as measured; for the estimate after the first minute"""
+    checkpoint_minutes: float = 10.0
+    """minutes between two checkpoints, beside those by updates; 0: by updates only"""
+    checkpoints_total_limit: int = 2
+    """newest checkpoints that are kept, beside the one with the lowest held-back loss"""
+    sheet_share: float = 0.02
+    """largest share of the time that contact sheets may take: one that would exceed it is drawn later"""
 
     def __post_init__(self) -> None:
         check_fields(self, LOOP_RANGES)

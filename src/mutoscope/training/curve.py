@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from mutoscope.ownership import temporary_beside
 from mutoscope.training.tracking import read_log
 
 WIDTH, HEIGHT = 800, 500
@@ -73,7 +74,7 @@ def write_curve(log: Path, image: Path) -> None:
     pixels = draw_curve(read_log(log))
     if pixels is None:
         return
-    temporary = image.with_name(f".{image.name}.tmp")
+    temporary = temporary_beside(image)
     Image.fromarray(pixels).save(temporary, format="PNG")
     temporary.replace(image)
 

@@ -82,6 +82,15 @@ def any_rank(flag: bool, process: Process) -> bool:
     return bool(count.item())
 
 
+def largest_over_ranks(number: int, process: Process) -> int:
+    """The largest number of all ranks, so that all ranks do the same after the same step."""
+    if process.world_size == 1:
+        return number
+    found = torch.tensor(number, device=process.device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found.item())
+
+
 def barrier(process: Process) -> None:
     """Waits until every rank has arrived."""
     if process.world_size > 1:

@@ -1,14 +1,17 @@
 """How long a run will take, estimated once from the speed of its first minute."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from mutoscope.data.base import BatchT
 from mutoscope.training.config import LoopConfig
 
 MEASURED_SECONDS = 60.0
 MIN_UPDATES = 3  # fewer are no measurement: wait longer
 MINUTE, HOUR = 60, 3600
+SHARES = ("data", "sheets", "checkpoints", "validation")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,47 @@ class Pace:
             None if reachable is None else max(0, reachable - done) / speed,
             reachable,
         )
+
+
+class TimeShares:
+    """How the time of a run is divided, from its first update on: data, contact sheets, checkpoints, validation.
+
+    The rest is spent on updates.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self.clock, self.started = clock, clock()
+        self.seconds = dict.fromkeys(SHARES, 0.0)
+
+    @contextmanager
+    def spent(self, name: str) -> Iterator[None]:
+        """The time inside counts as `name`, one of SHARES."""
+        began = self.clock()
+        try:
+            yield
+        finally:
+            self.seconds[name] += self.clock() - began
+
+    def reading(self, batches: Iterable[BatchT]) -> Iterator[BatchT]:
+        """Passes batches on; the time spent waiting for them counts as data."""
+        iterator = iter(batches)
+        while True:
+            with self.spent("data"):
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            yield batch
+
+    def exceeded(self, name: str, share: float, free_seconds: float) -> bool:
+        """Whether `name` took more than this share of the time so far, and more than the seconds that are free."""
+        elapsed = self.clock() - self.started
+        return self.seconds[name] > max(free_seconds, share * elapsed)
+
+    def sentence(self) -> str:
+        """The shares so far, for the run's log."""
+        elapsed = max(self.clock() - self.started, 1e-9)
+        named = ", ".join(f"{name} {seconds / elapsed:.2%}" for name, seconds in self.seconds.items())
+        return f"{elapsed:.1f} s so far, of which {named}; the rest updates."
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -12,8 +14,10 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from mutoscope.errors import UserError
+from mutoscope.ownership import temporary_beside
 
 LOG = "log.jsonl"
+JOURNAL = "run.log"
 
 
 class Tracker(Protocol):
@@ -34,6 +38,20 @@ def announce(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
+class Journal:
+    """Events of a run as lines of text with their time, in `run.log`."""
+
+    def __init__(self, path: Path | None):
+        """None: nothing is written, as on all processes but the main one."""
+        self.path = path
+
+    def write(self, line: str) -> None:
+        """Appends a line. A disk that is full does not end a run: whatever it cannot do without will say so."""
+        if self.path is not None:
+            with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+
 class JsonlTracker:
     """One JSON object per line: step and values. The file stays valid whenever the process dies."""
 
@@ -42,7 +60,7 @@ class JsonlTracker:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_log(self.path) if line["step"] < start_step]
-        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary = temporary_beside(self.path)
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         temporary.replace(self.path)
         self._file = self.path.open("a")

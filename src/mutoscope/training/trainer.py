@@ -15,13 +15,25 @@ from mutoscope.data.base import BatchT, ClipSource
 from mutoscope.data.held_back import split_clips
 from mutoscope.data.loader import StepSampler, make_loader
 from mutoscope.errors import UserError
+from mutoscope.terminal import lasting_output
 from mutoscope.training.batches import Batch, add_losses, autocast, seed_step, split_batch, to_device
-from mutoscope.training.callbacks import Callback, Recorder, StopSignals, due, due_early
+from mutoscope.training.callbacks import Callback, Recorder, due, due_early
 from mutoscope.training.checkpoint import Stateful, save_checkpoint, start_or_resume, write_recipe
 from mutoscope.training.config import FeaturesRecipe, LoopConfig, ModelRecipe, Recipe, completed, to_json
-from mutoscope.training.distributed import Process, any_rank, join, no_sync, wrap
+from mutoscope.training.distributed import Process, join, largest_over_ranks, no_sync, wrap
+from mutoscope.training.health import Health
+from mutoscope.training.keeping import CheckpointKeeper
 from mutoscope.training.optim import clip_gradients, make_ema, make_optimizer, make_scheduler, set_learning_rate
-from mutoscope.training.tracking import LOG, JsonlTracker, Tracker, announce, check_trackers, open_trackers
+from mutoscope.training.signals import NOTHING, SAVE, STOP, StopSignals
+from mutoscope.training.tracking import (
+    LOG,
+    JsonlTracker,
+    Tracker,
+    announce,
+    check_trackers,
+    open_trackers,
+    read_log,
+)
 from mutoscope.training.validation import Candidates, Figures, Validation, ValidationRule, WeightsKind
 
 Corrupt = Callable[[Batch, int, torch.Generator], Batch]
@@ -100,6 +112,7 @@ def train_model(
     )
 
 
+@lasting_output()
 def run_loop(
     model: nn.Module,
     loss_module: nn.Module,
@@ -153,8 +166,18 @@ def run_loop(
             write_recipe(out, settings)
             requested = open_trackers(loop.report_to, out, recipe.name, settings, start)
             trackers = [JsonlTracker(out / LOG, start), *requested, *trackers]
-        with Recorder(out, loop, start, process, trackers) as recorder:
-            for step, batch in enumerate(make_loader(training, sampler, loop.num_workers, loop.seed), start=start):
+        keeper = CheckpointKeeper(
+            out / "checkpoints",
+            loop,
+            start,
+            Health(read_log(out / LOG)),
+            lambda steps_done, spare: save_checkpoint(
+                out / "checkpoints", steps_done, parts, generator, settings, loop.checkpoints_total_limit, spare
+            ),
+        )
+        with Recorder(out, loop, start, process, trackers, keeper.after_divergence) as recorder:
+            batches = recorder.shares.reading(make_loader(training, sampler, loop.num_workers, loop.seed))
+            for step, batch in enumerate(batches, start=start):
                 prepared = prepare_batch(to_device(batch, process.device), step)
                 seed_step(generator, loop.seed, step, process.rank)
                 if corrupt is not None:
@@ -177,16 +200,25 @@ def run_loop(
 
                 shown = due_early(step, loop.sample_every, loop.num_steps)
                 validated = split is not None and (shown or due(step, loop.validate_every, loop.num_steps))
-                recorder.record(step, losses, learning_rate, grad_norm, candidates.validate if validated else None)
-                if shown:
+                if process.is_main:
+                    keeper.observe(step, losses["loss"], grad_norm)
+                own_request = max(stop.take(), SAVE if process.is_main and keeper.is_due() else NOTHING)
+                request = largest_over_ranks(own_request, process)
+                saved = request != NOTHING or due(step, loop.checkpoint_every, loop.num_steps)
+                validate = candidates.validate if validated else None
+                recorder.record(step, losses, learning_rate, grad_norm, validate, saved)
+                if recorder.sheets_due(step, shown):
                     recorder.notify(callbacks, step + 1, candidates.network, prepared)
-                stopping = any_rank(stop.requested, process)
-                saved = stopping or due(step, loop.checkpoint_every, loop.num_steps)
-                if process.is_main and saved:
-                    save_checkpoint(out / "checkpoints", step + 1, parts, generator, settings)
+                is_regular = validation is not None and due(step, loop.validate_every, loop.num_steps)
+                is_best = is_regular and keeper.improves(candidates.cost)
+                if process.is_main and (saved or is_best):
+                    with recorder.saving():
+                        keeper.save_best(step + 1, candidates.cost) if is_best else keeper.save(step + 1)
+                if stop.name:
+                    recorder.say(f"{stop.take_name()}: checkpoint saved after update {step + 1:,}.")
                 if shown or saved:
                     recorder.draw_curve()
-                if stopping and step + 1 < loop.num_steps:
+                if request == STOP and step + 1 < loop.num_steps:
                     return TrainResult(candidates.network, step + 1, finished=False, kind=candidates.kind)
         if validation is not None:
             if not candidates.figures:  # a finished run that was resumed: chosen again as at its last update

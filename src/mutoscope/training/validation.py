@@ -105,6 +105,12 @@ class Candidates(Generic[BatchT]):
             for name, value in figures.items()
         }
 
+    @property
+    def cost(self) -> float:
+        """The cost of the weights that were chosen in the latest validation."""
+        assert self.validation is not None
+        return self.validation.rule.cost(self.figures[self.kind])
+
     def report(self) -> str:
         """One line that says which weights are exported, and by which figures."""
         described = [

@@ -10,7 +10,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from mutoscope.checks import COUNT, SEED, Range, check_fields
 from mutoscope.data.sources.parquet import require_pyarrow
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.errors import UserError
+from mutoscope.ownership import is_temporary, owned, temporary_beside
 from mutoscope.worlds.base import Environment, Policy, PolicyFactory
 from mutoscope.worlds.catalog import EnvironmentSpec, open_environment
 from mutoscope.worlds.lerobot_writer import (
@@ -88,6 +88,18 @@ def record(
     """
     require_pyarrow(out)
     form = _form(config)  # opens every environment once: problems show before anything is written
+    with owned(out, "record"):
+        return _record(config, out, form, num_workers, progress)
+
+
+def _record(
+    config: RecordConfig,
+    out: Path,
+    form: DatasetForm,
+    num_workers: int,
+    progress: Callable[[Iterator[int], int], Iterator[int]],
+) -> dict[str, object]:
+    """`record` for the one process that writes into `out`."""
     _claim(out, config)
     missing = [i for i in range(config.episodes) if not _part_file(out, i).exists()]
     for _ in progress(_recorded(config, out, missing, num_workers), len(missing)):
@@ -97,7 +109,10 @@ def record(
     _write_sheet(out, parts)
     # The encoder's bytes may differ from run to run; these hashes are those of the frames themselves.
     _write_json(out / SETTINGS, _described(config) | {"frames_sha256": [part.sha256 for part in parts]})
-    shutil.rmtree(out / PARTS)
+    # In one step: a recording that is killed meanwhile is finished, and its parts are what a dead process left.
+    unneeded = temporary_beside(out / PARTS)
+    (out / PARTS).rename(unneeded)
+    shutil.rmtree(unneeded)
     return {
         "output": str(out),
         "environments": [spec.name for spec in config.environments],
@@ -158,10 +173,15 @@ def _claim(out: Path, config: RecordConfig) -> None:
                 "or name another folder."
             )
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(not is_temporary(entry) for entry in out.iterdir() if not _is_empty_start(entry)):
         raise UserError(f"{out} is not empty; name a new folder.")
     (out / PARTS).mkdir(parents=True, exist_ok=True)
     _write_json(settings, _described(config))
+
+
+def _is_empty_start(entry: Path) -> bool:
+    """Whether an entry of the folder is the folder of parts before its first file."""
+    return entry.name == PARTS and entry.is_dir() and all(map(is_temporary, entry.iterdir()))
 
 
 def _described(config: RecordConfig) -> dict[str, object]:
@@ -178,7 +198,7 @@ def _version(package: str) -> str | None:
 
 
 def _write_json(path: Path, values: dict[str, object]) -> None:
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
@@ -251,7 +271,7 @@ class _Recorder:
         played = play(environment, self._policy(number, environment), self.config, number)
         path = _part_file(self.out, number)
         encode_episode(played.frames, environment.fps, path.with_suffix(".mp4"))
-        temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp.npz")
+        temporary = temporary_beside(path, ".npz")
         np.savez(
             temporary,
             task=np.array(environment.task),

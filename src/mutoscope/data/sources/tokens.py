@@ -29,6 +29,7 @@ from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, PathData, T
 from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.errors import UserError, reason
 from mutoscope.json_config import dataclass_from_dict
+from mutoscope.ownership import temporary_beside
 
 METADATA = "metadata.json"
 PROGRESS = "progress.json"
@@ -136,7 +137,8 @@ class TokenCacheWriter:
         self.partial = partial_folder(self.folder)
         if self.folder.exists():
             raise UserError(f"{self.folder} already exists; choose another folder for the token cache or remove it.")
-        self.position = self._resume() if (self.partial / PROGRESS).exists() else self._create()
+        has_started = any((self.partial / name).exists() for name in (PROGRESS, METADATA))
+        self.position = self._resume() if has_started else self._create()
         self._arrays = {name: np.load(self.partial / f"{name}.npy", mmap_mode="r+") for name in info.arrays()}
 
     def _create(self) -> int:
@@ -148,7 +150,11 @@ class TokenCacheWriter:
 
     def _resume(self) -> int:
         path = self.partial / PROGRESS
-        progress = json.loads(path.read_text())
+        if path.exists():
+            progress = json.loads(path.read_text())
+        else:  # everything is written, and only its final name is missing
+            path = self.partial / METADATA
+            progress = {"position": self.info.num_clips, "info": json.loads(path.read_text())}
         found, wanted = (TokenCacheInfo.from_json(values, path) for values in (progress["info"], _plain(self.info)))
         if not found.holds(wanted):
             raise UserError(f"{self.partial} is an unfinished cache of other clips or another tokenizer; remove it.")
@@ -182,21 +188,25 @@ class TokenCacheWriter:
         """Gives the full cache its final name and opens it."""
         if self.position != self.info.num_clips:
             raise ValueError(f"only {self.position} of {self.info.num_clips} clips are written")
-        (self.partial / METADATA).write_text(json.dumps(_plain(self.info), indent=2) + "\n")
-        (self.partial / PROGRESS).unlink()
+        self._write_text(METADATA, json.dumps(_plain(self.info), indent=2) + "\n")
+        (self.partial / PROGRESS).unlink(missing_ok=True)
         self._arrays.clear()
         self.partial.rename(self.folder)
         return TokenCache(self.folder)
 
     def _write_progress(self, position: int) -> None:
-        temporary = self.partial / (PROGRESS + ".tmp")
-        temporary.write_text(json.dumps({"position": position, "info": _plain(self.info)}))
-        os.replace(temporary, self.partial / PROGRESS)
+        self._write_text(PROGRESS, json.dumps({"position": position, "info": _plain(self.info)}))
+
+    def _write_text(self, name: str, text: str) -> None:
+        """A file of the unfinished cache, whole or not at all."""
+        temporary = temporary_beside(self.partial / name)
+        temporary.write_text(text)
+        os.replace(temporary, self.partial / name)
 
 
 def started_info(folder: Path) -> TokenCacheInfo | None:
     """What the finished or unfinished cache at `folder` is a cache of; None where there is none that can be read."""
-    finished, begun = folder / METADATA, folder.with_name(folder.name + ".partial") / PROGRESS
+    finished, begun = folder / METADATA, partial_folder(folder) / PROGRESS
     try:
         if finished.is_file():
             return TokenCacheInfo.from_json(json.loads(finished.read_text()), finished)

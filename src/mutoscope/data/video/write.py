@@ -5,7 +5,6 @@ holds the whole video or its former content.
 """
 
 import os
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.data.video.convert import full_chroma
 from mutoscope.data.video.decode import require_av
 from mutoscope.errors import UserError, reason
+from mutoscope.ownership import temporary_beside
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -62,7 +62,7 @@ class VideoWriter:
         self.frame_shape: tuple[int, ...] | None = None
         self.fps = exact_fps(fps)
         self._check_target()
-        self._temporary = self.path.with_name(f".{self.path.stem[:40]}.{secrets.token_hex(4)}.tmp{self.path.suffix}")
+        self._temporary = temporary_beside(self.path, self.path.suffix)
         self._encoder: Encoder | None = None
         self._closed = False
 

@@ -1,0 +1,341 @@
+"""One owner per output folder, and the temporaries of processes that died.
+
+While a run writes into a folder, a lock file beside it (`.NAME.lock`) names the host, the process and its start time.
+The lock is advisory: every verb that writes takes it, and other programs are free not to. A temporary has the same three
+in its own name, so that the next run can tell the rest of a killed process from the work of a living one.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mutoscope.errors import UserError
+
+HEARTBEAT, SILENT = 15.0, 120.0  # seconds between two signs of life of a lock, and after which there is no life
+FOREIGN_TEMPORARY = 24 * 3600.0  # seconds after which the temporary of another host is one of a dead process
+GUARD_SECONDS = 5.0  # reading and writing a lock takes milliseconds
+STEM = 40  # characters of a target's name in the name of its temporaries: file names end at 255 bytes
+TEMPORARY = re.compile(
+    r"\.(?P<name>.+)\.(?P<pid>\d+)-(?P<host>[0-9a-f]{6})-(?P<start>[0-9a-f]{6})\.[0-9a-f]{8}\.tmp(?:\.\w+)?"
+)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A process that writes files.
+
+    host: name and, on Linux, pid namespace, since a number means another process in another container. start: when the
+    process began, in its kernel's own count and with the identity of the boot; a number that is used again has another.
+    """
+
+    host: str
+    pid: int
+    start: str
+
+    def is_alive(self) -> bool | None:
+        """Whether the process is running; None for one of another host."""
+        if self.host != host_name() or os.name != "posix":
+            return None
+        return start_of(self.pid) == self.start
+
+    @property
+    def token(self) -> str:
+        """The process in the name of a file."""
+        return f"{self.pid}-{_digest(self.host)}-{_digest(self.start)}"
+
+
+@dataclass(frozen=True)
+class Lock:
+    """Contents of a lock file. work: the verb; since: local time."""
+
+    writer: Writer
+    work: str
+    since: str
+
+    def described(self) -> str:
+        return (
+            f"`mutoscope {self.work}` (process {self.writer.pid} on {self.writer.host.split()[0]}, since {self.since})"
+        )
+
+
+def this_writer() -> Writer:
+    """The writer that this process is."""
+    return Writer(host_name(), os.getpid(), start_of(os.getpid()) or "unknown")
+
+
+def host_name() -> str:
+    """The name of this host, with the pid namespace of this process where there is one."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def start_of(pid: int) -> str | None:
+    """When a process of this host began; None for one that has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
+    except (OSError, IndexError):
+        if Path("/proc/self/stat").exists():
+            return None
+    found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return " ".join(found.stdout.split()) or None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The lock
+
+
+@contextmanager
+def owned(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
+    """While entered, this process is the one that writes into `folder`, which need not exist.
+
+    Removes what killed processes left there. A folder that this process owns already stays its own. `work`: the verb,
+    for the message to others. Raises UserError naming the owner where another process holds the folder; a lock whose
+    process is gone is taken over with a warning.
+    """
+    folder = Path(os.path.realpath(Path(folder).expanduser()))
+    created = _missing_parents(folder)
+    path = lock_path(folder)
+    try:
+        if not _take(path, folder, work):
+            yield
+            return
+        ended = threading.Event()
+        threading.Thread(target=_show_life, args=(path, ended), daemon=True).start()
+        try:
+            remove_leftovers(folder)
+            yield
+        finally:
+            ended.set()
+            _release(path)
+    finally:
+        for parent in created:
+            with suppress(OSError):  # something is in it now, as it should
+                parent.rmdir()
+
+
+def tidy(folder: str | os.PathLike[str]) -> None:
+    """Removes the lock and the temporaries of dead processes, for a folder that is only read."""
+    folder = Path(os.path.realpath(Path(folder).expanduser()))
+    path = lock_path(folder)
+    if path.exists():
+        with suppress(OSError), _guarded(path) as descriptor:
+            found = _read(descriptor)
+            if found is None or _seconds_held(found, path) is None:
+                path.unlink()
+    _remove([path for path in _temporaries_of(folder) if _is_left(path)])
+
+
+def lock_path(folder: Path) -> Path:
+    """Beside the folder, which may have to be empty or absent; inside it where only the folder can be written to."""
+    inside = folder.is_dir() and not os.access(folder.parent, os.W_OK)
+    return folder / ".folder.lock" if inside or not folder.name else folder.with_name(f".{folder.name}.lock")
+
+
+def _missing_parents(folder: Path) -> list[Path]:
+    """Creates the folders above `folder`; returns those that were missing, the innermost first."""
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    with suppress(OSError):  # said by whoever writes there
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _take(path: Path, folder: Path, work: str) -> bool:
+    """Writes this process into the lock; False where it is in it already. Raises UserError for another owner."""
+    own = Lock(this_writer(), work, time.strftime("%Y-%m-%d %H:%M:%S"))
+    try:
+        with _guarded(path) as descriptor:
+            found = _read(descriptor)
+            if found is not None and found.writer == own.writer:
+                return False
+            if found is not None and (wait := _seconds_held(found, path)) is not None:
+                raise UserError(_refusal(folder, path, found, wait))
+            _write(descriptor, own)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write into {str(folder.parent)!r}: {error.strerror or error}. Choose another folder."
+        ) from None
+    if found is not None:
+        warnings.warn(f"Taking over {folder} from {found.described()}, which is no longer running.", stacklevel=1)
+    return True
+
+
+def _seconds_held(found: Lock, path: Path) -> float | None:
+    """None for a lock without a living process; otherwise the seconds after which a silent one could be taken over."""
+    alive = found.writer.is_alive()
+    if alive is None:
+        silent = time.time() - path.stat().st_mtime
+        return max(0.0, SILENT - silent) if silent < SILENT else None
+    return 0.0 if alive else None
+
+
+def _refusal(folder: Path, path: Path, found: Lock, wait: float) -> str:
+    """The sentence for whoever comes second."""
+    rule = f"; if that process is gone, start again in {wait:.0f} s" if wait else ""
+    return (
+        f"{folder} is being written by {found.described()}: wait for its end or stop it{rule}, or choose another "
+        f"folder (the lock is {path.name})."
+    )
+
+
+def _release(path: Path) -> None:
+    with suppress(OSError), _guarded(path) as descriptor:
+        found = _read(descriptor)
+        if found is not None and found.writer == this_writer():
+            path.unlink()
+
+
+def _show_life(path: Path, ended: threading.Event) -> None:
+    """A host that cannot see this process sees the lock's time of change."""
+    while not ended.wait(HEARTBEAT):
+        with suppress(OSError):
+            os.utime(path)
+
+
+@contextmanager
+def _guarded(path: Path) -> Iterator[int]:
+    """The open lock file, which no other process reads or changes meanwhile."""
+    deadline = time.monotonic() + GUARD_SECONDS
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            if _lock(descriptor, deadline) and _is_file_of(descriptor, path):
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, deadline: float) -> bool:
+    """flock, for the moment of a change; file systems and systems without it go on unguarded."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError:
+            return True
+    return True  # a process that was stopped between two lines
+
+
+def _is_file_of(descriptor: int, path: Path) -> bool:
+    """Whether the open file still has that name: its former owner may have removed it meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _read(descriptor: int) -> Lock | None:
+    """The owner in a lock; None for an empty one, whose process died while it wrote."""
+    try:
+        values = json.loads(os.pread(descriptor, 1 << 16, 0))
+        return Lock(Writer(**values.pop("writer")), **values)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _write(descriptor: int, lock: Lock) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(asdict(lock)).encode(), 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Temporaries
+
+
+def temporary_beside(target: str | os.PathLike[str], suffix: str = "") -> Path:
+    """A free hidden name in the folder of `target`, to be renamed to it; `suffix`: for encoders that go by it."""
+    target = Path(target)
+    return target.with_name(f".{target.name[:STEM]}.{this_writer().token}.{secrets.token_hex(4)}.tmp{suffix}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file or folder is a temporary or a lock of ours, and no result."""
+    return TEMPORARY.fullmatch(path.name) is not None or (path.name.startswith(".") and path.name.endswith(".lock"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporaries of dead processes in `folder` and beside it, with a warning that states their size."""
+    inside = [Path(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files)]
+    _remove([path for path in (*_temporaries_of(folder), *inside) if _is_left(path)])
+
+
+def remove_leftovers_of(file: Path) -> None:
+    """The same for the temporaries of one output file."""
+    _remove([path for path in _temporaries_of(file) if _is_left(path)])
+
+
+def _temporaries_of(target: Path) -> list[Path]:
+    """The temporaries of one file or folder, of living processes too."""
+    with suppress(OSError):
+        return [path for path in target.parent.glob(".*.tmp*") if _target_of(path) == target.name[:STEM]]
+    return []
+
+
+def _target_of(path: Path) -> str | None:
+    found = TEMPORARY.fullmatch(path.name)
+    return found["name"] if found else None
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a path is a temporary whose process is dead."""
+    found = TEMPORARY.fullmatch(path.name)
+    if found is None:
+        return False
+    host = host_name()
+    if found["host"] != _digest(host) or os.name != "posix":
+        with suppress(OSError):
+            return time.time() - path.stat().st_mtime > FOREIGN_TEMPORARY
+        return False
+    start = start_of(int(found["pid"]))
+    return start is None or found["start"] != _digest(start)
+
+
+def _remove(paths: list[Path]) -> None:
+    size, removed = 0, []
+    for path in paths:
+        if path.exists() or path.is_symlink():  # not if it was inside another one
+            size += _size(path)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+            removed.append(path)
+    if removed:
+        what = f"{removed[0]}" + (f" and {len(removed) - 1} more" if len(removed) > 1 else "")
+        warnings.warn(f"Removed what a killed process left: {what}, {size / 1e6:,.2f} MB.", stacklevel=1)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() or path.is_symlink() else [file for file in path.rglob("*") if file.is_file()]
+    total = 0
+    for file in files:
+        with suppress(OSError):
+            total += file.lstat().st_size
+    return total
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
