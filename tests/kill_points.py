@@ -30,8 +30,8 @@ import torch
 SECONDS = 900  # after which a run counts as stuck
 CREATING = {"os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.truncate", "os.link", "os.symlink"}
 TIMED = {  # values that depend on the clock
-    "clips_per_second", "updates_per_second", "seconds_to_end", "seconds_to_recognisable", "seconds", "seconds_first_frame",
-    "frames_per_second",
+    "clips_per_second", "updates_per_second", "seconds_to_end", "seconds_to_recognisable", "seconds",
+    "seconds_first_frame", "frames_per_second",
 }  # fmt: skip
 FINISHED = ("holds a finished recording", "exists already", "is not empty")  # a second run's answer to a whole result
 TINY_LOOP = {
@@ -120,13 +120,16 @@ def event_of(name: str, values: tuple[Any, ...], below: str) -> Event | None:
     """The file event of an audit event, None for reads and for paths elsewhere."""
     if name != "open" and name not in CREATING:
         return None
-    paths = [os.fspath(value) for value in values[:2] if isinstance(value, str | bytes | os.PathLike)]
+    named = values[:1] if name == "open" else values[:2]
+    paths = [os.fspath(value) for value in named if isinstance(value, str | bytes | os.PathLike)]
     paths = [os.path.abspath(path.decode() if isinstance(path, bytes) else path) for path in paths]
     if not any(path.startswith(below) for path in paths):
         return None
     if name != "open":
         return Event(name, " > ".join(paths), is_open=False)
     if isinstance(values[0], int) or not values[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        return None
+    if os.path.isdir(paths[0]):  # a file without a name, which no kill leaves behind
         return None
     return Event("open", paths[0], is_open=True)
 
@@ -469,7 +472,7 @@ def prepared() -> None:
     import mutoscope.commands.train
     import mutoscope.runs.export
     import mutoscope.runs.finetune
-    import mutoscope.runs.train
+    import mutoscope.runs.train  # noqa: F401
     from worlds.toy import register
 
     register()

@@ -1,8 +1,8 @@
 """One owner per output folder, and the temporaries of processes that died.
 
 While a run writes into a folder, a lock file beside it (`.NAME.lock`) names the host, the process and its start time.
-The lock is advisory: every verb that writes takes it, and other programs are free not to. A temporary has the same three
-in its own name, so that the next run can tell the rest of a killed process from the work of a living one.
+The lock is advisory: every verb that writes takes it, and other programs are free not to. A temporary has the same
+three in its own name, so that the next run can tell the rest of a killed process from the work of a living one.
 """
 
 import hashlib

@@ -1,6 +1,9 @@
 """Sample contact sheets: they need a sampler, which `training` may not import; the caller passes them as callbacks."""
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,10 +20,24 @@ from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.training.callbacks import TrainEvent, paired_sheet
 
+MOST_STEPS = {"num_decoding_steps": 6, "num_diffusion_steps": 8}  # of a contact sheet: whether training works shows
+
+
+def with_few_steps(index: hub.ModelIndex) -> hub.ModelIndex:
+    """The model with at most MOST_STEPS in its sampler's defaults, for all tasks."""
+
+    def few(sampling: Mapping[str, object]) -> dict[str, object]:
+        most = {name: value for name, value in MOST_STEPS.items() if sampling.get(name) is not None}
+        return {**sampling, **{name: min(cast(int, sampling[name]), value) for name, value in most.items()}}
+
+    tasks = {task: few(options) for task, options in index.task_sampling.items()}
+    return replace(index, sampling=few(index.sampling), task_sampling=tasks)
+
 
 class GenerationSheet:
     """One contact sheet per task: every real clip directly above the clip generated from its label or condition.
 
+    Clips are generated in fewer steps than the model's own (MOST_STEPS), since a sheet interrupts training.
     The condition is written above the real clip where it is a class or a caption. Clips, labels and the sampler's seed
     are the same at every step, so that contact sheets compare.
     """
@@ -34,7 +51,7 @@ class GenerationSheet:
         seed: int = 0,
     ):
         """`examples`: a batch of clips, "video" and "label", maybe "caption" and "actions"."""
-        self.tokenizer, self.index, self.seed = tokenizer, index, seed
+        self.tokenizer, self.index, self.seed = tokenizer, with_few_steps(index), seed
         self.examples, self.clips, self.text_encoder = examples, examples["video"], text_encoder
 
     def __call__(self, event: TrainEvent) -> None:

@@ -8,7 +8,8 @@ from mutoscope.data.media import spread
 from mutoscope.data.sources.tokens import TokenCache
 from mutoscope.training.config import LoopConfig
 
-NUM_EXAMPLES = 4  # clips of a contact sheet
+NUM_EXAMPLES = 4  # clips of a tokenizer's contact sheet
+NUM_GENERATED = 2  # clips of a model's contact sheet, which are drawn for every task, step by step
 
 
 def loop_split(source: ClipSource[BatchT], loop: LoopConfig) -> Split[BatchT] | None:
@@ -41,5 +42,5 @@ def cached_examples(data: DataConfig, cache: TokenCache, loop: LoopConfig) -> Cl
     """
     split = loop_split(cache, loop)
     if split is None or not data.needs_files:
-        return data.examples(NUM_EXAMPLES)
-    return data.open().plain()[split.indices[spread(len(split.indices), NUM_EXAMPLES)].tolist()]
+        return data.examples(NUM_GENERATED)
+    return data.open().plain()[split.indices[spread(len(split.indices), NUM_GENERATED)].tolist()]

@@ -75,10 +75,12 @@ class CheckpointKeeper:
     def save_best(self, steps_done: int, cost: float) -> None:
         """Writes the checkpoint with the lowest held-back loss, which stays."""
         self._best = (steps_done, cost)
-        self.save(steps_done)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # First, since a run that is killed in between repeats the updates before a checkpoint, but none after it.
         temporary = temporary_beside(self.folder / BEST)
         temporary.write_text(json.dumps({"step": steps_done, "cost": cost}) + "\n")
         os.replace(temporary, self.folder / BEST)
+        self.save(steps_done)
 
     def after_divergence(self) -> str:
         """Sets aside the checkpoints that led to a loss which is not finite; names the one to continue from.

@@ -220,6 +220,8 @@ def run_loop(
                     recorder.draw_curve()
                 if request == STOP and step + 1 < loop.num_steps:
                     return TrainResult(candidates.network, step + 1, finished=False, kind=candidates.kind)
+            if start >= loop.num_steps:  # killed before its last curve
+                recorder.draw_curve()
         if validation is not None:
             if not candidates.figures:  # a finished run that was resumed: chosen again as at its last update
                 candidates.validate()
