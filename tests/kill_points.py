@@ -478,31 +478,72 @@ def prepared() -> None:
     register()
 
 
-def measure(harness: Harness, names: Sequence[str], per_case: int | None) -> dict[str, Any]:
-    """Kills at the chosen points of the cases whose names contain one of `names`; the figures."""
-    figures: dict[str, Any] = {"points": 0, "identical": 0, "leftovers": 0, "cases": {}, "failures": []}
+@dataclass
+class Tally:
+    """A case and what is left to do for it."""
+
+    case: Case
+    expected: dict[str, object]
+    events: list[Event]
+    points: list[Point]
+    done: int = 0
+    identical: int = 0
+
+
+def measure(harness: Harness, names: Sequence[str], per_case: int | None, out: Path | None = None) -> dict[str, Any]:
+    """Kills at the chosen points of the cases whose names contain one of `names`; the figures.
+
+    Cases take turns, and `out` is written after every turn, so that a part of the points is a sample of all of them.
+    """
+    tallies = []
     for case in harness.cases:
-        if case.by_name_only if not names else not any(name in case.name for name in names):
-            continue
-        try:
+        if any(name in case.name for name in names) or not (names or case.by_name_only):
             expected, events = harness.whole(case)
-        except RuntimeError as error:
-            print(error, file=sys.stderr)
-            continue
-        points, good = chosen(points_of(events), per_case), 0
-        for point in points:
-            problems = harness.killed(case, point, expected)
-            good += not problems
-            figures["leftovers"] += any("left over" in problem for problem in problems)
-            if problems:
-                where = f"{'after' if point.after else 'before'} {point.number} {events[point.number]}"
-                figures["failures"].append({"case": case.name, "point": where, "problems": problems})
-                print(f"{case.name}: {where}: {problems}", file=sys.stderr, flush=True)
-        figures["cases"][case.name] = {"events": len(events), "points": len(points), "identical": good}
-        figures["points"] += len(points)
-        figures["identical"] += good
-        print(f"{case.name}: {good} of {len(points)} identical", file=sys.stderr, flush=True)
+            points = chosen(points_of(events), per_case)
+            np.random.default_rng(0).shuffle(points)  # type: ignore[arg-type]
+            tallies.append(Tally(case, expected, events, points))
+            print(f"{case.name}: {len(points)} points", file=sys.stderr, flush=True)
+    began, failures = time.perf_counter(), []
+    for turn in range(max(len(tally.points) for tally in tallies)):
+        for tally in tallies:
+            if turn < len(tally.points):
+                failures += try_point(harness, tally, tally.points[turn])
+        figures = figures_of(tallies, failures) | {"seconds": round(time.perf_counter() - began)}
+        if out is not None:
+            out.write_text(json.dumps(figures, indent=2) + "\n")
     return figures
+
+
+def try_point(harness: Harness, tally: Tally, point: Point) -> list[dict[str, object]]:
+    """Kills at one point; the failure, if it is one."""
+    problems = harness.killed(tally.case, point, tally.expected)
+    tally.done += 1
+    tally.identical += not problems
+    if not problems:
+        return []
+    event = tally.events[point.number]
+    where = f"{'after' if point.after else 'before'} {point.number} {event.kind} {event.path}"
+    print(f"{tally.case.name}: {where}: {problems}", file=sys.stderr, flush=True)
+    return [{"case": tally.case.name, "point": where, "problems": problems}]
+
+
+def figures_of(tallies: Sequence[Tally], failures: list[dict[str, object]]) -> dict[str, Any]:
+    """The figures so far."""
+    leftovers = sum("left over" in str(failure["problems"]) for failure in failures)
+    return {
+        "points": sum(tally.done for tally in tallies),
+        "identical": sum(tally.identical for tally in tallies),
+        "leftovers": leftovers,
+        "cases": {
+            tally.case.name: {
+                "all_points": len(points_of(tally.events)),
+                "points": tally.done,
+                "identical": tally.identical,
+            }
+            for tally in tallies
+        },
+        "failures": failures,
+    }
 
 
 def main() -> int:
@@ -511,16 +552,12 @@ def main() -> int:
     parser.add_argument("--per-case", type=int, help="points of every case (default: all)")
     parser.add_argument("--case", action="append", default=[], help="part of the names of the cases (default: all)")
     options = parser.parse_args()
-    began = time.perf_counter()
     prepared()
     root = Path(mkdtemp(prefix="mutoscope-kill-points-"))
     try:
-        figures = measure(Harness(root), options.case, options.per_case)
+        figures = measure(Harness(root), options.case, options.per_case, options.out)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    figures["seconds"] = round(time.perf_counter() - began)
-    if options.out is not None:
-        options.out.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps({name: figures[name] for name in ("points", "identical", "leftovers", "seconds")}))
     return int(figures["identical"] < figures["points"])
 
