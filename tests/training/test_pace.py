@@ -1,7 +1,7 @@
 import pytest
 
 from mutoscope.training.config import LoopConfig
-from mutoscope.training.pace import Estimate, Pace, duration
+from mutoscope.training.pace import Estimate, Pace, TimeShares, duration
 
 
 class Clock:
@@ -64,3 +64,25 @@ def test_durations_are_for_people():
     assert [duration(s) for s in (40, 119, 120, 7100, 7200, 90_060)] == [
         "40 s", "119 s", "2 min", "118 min", "2 h 0 min", "25 h 1 min",
     ]  # fmt: skip
+
+
+def test_the_time_of_a_run_is_divided():
+    clock = Clock()
+    shares = TimeShares(clock)
+
+    def slow():
+        for number in range(2):
+            clock.now += 3
+            yield number
+
+    for _ in shares.reading(slow()):
+        clock.now += 6
+    with shares.spent("sheets"):
+        clock.now += 2
+    sentence = shares.sentence()
+    assert sentence == (
+        "20.0 s so far, of which data 30.00%, sheets 10.00%, checkpoints 0.00%, validation 0.00%; the rest updates."
+    )
+    assert shares.exceeded("sheets", share=0.02, free_seconds=1.0)
+    assert not shares.exceeded("sheets", share=0.02, free_seconds=5.0)
+    assert not shares.exceeded("sheets", share=0.2, free_seconds=0.0)

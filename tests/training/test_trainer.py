@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.training.checkpoint import checkpoint_paths
+from mutoscope.training.pace import TimeShares
 from mutoscope.training.signals import NOTHING, STOP, StopSignals
 from mutoscope.training.tracking import read_log
 from mutoscope.training.trainer import seed_step, split_batch, train_model
@@ -173,6 +174,65 @@ def test_a_diverging_loss_stops_the_run_before_it_overwrites_a_good_checkpoint(t
     with pytest.raises(UserError, match=r"loss is nan at step 7; the last good checkpoint is .*step-00000004\.pt"):
         train_model(Exploding(), features_recipe(log_every=100), Indexed(), tmp_path)
     assert checkpoint_paths(tmp_path / "checkpoints")[-1].name == "step-00000004.pt"
+
+
+class Explodes(FakeModel):
+    """The loss of one update is no number."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
+
+    def loss(self, batch, generator):
+        loss, parts = super().loss(batch, generator)
+        return (loss * float("nan") if batch["step"] == self.step else loss), parts
+
+
+def test_a_checkpoint_whose_following_updates_went_wrong_is_not_continued(tmp_path):
+    recipe = features_recipe(num_steps=60, checkpoint_every=20, log_every=5)
+
+    def with_step(batch, step):
+        return {**batch, "step": step}
+
+    with pytest.raises(UserError, match=r"step-00000020\.pt \(not confirmed, and set aside: step-00000040\.pt\)"):
+        train_model(Explodes(47), recipe, FakeSource(), tmp_path, prepare_batch=with_step)
+    assert [path.name for path in checkpoint_paths(tmp_path / "checkpoints")] == ["step-00000020.pt"]
+    steps = []
+    train_model(
+        Explodes(100),
+        recipe,
+        FakeSource(),
+        tmp_path,
+        resume=True,
+        prepare_batch=lambda batch, step: steps.append(step) or with_step(batch, step),
+    )
+    assert steps[0] == 20
+
+
+def test_contact_sheets_that_took_their_share_of_the_time_wait_except_for_the_last(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("mutoscope.training.callbacks.TimeShares", lambda: TimeShares(lambda: clock[0]))
+    drawn = []
+
+    def prepare(batch, step):
+        clock[0] += 20.0
+        return batch
+
+    def slow(event):
+        clock[0] += 30.0
+        drawn.append(event.step)
+
+    recipe = features_recipe(num_steps=60, sample_every=10, checkpoint_every=100, sheet_share=0.1)
+    train_model(FakeModel(), recipe, FakeSource(), tmp_path, prepare_batch=prepare, callbacks=[slow])
+    assert drawn == [1, 14, 27, 41, 54, 60]  # 30 s each and 20 s an update: a tenth of the time is one in 14 updates
+
+
+def test_the_log_says_that_nobody_reads_the_progress(tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr("sys.stderr", os.fdopen(writer, "w"))
+    assert train_model(FakeModel(), features_recipe(), FakeSource(), tmp_path).finished
+    assert "reader of our messages is gone (Broken pipe)" in (tmp_path / "run.log").read_text()
 
 
 def test_a_batch_that_does_not_split_evenly_is_refused(tmp_path):
