@@ -47,6 +47,12 @@ def holder(folder: Path, end: str = "leave"):
         yield int(process.stdout.readline())
 
 
+def _touched(path: Path, seconds: float) -> None:
+    """The file as if it had last been written so long ago."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
 def hidden(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob(".*"))
 
@@ -103,7 +109,7 @@ def test_another_host_is_alive_as_long_as_it_shows_life(tmp_path):
     path.write_text(json.dumps({"writer": writer, "work": "train", "since": "2026-01-01"}))
     with pytest.raises(UserError, match=r"on elsewhere.*start again in \d+ s"), owned(tmp_path / "run", "train"):
         pass
-    os.utime(path, (time.time() - SILENT - 1,) * 2)
+    _touched(path, SILENT + 1)
     with pytest.warns(UserWarning, match="Taking over"), owned(tmp_path / "run", "train"):
         pass
 
@@ -144,7 +150,7 @@ def test_temporaries_of_this_process_of_others_and_of_other_targets_stay(tmp_pat
         path.touch()
     remove_leftovers_of(tmp_path / "clip.mp4")
     assert all(path.exists() for path in (mine, other, foreign, theirs))
-    os.utime(foreign, (time.time() - FOREIGN_TEMPORARY - 1,) * 2)
+    _touched(foreign, FOREIGN_TEMPORARY + 1)
     with pytest.warns(UserWarning, match="Removed"):
         remove_leftovers_of(tmp_path / "clip.mp4")
     assert not foreign.exists() and theirs.exists()

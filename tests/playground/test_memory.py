@@ -7,9 +7,10 @@ import weakref
 import pytest
 from websockets.sync.client import connect
 
+from mutoscope.pipeline import VideoPipeline
 from mutoscope.playground import play
 from mutoscope.playground.memory import give_back_memory, short_collections
-from mutoscope.playground.world import World
+from mutoscope.playground.world import World, WorldStart
 from playground_server import running, said, settled, until
 
 
@@ -19,8 +20,8 @@ def test_the_worlds_of_sessions_that_were_cut_off_are_gone_after_a_round_of_hous
     worlds: list[weakref.ref[World]] = []
 
     class Watched(World):
-        def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments)
+        def __init__(self, pipeline: VideoPipeline, start: WorldStart, remembered: int) -> None:
+            super().__init__(pipeline, start, remembered)
             worlds.append(weakref.ref(self))
 
     monkeypatch.setattr(play, "World", Watched)

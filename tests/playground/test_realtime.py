@@ -50,7 +50,7 @@ def test_every_fragment_shows_its_own_frames_as_soon_as_it_is_sent(fps: float):
     writer, content, times = FragmentWriter(9, 14, fps), b"", []
     for first in (0, 4, 8):
         content += writer.chunk(np.stack([np.full((9, 14, 3), level, np.uint8) for level in levels[first : first + 4]]))
-        with av.open(io.BytesIO(content)) as container:
+        with av.open(io.BytesIO(content), "r") as container:
             frames = [(frame.time, frame.to_ndarray(format="rgb24").mean()) for frame in container.decode(video=0)]
         times = [time for time, _ in frames]
         assert [round(level) for _, level in frames] == pytest.approx(levels[: first + 4].tolist(), abs=4)

@@ -73,7 +73,7 @@ def test_the_time_of_a_run_is_divided():
     def slow():
         for number in range(2):
             clock.now += 3
-            yield number
+            yield {"number": number}
 
     for _ in shares.reading(slow()):
         clock.now += 6

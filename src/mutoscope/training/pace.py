@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from mutoscope.data.base import BatchT
 from mutoscope.training.config import LoopConfig
@@ -11,7 +12,8 @@ from mutoscope.training.config import LoopConfig
 MEASURED_SECONDS = 60.0
 MIN_UPDATES = 3  # fewer are no measurement: wait longer
 MINUTE, HOUR = 60, 3600
-SHARES = ("data", "sheets", "checkpoints", "validation")
+Share = Literal["data", "sheets", "checkpoints", "validation"]
+SHARES: tuple[Share, ...] = get_args(Share)
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,11 @@ class TimeShares:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self.clock, self.started = clock, clock()
-        self.seconds = dict.fromkeys(SHARES, 0.0)
+        self.seconds: dict[Share, float] = dict.fromkeys(SHARES, 0.0)
 
     @contextmanager
-    def spent(self, name: str) -> Iterator[None]:
-        """The time inside counts as `name`, one of SHARES."""
+    def spent(self, name: Share) -> Iterator[None]:
+        """The time inside counts as `name`."""
         began = self.clock()
         try:
             yield
@@ -105,7 +107,7 @@ class TimeShares:
                 return
             yield batch
 
-    def exceeded(self, name: str, share: float, free_seconds: float) -> bool:
+    def exceeded(self, name: Share, share: float, free_seconds: float) -> bool:
         """Whether `name` took more than this share of the time so far, and more than the seconds that are free."""
         elapsed = self.clock() - self.started
         return self.seconds[name] > max(free_seconds, share * elapsed)

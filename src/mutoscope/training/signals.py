@@ -7,7 +7,7 @@ SIGHUP says that the terminal was closed. A run that was started with nohup igno
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
@@ -28,7 +28,7 @@ def numbers(names: tuple[str, ...]) -> list[int]:
 
 
 @contextmanager
-def handled(handlers: dict[int, Handler]) -> Iterator[None]:
+def handled(handlers: Mapping[int, Handler]) -> Iterator[None]:
     """While entered, these signals have these handlers; only on the main thread, as Python demands."""
     if threading.current_thread() is not threading.main_thread():
         yield
