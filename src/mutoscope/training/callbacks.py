@@ -22,7 +22,7 @@ from mutoscope.training.batches import Batch
 from mutoscope.training.config import LoopConfig
 from mutoscope.training.curve import write_curve
 from mutoscope.training.distributed import Process, mean_over_ranks
-from mutoscope.training.pace import Pace, TimeShares
+from mutoscope.training.pace import Pace, Share, TimeShares
 from mutoscope.training.tracking import JOURNAL, LOG, Journal, Tracker, announce
 
 EARLY = (1, 10, 30, 100, 300)  # updates after which there are contact sheets before the first regular one
@@ -199,7 +199,7 @@ class Recorder:
         self._journal.write(self.shares.sentence())
 
     @contextmanager
-    def _paused(self, name: str) -> Iterator[None]:
+    def _paused(self, name: Share) -> Iterator[None]:
         """The time inside does not count against the speed of training; it counts as `name`, see `TimeShares`."""
         started = time.perf_counter()
         with self.shares.spent(name):
