@@ -6,6 +6,7 @@ import mutoscope.commands.common as common
 from mutoscope.commands.converters.options import ConvertOptions
 from mutoscope.errors import UserError
 from mutoscope.json_config import nearest
+from mutoscope.ownership import tidy
 
 
 def convert(kind: str, source: str, out: str, /, *, options: ConvertOptions) -> common.Report:
@@ -32,6 +33,7 @@ def convert(kind: str, source: str, out: str, /, *, options: ConvertOptions) -> 
     converter, target = CONVERTERS[kind], Path(out).expanduser()
     path = source if converter.reads_folder else str(common.check_input_file(source, "checkpoint"))
     if target.exists():
+        tidy(target)  # a conversion may have been killed right after its last step
         raise UserError(f"{out!r} exists already; name a new folder.")
     hub.check_writable_folder(target.parent)
     if options.text_encoder is not None and not converter.takes_text_encoder:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from mutoscope.errors import UserError
 from mutoscope.families.base import WebWorld
-from mutoscope.ownership import is_temporary, owned, temporary_beside
+from mutoscope.ownership import is_temporary, owned, temporary_beside, tidy
 from mutoscope.pipeline import VideoPipeline
 
 STATIC, WEB = (Path(__file__).parent / name for name in ("static", "static_web"))
@@ -58,6 +58,7 @@ def export_web(pipeline: VideoPipeline, name: str, out: Path, runtime: Path | No
     Raises UserError for a model that cannot be played so, a folder that is not empty, and a missing exporter.
     """
     if out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
+        tidy(out)  # an export may have been killed right after its last step
         raise UserError(f"{out} is not empty: name a new folder.")
     with owned(out, "export"):
         world = _write_page(pipeline, name, out, runtime)
