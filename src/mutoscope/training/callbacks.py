@@ -1,5 +1,6 @@
 """Events of a training loop: progress, log lines, contact sheets, and signals that stop it early."""
 
+import os
 import signal
 import sys
 import threading
@@ -241,6 +242,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
+        # torchrun passes on the signal that Ctrl-C has sent already, so its ranks finish the update all the same.
+        if self.requested and number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
             raise KeyboardInterrupt
         self.requested = True

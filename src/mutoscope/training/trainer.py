@@ -15,17 +15,20 @@ from mutoscope.data.base import BatchT, ClipSource
 from mutoscope.data.held_back import split_clips
 from mutoscope.data.loader import StepSampler, make_loader
 from mutoscope.errors import UserError
-from mutoscope.training.batches import Batch, add_losses, autocast, seed_step, split_batch, to_device
+from mutoscope.layers.batch_means import WholeMean, all_at_hand
+from mutoscope.layers.draws import Draws
+from mutoscope.training.batches import Batch, autocast, to_device
 from mutoscope.training.callbacks import Callback, Recorder, StopSignals, due, due_early
 from mutoscope.training.checkpoint import Stateful, save_checkpoint, start_or_resume, write_recipe
 from mutoscope.training.config import FeaturesRecipe, LoopConfig, ModelRecipe, Recipe, completed, to_json
-from mutoscope.training.distributed import Process, any_rank, join, no_sync, wrap
+from mutoscope.training.distributed import Process, any_rank, barrier, exchange, join, wrap
 from mutoscope.training.optim import clip_gradients, make_ema, make_optimizer, make_scheduler, set_learning_rate
 from mutoscope.training.tracking import LOG, JsonlTracker, Tracker, announce, check_trackers, open_trackers
+from mutoscope.training.update import Objective, Share, gradients
 from mutoscope.training.validation import Candidates, Figures, Validation, ValidationRule, WeightsKind
 
-Corrupt = Callable[[Batch, int, torch.Generator], Batch]
-"""Changes a batch of training by the weights of the moment: (batch, step, generator)."""
+Corrupt = Callable[[Batch, int, Draws], Batch]
+"""Changes a batch of training by the weights of the moment: (batch, step, draws)."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,15 @@ class TrainResult:
     figures: Mapping[WeightsKind, Figures] = field(default_factory=dict)
 
 
-class ModelLoss(nn.Module):
-    """`model.loss` as a forward pass, so that data parallelism can wrap it."""
+class ModelLoss(Objective):
+    """`model.loss` as a forward pass. It depends on no mean over the whole batch."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.model.loss(batch, generator)
+    def forward(self, batch: Batch, draws: Draws, whole: WholeMean = all_at_hand) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.model.loss(batch, draws)
 
 
 def model_figures(model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -73,9 +76,10 @@ def train_model(
 ) -> TrainResult:
     """Trains `model` in place on its `.loss(batch, generator)`; returns what to export.
 
-    The loss must be a mean over the clips of a batch: then micro-batches and ranks average to the same gradient as
-    one large batch. `prepare_batch(batch, step)` may add fields that depend on the step, such as the task.
-    `corrupt(batch, step, generator)` may change batches of training by the weights of the moment, and never those of
+    The loss must be a mean over the clips of a batch, and a clip's draws must come from its own generator
+    (`mutoscope.layers.draws`): then micro-batches and ranks average to the same loss as one large batch.
+    `prepare_batch(batch, step)` may add fields that depend on the step, such as the task.
+    `corrupt(batch, step, draws)` may change batches of training by the weights of the moment, and never those of
     validation.
     Writes `log.jsonl`, `curve.png`, `checkpoints/` and `samples/` below `out`, and reports to the trackers that the
     recipe names. With `loop.validation_share`, whole recordings of `source` are held back (`data/held_back.py`), the
@@ -102,7 +106,7 @@ def train_model(
 
 def run_loop(
     model: nn.Module,
-    loss_module: nn.Module,
+    loss_module: Objective,
     recipe: Recipe,
     source: ClipSource[BatchT],
     out: str | Path,
@@ -131,7 +135,7 @@ def run_loop(
         optimizer = make_optimizer(loss_module, recipe.optim)
         scheduler = make_scheduler(optimizer, recipe.optim, loop.num_steps)
         ema = make_ema(model, loop.ema_decay, loop.ema_warmup)
-        generator = torch.Generator(process.device)
+        generator = torch.Generator(process.device)  # part of a checkpoint; every update seeds draws of its own
         parts: dict[str, Stateful] = {"model": loss_module, "optimizer": optimizer, "scheduler": scheduler}
         parts |= {"ema": ema} if ema else {}
         start = start_or_resume(
@@ -146,6 +150,7 @@ def run_loop(
             announce(split.note)
         candidates = Candidates(model, ema, validation)
         training = source if split is None else split.training
+        share = Share(loop, process)
         sampler = StepSampler(
             training.num_clips, loop.batch_size, loop.num_steps, loop.seed, start, process.rank, process.world_size
         )
@@ -156,22 +161,17 @@ def run_loop(
         with Recorder(out, loop, start, process, trackers) as recorder:
             for step, batch in enumerate(make_loader(training, sampler, loop.num_workers, loop.seed), start=start):
                 prepared = prepare_batch(to_device(batch, process.device), step)
-                seed_step(generator, loop.seed, step, process.rank)
                 if corrupt is not None:
                     with autocast(loop, process.device):
-                        prepared = corrupt(prepared, step, generator)
-                losses: dict[str, Tensor] = {}
-                for i, micro_batch in enumerate(split_batch(prepared, loop.accumulation)):
-                    with no_sync(objective, last=i + 1 == loop.accumulation):
-                        with autocast(loop, process.device):
-                            loss, named = objective(micro_batch, generator)
-                        (loss / loop.accumulation).backward()
-                    add_losses(losses, {"loss": loss} | named, loop.accumulation)
+                        prepared = corrupt(prepared, step, share.corruption_draws(step))
+                with exchange(process):
+                    losses = gradients(loss_module, objective, prepared, step, share)
                 grad_norm = clip_gradients(loss_module, loop.clip_norm, clip_groups)
                 learning_rate = optimizer.param_groups[0]["lr"]
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad(set_to_none=True)
+                loss_module.updated()
                 if ema and (step + 1) % loop.ema_every == 0:
                     ema.update_parameters(model)
 
@@ -180,12 +180,16 @@ def run_loop(
                 recorder.record(step, losses, learning_rate, grad_norm, candidates.validate if validated else None)
                 if shown:
                     recorder.notify(callbacks, step + 1, candidates.network, prepared)
+                if shown or validated:
+                    barrier(process)  # until the main process has done what it does alone
                 stopping = any_rank(stop.requested, process)
                 saved = stopping or due(step, loop.checkpoint_every, loop.num_steps)
                 if process.is_main and saved:
                     save_checkpoint(out / "checkpoints", step + 1, parts, generator, settings)
                 if shown or saved:
                     recorder.draw_curve()
+                if saved:
+                    barrier(process)  # no process ends before the checkpoint is written
                 if stopping and step + 1 < loop.num_steps:
                     return TrainResult(candidates.network, step + 1, finished=False, kind=candidates.kind)
         if validation is not None:
