@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from typing import cast
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -107,9 +107,22 @@ class RanksBatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked += 1
 
 
+class _MeanWithGradient(torch.autograd.Function):
+    """The mean over ranks, whose gradient is the mean over ranks too: it reaches the tensors of all ranks."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        return _mean_with_gradient(gradients[0])
+
+
 def _mean_with_gradient(x: Tensor) -> Tensor:
-    """The mean over ranks; its gradient reaches the tensors of all ranks."""
-    return differentiable.all_reduce(x) / dist.get_world_size()
+    return cast(Tensor, _MeanWithGradient.apply(x))
 
 
 def no_sync(module: nn.Module, last: bool) -> AbstractContextManager:

@@ -45,6 +45,8 @@ class Peer:
     """The latest heartbeat: a number that grows and the exchanges begun so far; or `LEFT`."""
     changed: float = 0.0
     """When the heartbeat was last seen to change."""
+    gone: bool = False
+    """Whether the rank has ended, died or been stopped."""
     behind: float | None = None
     """Since when others wait for the rank in an exchange; None if nobody does."""
 
@@ -176,6 +178,7 @@ class Watch:
 
     def _judge(self, other: int, peer: Peer, now: float, silence: float) -> None:
         quiet = now - peer.changed
+        peer.gone = peer.value == LEFT or quiet > silence
         if peer.value == LEFT:
             if self._waiting and quiet > silence:
                 self._fail(self._ended(other))
@@ -201,12 +204,8 @@ class Watch:
         return f"Rank {other} ({self.store.get(f'{KEY}/name/{other}').decode()})"
 
     def _speaks(self) -> bool:
-        """Whether this rank is the one of those that answer that prints."""
-        now = self.clock()
-        return not any(
-            other < self.rank and peer.value != LEFT and now - peer.changed < SILENCE / 2
-            for other, peer in self.peers.items()
-        )
+        """Whether this rank is the first of those that are alive: it prints."""
+        return not any(other < self.rank and not peer.gone for other, peer in self.peers.items())
 
     def _say(self, sentence: str) -> None:
         if self._speaks():
