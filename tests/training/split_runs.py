@@ -1,6 +1,6 @@
 """Tiny runs of every family and tokenizer, alone or under torchrun:
 
-python -m training.split_runs OUT ACCUMULATION STOP_AFTER [NAME ...]
+python -m training.split_runs OUT ACCUMULATION STOP_AFTER NUM_STEPS [NAME ...]
 
 STOP_AFTER: updates after which the run gets SIGTERM; 0: it runs to its end. A run with checkpoints is resumed.
 """
@@ -227,11 +227,11 @@ RUNS: Mapping[str, Callable[[Options], None]] = {
 ONE_MICRO_BATCH = ("vq2d-patches",)  # a PatchGAN's batch norms see one micro-batch
 
 
-def main(out: Path, accumulation: int, stop_after: int = 0, names: Sequence[str] = ()) -> None:
-    loop = replace(LOOP, accumulation=accumulation)
+def main(out: Path, accumulation: int, stop_after: int = 0, names: Sequence[str] = (), num_steps: int = STEPS) -> None:
+    loop = replace(LOOP, accumulation=accumulation, num_steps=num_steps)
     for name in names or RUNS:
         RUNS[name]({"out": out, "loop": loop, "stop_after": stop_after})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[5:], int(sys.argv[4]))

@@ -25,7 +25,7 @@ def started(launcher: str, ranks: int, *arguments: str) -> subprocess.Popen[str]
 
 
 def train_on(ranks: int, out: Path, stop_after: int) -> None:
-    process = started(TORCHRUN, ranks, "-m", "training.split_runs", str(out), "1", str(stop_after))
+    process = started(TORCHRUN, ranks, "-m", "training.split_runs", str(out), "1", str(stop_after), str(STEPS))
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said[-3000:]
 
@@ -93,15 +93,16 @@ def test_a_run_that_ends_early_says_so_in_one_sentence(
     script.write_text(WAITS)
     process = started(LAUNCH, 2, str(script), str(tmp_path))
     files = [tmp_path / str(rank) for rank in range(2)]
-    until = time.monotonic() + 120
-    while not all(file.is_file() and file.read_text() for file in files) and time.monotonic() < until:
+    until = time.monotonic() + 200
+    while not all(file.is_file() and file.read_text() for file in files):
+        assert process.poll() is None and time.monotonic() < until, "the processes did not start"
         time.sleep(0.1)
     ranks = [int(file.read_text()) for file in files]
     os.kill(process.pid if to_rank is None else ranks[to_rank], number)
     if number == signal.SIGSTOP:
         time.sleep(6)
         os.kill(ranks[1], signal.SIGCONT)  # only to end sooner than torchrun would end it
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=200)
     assert process.returncode in (status, 128 + number), said
     assert said.startswith(sentence) and len(said.splitlines()) <= 2, said
 
