@@ -2,12 +2,12 @@
 
     python benchmarks/split_batches.py OUT.json [--num-steps 24] [NAME ...]
 
-Each run is trained on CPU in float32: by one process, which is the reference; with four micro-batches; by two and by four
-processes; and by two, then one, then four, each stopped by SIGTERM after a third of the updates. The runs are those of
-tests/training/split_runs.py: networks of a few thousand parameters with every kind of random draw (masks, noise, dropped
-conditions, dropout, stochastic depth, rollouts) and every statistic of a batch (entropy, LeCam, batch norms). The report
-holds, for each run and split, the largest difference of a loss over all updates. Differences are those of float32 sums
-in another order, which the updates amplify slowly.
+Each run is trained on CPU in float32: by one process, which is the reference; with four micro-batches; by two and by
+four processes; and by two, then one, then four, each stopped by SIGTERM after a third of the updates. The runs are
+those of tests/training/split_runs.py: networks of a few thousand parameters with every kind of random draw (masks,
+noise, dropped conditions, dropout, stochastic depth, rollouts) and every statistic of a batch (entropy, LeCam, batch
+norms). The report holds, for each run and split, the largest difference of a loss over all updates. Differences are
+those of float32 sums in another order, which the updates amplify slowly.
 """
 
 import argparse

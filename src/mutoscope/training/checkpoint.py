@@ -12,14 +12,15 @@ import torch
 
 from mutoscope.errors import UserError, reason
 
-# Fields that may differ on resume: they change logs, speed or which of two finished networks is exported, or
-# (num_steps) the end of the cosine.
+# Fields that may differ on resume: they change logs, speed, the split of a batch or which of two finished networks is
+# exported, or (num_steps) the end of the cosine.
 FREE_FIELDS = (
     "loop.num_steps",
     "loop.log_every",
     "loop.sample_every",
     "loop.checkpoint_every",
     "loop.num_workers",
+    "loop.accumulation",
     "loop.threads",
     "loop.report_to",
     "loop.validate_every",

@@ -163,7 +163,7 @@ class Watch:
         self.store.set(f"{KEY}/beat/{self.rank}", value)
 
     def look(self, silence: float = SILENCE) -> None:
-        """Reads the heartbeats of the others, and judges."""
+        """Reads the heartbeats of the others, and acts on those that stay away."""
         now = self.clock()
         # After a pause of its own (a laptop that slept, Ctrl-Z) this rank has missed heartbeats, not the others.
         paused = now - self._looked > SILENCE / 2
@@ -174,9 +174,9 @@ class Watch:
             if value != peer.value or paused:
                 peer.value, peer.changed = value, now
         for other, peer in self.peers.items():
-            self._judge(other, peer, now, silence)
+            self._act_on(other, peer, now, silence)
 
-    def _judge(self, other: int, peer: Peer, now: float, silence: float) -> None:
+    def _act_on(self, other: int, peer: Peer, now: float, silence: float) -> None:
         quiet = now - peer.changed
         peer.gone = peer.value == LEFT or quiet > silence
         if peer.value == LEFT:
