@@ -54,6 +54,8 @@ LOOP = LoopConfig(
     validation_clips=4,
 )
 OPTIM = OptimConfig(1e-3, beta2=0.99, weight_decay=0.05, warmup_steps=1)
+# The entropy term's temperature of 0.01 and nearest codes that change amplify rounding; with the papers' rate less so.
+TOKENIZER_OPTIM = replace(OPTIM, peak_learning_rate=1e-4)
 
 
 class Clips(ClipSource[Any]):
@@ -133,7 +135,7 @@ def run_tokenizer(
     out, loop = options["out"] / name, options["loop"]
     resume = bool(checkpoint_paths(out / "checkpoints"))
     tokenizer = fresh(network)
-    recipe = TokenizerRecipe("tiny", ShapesData(), tokenizer.config, OPTIM, loop, adversarial)
+    recipe = TokenizerRecipe("tiny", ShapesData(), tokenizer.config, TOKENIZER_OPTIM, loop, adversarial)
     clips = Clips(options["stop_after"], video=pixels(*size))
     train_tokenizer(tokenizer, recipe, clips, out, resume=resume, device="cpu")
 
@@ -191,21 +193,21 @@ def features(options: Options) -> None:
 
 def tokenizer_3d(options: Options) -> None:
     config = VQ3DConfig(
-        4, (1, 2), 1, (True,), embedding_dim=4, codebook_size=8, num_groups=2, padding="zero", entropy_cost=0.5
+        4, (1, 2), 1, (True,), embedding_dim=4, codebook_size=8, num_groups=2, padding="zero", entropy_cost=0.1
     )
     adversarial = AdversarialConfig(DiscriminatorConfig(4, (2,), (2, 4, 4)), lecam_weight=0.5, lecam_decay=0.5)
     run_tokenizer("vq3d-adversarial", lambda: VQ3D(config), (2, 4, 4), options, adversarial)
 
 
 def tokenizer_2d(options: Options) -> None:
-    config = VQ2DConfig(4, (1, 2), 1, 4, 4, 8, num_groups=2, entropy_cost=0.5)
+    config = VQ2DConfig(4, (1, 2), 1, 4, 4, 8, num_groups=2, entropy_cost=0.1)
     adversarial = AdversarialConfig(PatchDiscriminatorConfig(4, 1), gan_loss="hinge", r1_weight=0.0)
     run_tokenizer("vq2d-patches", lambda: VQ2D(config), (2, 8, 8), options, adversarial)
 
 
 def tokenizer_causal(options: Options) -> None:
     sizes = Causal3DConfig(4, (1, 2), 1, (True,), num_groups=2)
-    lookup_free = replace(sizes, bottleneck="lfq", num_bits=4, entropy_cost=0.5)
+    lookup_free = replace(sizes, bottleneck="lfq", num_bits=4, entropy_cost=0.1)
     run_tokenizer("causal-lfq", lambda: Causal3D(lookup_free), (3, 4, 4), options)
     gaussian = replace(sizes, bottleneck="kl", latent_channels=3, kl_cost=0.1)
     run_tokenizer("causal-kl", lambda: Causal3D(gaussian), (3, 4, 4), options)
