@@ -207,6 +207,13 @@ def test_every_random_draw_takes_a_generator_and_no_device_is_hidden(path: Path)
     assert not found, f"{path}: {found}"
 
 
+@pytest.mark.parametrize("path", [p for p in FILES if part_of(p) in _MODELS], ids=module_name)
+def test_dropout_takes_its_draws_from_the_clips(path: Path):
+    """PyTorch's draws from the global generator, so that a loss would depend on how its batch is split."""
+    calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not [call for call in calls if re.search(r"\b(F|nn|functional)\.\w*[dD]ropout", call)]
+
+
 def test_type_checkers_see_the_public_names_that_are_imported_lazily():
     """`mutoscope/__init__.py` lists them twice: once to import on first use, once for editors."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text())

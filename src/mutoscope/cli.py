@@ -68,7 +68,8 @@ def run(arguments: list[str]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt as interrupt:
-        return _fail(str(interrupt) or "interrupted; nothing half-written was left behind.", 130)
+        said = str(interrupt) or "interrupted; nothing half-written was left behind."
+        return _fail(said if _speaks() else "", 130)
     except Exception as error:
         if debug:
             raise
@@ -113,8 +114,8 @@ def run_verb(verb: str, arguments: list[str]) -> None:
     function = getattr(module, verb)
     call, as_json = parse(function, verb, arguments)
     report = call()
-    if os.environ.get("RANK", "0") != "0":
-        return  # under torchrun only the first process speaks
+    if not _speaks():
+        return
     failure = report.pop("failure", None)  # the report is worth printing although the input is bad
     for warning in report.get("warnings", []):
         _tell(warning)
@@ -186,8 +187,15 @@ def _tell(warning: str) -> None:
     print(f"mutoscope: warning: {_one_line(warning)}", file=sys.stderr)
 
 
+def _speaks() -> bool:
+    """Under torchrun only the first process reports."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _fail(message: str, status: int) -> int:
-    print(f"mutoscope: {_one_line(message)}", file=sys.stderr)
+    """Prints the message, unless it is empty because another process prints it."""
+    if message:
+        print(f"mutoscope: {_one_line(message)}", file=sys.stderr)
     return status
 
 

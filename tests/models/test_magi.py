@@ -142,7 +142,7 @@ def test_frames_that_are_history_only_are_no_targets(changes, monkeypatch):
     batch = batch_of(model)
     batch["tokens"] = torch.arange(5.0)[None, None, :, None, None].expand_as(batch["tokens"])  # the frame's number
 
-    def watched(z, targets, generator):
+    def watched(z, targets, *draws):
         counts.append(targets[:, 0].long().bincount(minlength=5).tolist())
         return z.sum(), {}
 
@@ -169,7 +169,7 @@ def test_corrupted_history_reaches_later_frames_only_and_is_never_a_target(monke
     assert torch.equal(plain, same) and torch.equal(plain[:, :3], changed[:, :3])
     assert ((plain - changed)[:, 3:].abs().amax((0, 2, 3)) > 0).all()
     targets = []
-    monkeypatch.setattr(model, "token_loss", lambda z, target, generator: (targets.append(target), (z.sum(), {}))[1])
+    monkeypatch.setattr(model, "token_loss", lambda z, target, *draws: (targets.append(target), (z.sum(), {}))[1])
     model.loss(batch, torch.Generator().manual_seed(0))
     batch["history"] = model.to_frames(corrupted)
     model.loss(batch, torch.Generator().manual_seed(0))
@@ -423,7 +423,9 @@ def test_a_head_that_knows_the_change_has_no_error():
 
     model.head = Knows()  # type: ignore[assignment]
     z = torch.zeros(len(change), model.config.hidden_size)
-    rows = tokens[:, 1].flatten(0, 1), torch.Generator().manual_seed(0), previous[:, 1].flatten(0, 1)
+    steps, weights = torch.randint(1000, (len(z), 4)), torch.full((len(z),), 1 / len(z))
+    noise = torch.randn(len(z), 4, tokens.shape[-1])
+    rows = tokens[:, 1].flatten(0, 1), weights, steps, noise, previous[:, 1].flatten(0, 1)
     _, metrics = model.token_loss(z, *rows)
     assert metrics["diffusion_loss"] < 1e-10
 

@@ -349,10 +349,12 @@ def test_a_class_loss_that_cannot_be_is_refused(wrong: dict):
 
 
 def test_dropout_acts_in_training_only():
-    model, tokens = small(dropout=0.5), random_tokens(1)
-    assert not torch.equal(model.logits(tokens, "class-conditional"), model.logits(tokens, "class-conditional"))
-    model.eval()
-    assert torch.equal(model.logits(tokens, "class-conditional"), model.logits(tokens, "class-conditional"))
+    model, without = small(dropout=0.5), small(dropout=0.0)
+    without.load_state_dict(model.state_dict())
+    batch: MagvitBatch = {"tokens": random_tokens(), "task": "class-conditional"}
+    plain = without.loss(batch, seeded())[0]
+    assert not torch.equal(model.loss(batch, seeded())[0], plain)
+    assert torch.equal(model.eval().loss(batch, seeded())[0], plain)
 
 
 def test_wrong_batches_are_refused():

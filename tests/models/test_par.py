@@ -196,11 +196,11 @@ def test_a_batch_without_its_condition_is_refused():
 
 def test_whole_branches_are_dropped_in_training_only():
     model = small(drop_path=0.5)
-    tokens, prefix = sequence(model), prefix_of(model)
+    tokens, prefix, generator = sequence(model), prefix_of(model), torch.Generator().manual_seed(0)
+    assert model.dropout_draws(generator) is None
     torch.testing.assert_close(model(tokens, prefix), model(tokens, prefix), atol=0, rtol=0)
-    model.train()
-    torch.manual_seed(0)
-    results = torch.stack([model(tokens, prefix) for _ in range(8)])
+    draws = model.train().dropout_draws(generator)
+    results = torch.stack([model(tokens, prefix, draws=draws) for _ in range(8)])
     assert (results != results[0]).any()
 
 

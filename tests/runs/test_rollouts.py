@@ -19,12 +19,13 @@ from mutoscope.families.magi import MAGI_FAMILY, MAGIGenerator, MAGIRequest, MAG
 from mutoscope.models.magi import MAGI, MAGIBatch
 from mutoscope.recipes.shapes import magi_shapes, magvit_shapes, nova_shapes
 from mutoscope.runs.preflight import check_recipe
-from mutoscope.runs.rollouts import drawn, own_context, rolls_out
+from mutoscope.runs.rollouts import drawn_context, own_context, rolls_out
 from mutoscope.sampling.base import last_of
 from mutoscope.sampling.frame_stream import FrameStreamSamplerConfig
-from mutoscope.training.batches import Batch, seed_step
+from mutoscope.training.batches import Batch
 from mutoscope.training.config import ModelRecipe, RolloutConfig, completed, to_json
 from mutoscope.training.trainer import train_model
+from mutoscope.training.update import CORRUPTION, generators
 from tiny_magi import batch_of, tiny_config, tiny_index, tiny_magi, tiny_vae
 
 FRAMES = 5
@@ -72,7 +73,7 @@ def test_only_the_history_changes_and_only_after_the_context(changes: dict[str, 
     contexts = set()
     for seed in range(5):
         batch = batch_of(model, count=4)
-        num_context, _ = drawn(RolloutConfig(context_frames=3), torch.Generator().manual_seed(seed))
+        num_context = drawn_context(RolloutConfig(context_frames=3), torch.Generator().manual_seed(seed))
         found = corrupted(model, batch, seed=seed)
         changed = changed_frames(found)
         assert not changed[:, :num_context].any() and changed[:, num_context:].any(1).all()
@@ -125,8 +126,8 @@ def test_a_share_of_the_updates_rolls_out_evenly_spread(share: float, start: int
 
 def test_the_number_of_context_frames_is_drawn_evenly():
     config = RolloutConfig(context_frames=4)
-    contexts, seeds = zip(*(drawn(config, torch.Generator().manual_seed(seed)) for seed in range(400)), strict=True)
-    assert set(contexts) == {1, 2, 3, 4} and len(set(seeds)) == 400
+    contexts = [drawn_context(config, torch.Generator().manual_seed(seed)) for seed in range(400)]
+    assert set(contexts) == {1, 2, 3, 4}
     assert all(60 < contexts.count(number) < 140 for number in set(contexts))
 
 
@@ -134,16 +135,30 @@ def test_rollouts_are_a_function_of_seed_and_step():
     model = tiny_magi()
 
     def history(seed: int, step: int) -> Tensor:
-        generator = torch.Generator()
-        seed_step(generator, seed, step, rank=0)
+        draws = generators(seed, step, CORRUPTION, range(2), torch.device("cpu"))
         torch.rand(5)  # the global generator has no part in it
         corrupt = own_context(recipe_with(share=1.0), MAGI_FAMILY, model)
         assert corrupt is not None
-        return cast(Tensor, corrupt(cast(Batch, batch_of(model)), step, generator)["history"])
+        return cast(Tensor, corrupt(cast(Batch, batch_of(model)), step, draws)["history"])
 
     first = history(0, 5)
     assert torch.equal(first, history(0, 5))
     assert not torch.equal(first, history(0, 6)) and not torch.equal(first, history(1, 5))
+
+
+@networks
+def test_a_clip_is_rolled_out_alike_whatever_clips_are_beside_it(changes: dict[str, Any]):
+    model = tiny_magi(**changes)
+    corrupt = own_context(recipe_with(share=1.0), MAGI_FAMILY, model)
+    assert corrupt is not None
+    batch = cast(dict[str, Tensor], batch_of(model, count=4))
+
+    def history(clips: range) -> Tensor:
+        part = {name: value[clips.start : clips.stop] for name, value in batch.items()}
+        return cast(Tensor, corrupt(part, 5, generators(0, 5, CORRUPTION, clips, torch.device("cpu")))["history"])
+
+    apart = torch.cat([history(range(3)), history(range(3, 4))])
+    torch.testing.assert_close(history(range(4)), apart, rtol=1e-3, atol=1e-3)
 
 
 # ---------------------------------------------------------------------------------------------------------- conditions

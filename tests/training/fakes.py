@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from mutoscope.data.base import ClipBatch, ClipSource
 from mutoscope.data.sources.shapes.source import ShapesData
+from mutoscope.layers.batch_means import WholeMean, all_at_hand
+from mutoscope.layers.draws import Draws, dropout, randn
 from mutoscope.tokenizers.base import TokenizerOutput, VideoTokenizer
 from mutoscope.tokenizers.vq3d import VQ3DConfig
 from mutoscope.training.config import FeaturesRecipe, LoopConfig, OptimConfig, TokenizerRecipe
@@ -38,18 +40,20 @@ class FakeSource(ClipSource[ClipBatch]):
 
 
 class FakeModel(nn.Module):
-    """A classifier with dropout (global generator) and input noise (explicit generator)."""
+    """A classifier with dropout and input noise."""
 
     def __init__(self, dropout: float = 0.2, noise: float = 0.1):
         super().__init__()
         torch.manual_seed(0)
-        self.noise = noise
-        self.layers = nn.Sequential(nn.Linear(96, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 5))
+        self.noise, self.dropout = noise, dropout
+        self.layers = nn.Sequential(nn.Linear(96, 16), nn.ReLU())
+        self.output = nn.Linear(16, 5)
 
-    def loss(self, batch: dict, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: dict, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         x = batch["video"].flatten(1).float() / 255
-        x = x + self.noise * torch.randn(x.shape, generator=generator)
-        loss = nn.functional.cross_entropy(self.layers(x), batch["label"])
+        x = x + self.noise * randn(generator, *x.shape)
+        h = dropout(self.layers(x), self.dropout, generator if self.training else None)
+        loss = nn.functional.cross_entropy(self.output(h), batch["label"])
         return loss, {"half": loss.detach() / 2}
 
 
@@ -67,7 +71,9 @@ class FakeTokenizer(VideoTokenizer):
     def decode(self, tokens: Tensor) -> Tensor:
         return self.layer(tokens)
 
-    def forward_train(self, video: Tensor, generator: torch.Generator | None = None) -> TokenizerOutput:
+    def forward_train(
+        self, video: Tensor, draws: Draws | None = None, whole: WholeMean = all_at_hand
+    ) -> TokenizerOutput:
         decoded = self.layer(video)
         terms = {"reconstruction": (decoded - video).square().mean(), "commitment": decoded.abs().mean() * 0.01}
         return TokenizerOutput(decoded, torch.zeros(len(video), 1, 1, 1, dtype=torch.int64), terms)

@@ -7,6 +7,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
+from mutoscope.layers.batch_means import WholeMean, all_at_hand
+from mutoscope.layers.draws import Draws
 from mutoscope.tokenizers.base import TokenizerOutput, VideoTokenizer
 from mutoscope.tokenizers.discriminator import (
     Discriminator,
@@ -120,7 +122,10 @@ def test_the_averages_of_the_logits_move_after_they_were_used():
     objective = AdversarialLoss(VQ3D(TINY), Discriminator(DISCRIMINATOR), replace(ADVERSARIAL, lecam_decay=0.5))
     video = torch.rand(2, 3, 2, 4, 4) * 2 - 1
     real_mean = objective.discriminator((video + 1) / 2).mean()
-    objective.losses(video)
+    for _ in range(2):  # micro-batches of one update
+        objective.losses(video)
+        assert objective.average_real == 0
+    objective.updated()
     assert torch.isclose(objective.average_real, 0.5 * real_mean)
 
 
@@ -159,7 +164,9 @@ def test_an_adversarial_run_resumes_bit_for_bit_and_trains_the_discriminator(tmp
 class Darkening(VideoTokenizer):
     """A network without products, which autocast does not touch."""
 
-    def forward_train(self, video: Tensor, generator: torch.Generator | None = None) -> TokenizerOutput:
+    def forward_train(
+        self, video: Tensor, draws: Draws | None = None, whole: WholeMean = all_at_hand
+    ) -> TokenizerOutput:
         return TokenizerOutput(0.9 * video - 0.05, video, {})
 
 

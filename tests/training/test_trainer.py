@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from mutoscope.errors import UserError
+from mutoscope.training.batches import split_batch
 from mutoscope.training.checkpoint import checkpoint_paths
 from mutoscope.training.pace import TimeShares
 from mutoscope.training.signals import NOTHING, STOP, StopSignals
 from mutoscope.training.tracking import read_log
-from mutoscope.training.trainer import seed_step, split_batch, train_model
+from mutoscope.training.trainer import train_model
 from training.fakes import FakeModel, FakeSource, features_recipe
 
 RUN = """
@@ -272,17 +273,6 @@ def test_prepare_batch_gets_the_step(tmp_path):
         FakeModel(), recipe, FakeSource(), tmp_path, prepare_batch=lambda batch, step: steps.append(step) or batch
     )
     assert steps == [0, 1, 2]
-
-
-def test_step_seeds_depend_on_every_ingredient_and_set_both_generators():
-    def draw(*key):
-        generator = torch.Generator()
-        seed_step(generator, *key)
-        return torch.rand(1, generator=generator).item(), torch.rand(1).item()
-
-    assert draw(0, 0, 0) == draw(0, 0, 0)
-    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
-    assert len({number for key in keys for number in draw(*key)}) == 8
 
 
 class NestedBatch(TypedDict):

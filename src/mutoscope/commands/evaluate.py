@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -105,7 +106,8 @@ def evaluate(
     from mutoscope.training.distributed import join
 
     sampling = sampler_options(source, overrides)
-    join("cpu")  # under torchrun all processes share the clips; rows are exchanged on the CPU
+    # Under torchrun all processes share the clips. Rows are exchanged on the CPU at the end, which may be far for some.
+    join("cpu", patience=timedelta(hours=12))
     report = measure(
         source,
         protocol,

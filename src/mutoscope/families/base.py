@@ -27,6 +27,7 @@ from mutoscope.errors import UserError
 from mutoscope.families.transfer import Described, TransferReport, TransferRule, transferred
 from mutoscope.json_config import dataclass_from_dict, nearest
 from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
+from mutoscope.layers.draws import Draws
 from mutoscope.layers.finite import require_finite
 from mutoscope.model_index import ModelIndex
 from mutoscope.models.base import AnyModel, ModelConfig
@@ -61,7 +62,7 @@ class Rollout:
     """Frames of the recording at the start."""
     options: Mapping[str, object]
     """Of the family's sampler."""
-    generator: torch.Generator
+    draws: Draws
     """On the CPU."""
 
 

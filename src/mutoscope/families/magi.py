@@ -470,7 +470,7 @@ def roll_out(model: MAGI, rollout: Rollout) -> Num[Tensor, "b *c f h w"]:
 
     options = dataclass_from_dict(FrameStreamSamplerConfig, rollout.options, "Rollouts")
     condition = StreamCondition(at, len(tokens), tokens.shape[-3], tokens[..., : rollout.num_context, :, :])
-    *_, last = FrameStreamSampler[FrameConditions](options).sample(model, condition, rollout.generator)
+    *_, last = FrameStreamSampler[FrameConditions](options).sample(model, condition, rollout.draws)
     return last.draft()
 
 

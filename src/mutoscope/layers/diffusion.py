@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mutoscope.checks import POSITIVE, check_fields
 from mutoscope.errors import UserError
+from mutoscope.layers.draws import Draws, randint, randn
 
 NUM_TRAIN_STEPS = 1000  # of DDPM (arXiv 2006.11239) and of all published models here
 SMALLEST_VARIANCE = 1e-20  # diffusers' floor, which keeps the square root and the logarithm finite
@@ -82,10 +83,9 @@ class FlowMatching:
         q = torch.from_numpy(np.linspace(1, NUM_TRAIN_STEPS, NUM_TRAIN_STEPS, dtype=np.float32)[::-1].copy())
         return shifted(q / NUM_TRAIN_STEPS, self.shift)
 
-    def draw_steps(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "*s"]:
+    def draw_steps(self, shape: tuple[int, ...], generator: Draws) -> Int[Tensor, "*s"]:
         """Training steps int(1000 sigmoid(n)) of a standard normal n: most in the middle (arXiv 2403.03206 §3.1)."""
-        normal = torch.randn(shape, generator=generator, device=generator.device)
-        return (normal.sigmoid() * NUM_TRAIN_STEPS).long()
+        return (randn(generator, *shape).sigmoid() * NUM_TRAIN_STEPS).long()
 
     def add_noise(
         self, x: Float[Tensor, "*s d"], noise: Float[Tensor, "*s d"], steps: Int[Tensor, "*s"]
@@ -188,9 +188,9 @@ class DDPM:
             return torch.linspace(*SIGMOID_SCHEDULE_RANGE, n).sigmoid() * (end - start) + start
         return cosine_betas(n).float()
 
-    def draw_steps(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "*s"]:
+    def draw_steps(self, shape: tuple[int, ...], generator: Draws) -> Int[Tensor, "*s"]:
         """Training steps, all equally likely."""
-        return torch.randint(NUM_TRAIN_STEPS, shape, generator=generator, device=generator.device)
+        return randint(generator, NUM_TRAIN_STEPS, *shape)
 
     def add_noise(
         self, x: Float[Tensor, "*s d"], noise: Float[Tensor, "*s d"], steps: Int[Tensor, "*s"]

@@ -20,6 +20,7 @@ from torch import Tensor
 from mutoscope.checks import Range
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import NUM_TRAIN_STEPS, Plan, bounded, cosine_betas
+from mutoscope.layers.draws import Draws, randint
 
 Table = Float[np.ndarray, " n"]
 
@@ -109,9 +110,9 @@ class LearnedVariance:
         kept = self.tables.alphas_cumprod[steps]
         return DiffusionTables(1 - kept / np.append(1.0, kept[:-1]), steps)
 
-    def draw_steps(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "*s"]:
+    def draw_steps(self, shape: tuple[int, ...], generator: Draws) -> Int[Tensor, "*s"]:
         """Training steps, all equally likely."""
-        return torch.randint(self.num_train_steps, shape, generator=generator, device=generator.device)
+        return randint(generator, self.num_train_steps, *shape)
 
     def add_noise(
         self, x: Float[Tensor, "*s c"], noise: Float[Tensor, "*s c"], steps: Int[Tensor, "*s"]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
+from mutoscope.layers.draws import Draws
 
 
 class TextShape(NamedTuple):
@@ -162,12 +163,17 @@ class VideoModel(nn.Module, ABC, Generic[Config_co, Batch_contra]):
     """Frozen dataclass that is enough to build the model again."""
 
     @abstractmethod
-    def loss(self, batch: Batch_contra, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch_contra, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar to minimise, and named detached parts for the log.
 
-        Random draws of the objective come from `generator`; dropout alone uses the global generator. The scalar is a
-        mean over samples, so that accumulating equal micro-batches equals one large batch.
+        All random draws, those of dropout too, come from `generator`. The scalar is a mean over clips with equal
+        weights, so that equal parts of a batch average to the loss of the batch; with a generator for each clip they
+        also draw what the whole batch draws.
         """
+
+    def dropout_draws(self, draws: Draws) -> Draws | None:
+        """What the network's dropout draws from: nothing in evaluation mode."""
+        return draws if self.training else None
 
     @property
     def device(self) -> torch.device:

@@ -8,6 +8,7 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.families import AnyFamily
 from mutoscope.families.base import Rollout
+from mutoscope.layers.draws import Draws, of_batch, randint
 from mutoscope.models.base import AnyModel
 from mutoscope.training.batches import Batch
 from mutoscope.training.config import ModelRecipe, RolloutConfig
@@ -39,14 +40,14 @@ def own_context(recipe: ModelRecipe, family: AnyFamily, model: AnyModel) -> Corr
     options = {name: recipe.sampling[name] for name in COPIED if name in recipe.sampling}
     options |= {"num_decoding_steps": config.num_decoding_steps, "num_diffusion_steps": config.num_diffusion_steps}
 
-    def corrupt(batch: Batch, step: int, generator: torch.Generator) -> Batch:
+    def corrupt(batch: Batch, step: int, draws: Draws) -> Batch:
         if step < config.start_step or not rolls_out(step, config.share):
             return batch
-        num_context, seed = drawn(config, generator)
+        num_context = drawn_context(config, of_batch(draws))
         if "history_only" in batch:  # the frame after a temporal gap follows from no other: it stays the recording's
             num_context = max(num_context, 2)
         model.eval()
-        own = roll_out(Rollout(batch, num_context, options, torch.Generator().manual_seed(seed)))
+        own = roll_out(Rollout(batch, num_context, options, draws))
         model.train()
         return {**batch, "history": own.to(cast(Tensor, batch["tokens"]).dtype)}
 
@@ -58,8 +59,6 @@ def rolls_out(step: int, share: float) -> bool:
     return int((step + 1) * share) > int(step * share)
 
 
-def drawn(config: RolloutConfig, generator: torch.Generator) -> tuple[int, int]:
-    """True frames before the rollouts, and a seed for their draws."""
-    device = generator.device
-    num_context = int(torch.randint(1, config.context_frames + 1, (), generator=generator, device=device))
-    return num_context, int(torch.randint(2**62, (), generator=generator, device=device))
+def drawn_context(config: RolloutConfig, generator: torch.Generator) -> int:
+    """True frames before the rollouts, the same number for all clips of a batch."""
+    return 1 + int(randint(generator, config.context_frames))

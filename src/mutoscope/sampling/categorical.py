@@ -8,14 +8,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mutoscope.errors import UserError
+from mutoscope.layers.draws import Draws, rand
 from mutoscope.layers.finite import not_finite
 
 LOGITS = "The model's logits"
 
 
-def gumbel(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Float[Tensor, "*s"]:
+def gumbel(shape: tuple[int, ...], generator: Draws, device: torch.device) -> Float[Tensor, "*s"]:
     """Standard Gumbel noise. Drawn on the generator's device, so that one seed gives one result on every device."""
-    uniform = torch.rand(shape, generator=generator, device=generator.device)
+    uniform = rand(generator, *shape)
     # rand may return 0, whose logarithm is infinite.
     return -torch.log(-torch.log(uniform.clamp(min=1e-20))).to(device)
 

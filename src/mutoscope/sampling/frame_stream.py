@@ -21,6 +21,7 @@ from torch import Tensor
 from mutoscope.checks import COUNT, NOT_NEGATIVE, POSITIVE, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import Plan
+from mutoscope.layers.draws import Draws, copied, rand, randn
 from mutoscope.layers.finite import require_finite
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.layers.kv_cache import KVCache
@@ -230,7 +231,7 @@ class FrameStreamSampler(
         self,
         model: HistoryModel[Conditions],
         condition: StreamCondition[Conditions],
-        generator: torch.Generator,
+        generator: Draws,
     ) -> Iterator[SampleEvent]:
         """`condition.num_frames` latent frames, those of the context among them; None: until the caller stops."""
         stream = _Stream(self.config, model, condition, generator)
@@ -240,9 +241,7 @@ class FrameStreamSampler(
     def _resumed(
         self, model: HistoryModel[Conditions], condition: StreamCondition[Conditions], memory: "_Memory[Conditions]"
     ) -> Iterator[SampleEvent]:
-        generator = torch.Generator()
-        generator.set_state(memory.random)
-        stream = _Stream(self.config, model, condition, generator)
+        stream = _Stream(self.config, model, condition, copied(memory.random))
         stream.recall(memory)
         yield from self._continued(stream, memory.frame)
 
@@ -296,8 +295,8 @@ class _Memory(Generic[Conditions]):
     """Number of the next frame."""
     history: tuple[_Frame[Conditions], ...]
     shown: tuple[Tensor, ...]
-    random: Tensor
-    """State of the generator."""
+    random: Draws
+    """Generators in their state at the end of the frame."""
 
 
 class _Stream(Generic[Conditions]):
@@ -313,7 +312,7 @@ class _Stream(Generic[Conditions]):
         config: FrameStreamSamplerConfig,
         model: HistoryModel[Conditions],
         condition: StreamCondition[Conditions],
-        generator: torch.Generator,
+        generator: Draws,
     ) -> None:
         self.config, self.model, self.condition, self.generator = config, model, condition, generator
         self.batch_size, self.num_frames = condition.num_samples, condition.num_frames
@@ -375,7 +374,7 @@ class _Stream(Generic[Conditions]):
     def memory(self, frame: int) -> _Memory[Conditions]:
         """What is to be remembered once the frame in progress, before `frame`, is finished."""
         history = (*self.history, _Frame(self.tokens, self.conditions))
-        return _Memory(frame, history, (*self.shown, self.tokens), self.generator.get_state())
+        return _Memory(frame, history, (*self.shown, self.tokens), copied(self.generator))
 
     def recall(self, memory: _Memory[Conditions]) -> None:
         """Go on from the end of a frame."""
@@ -428,7 +427,7 @@ class _Stream(Generic[Conditions]):
 
     def begin_frame(self, frame: int, conditions: Conditions) -> None:
         """Start the 0-based latent frame `frame` with all tokens hidden, in a random order."""
-        uniform = torch.rand(self.batch_size, self.num_tokens, generator=self.generator)
+        uniform = rand(self.generator, self.batch_size, self.num_tokens)
         self.order = uniform.argsort(dim=1).to(self.model.device)  # (b, n)
         config, device = self.model.config, self.model.device
         shape = self.batch_size, self.num_tokens
@@ -517,7 +516,7 @@ class _Stream(Generic[Conditions]):
 
     def _noise(self, count: int) -> Float[Tensor, "b n k"]:
         shape = self.batch_size, count, self.model.config.token_size
-        return torch.randn(shape, generator=self.generator).to(self.model.device)
+        return randn(self.generator, *shape).to(self.model.device)
 
     def _codes(
         self, z: Float[Tensor, "passes_b n d"], scale: float

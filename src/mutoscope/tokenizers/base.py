@@ -2,15 +2,19 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from mutoscope.layers.batch_means import WholeMean, all_at_hand
+from mutoscope.layers.draws import Draws
 from mutoscope.layers.finite import require_finite
 
 LATENTS = "The latents of the tokenizer's encoder"  # in messages
+Network = TypeVar("Network", bound=nn.Module)
 PIXEL_SCALE = 127.5  # half of 255: 0…255 is mapped linearly to [-1, 1]
 
 
@@ -98,6 +102,20 @@ class VideoTokenizer(nn.Module):
             return self.encode(video)
         raise AttributeError(f"{type(self).__name__} does not define continuous_latents.")
 
+    @property
+    def has_batch_terms(self) -> bool:
+        """Whether the training loss depends on means over the whole batch, which `forward_train` takes from `whole`."""
+        return False
+
+    def forward_train(
+        self, video: Float[Tensor, "b 3 t h w"], draws: Draws | None = None, whole: WholeMean = all_at_hand
+    ) -> TokenizerOutput:
+        """Reconstruction and losses of stage 1, for pixels in [-1, 1].
+
+        Each loss is a mean over clips with equal weights, or a function of means that `whole` extends to the batch.
+        """
+        raise AttributeError(f"{type(self).__name__} has no training loss.")
+
     def draw_latents(
         self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator
     ) -> Float[Tensor, "b d lt lh lw"]:
@@ -164,7 +182,7 @@ def checked_latents(latents: Tensor, tokenizer: VideoTokenizer) -> Tensor:
     return latents
 
 
-def channels_last(network: nn.Module) -> nn.Module:
+def channels_last(network: Network) -> Network:
     """Stores every convolution kernel with channels last, in place: a quarter faster on CPU and GPU."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in network.parameters():

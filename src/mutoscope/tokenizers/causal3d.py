@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from mutoscope.checks import COUNT, DEPTH, NOT_NEGATIVE, POSITIVE, WIDTH, Range, check_fields
 from mutoscope.errors import UserError
+from mutoscope.layers.batch_means import WholeMean, all_at_hand
+from mutoscope.layers.draws import Draws
 from mutoscope.tokenizers.base import StreamState, TokenizerOutput, TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.quantizers import (
     FiniteScalarQuantizer,
@@ -359,14 +361,18 @@ class Causal3D(VideoTokenizer):
         for part in latents:
             yield self.decode_part(part, state)
 
+    @property
+    def has_batch_terms(self) -> bool:
+        return self.config.bottleneck == "lfq" and self.config.entropy_cost > 0
+
     def forward_train(
-        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None
+        self, video: Float[Tensor, "b 3 t h w"], draws: Draws | None = None, whole: WholeMean = all_at_hand
     ) -> TokenizerOutput:
         """Reconstruction and losses: absolute or squared error in [-1, 1] plus the bottleneck's terms.
 
-        `generator` draws the latents of the KL bottleneck; without one, their mean is decoded.
+        The KL bottleneck draws its latents from `draws`; without these, their mean is decoded.
         """
-        latents, tokens, losses = self.bottleneck(self.encode_to_latents(video), generator)
+        latents, tokens, losses = self.bottleneck(self.encode_to_latents(video), draws, whole)
         reconstruction = self._pixels(latents)
         distance = F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss
         error = distance(reconstruction.float(), video)

@@ -13,6 +13,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mutoscope.layers.batch_means import WholeMean, all_at_hand
+from mutoscope.layers.draws import Draws, randn
 from mutoscope.layers.finite import require_finite
 from mutoscope.layers.precision import full_precision
 from mutoscope.tokenizers.base import LATENTS
@@ -51,19 +53,22 @@ def squared_distances(x: Float[Tensor, "n d"], codes: Float[Tensor, "k d"]) -> F
 
 @full_precision
 def entropy_loss(
-    affinities: Float[Tensor, "n k"], temperature: float, kind: EntropyKind = "softmax"
+    affinities: Float[Tensor, "n k"],
+    temperature: float,
+    kind: EntropyKind = "softmax",
+    whole: WholeMean = all_at_hand,
 ) -> Float[Tensor, ""]:
     """Mean entropy of each position's code distribution minus the entropy of their average.
 
     Low if every position has a clear nearest code and all codes are used. "argmax" takes hard assignments with
-    straight-through gradients. The average runs over the n positions of one micro-batch.
+    straight-through gradients. `whole` extends the average over the n positions to the whole batch.
     """
     scaled = affinities / temperature
     probabilities = scaled.softmax(-1)  # (n, k)
     if kind == "argmax":
         hard = F.one_hot(scaled.argmax(-1), scaled.shape[-1]).to(probabilities.dtype)
         probabilities = probabilities + (hard - probabilities).detach()
-    average = probabilities.mean(0)  # (k,)
+    average = whole(probabilities.mean(0))  # (k,)
     entropy_of_average = -(average * (average + LOG_EPS).log()).sum()
     average_of_entropy = -(probabilities * scaled.log_softmax(-1)).sum(-1).mean()
     return average_of_entropy - entropy_of_average
@@ -107,7 +112,7 @@ class VectorQuantizer(nn.Module):
 
     @full_precision
     def forward(
-        self, latents: Float[Tensor, "b d t h w"]
+        self, latents: Float[Tensor, "b d t h w"], draws: Draws | None = None, whole: WholeMean = all_at_hand
     ) -> tuple[Float[Tensor, "b d t h w"], Int[Tensor, "b t h w"], dict[str, Tensor]]:
         """Straight-through codes, tokens, and the weighted losses "commitment", "codebook" and "entropy"."""
         config = self.config
@@ -116,10 +121,11 @@ class VectorQuantizer(nn.Module):
         distances = squared_distances(flat, self.codes)  # (n, k)
         tokens = distances.argmin(1)
         codes = F.embedding(tokens, self.codes)  # (n, d)
+        entropy = entropy_loss(-distances, config.entropy_temperature, config.entropy_kind, whole)
         losses = {
             "commitment": config.commitment_cost * (codes.detach() - flat).square().mean(),
             "codebook": config.codebook_cost * (codes - flat.detach()).square().mean(),
-            "entropy": config.entropy_cost * entropy_loss(-distances, config.entropy_temperature, config.entropy_kind),
+            "entropy": config.entropy_cost * entropy,
         }
         quantized = rearrange(flat + (codes - flat).detach(), "(b t h w) d -> b d t h w", b=b, t=t, h=h, w=w)
         return quantized, tokens.view(b, t, h, w), losses
@@ -163,19 +169,19 @@ class LookupFreeQuantizer(nn.Module):
 
     @full_precision
     def forward(
-        self, latents: Float[Tensor, "b d t h w"], generator: torch.Generator | None = None
+        self, latents: Float[Tensor, "b d t h w"], draws: Draws | None = None, whole: WholeMean = all_at_hand
     ) -> tuple[Float[Tensor, "b d t h w"], Int[Tensor, "b t h w"], dict[str, Tensor]]:
         """Straight-through codes, tokens, and the weighted losses "commitment" and "entropy"."""
         latents = latents.float()
         codes = torch.where(latents > 0, 1.0, -1.0)
         losses = {
             "commitment": self.commitment_cost * (latents - codes).square().mean(),
-            "entropy": self.entropy_cost * self.entropy(latents),
+            "entropy": self.entropy_cost * self.entropy(latents, whole),
         }
         return latents + (codes - latents).detach(), self._ids(latents), losses
 
     @full_precision
-    def entropy(self, latents: Float[Tensor, "b d t h w"]) -> Float[Tensor, ""]:
+    def entropy(self, latents: Float[Tensor, "b d t h w"], whole: WholeMean = all_at_hand) -> Float[Tensor, ""]:
         """Mean entropy of a position's code minus the entropy of the average code, as `entropy_loss` of all codes."""
         # A softmax over -|z - c|²/τ of the corners c of a cube: bit i is positive with probability sigmoid(4 z_i / τ).
         logits = rearrange(latents, "b d t h w -> (b t h w) d") * (4 / self.temperature)
@@ -186,7 +192,7 @@ class LookupFreeQuantizer(nn.Module):
             joint = torch.zeros_like(p[:, :1])  # (n, 1)
             for i in range(p.shape[1]):
                 joint = torch.cat([joint + q[:, i : i + 1], joint + p[:, i : i + 1]], dim=1)  # (n, 2^(i+1))
-            average = joint.exp().mean(0)
+            average = whole(joint.exp().mean(0))  # (2^group,)
             of_average = of_average - (average * (average + LOG_EPS).log()).sum()
         return of_position - of_average
 
@@ -233,7 +239,7 @@ class FiniteScalarQuantizer(nn.Module):
 
     @full_precision
     def forward(
-        self, latents: Float[Tensor, "b d t h w"], generator: torch.Generator | None = None
+        self, latents: Float[Tensor, "b d t h w"], draws: Draws | None = None, whole: WholeMean = all_at_hand
     ) -> tuple[Float[Tensor, "b d t h w"], Int[Tensor, "b t h w"], dict[str, Tensor]]:
         """Straight-through codes, tokens, and no losses."""
         bounded = self._bounded(latents)
@@ -250,14 +256,10 @@ def diagonal_gaussian(moments: Float[Tensor, "b d2 *grid"]) -> tuple[Tensor, Ten
 
 
 @full_precision
-def draw_gaussian(
-    moments: Float[Tensor, "b d2 *grid"], generator: torch.Generator | None = None
-) -> Float[Tensor, "b d *grid"]:
-    """A draw from the distribution of latents, or its mean without a generator."""
+def draw_gaussian(moments: Float[Tensor, "b d2 *grid"], draws: Draws | None = None) -> Float[Tensor, "b d *grid"]:
+    """A draw from the distribution of latents, or its mean without `draws`."""
     mean, std = diagonal_gaussian(moments)
-    if generator is None:
-        return mean
-    return mean + std * torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
+    return mean if draws is None else mean + std * randn(draws, *mean.shape).to(mean)
 
 
 class GaussianBottleneck(nn.Module):
@@ -308,9 +310,9 @@ class GaussianBottleneck(nn.Module):
 
     @full_precision
     def forward(
-        self, latents: Float[Tensor, "b d2 t h w"], generator: torch.Generator | None = None
+        self, latents: Float[Tensor, "b d2 t h w"], draws: Draws | None = None, whole: WholeMean = all_at_hand
     ) -> tuple[Float[Tensor, "b d t h w"], Float[Tensor, "b d t h w"], dict[str, Tensor]]:
-        """A draw (the mean without a generator), the mean, and the weighted loss "kl", a mean over all numbers."""
+        """A draw (the mean without `draws`), the mean, and the weighted loss "kl", a mean over all numbers."""
         mean, std = diagonal_gaussian(latents.float())
         kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
-        return draw_gaussian(latents.float(), generator), mean, {"kl": self.kl_cost * kl}
+        return draw_gaussian(latents.float(), draws), mean, {"kl": self.kl_cost * kl}

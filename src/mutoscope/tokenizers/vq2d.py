@@ -7,7 +7,6 @@ import itertools
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 
 from mutoscope.checks import COUNT, DEPTH, NOT_NEGATIVE, POSITIVE, WIDTH, check_fields
 from mutoscope.errors import UserError
+from mutoscope.layers.batch_means import WholeMean, all_at_hand
+from mutoscope.layers.draws import Draws
 from mutoscope.tokenizers.base import TokenizerOutput, TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.quantizers import VectorQuantizer, VectorQuantizerConfig
 
@@ -234,11 +235,15 @@ class VQ2D(VideoTokenizer):
     def decode(self, tokens: Int[Tensor, "b t lh lw"]) -> Float[Tensor, "b 3 t h w"]:
         return self._per_frame(self.decoder, self.quantizer.lookup(tokens))
 
+    @property
+    def has_batch_terms(self) -> bool:
+        return self.config.entropy_cost > 0
+
     def forward_train(
-        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None
+        self, video: Float[Tensor, "b 3 t h w"], draws: Draws | None = None, whole: WholeMean = all_at_hand
     ) -> TokenizerOutput:
         """Reconstruction and losses: squared error in [-1, 1] plus the quantizer's terms."""
-        quantized, tokens, losses = self.quantizer(self.encode_to_latents(video))
+        quantized, tokens, losses = self.quantizer(self.encode_to_latents(video), draws, whole)
         reconstruction = self._per_frame(self.decoder, quantized)
         error = F.mse_loss(reconstruction.float(), video)
         return TokenizerOutput(reconstruction, tokens, {"reconstruction": error, **losses})

@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
@@ -17,6 +16,8 @@ from torch import Tensor, nn
 
 from mutoscope.checks import COUNT, DEPTH, NOT_NEGATIVE, POSITIVE, WIDTH, check_fields
 from mutoscope.errors import UserError
+from mutoscope.layers.batch_means import WholeMean, all_at_hand
+from mutoscope.layers.draws import Draws
 from mutoscope.tokenizers.base import TokenizerOutput, TokenizerSpec, VideoTokenizer
 from mutoscope.tokenizers.quantizers import EntropyKind, VectorQuantizer, VectorQuantizerConfig
 
@@ -292,11 +293,15 @@ class VQ3D(VideoTokenizer):
         self._check_reflection(*tokens.shape[1:])
         return self._run(self.decoder, self.quantizer.lookup(tokens)) * 2.0 - 1.0
 
+    @property
+    def has_batch_terms(self) -> bool:
+        return self.config.entropy_cost > 0
+
     def forward_train(
-        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None
+        self, video: Float[Tensor, "b 3 t h w"], draws: Draws | None = None, whole: WholeMean = all_at_hand
     ) -> TokenizerOutput:
         """Reconstruction and losses of stage 1: squared error in [0, 1] plus the three quantizer terms."""
-        quantized, tokens, losses = self.quantizer(self.encode_to_latents(video))
+        quantized, tokens, losses = self.quantizer(self.encode_to_latents(video), draws, whole)
         reconstruction = self._run(self.decoder, quantized)  # [0, 1]
         squared_error = (reconstruction.float() - (video + 1.0) / 2.0).square().mean()
         return TokenizerOutput(reconstruction * 2.0 - 1.0, tokens, {"reconstruction": squared_error, **losses})

@@ -1,10 +1,9 @@
-"""What happens to a batch on its way to a loss: device, micro-batches, dtype, and the seeds of its draws."""
+"""What happens to a batch on its way to a loss: device, micro-batches, dtype."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,16 +12,6 @@ from mutoscope.training.config import LoopConfig
 
 Batch = Mapping[str, object]
 """A batch of any source by field: tensors, nested dicts of tensors, and values of the whole batch such as the task."""
-
-
-def seed_step(generator: torch.Generator, seed: int, step: int, rank: int) -> None:
-    """Sets `generator` and torch's global one (dropout) to a pure function of (seed, step, rank).
-
-    Draws of a callback, of an earlier rank layout or before an interruption then cannot change this update.
-    """
-    own, dropout = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint64)
-    generator.manual_seed(int(own >> 1))
-    torch.manual_seed(int(dropout >> 1))
 
 
 def autocast(loop: LoopConfig, device: torch.device) -> AbstractContextManager:

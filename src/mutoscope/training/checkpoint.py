@@ -13,8 +13,8 @@ import torch
 from mutoscope.errors import UserError, reason
 from mutoscope.ownership import temporary_beside
 
-# Fields that may differ on resume: they change logs, speed or which of two finished networks is exported, or
-# (num_steps) the end of the cosine.
+# Fields that may differ on resume: they change logs, speed, the split of a batch or which of two finished networks is
+# exported, or (num_steps) the end of the cosine.
 FREE_FIELDS = (
     "loop.num_steps",
     "loop.log_every",
@@ -24,6 +24,7 @@ FREE_FIELDS = (
     "loop.checkpoints_total_limit",
     "loop.sheet_share",
     "loop.num_workers",
+    "loop.accumulation",
     "loop.threads",
     "loop.report_to",
     "loop.validate_every",

@@ -103,7 +103,7 @@ class LoopConfig:
     num_steps: int
     """updates of the weights"""
     batch_size: int
-    """clips per update, over all ranks and micro-batches: neither changes which clips an update sees"""
+    """clips per update, over all ranks and micro-batches: neither changes an update, but for the rounding of sums"""
     accumulation: int = 1
     """micro-batches into which each rank splits its share of a batch"""
     seed: int = 0

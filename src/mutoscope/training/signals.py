@@ -92,7 +92,8 @@ class StopSignals:
         return name
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
+        # torchrun passes on the signal that Ctrl-C has sent already, so its ranks finish the update all the same.
+        if self.requested and number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
             raise KeyboardInterrupt
         self.requested, self.name = True, signal.Signals(number).name
 

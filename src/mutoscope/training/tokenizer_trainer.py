@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mutoscope.data.base import ClipBatch, ClipSource
+from mutoscope.layers.batch_means import WholeMean, all_at_hand
+from mutoscope.layers.draws import Draws
 from mutoscope.layers.precision import full_precision
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.tokenizers.discriminator import (
@@ -27,6 +29,7 @@ from mutoscope.training.callbacks import Callback
 from mutoscope.training.config import AdversarialConfig, TokenizerRecipe
 from mutoscope.training.tracking import Tracker
 from mutoscope.training.trainer import TrainResult, run_loop
+from mutoscope.training.update import Objective
 from mutoscope.training.validation import ValidationRule
 
 ClipDistance = Callable[[Tensor, Tensor], Tensor]
@@ -38,19 +41,23 @@ def training_video(tokenizer: VideoTokenizer, batch: Batch) -> Float[Tensor, "b 
     return tokenizer.from_uint8(cast(Tensor, batch["video"])).contiguous(memory_format=torch.channels_last_3d)
 
 
-class ReconstructionLoss(nn.Module):
-    """The tokenizer's training loss as a forward pass, so that data parallelism can wrap it."""
+class ReconstructionLoss(Objective):
+    """The tokenizer's training loss as a forward pass."""
 
     def __init__(self, tokenizer: VideoTokenizer):
         super().__init__()
         self.tokenizer = tokenizer
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        output = self.tokenizer.forward_train(training_video(self.tokenizer, batch), generator)
+    @property
+    def has_batch_terms(self) -> bool:
+        return self.tokenizer.has_batch_terms
+
+    def forward(self, batch: Batch, draws: Draws, whole: WholeMean = all_at_hand) -> tuple[Tensor, dict[str, Tensor]]:
+        output = self.tokenizer.forward_train(training_video(self.tokenizer, batch), draws, whole)
         return output.loss, output.losses
 
 
-class AdversarialLoss(nn.Module):
+class AdversarialLoss(Objective):
     """Tokenizer and discriminator in one pass and one sum of losses; both are updated from the same forward pass.
 
     The generator's terms see the discriminator's weights as constants, the discriminator's terms see the
@@ -59,6 +66,10 @@ class AdversarialLoss(nn.Module):
 
         L_G = reconstruction + quantizer + 0.1 · softplus(−D(v̂)) + 0.1 · perceptual(v, v̂)
         L_D = softplus(−D(v)) + softplus(D(v̂)) + 10 · ‖∂D(v)/∂v‖² + w · LeCam
+
+    LeCam compares the mean logits of the whole batch with their moving averages, which move once per update. Batch
+    norms of a PatchGAN take their statistics over all processes, but over the clips of one micro-batch: they are the
+    one thing that micro-batches change.
     """
 
     average_real: Tensor
@@ -77,22 +88,49 @@ class AdversarialLoss(nn.Module):
         self.perceptual = None if perceptual is None else lambda real, fake: perceptual(real, fake)
         self.register_buffer("average_real", torch.zeros(()))
         self.register_buffer("average_fake", torch.zeros(()))
+        self._means: Float[Tensor, "2"] | None = None  # of the logits of real and decoded clips in this update
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    @property
+    def has_batch_terms(self) -> bool:
+        return self.tokenizer.has_batch_terms or self.config.lecam_weight > 0
+
+    def forward(self, batch: Batch, draws: Draws, whole: WholeMean = all_at_hand) -> tuple[Tensor, dict[str, Tensor]]:
         step = cast(int, batch.get("step", self.config.start_step))
-        return self.losses(training_video(self.tokenizer, batch), generator, step >= self.config.start_step)
+        return self.losses(training_video(self.tokenizer, batch), draws, step >= self.config.start_step, whole)
+
+    def statistics(self, batch: Batch, draws: Draws, whole: WholeMean) -> None:
+        video = training_video(self.tokenizer, batch)
+        output = self.tokenizer.forward_train(video, draws, whole)
+        if self.config.lecam_weight > 0:
+            self._mean_logits((video + 1) / 2, (output.reconstruction.float() + 1) / 2, whole)
+
+    @full_precision
+    def _mean_logits(self, real: Tensor, fake: Tensor, whole: WholeMean) -> None:
+        whole(torch.stack([self.discriminator(real).mean(), self.discriminator(fake).mean()]))
+
+    @torch.no_grad()
+    def updated(self) -> None:
+        """Moves LeCam's averages towards the mean logits of the update."""
+        if self._means is not None:
+            for average, mean in zip((self.average_real, self.average_fake), self._means, strict=True):
+                average.lerp_(mean.float(), 1 - self.config.lecam_decay)
+        self._means = None
 
     def losses(
-        self, video: Float[Tensor, "b 3 t h w"], generator: torch.Generator | None = None, adversarial: bool = True
+        self,
+        video: Float[Tensor, "b 3 t h w"],
+        draws: Draws | None = None,
+        adversarial: bool = True,
+        whole: WholeMean = all_at_hand,
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Sum and weighted terms for clips in [-1, 1]; updates LeCam's averages.
+        """Sum and weighted terms for clips in [-1, 1].
 
         adversarial: whether adversarial training has started; before, its terms are weighted 0.
         """
-        output = self.tokenizer.forward_train(video, generator)
+        output = self.tokenizer.forward_train(video, draws, whole)
         # [0, 1], as the discriminator reads them
         real, fake = (video + 1) / 2, (output.reconstruction.float() + 1) / 2
-        opposed = self._generator_terms(real, fake) | self._discriminator_terms(real, fake.detach())
+        opposed = self._generator_terms(real, fake) | self._discriminator_terms(real, fake.detach(), whole)
         weight = 1.0 if adversarial else 0.0
         terms = output.losses | {name: term * weight for name, term in opposed.items()}
         if self.perceptual is not None:
@@ -106,7 +144,7 @@ class AdversarialLoss(nn.Module):
         return {"generator": self.config.gan_weight * generator_loss(logits, self.config.gan_loss)}
 
     @full_precision
-    def _discriminator_terms(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def _discriminator_terms(self, real: Tensor, fake: Tensor, whole: WholeMean) -> dict[str, Tensor]:
         config = self.config
         real = real.detach().requires_grad_(config.r1_weight > 0)
         real_logits, fake_logits = self.discriminator(real), self.discriminator(fake)  # (n, 1, ...)
@@ -114,12 +152,11 @@ class AdversarialLoss(nn.Module):
         terms = {"discriminator": config.discriminator_weight * loss}
         if config.r1_weight > 0:
             terms["r1"] = config.r1_weight * r1_penalty(real_logits, real)
-        averages = self.average_real.clone(), self.average_fake.clone()
-        means = real_logits.mean(), fake_logits.mean()
         if config.lecam_weight > 0:
-            terms["lecam"] = config.lecam_weight * lecam_loss(*means, *averages)
-        for average, mean in zip((self.average_real, self.average_fake), means, strict=True):
-            average.lerp_(mean.detach().float(), 1 - config.lecam_decay)
+            means = whole(torch.stack([real_logits.mean(), fake_logits.mean()]))  # (2,)
+            averages = self.average_real.clone(), self.average_fake.clone()
+            terms["lecam"] = config.lecam_weight * lecam_loss(means[0], means[1], *averages)
+            self._means = means.detach()
         return terms
 
 
@@ -157,7 +194,7 @@ def train_tokenizer(
     Raises UserError for a changed recipe, a full disk, damaged checkpoints or a diverging loss.
     """
     if recipe.adversarial is None:
-        objective: nn.Module = ReconstructionLoss(tokenizer)
+        objective: Objective = ReconstructionLoss(tokenizer)
         clip_groups = None
     else:
         discriminator = discriminator or make_discriminator(recipe.adversarial.discriminator)

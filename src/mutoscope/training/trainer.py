@@ -15,12 +15,14 @@ from mutoscope.data.base import BatchT, ClipSource
 from mutoscope.data.held_back import split_clips
 from mutoscope.data.loader import StepSampler, make_loader
 from mutoscope.errors import UserError
+from mutoscope.layers.batch_means import WholeMean, all_at_hand
+from mutoscope.layers.draws import Draws
 from mutoscope.terminal import lasting_output
-from mutoscope.training.batches import Batch, add_losses, autocast, seed_step, split_batch, to_device
+from mutoscope.training.batches import Batch, autocast, to_device
 from mutoscope.training.callbacks import Callback, Recorder, due, due_early
 from mutoscope.training.checkpoint import Stateful, save_checkpoint, start_or_resume, write_recipe
 from mutoscope.training.config import FeaturesRecipe, LoopConfig, ModelRecipe, Recipe, completed, to_json
-from mutoscope.training.distributed import Process, join, largest_over_ranks, no_sync, wrap
+from mutoscope.training.distributed import Process, barrier, exchange, join, largest_over_ranks, wrap
 from mutoscope.training.health import Health
 from mutoscope.training.keeping import CheckpointKeeper
 from mutoscope.training.optim import clip_gradients, make_ema, make_optimizer, make_scheduler, set_learning_rate
@@ -34,10 +36,11 @@ from mutoscope.training.tracking import (
     open_trackers,
     read_log,
 )
+from mutoscope.training.update import Objective, Share, gradients
 from mutoscope.training.validation import Candidates, Figures, Validation, ValidationRule, WeightsKind
 
-Corrupt = Callable[[Batch, int, torch.Generator], Batch]
-"""Changes a batch of training by the weights of the moment: (batch, step, generator)."""
+Corrupt = Callable[[Batch, int, Draws], Batch]
+"""Changes a batch of training by the weights of the moment: (batch, step, draws)."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,15 @@ class TrainResult:
     figures: Mapping[WeightsKind, Figures] = field(default_factory=dict)
 
 
-class ModelLoss(nn.Module):
-    """`model.loss` as a forward pass, so that data parallelism can wrap it."""
+class ModelLoss(Objective):
+    """`model.loss` as a forward pass. It depends on no mean over the whole batch."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.model.loss(batch, generator)
+    def forward(self, batch: Batch, draws: Draws, whole: WholeMean = all_at_hand) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.model.loss(batch, draws)
 
 
 def model_figures(model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -85,9 +88,10 @@ def train_model(
 ) -> TrainResult:
     """Trains `model` in place on its `.loss(batch, generator)`; returns what to export.
 
-    The loss must be a mean over the clips of a batch: then micro-batches and ranks average to the same gradient as
-    one large batch. `prepare_batch(batch, step)` may add fields that depend on the step, such as the task.
-    `corrupt(batch, step, generator)` may change batches of training by the weights of the moment, and never those of
+    The loss must be a mean over the clips of a batch, and a clip's draws must come from its own generator
+    (`mutoscope.layers.draws`): then micro-batches and ranks average to the same loss as one large batch.
+    `prepare_batch(batch, step)` may add fields that depend on the step, such as the task.
+    `corrupt(batch, step, draws)` may change batches of training by the weights of the moment, and never those of
     validation.
     Writes `log.jsonl`, `curve.png`, `checkpoints/` and `samples/` below `out`, and reports to the trackers that the
     recipe names. With `loop.validation_share`, whole recordings of `source` are held back (`data/held_back.py`), the
@@ -115,7 +119,7 @@ def train_model(
 @lasting_output()
 def run_loop(
     model: nn.Module,
-    loss_module: nn.Module,
+    loss_module: Objective,
     recipe: Recipe,
     source: ClipSource[BatchT],
     out: str | Path,
@@ -144,7 +148,7 @@ def run_loop(
         optimizer = make_optimizer(loss_module, recipe.optim)
         scheduler = make_scheduler(optimizer, recipe.optim, loop.num_steps)
         ema = make_ema(model, loop.ema_decay, loop.ema_warmup)
-        generator = torch.Generator(process.device)
+        generator = torch.Generator(process.device)  # part of a checkpoint; every update seeds draws of its own
         parts: dict[str, Stateful] = {"model": loss_module, "optimizer": optimizer, "scheduler": scheduler}
         parts |= {"ema": ema} if ema else {}
         start = start_or_resume(
@@ -159,6 +163,7 @@ def run_loop(
             announce(split.note)
         candidates = Candidates(model, ema, validation)
         training = source if split is None else split.training
+        share = Share(loop, process)
         sampler = StepSampler(
             training.num_clips, loop.batch_size, loop.num_steps, loop.seed, start, process.rank, process.world_size
         )
@@ -179,22 +184,17 @@ def run_loop(
             batches = recorder.shares.reading(make_loader(training, sampler, loop.num_workers, loop.seed))
             for step, batch in enumerate(batches, start=start):
                 prepared = prepare_batch(to_device(batch, process.device), step)
-                seed_step(generator, loop.seed, step, process.rank)
                 if corrupt is not None:
                     with autocast(loop, process.device):
-                        prepared = corrupt(prepared, step, generator)
-                losses: dict[str, Tensor] = {}
-                for i, micro_batch in enumerate(split_batch(prepared, loop.accumulation)):
-                    with no_sync(objective, last=i + 1 == loop.accumulation):
-                        with autocast(loop, process.device):
-                            loss, named = objective(micro_batch, generator)
-                        (loss / loop.accumulation).backward()
-                    add_losses(losses, {"loss": loss} | named, loop.accumulation)
+                        prepared = corrupt(prepared, step, share.corruption_draws(step))
+                with exchange(process):
+                    losses = gradients(loss_module, objective, prepared, step, share)
                 grad_norm = clip_gradients(loss_module, loop.clip_norm, clip_groups)
                 learning_rate = optimizer.param_groups[0]["lr"]
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad(set_to_none=True)
+                loss_module.updated()
                 if ema and (step + 1) % loop.ema_every == 0:
                     ema.update_parameters(model)
 
@@ -207,7 +207,8 @@ def run_loop(
                 saved = request != NOTHING or due(step, loop.checkpoint_every, loop.num_steps)
                 validate = candidates.validate if validated else None
                 recorder.record(step, losses, learning_rate, grad_norm, validate, saved)
-                if recorder.sheets_due(step, shown):
+                works_alone = shown or validated or saved
+                if works_alone and recorder.sheets_due(step, shown):
                     recorder.notify(callbacks, step + 1, candidates.network, prepared)
                 is_regular = validation is not None and due(step, loop.validate_every, loop.num_steps)
                 is_best = is_regular and keeper.improves(candidates.cost)
@@ -218,6 +219,8 @@ def run_loop(
                     recorder.say(f"{stop.take_name()}: checkpoint saved after update {step + 1:,}.")
                 if shown or saved:
                     recorder.draw_curve()
+                if works_alone:
+                    barrier(process)  # until the main process has done what it does alone
                 if request == STOP and step + 1 < loop.num_steps:
                     return TrainResult(candidates.network, step + 1, finished=False, kind=candidates.kind)
             if start >= loop.num_steps:  # killed before its last curve

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from mutoscope.data.base import BatchT, ClipSource
 from mutoscope.data.held_back import drawn_clips
-from mutoscope.training.batches import Batch, autocast, seed_step, to_device
+from mutoscope.training.batches import Batch, autocast, to_device
 from mutoscope.training.config import LoopConfig
 
 BATCH = 8  # clips per forward pass; a batch trains one task, so small ones cover more tasks
@@ -58,7 +59,7 @@ class Validation(Generic[BatchT]):
         total: dict[str, float] = {}
         with torch.no_grad(), autocast(self.loop, self.device):
             for number, batch in enumerate(self._read()):
-                seed_step(generator, SEED, number, 0)
+                generator.manual_seed(int(np.random.SeedSequence([SEED, number]).generate_state(1, np.uint64)[0] >> 1))
                 prepared = self.prepare(to_device(batch, self.device), number)
                 share = len(self.clips[number * BATCH : (number + 1) * BATCH]) / len(self.clips)
                 for name, value in self.rule.measure(network, prepared, generator).items():

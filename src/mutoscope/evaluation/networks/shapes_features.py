@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from mutoscope import hub
 from mutoscope.errors import UserError, reason
+from mutoscope.layers.draws import Draws, of_batch, rand, randn
 from mutoscope.layers.precision import project_exactly
 from mutoscope.state_dicts import without_wrappers
 
@@ -141,7 +142,7 @@ class ShapesFeatures(nn.Module):
         sizes = self.config.head_sizes()
         return dict(zip(sizes, project_exactly(self.heads, embedding).split(list(sizes.values()), dim=-1), strict=True))
 
-    def loss(self, batch: LabelledClips, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: LabelledClips, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of the heads' cross entropies on an augmented batch, and its named parts."""
         video = augment(to_float(batch["video"]), self.config, generator)
         logits, truth = self.predict(self(video)), batch["attributes"]
@@ -168,7 +169,7 @@ def to_float(video: UInt8[Tensor, "b t h w 3"]) -> Float[Tensor, "b 3 t h w"]:
 
 
 def augment(
-    video: Float[Tensor, "b 3 t h w"], config: ShapesFeaturesConfig, generator: torch.Generator
+    video: Float[Tensor, "b 3 t h w"], config: ShapesFeaturesConfig, generator: Draws
 ) -> Float[Tensor, "b 3 t h w"]:
     """Brightness, contrast, softness and noise, one strength per clip.
 
@@ -178,21 +179,20 @@ def augment(
     b = video.shape[0]
 
     def strength(low: float, high: float) -> Tensor:
-        draw = torch.rand(b, 1, 1, 1, 1, generator=generator, device=generator.device)
-        return low + (high - low) * draw.to(video.device)
+        return low + (high - low) * rand(generator, b, 1, 1, 1, 1).to(video.device)
 
     softened = strength(0, 1) < config.soften_share
     blend = strength(0.2, 1.0)
     coarse = strength(0, 1) < 0.5
-    soft = torch.where(coarse, _down_and_up(video, _resample_factor(generator)), _box_blur(video))
+    soft = torch.where(coarse, _down_and_up(video, _resample_factor(of_batch(generator))), _box_blur(video))
     video = torch.where(softened, torch.lerp(video, soft, blend), video)
     video = video * (1 + strength(-config.contrast, config.contrast)) + strength(-config.brightness, config.brightness)
-    noise = torch.randn(video.shape, generator=generator, device=generator.device).to(video.device)
+    noise = randn(generator, *video.shape).to(video.device)
     return (video + noise * strength(0, config.noise)).clamp(-1, 1)
 
 
 def _resample_factor(generator: torch.Generator) -> float:
-    return 0.5 + 0.4 * torch.rand((), generator=generator, device=generator.device).item()
+    return 0.5 + 0.4 * rand(generator).item()
 
 
 def _down_and_up(video: Tensor, factor: float) -> Tensor:

@@ -23,6 +23,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
+from mutoscope.layers.draws import Draws, rand, randint, randn
 from mutoscope.layers.embeddings import INITIAL_STD, grid_sin_cos, init_normal, sin_cos
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.masks import causal_frames_mask, frame_history_mask, frame_slots, hide_padded_frames
@@ -38,7 +39,7 @@ CORRUPTION_STEP = 0.04  # share of random ids per noise level: 0.2 at level 5, t
 
 @dataclass(frozen=True)
 class TrainingDraws:
-    """All random draws of one loss but dropout, for p masked frames of each clip."""
+    """The random draws of one training pass but those of dropout, for p masked frames of each clip."""
 
     order: Float[Tensor, "b p n"]
     """Uniform numbers whose ranks order the tokens of each masked frame."""
@@ -223,13 +224,14 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         mask: Bool[Tensor, "*#b f g"],
         words: Words | None = None,
         cache: KVCache | None = None,
+        draws: Draws | None = None,
     ) -> Float[Tensor, "b f n d"]:
         """The blocks; returns the outputs of tokens as the head reads them.
 
-        `mask`: attention between slots, of which the cached ones come first.
+        `mask`: attention between slots, of which the cached ones come first. `draws`: of dropout; None for none.
         """
         for layer, block in enumerate(self.blocks):
-            h = block(h, mask, words, cache, layer)
+            h = block(h, mask, words, cache, layer, draws)
         return self.norm_out(h[:, :, -self.config.num_tokens :]) + self.head_position
 
     # -------------------------------------------------------------------------------------------------- sampling
@@ -302,10 +304,12 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         draws: TrainingDraws,
         length: Int[Tensor, " b"] | None = None,
         history: Num[Tensor, "b f n k"] | None = None,
+        dropout: Draws | None = None,
     ) -> tuple[Float[Tensor, "b p n d"], Bool[Tensor, "b p n"]]:
         """The pass of training (§3.2): outputs for p masked frames, and which of their tokens were hidden.
 
-        `length`: real frames of every clip. `history`: later frames see it in place of `tokens`.
+        `length`: real frames of every clip. `history`: later frames see it in place of `tokens`. `dropout`: what the
+        blocks' dropout draws from; None for none.
         """
         config, (_, f, n, _) = self.config, tokens.shape
         hidden = draws.order.argsort(-1).argsort(-1) < torch.ceil(draws.mask_ratio * n)[..., None]  # (b, p, n)
@@ -330,7 +334,7 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         if conditions.actions is not None:
             conditions = replace(conditions, actions=conditions.actions[:, times])
         h = self.embed_slots(embedded, conditions, times, masked, level)
-        z = self.run_blocks(h, mask, self.words(conditions))
+        z = self.run_blocks(h, mask, self.words(conditions), draws=dropout)
         return z[:, -hidden.shape[1] :], hidden  # the masked copies are the last p slots
 
     def previous_tokens(self, seen: Float[Tensor, "b f n k"], draws: TrainingDraws) -> Float[Tensor, "b p n k"]:
@@ -354,12 +358,17 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
             mask = mask & (itself | ~(draws.drop_history[:, None] & masked)[..., None])  # (b, f, g)
         return mask
 
-    def loss(self, batch: MAGIBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss over the hidden tokens of all target frames (see `token_loss`)."""
+    def loss(self, batch: MAGIBatch, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss over the hidden tokens of a clip's target frames (see `token_loss`), then mean over clips.
+
+        A clip without any such token counts 0. MAR draws one mask ratio for a batch, so that its mean over the hidden
+        tokens of all images is this mean too.
+        """
         tokens = self.to_tokens(batch["tokens"])  # (b, f, n, k)
         draws = self.draw(tokens, generator)
         history = self.to_tokens(batch["history"]) if "history" in batch else None
-        z, hidden = self(tokens, self.batch_conditions(batch, draws), draws, batch.get("length"), history)
+        conditions, dropout = self.batch_conditions(batch, draws), self.dropout_draws(generator)
+        z, hidden = self(tokens, conditions, draws, batch.get("length"), history, dropout)
         targets = tokens[:, self.config.num_given :] if self.is_complete else tokens  # (b, p, n, k)
         first = tokens.shape[1] - targets.shape[1]
         if (length := batch.get("length")) is not None:
@@ -367,29 +376,35 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
             hidden = hidden & (frames < length[:, None])[..., None]
         if (history_only := batch.get("history_only")) is not None:
             hidden = hidden & ~history_only[:, first:, None]
-        if not self.config.predicts_change:
-            return self.token_loss(z[hidden], targets[hidden], generator)
-        previous = self.previous_tokens(tokens if history is None else history, draws)
-        return self.token_loss(z[hidden], targets[hidden], generator, previous[hidden])
+        weights = clip_weights(hidden)[hidden]  # (r,)
+        if self.config.is_discrete:
+            return self.code_loss(z[hidden], targets[hidden], weights)
+        repeat = self.config.loss_repeat
+        steps = self.config.diffusion.draw_steps((*hidden.shape, repeat), generator).to(z.device)[hidden]
+        noise = randn(generator, *hidden.shape, repeat, targets.shape[-1]).to(z.device)[hidden]  # (r, repeat, k)
+        previous = None
+        if self.config.predicts_change:
+            previous = self.previous_tokens(tokens if history is None else history, draws)[hidden]
+        return self.token_loss(z[hidden], targets[hidden], weights, steps, noise, previous)
 
     @property
     def is_complete(self) -> bool:
         return self.config.teacher_forcing == "complete"
 
-    def draw(self, tokens: Num[Tensor, "b f n k"], generator: torch.Generator) -> TrainingDraws:
+    def draw(self, tokens: Num[Tensor, "b f n k"], generator: Draws) -> TrainingDraws:
         """A mask for every masked frame of every clip, and one level of noise per clip."""
         b, f, n, _ = tokens.shape
-        config, device = self.config, generator.device
+        config = self.config
         p = f - config.num_given if self.is_complete else f
-        order = torch.rand(b, p, n, generator=generator, device=device)
-        ratio = truncated_normal(torch.rand(b, p, generator=generator, device=device), config.token_mask_ratio)
-        level = torch.randint(config.noise_levels + 1, (b,), generator=generator, device=device)
+        order = rand(generator, b, p, n)
+        ratio = truncated_normal(rand(generator, b, p), config.token_mask_ratio)
+        level = randint(generator, config.noise_levels + 1, b)
         if config.is_discrete:
-            noise = torch.rand(b, f, n, 1 + len(config.codebook_parts or ()), generator=generator, device=device)
+            noise = rand(generator, b, f, n, 1 + len(config.codebook_parts or ()))
         else:
-            noise = torch.randn(tokens.shape, generator=generator, device=device)
-        drops = torch.rand(2, b, generator=generator, device=device)
-        drop = drops[0] < config.condition_dropout, drops[1] < config.history_dropout
+            noise = randn(generator, *tokens.shape)
+        drops = rand(generator, b, 2)
+        drop = drops[:, 0] < config.condition_dropout, drops[:, 1] < config.history_dropout
         return TrainingDraws(*(part.to(tokens.device) for part in (order, ratio, level, noise, *drop)))
 
     def batch_conditions(self, batch: MAGIBatch, draws: TrainingDraws) -> FrameConditions:
@@ -422,28 +437,41 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         replaced = draws.noise[..., :1] < CORRUPTION_STEP * level  # (b, f, n, 1)
         return torch.where(replaced, (draws.noise[..., 1:] * sizes).long(), tokens)
 
+    def code_loss(
+        self, z: Float[Tensor, "r d"], targets: Int[Tensor, "r k"], weights: Float[Tensor, " r"]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy of the digits of r hidden tokens, weighted by token."""
+        logits = self.code_logits(z).float().split(self.config.codebook_parts or (), dim=-1)
+        terms = [F.cross_entropy(part, targets[:, i], reduction="none") for i, part in enumerate(logits)]  # (r,) each
+        loss = (torch.stack(terms).sum(0) * weights).sum()
+        return loss, {"cross_entropy": loss.detach()}
+
     def token_loss(
         self,
         z: Float[Tensor, "r d"],
-        targets: Num[Tensor, "r k"],
-        generator: torch.Generator,
+        targets: Float[Tensor, "r k"],
+        weights: Float[Tensor, " r"],
+        steps: Int[Tensor, "r repeat"],
+        noise: Float[Tensor, "r repeat k"],
         previous: Float[Tensor, "r k"] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over r hidden tokens: the diffusion loss of MAR's head, `loss_repeat` draws each, or cross-entropy.
+        """The diffusion loss of MAR's head, `loss_repeat` draws for each of r hidden tokens, weighted by token.
 
         `previous`: what the head's prediction is added to.
         """
-        if self.config.codebook_parts is not None:
-            logits = self.code_logits(z).float().split(self.config.codebook_parts, dim=-1)
-            loss = torch.stack([F.cross_entropy(part, targets[:, i]) for i, part in enumerate(logits)]).sum()
-            return loss, {"cross_entropy": loss.detach()}
         diffusion, repeat = self.config.diffusion, self.config.loss_repeat
         z, targets = z.repeat(repeat, 1), targets.repeat(repeat, 1)  # (repeat*r, d), (repeat*r, k)
-        steps = diffusion.draw_steps((len(z),), generator).to(z.device)
-        noise = torch.randn(targets.shape, generator=generator, device=generator.device).to(z.device)
+        weights = weights.repeat(repeat) / repeat
+        steps, noise = steps.T.flatten(), noise.transpose(0, 1).flatten(0, 1)  # (repeat*r,), (repeat*r, k)
         condition, time = self.head.condition(z), self.head.time(steps)
         output = self.head(diffusion.add_noise(targets, noise, steps), condition, time)  # (repeat*r, 2k)
         if previous is not None:
             output = output + F.pad(previous.repeat(repeat, 1), (0, previous.shape[-1]))
-        error, bound = (part.mean() for part in diffusion.losses(output, targets, noise, steps))
+        error, bound = ((part * weights).sum() for part in diffusion.losses(output, targets, noise, steps))
         return error + bound, {"diffusion_loss": error.detach(), "variational_bound": bound.detach()}
+
+
+def clip_weights(counted: Bool[Tensor, "b p n"]) -> Float[Tensor, "b p n"]:
+    """Weights of the counted tokens in a mean over each clip and then over clips; 0 elsewhere."""
+    share = counted.flatten(1).float()  # (b, p*n)
+    return (share / share.sum(1, keepdim=True).clamp(min=1) / len(share)).view(counted.shape)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 from mutoscope.layers.attention import attention
+from mutoscope.layers.draws import Draws, dropout
 from mutoscope.layers.embeddings import INITIAL_STD, timestep_features
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.precision import project_exactly
@@ -115,13 +116,17 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "*#b l m"] | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
+        draws: Draws | None = None,
     ) -> Float[Tensor, "b l d"]:
-        """Attention over the positions of `x` and those in the cache; the cache appends the new keys and values."""
+        """Attention over the positions of `x` and those in the cache; the cache appends the new keys and values.
+
+        `draws`: of dropout; None for none.
+        """
         q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        out = attention(q, k, v, mask, self.dropout if self.training else 0.0)
-        return F.dropout(self.output(rearrange(out, "b h l d -> b l (h d)")), self.dropout, self.training)
+        out = attention(q, k, v, mask, self.dropout, draws)
+        return dropout(self.output(rearrange(out, "b h l d -> b l (h d)")), self.dropout, draws)
 
 
 class TextAttention(nn.Module):
@@ -161,15 +166,18 @@ class Block(nn.Module):
         words: Words | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
+        draws: Draws | None = None,
     ) -> Float[Tensor, "b f s d"]:
+        """`draws`: of dropout; None for none."""
         b, f, s = h.shape[:3]
-        h = h + self.space(self.norm1(h).flatten(0, 1)).unflatten(0, (b, f))  # attention over s in (b*f, s, d)
+        within = self.space(self.norm1(h).flatten(0, 1), draws=draws)  # attention over s in (b*f, s, d)
+        h = h + within.unflatten(0, (b, f))
         along = rearrange(self.norm2(h), "b f s d -> (b s) f d")
         mask = mask if mask.ndim == 2 else mask.repeat_interleave(s, 0)[:, None]  # (b*s, 1, f, g)
-        h = h + rearrange(self.time(along, mask, cache, layer), "(b s) f d -> b f s d", s=s)
+        h = h + rearrange(self.time(along, mask, cache, layer, draws), "(b s) f d -> b f s d", s=s)
         if self.text is not None and self.text_norm is not None:
             assert words is not None
             h = h + self.text(self.text_norm(h).flatten(1, 2), words.vectors, words.present).unflatten(1, (f, s))
         # The exact GELU, as in MAR.
         inner = self.mlp_out(F.gelu(self.mlp_in(self.norm3(h))))
-        return h + F.dropout(inner, self.dropout, self.training)
+        return h + dropout(inner, self.dropout, draws)

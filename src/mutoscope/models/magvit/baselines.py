@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 from mutoscope.layers.attention import attention
+from mutoscope.layers.draws import Draws, dropout, of_batch, rand
 from mutoscope.layers.kv_cache import KVCache, StaticKVCache
 from mutoscope.layers.masks import causal_mask
 from mutoscope.layers.precision import project_exactly
@@ -97,19 +98,24 @@ class CausalBlock(nn.Module):
         self.attention_norm, self.mlp_norm = nn.LayerNorm(d, eps=eps), nn.LayerNorm(d, eps=eps)
         self.qkv, self.output = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
         self.mlp_in, self.mlp_out = nn.Linear(d, config.mlp_size), nn.Linear(config.mlp_size, d)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(
-        self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "n m"], layer: int, cache: KVCache | None
+        self,
+        x: Float[Tensor, "b n d"],
+        mask: Bool[Tensor, "n m"],
+        layer: int,
+        cache: KVCache | None,
+        draws: Draws | None = None,
     ) -> Float[Tensor, "b n d"]:
         qkv = self.qkv(self.attention_norm(x))
         q, k, v = rearrange(qkv, "b n (three heads d) -> three b heads n d", three=3, heads=self.num_heads)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (b, heads, m, d)
-        a = attention(q, k, v, mask, self.dropout.p if self.training else 0.0)
-        x = x + self.dropout(self.output(rearrange(a, "b heads n d -> b n (heads d)")))
+        a = attention(q, k, v, mask, self.dropout, draws)
+        x = x + dropout(self.output(rearrange(a, "b heads n d -> b n (heads d)")), self.dropout, draws)
         h = F.gelu(self.mlp_in(self.mlp_norm(x)), approximate="tanh")  # (b, n, mlp)
-        return x + self.dropout(self.mlp_out(self.dropout(h)))
+        return x + dropout(self.mlp_out(dropout(h, self.dropout, draws)), self.dropout, draws)
 
 
 class MagvitARBatch(TypedDict):
@@ -138,7 +144,6 @@ class MagvitAR(VideoModel[MagvitARConfig, MagvitARBatch]):
         self.blocks = nn.ModuleList(CausalBlock(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.output = nn.Linear(config.hidden_size, config.vocab_size)
-        self.dropout = nn.Dropout(config.dropout)
         self.initialize_weights()
 
     def initialize_weights(self) -> None:
@@ -180,16 +185,23 @@ class MagvitAR(VideoModel[MagvitARConfig, MagvitARBatch]):
             parts += [context, torch.full_like(classes, SEPARATOR)]
         return torch.cat(parts, dim=1)
 
-    def forward(self, ids: Int[Tensor, "b n"], cache: KVCache | None = None) -> Float[Tensor, "b n vocab"]:
-        """Logits of the token after each position. With a cache, `ids` follow the positions that it holds."""
+    def forward(
+        self, ids: Int[Tensor, "b n"], cache: KVCache | None = None, draws: Draws | None = None
+    ) -> Float[Tensor, "b n vocab"]:
+        """Logits of the token after each position. With a cache, `ids` follow the positions that it holds.
+
+        `draws`: of dropout; None for none.
+        """
         if isinstance(cache, StaticKVCache):
             cache.aim(ids.shape[1])
-        logits = self.step(ids, cache)
+        logits = self.step(ids, cache, draws)
         if cache is not None:
             cache.advance(ids.shape[1])
         return logits
 
-    def step(self, ids: Int[Tensor, "b n"], cache: KVCache | None) -> Float[Tensor, "b n vocab"]:
+    def step(
+        self, ids: Int[Tensor, "b n"], cache: KVCache | None, draws: Draws | None = None
+    ) -> Float[Tensor, "b n vocab"]:
         """`forward` without advancing the cache; the caller has aimed a static cache at these positions."""
         start, n = (cache.length if cache else 0), ids.shape[1]
         if isinstance(cache, StaticKVCache):
@@ -200,22 +212,23 @@ class MagvitAR(VideoModel[MagvitARConfig, MagvitARBatch]):
             positions = self.position_embedding.weight[start : start + n]
             mask = causal_mask(n, start + n, ids.device)
         ids = torch.where(ids < 0, ids + self.config.vocab_size, ids)
-        x = self.dropout(self.token_embedding(ids)) + positions  # (b, n, d)
+        x = dropout(self.token_embedding(ids), self.config.dropout, draws) + positions  # (b, n, d)
         for layer, block in enumerate(self.blocks):
-            x = block(x, mask, layer, cache)
+            x = block(x, mask, layer, cache, draws)
         return project_exactly(self.output, self.norm(x))
 
     def code_logits(self, ids: Int[Tensor, "b n"], cache: KVCache | None = None) -> Float[Tensor, "b k"]:
         """Logits over the codes for the token after the last one."""
         return self(ids, cache)[:, -1, : self.config.codebook_size]
 
-    def loss(self, batch: MagvitARBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: MagvitARBatch, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of every next token, class and condition included."""
         tokens = batch["tokens"].to(self.device).flatten(1)  # (b, n)
         prefix = self.prefix(batch.get("label"), batch.get("condition_tokens"), len(tokens))
         sequence = torch.cat([prefix, tokens], dim=1)  # (b, p + n)
         targets = torch.where(sequence < 0, sequence + self.config.vocab_size, sequence)[:, 1:]
-        logits = self(sequence[:, :-1]).flatten(0, 1).float()  # (b*(p + n - 1), vocab)
+        logits = self(sequence[:, :-1], draws=self.dropout_draws(generator))  # (b, p + n - 1, vocab)
+        logits = logits.flatten(0, 1).float()
         loss = F.cross_entropy(logits, targets.flatten(), label_smoothing=self.config.label_smoothing)
         with torch.no_grad():
             last = logits.view(*targets.shape, -1)[:, -tokens.shape[1] :]  # (b, n, vocab)
@@ -247,25 +260,30 @@ class PrefixMagvit(Magvit):
         nn.init.trunc_normal_(self.position_embedding.weight, std=WEIGHT_STD, a=-WEIGHT_CUT, b=WEIGHT_CUT)
 
     def prefix_logits(
-        self, tokens: Int[Tensor, "b t h w"], condition_tokens: Int[Tensor, "b t h w"], label: Tensor | None
+        self,
+        tokens: Int[Tensor, "b t h w"],
+        condition_tokens: Int[Tensor, "b t h w"],
+        label: Tensor | None,
+        draws: Draws | None = None,
     ) -> Float[Tensor, "b t h w k"]:
         """Logits over the codes for every position of the clip. `tokens` holds codes, or MASK_TOKEN where hidden."""
         context = condition_tokens[:, : self.condition_frames].to(self.device).flatten(1)  # (b, c)
         classes = self.prefix("class-conditional", label, len(tokens))  # (b, 1)
         ids = torch.cat([classes, context, torch.full_like(classes, SEPARATOR), tokens.flatten(1)], dim=1)
-        x = self.hidden(ids)[:, -self.config.num_tokens :]  # (b, n, d)
+        x = self.hidden(ids, draws)[:, -self.config.num_tokens :]  # (b, n, d)
         return self.head(x, self.token_embedding.weight, slice(self.config.codebook_size)).view(*tokens.shape, -1)
 
-    def loss(self, batch: MagvitBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: MagvitBatch, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """`Magvit.loss` without refinement; raises UserError without condition tokens."""
         tokens, condition_tokens = batch["tokens"].to(self.device), batch.get("condition_tokens")
         if condition_tokens is None:
             raise UserError(f"Prefix conditioning needs condition_tokens in the batch; found keys {sorted(batch)}.")
         # One mask ratio for the whole batch, as in `Magvit.loss`.
-        progress = torch.rand((), generator=generator, device=generator.device).to(self.device)
-        scores = torch.rand(tokens.shape, generator=generator, device=generator.device).to(self.device)
+        progress = rand(of_batch(generator)).to(self.device)  # ()
+        scores = rand(generator, *tokens.shape).to(self.device)
         masked = mask_tokens(tokens, scores, cosine_mask_ratio(progress))
-        logits = self.prefix_logits(masked.inputs, condition_tokens, batch.get("label"))
+        draws = self.dropout_draws(generator)
+        logits = self.prefix_logits(masked.inputs, condition_tokens, batch.get("label"), draws)
         return self.loss_from(logits, tokens, masked)
 
 

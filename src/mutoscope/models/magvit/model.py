@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mutoscope.errors import UserError
 from mutoscope.layers.condition_regions import check_task
+from mutoscope.layers.draws import Draws, dropout, of_batch, rand
 from mutoscope.layers.token_masking import MASK_TOKEN, cosine_mask_ratio, num_masked_tokens, select_lowest
 from mutoscope.models.base import VideoModel
 from mutoscope.models.magvit.config import ConditionMode, LossGroup, MagvitConfig
@@ -125,7 +126,6 @@ class Magvit(VideoModel[MagvitConfig, MagvitBatch]):
         self.token_embedding = nn.Embedding(config.vocab_size, d)
         self.position_embedding = nn.Embedding(config.prefix_length + config.num_tokens, d)
         self.embedding_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.head = Head(config)
         self.initialize_weights()
@@ -178,13 +178,17 @@ class Magvit(VideoModel[MagvitConfig, MagvitBatch]):
         if label.device.type == "cpu" and bool(((label < 0) | (label > self.config.num_classes)).any()):
             raise UserError(f"Class labels must lie in 0 ... {self.config.num_classes - 1}; found {label.tolist()}.")
 
-    def hidden(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        """Outputs of the last block for a sequence of ids; negative ids count from the vocabulary's end."""
+    def hidden(self, ids: Int[Tensor, "b n"], draws: Draws | None = None) -> Float[Tensor, "b n d"]:
+        """Outputs of the last block for a sequence of ids; negative ids count from the vocabulary's end.
+
+        `draws`: of dropout; None for none.
+        """
         ids = torch.where(ids < 0, ids + self.config.vocab_size, ids)
         positions = self.position_embedding.weight[: ids.shape[1]]  # (n, d)
-        x = self.dropout(self.embedding_norm(self.token_embedding(ids) + positions))  # (b, n, d)
+        x = self.embedding_norm(self.token_embedding(ids) + positions)  # (b, n, d)
+        x = dropout(x, self.config.dropout, draws)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, draws)
         return x
 
     def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n vocab"]:
@@ -197,35 +201,38 @@ class Magvit(VideoModel[MagvitConfig, MagvitBatch]):
         task: str,
         label: Int[Tensor, " b"] | None = None,
         unconditional: bool = False,
+        draws: Draws | None = None,
     ) -> Float[Tensor, "b t h w k"]:
         """Logits over the codes for every token position.
 
-        `tokens` holds codes, or MASK_TOKEN where hidden. `unconditional`: see `prefix`. Raises UserError for another
-        latent shape, an unknown task or a label out of range.
+        `tokens` holds codes, or MASK_TOKEN where hidden. `unconditional`: see `prefix`. `draws`: of dropout; None for
+        none. Raises UserError for another latent shape, an unknown task or a label out of range.
         """
         b, t, h, w = tokens.shape
         if (t, h, w) != self.config.latent_shape:
             raise UserError(f"The model expects tokens of shape {self.config.latent_shape}, found {(t, h, w)}.")
         prefix = self.prefix(task, label, b, unconditional)  # (b, p)
-        x = self.hidden(torch.cat([prefix, tokens.flatten(1)], dim=1))  # (b, p + n, d)
+        x = self.hidden(torch.cat([prefix, tokens.flatten(1)], dim=1), draws)  # (b, p + n, d)
         # Softmax and loss see the codes only, so the other vocabulary rows are never multiplied.
         rows = slice(self.config.codebook_size)
         return self.head(x[:, prefix.shape[1] :], self.token_embedding.weight, rows).view(b, t, h, w, -1)
 
-    def class_logits(self, condition_tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b classes"]:
+    def class_logits(
+        self, condition_tokens: Int[Tensor, "b t h w"], draws: Draws | None = None
+    ) -> Float[Tensor, "b classes"]:
         """Logits over the classes from the context frames of frame prediction alone; trained if `class_loss` is not 0.
 
         The sequence ends after the context tokens: [task?, "no class", tokens of the first latent frames].
         """
         context = condition_tokens[:, : self.config.latent_context_frames].to(self.device).flatten(1)  # (b, c)
         prefix = self.prefix("frame-prediction", None, len(context))  # (b, p)
-        x = self.hidden(torch.cat([prefix, context], dim=1))[:, prefix.shape[1] - 1]  # (b, d), the class slot
+        x = self.hidden(torch.cat([prefix, context], dim=1), draws)[:, prefix.shape[1] - 1]  # (b, d), the class slot
         rows = slice(self.config.codebook_size, self.config.unconditional_class_id)
         return self.head(x, self.token_embedding.weight, rows)
 
     # ------------------------------------------------------------------------------------------------------- loss
 
-    def loss(self, batch: MagvitBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: MagvitBatch, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """COMMIT objective (arXiv 2212.05199 eq. 4).
 
         Raises UserError for an unknown task or missing condition tokens.
@@ -234,18 +241,19 @@ class Magvit(VideoModel[MagvitConfig, MagvitBatch]):
         tokens = batch["tokens"].to(self.device)
         condition_tokens, condition_mask = self._condition(batch, task)
         # One mask ratio for the whole batch, as in the released code.
-        progress = torch.rand((), generator=generator, device=generator.device).to(self.device)
-        scores = torch.rand(tokens.shape, generator=generator, device=generator.device).to(self.device)
+        progress = rand(of_batch(generator)).to(self.device)  # ()
+        scores = rand(generator, *tokens.shape).to(self.device)
         masked = mask_tokens(
             tokens, scores, cosine_mask_ratio(progress), condition_tokens, condition_mask, self.config.condition_mode
         )
-        label = batch.get("label")
-        loss, parts = self.loss_of(tokens, masked, task, self._drop_labels(label, generator))
+        label, draws = batch.get("label"), self.dropout_draws(generator)
+        loss, parts = self.loss_of(tokens, masked, task, self._drop_labels(label, generator), draws)
         predicts = task.endswith("frame-prediction") and "frame-prediction" in self.config.tasks
         if self.config.class_loss and predicts and condition_tokens is not None:
             if label is None:
                 raise UserError(f"class_loss needs the label of every clip in the batch; found keys {sorted(batch)}.")
-            class_loss = F.cross_entropy(self.class_logits(condition_tokens).float(), label.to(self.device))
+            logits = self.class_logits(condition_tokens, draws).float()  # (b, classes)
+            class_loss = F.cross_entropy(logits, label.to(self.device))
             loss, parts["class_loss"] = loss + self.config.class_loss * class_loss, class_loss.detach()
         return loss, parts
 
@@ -259,18 +267,23 @@ class Magvit(VideoModel[MagvitConfig, MagvitBatch]):
         mask = self.config.condition_mask(task) if condition_mask is None else condition_mask
         return condition_tokens.to(self.device), mask
 
-    def _drop_labels(self, label: Int[Tensor, " b"] | None, generator: torch.Generator) -> Int[Tensor, " b"] | None:
+    def _drop_labels(self, label: Int[Tensor, " b"] | None, generator: Draws) -> Int[Tensor, " b"] | None:
         """Replaces some labels by the one after the last class, whose vocabulary row means "no class"."""
         if label is None or self.config.label_dropout == 0:
             return label
-        draws = torch.rand(label.shape, generator=generator, device=generator.device).to(label.device)
+        draws = rand(generator, len(label)).to(label.device)
         return label.masked_fill(draws < self.config.label_dropout, self.config.num_classes)
 
     def loss_of(
-        self, tokens: Int[Tensor, "b t h w"], masked: MaskedTokens, task: str, label: Int[Tensor, " b"] | None
+        self,
+        tokens: Int[Tensor, "b t h w"],
+        masked: MaskedTokens,
+        task: str,
+        label: Int[Tensor, " b"] | None,
+        draws: Draws | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Network pass over one training example, then `loss_from` its logits."""
-        return self.loss_from(self.logits(masked.inputs, task, label), tokens, masked)
+        """Network pass over one training example, then `loss_from` its logits. `draws`: of dropout; None for none."""
+        return self.loss_from(self.logits(masked.inputs, task, label, draws=draws), tokens, masked)
 
     def loss_from(
         self, logits: Float[Tensor, "b t h w k"], tokens: Int[Tensor, "b t h w"], masked: MaskedTokens

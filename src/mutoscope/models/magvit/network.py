@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mutoscope.layers.attention import attention
+from mutoscope.layers.draws import Draws, dropout
 from mutoscope.layers.precision import full_precision
 from mutoscope.models.magvit.config import MagvitConfig
 
@@ -26,9 +27,9 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    def forward(self, x: Float[Tensor, "b n d"], draws: Draws | None = None) -> Float[Tensor, "b n d"]:
         q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.num_heads)
-        a = attention(q, k, v, mask=None, dropout_p=self.dropout if self.training else 0.0)  # (b, heads, n, d/heads)
+        a = attention(q, k, v, mask=None, dropout=self.dropout, draws=draws)  # (b, heads, n, d/heads)
         return self.output(rearrange(a, "b heads n d -> b n (heads d)"))
 
 
@@ -43,13 +44,14 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(d, config.mlp_size)
         self.mlp_out = nn.Linear(config.mlp_size, d)
         self.mlp_norm = nn.LayerNorm(d, eps=eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        x = self.attention_norm(x + self.dropout(self.attention(x)))
+    def forward(self, x: Float[Tensor, "b n d"], draws: Draws | None = None) -> Float[Tensor, "b n d"]:
+        """`draws`: of dropout; None for none."""
+        x = self.attention_norm(x + dropout(self.attention(x, draws), self.dropout, draws))
         # The tanh approximation, as in the released code; the exact GELU gives other logits.
         h = F.gelu(self.mlp_in(x), approximate="tanh")  # (b, n, mlp)
-        return self.mlp_norm(x + self.dropout(self.mlp_out(h)))
+        return self.mlp_norm(x + dropout(self.mlp_out(h), self.dropout, draws))
 
 
 class Head(nn.Module):

@@ -15,10 +15,12 @@ from typing import NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
+from mutoscope.layers.draws import Draws, of_batch, rand, randn
 from mutoscope.layers.embeddings import INITIAL_STD, grid_sin_cos, init_normal
 from mutoscope.layers.kv_cache import IndexedKVCache, KVCache
 from mutoscope.layers.masks import block_causal_mask
@@ -376,19 +378,19 @@ class NOVA(VideoModel[NOVAConfig, NOVABatch]):
         self.write(canvas, known, gather_rows(tokens, known))
         return self.fill(canvas)
 
-    def loss(self, batch: NOVABatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: NOVABatch, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Diffusion loss of the masked tokens (see `loss_of`), with conditions dropped at random for guidance."""
         latents = batch["tokens"]
         prefix = self.with_motion(self.batch_prefix(batch, generator), batch.get("motion"))
         return self.loss_of(latents, prefix, self.draw(latents, generator))
 
-    def batch_prefix(self, batch: NOVABatch, generator: torch.Generator) -> Float[Tensor, "b l d"]:
+    def batch_prefix(self, batch: NOVABatch, generator: Draws) -> Float[Tensor, "b l d"]:
         """Prefix of captions or labels, dropped with probability `condition_dropout`.
 
         Raises UserError if the batch lacks the condition that this model reads.
         """
         b = len(batch["tokens"])
-        dropped = torch.rand(b, generator=generator, device=generator.device) < self.config.condition_dropout
+        dropped = rand(generator, b) < self.config.condition_dropout
         dropped = dropped.to(self.device)
         if self.text is not None:
             if "caption" not in batch or "caption_mask" not in batch:
@@ -399,16 +401,16 @@ class NOVA(VideoModel[NOVAConfig, NOVABatch]):
             raise UserError(f"This model needs the label of every clip; found the keys {sorted(batch)}.")
         return self.class_prefix(torch.where(dropped, self.config.num_classes, batch["label"]))
 
-    def draw(self, latents: Float[Tensor, "b c t h w"], generator: torch.Generator) -> TrainingDraws:
+    def draw(self, latents: Float[Tensor, "b c t h w"], generator: Draws) -> TrainingDraws:
         """One mask ratio for the whole batch; noise and a diffusion step for every token of every repeat."""
-        bt, n = latents.shape[0] * latents.shape[2], self.config.grid[0] * self.config.grid[1]
-        order = torch.rand(bt, n, generator=generator, device=generator.device)
-        uniform = torch.rand((), generator=generator, device=generator.device)
-        shape = self.config.loss_repeat * bt, n
-        noise = torch.randn(*shape, self.config.token_size, generator=generator, device=generator.device)
+        (b, _, t), (rows, columns), device = latents.shape[:3], self.config.grid, latents.device
+        order = rand(generator, b * t, rows * columns)
+        uniform = rand(of_batch(generator))
+        shape = b, self.config.loss_repeat, t, rows * columns
+        noise = randn(generator, *shape, self.config.token_size)
         steps = self.config.diffusion.draw_steps(shape, generator)
-        device = latents.device
-        return TrainingDraws(order.to(device), truncated_normal(uniform).item(), noise.to(device), steps.to(device))
+        noise, steps = (rearrange(x, "b r t ... -> (r b t) ...").to(device) for x in (noise, steps))
+        return TrainingDraws(order.to(device), truncated_normal(uniform).item(), noise, steps)
 
     def loss_of(
         self, latents: Float[Tensor, "b c t h w"], prefix: Float[Tensor, "b l d"], draws: TrainingDraws

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mutoscope.errors import UserError
+from mutoscope.layers.draws import Draws, dropout, rand
 from mutoscope.layers.kv_cache import KVCache, StaticKVCache
 from mutoscope.layers.masks import first_positions_mask, hide_padding, num_visible
 from mutoscope.layers.positions import rotary_table
@@ -86,7 +87,6 @@ class PAR(VideoModel[PARConfig, PARBatch]):
         self.blocks = nn.ModuleList(Block(config, layer * step) for layer in range(config.num_layers))
         self.norm = RMSNorm(config)
         self.output = nn.Linear(d, config.codebook_size, bias=False)
-        self.token_dropout = nn.Dropout(config.token_dropout)
         self.initialize_weights()
 
     def initialize_weights(self) -> None:
@@ -175,20 +175,22 @@ class PAR(VideoModel[PARConfig, PARBatch]):
         prefix: Float[Tensor, "b p d"],
         latent_shape: tuple[int, int, int] | None = None,
         prefix_mask: Bool[Tensor, "b p"] | None = None,
+        draws: Draws | None = None,
     ) -> Float[Tensor, "b n k"]:
         """Logits of every token, conditioned on the tokens that its step may see. `sequence` is in decoding order.
 
-        `prefix_mask` is False on padded prefix rows. The last n tokens are never read and may hold anything.
+        `prefix_mask` is False on padded prefix rows. The last n tokens are never read and may hold anything. `draws`:
+        of dropout and stochastic depth; None for neither.
         """
         start, length = self.num_start, prefix.shape[1] - 1 + sequence.shape[1]
         tokens = self.token_embedding(sequence[:, : sequence.shape[1] - self.num_parallel])  # (b, n - parallel, d)
         parts = [prefix, tokens[:, :start], *self._queries(len(sequence)), tokens[:, start:]]
-        x = self.token_dropout(torch.cat(parts, dim=1))  # (b, length, d)
+        x = dropout(torch.cat(parts, dim=1), self.config.token_dropout, draws)  # (b, length, d)
         mask = self.group_mask(length)  # (length, length)
         if prefix_mask is not None:
             mask = hide_padding(mask, prefix_mask.to(self.device), torch.arange(length, device=self.device))
         table = self.rotations(latent_shape or self.config.latent_shape)[:length]
-        x = self.run_blocks(x, table, mask)[:, prefix.shape[1] - 1 :]  # (b, n, d)
+        x = self.run_blocks(x, table, mask, draws=draws)[:, prefix.shape[1] - 1 :]  # (b, n, d)
         return project_exactly(self.output, self.norm(x)).float()
 
     def run_blocks(
@@ -197,25 +199,27 @@ class PAR(VideoModel[PARConfig, PARBatch]):
         table: Float[Tensor, "n pairs 2"],
         mask: Bool[Tensor, "*b n m"] | None,
         cache: KVCache | None = None,
+        draws: Draws | None = None,
     ) -> Float[Tensor, "b2 n d"]:
         """All layers. Shapes repeat from step to step with a static cache, so this is the part to compile."""
         for layer, block in enumerate(self.blocks):
-            x = block(x, table, mask, layer, cache)
+            x = block(x, table, mask, layer, cache, draws)
         return x
 
-    def loss(self, batch: PARBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: PARBatch, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy of all tokens."""
         tokens = batch["tokens"].to(self.device)
         latent_shape = (tokens.shape[1], tokens.shape[2], tokens.shape[3])
         sequence = tokens.flatten(1)[:, self.token_order(latent_shape)]  # (b, n)
         prefix = self.batch_prefix(batch, generator)
         mask = batch["caption_mask"].bool() if "caption_mask" in batch else None
-        return self.sequence_loss(self(sequence, prefix, latent_shape, mask), sequence)
+        logits = self(sequence, prefix, latent_shape, mask, self.dropout_draws(generator))
+        return self.sequence_loss(logits, sequence)
 
-    def batch_prefix(self, batch: PARBatch, generator: torch.Generator) -> Float[Tensor, "b p d"]:
+    def batch_prefix(self, batch: PARBatch, generator: Draws) -> Float[Tensor, "b p d"]:
         """Prefix of a training batch; each sample loses its condition with probability `condition_dropout`."""
         size = len(batch["tokens"])
-        drop = torch.rand(size, generator=generator, device=generator.device) < self.config.condition_dropout
+        drop = rand(generator, size) < self.config.condition_dropout
         drop = drop.to(self.device)
         if self.config.caption_size:
             assert isinstance(self.condition, CaptionEmbedding)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mutoscope.layers.attention import attention
+from mutoscope.layers.draws import Draws, dropout
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.positions import rotate
 from mutoscope.models.par.config import PARConfig
@@ -44,6 +45,7 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "*b n m"] | None,
         layer: int,
         cache: KVCache | None,
+        draws: Draws | None = None,
     ) -> Float[Tensor, "b2 n d"]:
         """With a cache for several copies of the batch (guidance), equal inputs are projected once and repeated."""
         heads, kv_heads = self.config.num_heads, self.config.kv_heads
@@ -56,7 +58,7 @@ class Attention(nn.Module):
             k, v = cache.append(layer, k, v)  # (b2, kv_heads, m, d)
         if kv_heads < heads:
             k, v = (y.repeat_interleave(heads // kv_heads, dim=1) for y in (k, v))  # (b2, heads, m, d)
-        a = attention(q, k, v, mask, self.config.attention_dropout if self.training else 0.0)  # (b2, heads, n, d)
+        a = attention(q, k, v, mask, self.config.attention_dropout, draws)  # (b2, heads, n, d)
         return self.output(a.transpose(1, 2).flatten(2))
 
 
@@ -79,19 +81,21 @@ class Block(nn.Module):
         mask: Bool[Tensor, "*b n m"] | None,
         layer: int,
         cache: KVCache | None = None,
+        draws: Draws | None = None,
     ) -> Float[Tensor, "b2 n d"]:
-        a = self._drop(self.attention(self.attention_norm(x), table, mask, layer, cache), self.residual_dropout)
+        """`draws`: of dropout and stochastic depth; None for neither."""
+        a = self.attention(self.attention_norm(x), table, mask, layer, cache, draws)
+        a = self._drop(a, self.residual_dropout, draws)
         x = (x if len(x) == len(a) else x.repeat(len(a) // len(x), 1, 1)) + a  # (b2, n, d)
         y = self.mlp_norm(x)
-        return x + self._drop(self.mlp_out(F.silu(self.mlp_gate(y)) * self.mlp_in(y)), self.mlp_dropout)
+        return x + self._drop(self.mlp_out(F.silu(self.mlp_gate(y)) * self.mlp_in(y)), self.mlp_dropout, draws)
 
-    def _drop(self, y: Float[Tensor, "b n d"], dropout: float) -> Float[Tensor, "b n d"]:
-        """In training: dropout, then stochastic depth, which drops the whole branch of some samples and scales up the
-        others."""
-        if not self.training:
+    def _drop(self, y: Float[Tensor, "b n d"], share: float, draws: Draws | None) -> Float[Tensor, "b n d"]:
+        """Dropout, then stochastic depth, which drops the whole branch of some samples and scales up the others."""
+        y = dropout(y, share, draws)
+        if draws is None or self.drop_path == 0:
             return y
-        y = F.dropout(y, dropout)
-        return y if self.drop_path == 0 else y * F.dropout(y.new_ones(len(y), 1, 1), self.drop_path)
+        return y * dropout(y.new_ones(len(y), 1, 1), self.drop_path, draws)
 
 
 class CaptionEmbedding(nn.Module):
