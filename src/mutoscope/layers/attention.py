@@ -14,15 +14,15 @@ def attention(
     q: Float[Tensor, "b heads n d"],
     k: Float[Tensor, "b heads m d"],
     v: Float[Tensor, "b heads m d"],
-    mask: Bool[Tensor, "*#b n m"] | None,
+    mask: Bool[Tensor, "*#b n m"] | Float[Tensor, "*#b n m"] | None,
     dropout: float = 0.0,
     draws: Draws | None = None,
 ) -> Float[Tensor, "b heads n d"]:
     """softmax(q k^T / sqrt(d)) v.
 
-    `mask` is True where a query may attend to a key. It has no default, since a forgotten mask would silently mean
-    attention in both directions; a model that wants this passes None. `dropout`: share of attention weights dropped in
-    training, in [0, 1), by `draws`; without these, none is dropped.
+    `mask` is True where a query may attend to a key, or numbers that are added to the logits. It has no default, since
+    a forgotten mask would silently mean attention in both directions; a model that wants this passes None. `dropout`:
+    share of attention weights dropped in training, in [0, 1), by `draws`; without these, none is dropped.
     """
     if draws is None or dropout == 0:
         return _attend(q, k, v, mask)

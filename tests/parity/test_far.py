@@ -1,0 +1,331 @@
+"""FAR against numbers of the official modules, trainer and pipeline."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mutoscope.interop import far as interop
+from mutoscope.layers.diffusion import FlowMatching
+from mutoscope.layers.positions import rotate
+from mutoscope.models.far import FAR, PAPER_SIZES, FARBatch, FARConfig, FrameConditions, TrainingDraws
+from mutoscope.models.far.model import time_features
+from mutoscope.models.far.network import causal_frames, rotation_table
+from mutoscope.tokenizers.dc_ae import DCAE, DCAEConfig
+from parity.cases import Tolerance, assert_close, assert_equal, widen
+from parity.far_support import FAR_FOLDER, INDEX, FARCase, cases, config_of, for_each_far, model_of, one_hot
+
+FORWARD: Tolerance = {"atol": 2e-5, "rtol": 1e-4}
+SAMPLES: Tolerance = {"atol": 1e-4, "rtol": 1e-4}
+
+
+def test_every_file_of_vectors_is_covered():
+    covered = ("a_positions", "b_masks", "c_forward*", "c_long_positions", "d_train*", "e_*", "f_sample*", "g_*", "v_*")
+    assert {case.name for case in cases(*covered)} == {case.name for case in cases("*")}
+    assert cases("c_forward*") and cases("f_sample*")
+
+
+def conditions_of(case: FARCase, model: FAR) -> FrameConditions:
+    t = case.tensors
+    actions = one_hot(t["action"], model.config.action_size or 0) if "action" in t else None
+    return FrameConditions(t.get("label"), actions)
+
+
+# ----------------------------------------------------------------------------------------------- positions and masks
+
+
+def doubled(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines with every value twice, as the official tables."""
+    return table[..., 0].repeat_interleave(2, -1), table[..., 1].repeat_interleave(2, -1)
+
+
+@for_each_far("a_positions")
+def test_positions_and_times(case: FARCase):
+    t = case.tensors
+    ids_of_long = torch.cat([t["long.context_ids"], t["long.short_ids"]])
+    for name, table in (("short", t["short.ids"]), ("long", ids_of_long)):
+        for found, kind in zip(doubled(rotation_table(table, (4, 6, 6))), ("cos", "sin"), strict=True):
+            assert_close(found, t[f"{name}.{kind}"], atol=1e-6, what=f"{name} {kind}")
+    for found, kind in zip(doubled(rotation_table(t["released.ids"], (16, 24, 24))), ("cos", "sin"), strict=True):
+        assert_close(found, t[f"released.{kind}"], atol=1e-6, what=f"released {kind}")
+    long = model_of("long_action")
+    height, width = (int(side) + 1 for side in t["long.short_ids"][:, 1:].amax(0))
+    parts = [long.rotation(torch.arange(2), (height, width), 4)]
+    parts.append(long.rotation(torch.arange(2, 4), (height, width), 1))
+    assert_close(torch.cat(parts), rotation_table(ids_of_long, (4, 6, 6)), atol=1e-6, what="coarse and fine frames")
+    assert_close(rotate(t["rotate.x"], rotation_table(t["short.ids"], (4, 6, 6))), t["rotate.y"], atol=1e-6)
+    assert_close(time_features(t["time.t"]), t["time.sincos256"], atol=1e-5)
+    model = model_of("short_uncond")
+    assert_close(model.time_embedding(time_features(t["time.t"])), t["time.embed"], atol=1e-5)
+
+
+@for_each_far("a_positions")
+def test_positions_and_times_of_half_precision_runs(case: FARCase):
+    for key, numbers, values in (
+        ("bf16_frame_index", "frame", "value_used_by_official_bf16_runs"),
+        ("bf16_timestep", "t", "value"),
+    ):
+        entry = case.info[key]
+        assert torch.tensor(entry[numbers]).bfloat16().float().tolist() == entry[values]
+
+
+@for_each_far("b_masks")
+def test_masks(case: FARCase):
+    for name, expected in case.tensors.items():
+        slope = 0.125 if name.endswith("bias") else 0.0
+        frames = {
+            "short.T4_n3": torch.arange(4).repeat_interleave(3),
+            "short.T3_n4": torch.arange(3).repeat_interleave(4),
+            "long.ctx3x2_short2x5": torch.cat(
+                [torch.arange(3).repeat_interleave(2), torch.tensor([3, 4]).repeat_interleave(5)]
+            ),
+            "long.ctx0_short3x4": torch.arange(3).repeat_interleave(4),
+            "long.ctx2x4_short4x3": torch.cat(
+                [torch.arange(2).repeat_interleave(4), torch.arange(2, 6).repeat_interleave(3)]
+            ),
+            "short_slope.bias": torch.arange(3).repeat_interleave(2),
+            "long_slope.bias": torch.tensor([0, 1, 2, 2, 3, 3]),
+        }[name]
+        found = causal_frames(frames, frames, slope)
+        assert_close(found, expected if slope else expected.bool(), atol=1e-6, what=name)
+
+
+# -------------------------------------------------------------------------------------------------------------- passes
+
+
+@for_each_far("c_forward*")
+@torch.no_grad()
+def test_whole_clips(case: FARCase):
+    t, model = case.tensors, case.model(slope=case.info["slope_scale"])
+    found = model(t["x"], t["timestep"], conditions_of(case, model))
+    assert_close(found, t["y"][:, :, -found.shape[2] :], **FORWARD, what="all frames")
+    assert_close(found[:, :, -1:], t["y_eval_last_frame"], **FORWARD, what="last frame")
+
+
+@for_each_far("c_forward*")
+@torch.no_grad()
+def test_a_frame_in_progress_after_cached_frames(case: FARCase):
+    """The last frame's velocity, where all frames before it are read as clean ones first."""
+    t, count = case.tensors, case.tensors["x"].shape[2]
+    model = case.model(slope=case.info["slope_scale"], latent_shape=tuple(t["x"].shape[2:]))
+    conditions, times = conditions_of(case, model), t["timestep"].clone()
+    times[:, :-1] = -1.0
+    expected = model(t["x"], times, conditions)[:, :, -1:]
+    cache, coarse = model.reserve(len(times), count), max(0, count - (model.config.num_fine_frames or count))
+    for first, last, is_coarse in ((0, coarse, True), (coarse, count - 1, False)):
+        if last > first:
+            model.read(cache, t["x"][:, :, first:last], of_frames(conditions, first, last), first, is_coarse)
+    own = of_frames(conditions, count - 1, count)
+    for row in range(len(times)):  # one time for all clips of a batch, as in sampling
+        modulations = model.modulations(times[row, -1:], own, len(times)).at(0)
+        found = model.velocity(cache, t["x"][:, :, -1:], modulations, count - 1)
+        assert_close(found[row], expected[row], **FORWARD)
+
+
+def of_frames(conditions: FrameConditions, first: int, last: int) -> FrameConditions:
+    actions = None if conditions.actions is None else conditions.actions[:, first:last]
+    return FrameConditions(conditions.label, actions)
+
+
+@for_each_far("c_long_positions")
+@torch.no_grad()
+def test_long_clips_with_exact_and_rounded_frame_numbers(case: FARCase):
+    t = case.tensors
+    for rounds, name in ((False, "last_frame"), (True, "last_frame_bf16_ids")):
+        model = case.model(rounds_positions=rounds)
+        found = model(t["x"], t["timestep"], conditions_of(case, model))[:, :, -1:]
+        assert_close(found, t[name], **FORWARD, what=name)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def draws_of(case: FARCase, model: FAR) -> TrainingDraws:
+    """The official draws as ours. Conditions are hidden by comparison with those of the batch."""
+    t, info = case.tensors, case.info
+    steps = (t["u"] * 1000).long()
+    b, k = steps.shape
+    clean = t["clean_mask"].bool() if "clean_mask" in t else torch.zeros(b, k, dtype=torch.bool)
+    drop_label, drop_action = torch.zeros(b, dtype=torch.bool), torch.zeros(b, k, dtype=torch.bool)
+    start = info.get("start", 0)
+    if "label" in t:
+        drop_label = t["cond_after_dropout"] == model.config.num_classes
+    if "action" in t and "cond_after_dropout" in t:
+        drop_action = t["cond_after_dropout"] == model.config.action_size
+    if "action_short_after_dropout" in t:
+        parts = [t[name] for name in ("action_context_after_dropout", "action_short_after_dropout") if name in t]
+        drop_action = torch.cat(parts, dim=1) == model.config.action_size
+    return TrainingDraws(start, t["noise"], steps, clean, drop_label, drop_action)
+
+
+def batch_of(case: FARCase, model: FAR) -> FARBatch:
+    t = case.tensors
+    batch: FARBatch = {"tokens": t["latent_raw"] * case.info["scaling_factor"]}
+    if "label" in t:
+        batch["label"] = t["label"]
+    if "action" in t:
+        batch["actions"] = one_hot(t["action"], model.config.action_size or 0)
+    return batch
+
+
+@for_each_far("d_train*")
+def test_a_training_step(case: FARCase, monkeypatch: pytest.MonkeyPatch):
+    t, model = case.tensors, case.model(clean_share=case.info["clean_context_ratio"])
+    draws, batch = draws_of(case, model), batch_of(case, model)
+    latents, times, _ = model.noisy(batch["tokens"], draws)
+    assert_close(latents, t["x_in"], atol=1e-6, what="x_in")
+    assert_close(times, t["timestep_in"], atol=1e-4, what="timestep_in")
+    found = model(latents, times, model.batch_conditions(batch, draws))
+    assert_close(found, t["pred"][:, :, -found.shape[2] :], atol=5e-5, what="pred")
+    monkeypatch.setattr(model, "draw", lambda tokens, generator: draws)
+    model.requires_grad_(True)
+    loss, _ = model.loss(batch, torch.Generator())
+    assert_close(loss, t["loss"][0], rtol=1e-5, what="loss")
+    loss.backward()
+    check_gradients(case, model)
+
+
+def gradients(model: FAR) -> dict[str, Tensor]:
+    """Gradients by our names; zeros where there is none."""
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
+
+
+def published(name: str, tensors: dict[str, Tensor]) -> Tensor:
+    """The rows of one of our tensors that belong to a published one."""
+    ours = interop.our_name(name)
+    assert ours is not None
+    layers = [layer for layer, joined in interop.INSIDE.items() if ours.rpartition(".")[0].endswith(f".{joined}")]
+    same = [layer for layer in layers if interop.our_name(f"transformer_blocks.0.{layer}.weight") is not None]
+    mine = [layer for layer in same if f".{interop.INSIDE[layer]}." in ours]
+    index = next((i for i, layer in enumerate(mine) if f".{layer}." in name), 0)
+    return tensors[ours].chunk(max(len(mine), 1))[index]
+
+
+def check_gradients(case: FARCase, model: FAR) -> None:
+    found = gradients(model)
+    for name, expected in case.tensors.items():
+        if name.startswith("grad."):
+            assert_close(published(name.removeprefix("grad."), found), expected, atol=1e-5, rtol=1e-3, what=name)
+    for name, norm in case.info["gradient_norms"].items():
+        value = float(published(name, found).norm())
+        if norm is None or norm == 0:
+            assert value == 0, name
+        else:
+            assert value == pytest.approx(norm, rel=1e-3, abs=1e-6), name
+
+
+@for_each_far("g_train_trace")
+def test_three_updates_with_averaging(case: FARCase):
+    t, info = case.tensors, case.info
+    model = FAR(config_of(info["config"], clean_share=0.3))
+    model.load_state_dict(interop.our_weights(under(t, "before."), FAR_FOLDER))
+    print({k: v.shape for k, v in t.items() if not k.startswith(("before.", "after", "ema"))})
+
+
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+# ----------------------------------------------------------------------------------------------------------- scheduler
+
+
+@for_each_far("e_scheduler")
+def test_noise_levels(case: FARCase):
+    t, flow = case.tensors, FlowMatching()
+    assert_close(flow.sigmas, t["train.sigmas"], atol=1e-6)
+    assert_close(flow.times(torch.arange(1000)), t["train.timesteps"], atol=1e-4)
+    counts = [
+        int(name.removeprefix("steps").removesuffix(".sigmas"))
+        for name in t
+        if name.endswith(".sigmas") and name[0] == "s"
+    ]
+    assert counts
+    for count in counts:
+        plan = flow.plan(count)
+        assert_close(plan.sigmas, t[f"steps{count}.sigmas"], atol=1e-6)
+        assert_close(plan.times, t[f"steps{count}.timesteps"], atol=1e-4)
+    plan, x = flow.plan(5), t["traj.start"]
+    for k in range(5):
+        x = plan.step(k, x, t[f"traj.v{k}"])
+        assert_close(x, t[f"traj.x{k}"], atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------- published
+
+
+@for_each_far("v_vae")
+@torch.no_grad()
+def test_autoencoder(case: FARCase):
+    pytest.importorskip("diffusers")
+    t, tokenizer = case.tensors, DCAE(DCAEConfig(case.info["config"])).eval()
+    weights = {name: widen(value) for name, value in load_file(FAR_FOLDER / "weights" / "dcae.safetensors").items()}
+    tokenizer.vae.load_state_dict(weights)  # pyright: ignore
+    assert tokenizer.spec.spatial_stride == 4 and tokenizer.spec.latent_channels == 4 and tokenizer.spec.per_frame
+    assert_close(tokenizer.encode(t["pixels"]), t["scaled_latents"], atol=1e-4)
+    assert_close(tokenizer.decode(t["z_scaled"]), t["decoded_unclamped"], atol=1e-4)
+    scale = case.info["scaling_factor"]
+    assert_close(tokenizer.encode(t["rect_pixels"]), t["rect_raw_latents"] * scale, atol=1e-4)
+    assert_close(tokenizer.decode(t["big_z_scaled"]).clamp(-1, 1), t["big_decoded"], atol=1e-4)
+
+
+def test_parameters_of_published_sizes():
+    counts: dict[str, Any] = json.loads((FAR_FOLDER / "param_counts.json").read_text())
+    seen = 0
+    for name, entry in counts.items():
+        size, _, condition = name.partition(".")
+        if not size.startswith("FAR_"):
+            continue
+        changes = {"none": {}, "label101": {"num_classes": 101}, "action4": {"action_size": 4}}[condition]
+        with torch.device("meta"):
+            model = FAR(FARConfig.paper(size.removeprefix("FAR_").replace("_Long", "-long"), **changes))
+        assert sum(p.numel() for p in model.parameters()) == entry["parameters"], name
+        seen += 1
+    assert seen and len(PAPER_SIZES) == 6
+
+
+def test_published_names_are_ours_one_to_one():
+    keys = json.loads((FAR_FOLDER / "state_dict_keys.json").read_text())
+    for name, size, changes in (
+        ("FAR_L_label101", "L", {"num_classes": 101}),
+        ("FAR_B_Long_action4", "B-long", {"action_size": 4}),
+    ):
+        with torch.device("meta"):
+            stored = {key: torch.empty(tuple(shape)) for key, shape in all_keys(keys[name]).items()}
+            weights = interop.our_weights(stored, FAR_FOLDER)
+            model = FAR(FARConfig.paper(size, **changes))
+        assert {n: w.shape for n, w in weights.items()} == {n: w.shape for n, w in model.state_dict().items()}
+
+
+def all_keys(entry: dict[str, Any]) -> dict[str, list[int]]:
+    """Names and shapes of a state dict whose blocks are listed once."""
+    block = next(value for key, value in entry.items() if key.startswith("block_0"))
+    missing = ("attn.to_add_out.weight", "attn.to_add_out.bias")  # in the last block
+    found = dict(entry["outside_blocks"])
+    for i in range(entry["layers"]):
+        is_last = i == entry["layers"] - 1
+        names = {k: v for k, v in block.items() if not (is_last and k in missing)}
+        found |= {f"transformer_blocks.{i}.{name}": shape for name, shape in names.items()}
+    return found
+
+
+def test_initial_weights_follow_the_published_rules():
+    expected = json.loads((FAR_FOLDER / "state_dict_keys.json").read_text())["init_statistics_small_FAR_Long"]
+    width, size = expected["x_embedder.weight"]["shape"]
+    coarse = expected["context_embedder.weight"]["shape"][1]
+    torch.manual_seed(0)
+    config = FARConfig(
+        hidden_size=width,
+        num_layers=1 + max(int(name.split(".")[1]) for name in expected if name.startswith("transformer_blocks")),
+        latent_channels=size,
+        coarse_patch_size=round((coarse / size) ** 0.5),
+        action_size=expected["action_embedder.embedding_table.weight"]["shape"][0] - 1,
+    )
+    state = FAR(config).state_dict()
+    for name, entry in expected.items():
+        found = published(name, state)
+        assert list(found.shape) == entry["shape"], name
+        assert float(found.std(correction=0)) == pytest.approx(entry["std"], rel=0.1, abs=1e-9), name
+        assert float(found.mean()) == pytest.approx(entry["mean"], abs=5e-3), name
