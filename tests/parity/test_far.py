@@ -1,6 +1,9 @@
 """FAR against numbers of the official modules, trainer and pipeline."""
 
 import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,15 +14,19 @@ from torch import Tensor
 from mutoscope.interop import far as interop
 from mutoscope.layers.diffusion import FlowMatching
 from mutoscope.layers.positions import rotate
-from mutoscope.models.far import FAR, PAPER_SIZES, FARBatch, FARConfig, FrameConditions, TrainingDraws
+from mutoscope.models.far import FAR, PAPER_SIZES, FARBatch, FARCache, FARConfig, FrameConditions, TrainingDraws
 from mutoscope.models.far.model import time_features
 from mutoscope.models.far.network import causal_frames, rotation_table
+from mutoscope.sampling.frame_flow import FlowCondition, FrameFlowSampler, FrameFlowSamplerConfig
 from mutoscope.tokenizers.dc_ae import DCAE, DCAEConfig
-from parity.cases import Tolerance, assert_close, assert_equal, widen
-from parity.far_support import FAR_FOLDER, INDEX, FARCase, cases, config_of, for_each_far, model_of, one_hot
+from mutoscope.training.config import OptimConfig
+from mutoscope.training.optim import clip_gradients, make_ema, make_optimizer
+from parity.cases import Tolerance, assert_close, widen
+from parity.far_support import FAR_FOLDER, FARCase, cases, config_of, for_each_far, model_of, one_hot
 
 FORWARD: Tolerance = {"atol": 2e-5, "rtol": 1e-4}
 SAMPLES: Tolerance = {"atol": 1e-4, "rtol": 1e-4}
+CHECKPOINTS = FAR_FOLDER / "ckpt" / "train_run" / "models" / "checkpoint-3"
 
 
 def test_every_file_of_vectors_is_covered():
@@ -218,11 +225,36 @@ def check_gradients(case: FARCase, model: FAR) -> None:
 
 
 @for_each_far("g_train_trace")
-def test_three_updates_with_averaging(case: FARCase):
+def test_three_updates_with_averaging(case: FARCase, monkeypatch: pytest.MonkeyPatch):
     t, info = case.tensors, case.info
     model = FAR(config_of(info["config"], clean_share=0.3))
     model.load_state_dict(interop.our_weights(under(t, "before."), FAR_FOLDER))
-    print({k: v.shape for k, v in t.items() if not k.startswith(("before.", "after", "ema"))})
+    optimizer = make_optimizer(model, OptimConfig(1e-3, 0.9, 0.999))
+    average = make_ema(model, info["ema_decay"])
+    assert average is not None
+    for i, (loss, norm) in enumerate(zip(info["losses"], info["grad_norms"], strict=True)):
+        s = under(t, f"s{i}.")
+        draws = TrainingDraws(
+            0,
+            s["noise"],
+            (s["u"] * 1000).long(),
+            s["mask_uniform"] < 0.3,
+            s["label_after_dropout"] == info["config"]["condition_cfg"]["num_classes"],
+            torch.zeros(s["u"].shape, dtype=torch.bool),
+        )
+        monkeypatch.setattr(model, "draw", lambda tokens, generator, draws=draws: draws)
+        batch: FARBatch = {"tokens": s["latent_raw"] * 0.2889, "label": s["label_after_dropout"]}
+        optimizer.zero_grad()
+        found, _ = model.loss(batch, torch.Generator())
+        found.backward()
+        assert_close(found, torch.tensor(loss), rtol=1e-5, what="loss")
+        assert float(clip_gradients(model, info["clip"])) == pytest.approx(norm, rel=1e-4)
+        optimizer.step()
+        average.update_parameters(model)
+    for file, state in (("model.safetensors", model.state_dict()), ("ema.pth", average.module.state_dict())):
+        expected = interop.our_weights(interop.read_checkpoint(CHECKPOINTS / file, "FAR"), CHECKPOINTS)
+        for name, value in expected.items():
+            assert_close(state[name], value, atol=2e-6, what=f"{file} {name}")
 
 
 def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -253,6 +285,78 @@ def test_noise_levels(case: FARCase):
         assert_close(x, t[f"traj.x{k}"], atol=1e-5)
 
 
+# ------------------------------------------------------------------------------------------------------------ sampling
+
+
+class Recorded(FrameFlowSampler[FrameConditions, FARCache]):
+    """The sampler with recorded noise instead of draws."""
+
+    def __init__(self, config: FrameFlowSamplerConfig, noise: Tensor, num_context: int) -> None:
+        super().__init__(config)
+        self.recorded, self.num_context = noise, num_context
+
+    def noise(self, shape: tuple[int, ...], frame: int, generator: torch.Generator) -> Tensor:
+        return self.recorded[:, :, frame - self.num_context, None]
+
+
+def rows_of(case: FARCase, model: FAR, passes: int, scale: float) -> Callable[[int], FrameConditions]:
+    """Conditions of every frame for all passes; those of the second pass, or with a scale of 0 all, are unknown."""
+    conditions, count = conditions_of(case, model), len(case.tensors["noise"])
+    keep = torch.arange(passes * count) < (0 if scale == 0 else count)
+
+    def at(frame: int) -> FrameConditions:
+        label, actions = conditions.label, of_frames(conditions, frame, frame + 1).actions
+        label = None if label is None else label.repeat(passes).masked_fill(~keep, -1)
+        actions = None if actions is None else actions.repeat(passes, 1, 1).masked_fill(~keep[:, None, None], torch.nan)
+        return FrameConditions(label, actions)
+
+    return at
+
+
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no cache"])
+@for_each_far("f_sample*")
+def test_whole_generations(case: FARCase, use_cache: bool):
+    t, info = case.tensors, case.info
+    known, made, steps = info["context_frames"], info["generated_frames"], info["steps"]
+    model = case.model(latent_shape=(known + made, *t["noise"].shape[-2:]))
+    scale = 0.0 if info["guidance_scale"] < 0 and model.config.action_size else info["guidance_scale"]
+    config = FrameFlowSamplerConfig(num_decoding_steps=steps, guidance_scale=scale, use_cache=use_cache)
+    passes = config.num_passes(model.config.is_conditional)
+    at = rows_of(case, model, passes, scale)
+    condition = FlowCondition(at, len(t["noise"]), known + made, t.get("context_latents"))
+    events = list(Recorded(config, t["noise"], known).sample(model, condition, torch.Generator()))
+    assert len(events) == made * steps
+    assert_close(events[-1].proposal, t["latents" if use_cache else "latents_no_cache"], **SAMPLES)
+
+
+@for_each_far("f_sample*")
+def test_number_of_queries_and_keys_of_every_pass(case: FARCase, monkeypatch: pytest.MonkeyPatch):
+    """As many keys as the official cache in each pass; first steps are two passes here, since frames are read first."""
+    t, info = case.tensors, case.info
+    known, made, steps = info["context_frames"], info["generated_frames"], info["steps"]
+    model = case.model(latent_shape=(known + made, *t["noise"].shape[-2:]))
+    scale = 0.0 if info["guidance_scale"] < 0 and model.config.action_size else info["guidance_scale"]
+    config = FrameFlowSamplerConfig(num_decoding_steps=steps, guidance_scale=scale)
+    passes = config.num_passes(model.config.is_conditional)
+    seen: list[tuple[int, int, int]] = []
+    velocity = model.velocity
+
+    def counted(cache: FARCache, latents: Tensor, modulations: list[Tensor], number: int) -> Tensor:
+        tokens = math.prod(latents.shape[-2:]) // model.config.patch_size**2
+        seen.append((tokens, cache.length + tokens, len(latents)))
+        return velocity(cache, latents, modulations, number)
+
+    monkeypatch.setattr(model, "velocity", counted)
+    condition = FlowCondition(
+        rows_of(case, model, passes, scale), len(t["noise"]), known + made, t.get("context_latents")
+    )
+    list(Recorded(config, t["noise"], known).sample(model, condition, torch.Generator()))
+    plan = info["attention_plan"]["cache"]
+    assert [keys for _, keys, _ in seen] == [entry["keys"] for entry in plan]
+    later = [(found, entry) for found, entry in zip(seen, plan, strict=True) if entry["denoise_step"]]
+    assert all(found == (entry["queries"], entry["keys"], entry["rows"]) for found, entry in later)
+
+
 # ---------------------------------------------------------------------------------------------------------- published
 
 
@@ -269,6 +373,23 @@ def test_autoencoder(case: FARCase):
     scale = case.info["scaling_factor"]
     assert_close(tokenizer.encode(t["rect_pixels"]), t["rect_raw_latents"] * scale, atol=1e-4)
     assert_close(tokenizer.decode(t["big_z_scaled"]).clamp(-1, 1), t["big_decoded"], atol=1e-4)
+
+
+@for_each_far("g_ckpt_expected")
+@torch.no_grad()
+def test_published_files_load(case: FARCase):
+    t, settings = case.tensors, config_of(case.info["config"])
+    for name, file in (
+        ("last_frame_ema", FAR_FOLDER / "ckpt" / "FAR_tiny_release-00000000.pth"),
+        ("last_frame_ema", CHECKPOINTS / "ema.pth"),
+        ("last_frame_online", CHECKPOINTS / "model.safetensors"),
+    ):
+        stored = interop.read_checkpoint(file, "FAR")
+        config = interop.infer_config(stored, file, settings.latent_channels, (3, 2, 2), settings.window)
+        assert config == replace(settings, latent_shape=(3, 2, 2))
+        model = interop.load_transformer(stored, config, file)
+        found = model(t["x"], t["timestep"], FrameConditions(t["label"]))
+        assert_close(found[:, :, -1:], t[name], **FORWARD, what=str(file))
 
 
 def test_parameters_of_published_sizes():

@@ -12,7 +12,8 @@ Shapes: b clips, f frames, n tokens of a frame, d the width, k the frames of a t
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
 import torch
@@ -25,7 +26,7 @@ from mutoscope.layers.embeddings import INITIAL_STD
 from mutoscope.layers.precision import project_exactly
 from mutoscope.models.base import VideoModel
 from mutoscope.models.far.config import FARConfig
-from mutoscope.models.far.network import Block, FARCache, Frames, causal_frames, modulated, rotation_table
+from mutoscope.models.far.network import Block, FARCache, Frames, Heads, causal_frames, modulated, rotation_table
 
 CLEAN = -1.0  # time of a frame without noise; coarse frames have twice the time of fine ones
 COARSE_FACTOR = 2.0
@@ -43,15 +44,26 @@ class FrameConditions:
     actions: Float[Tensor, "b f a"] | None = None
     """Row t is done in frame t and leads to the frame after it."""
 
-    def followed_by(self, later: "FrameConditions") -> "FrameConditions":
-        """The conditions of these frames and of later ones of the same clips."""
-        if self.actions is None or later.actions is None:
-            return self
-        return replace(self, actions=torch.cat([self.actions, later.actions], dim=1))
+    @classmethod
+    def grouped(cls, frames: Sequence["FrameConditions"]) -> list[tuple[int, "FrameConditions"]]:
+        """Runs of frames with one class, joined into one value each: (number of frames, conditions)."""
+        groups: list[list[FrameConditions]] = []
+        for frame in frames:
+            if groups and groups[-1][-1].label is frame.label:
+                groups[-1].append(frame)
+            else:
+                groups.append([frame])
+        return [(len(group), cls(group[0].label, _joined([frame.actions for frame in group]))) for group in groups]
 
     def equals(self, other: "FrameConditions") -> bool:
         """Whether both hold the same tensors; equal numbers in other tensors do not count as equal."""
         return self.label is other.label and self.actions is other.actions
+
+
+def _joined(actions: Sequence[Float[Tensor, "b _f a"] | None]) -> Float[Tensor, "b _f2 a"] | None:
+    """Actions of frames one after another; None if one of them has none."""
+    known = [action for action in actions if action is not None]
+    return torch.cat(known, dim=1) if len(known) == len(actions) else None
 
 
 @dataclass(frozen=True)
@@ -136,11 +148,19 @@ class FAR(VideoModel[FARConfig, FARBatch]):
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=INITIAL_STD)
+        for heads in (module for module in self.modules() if isinstance(module, Heads)):
+            for matrix in heads.qkv.weight.chunk(3):  # three published matrices, each by the rule
+                nn.init.xavier_uniform_(matrix)
         for layer in (self.time_embedding[0], self.time_embedding[2]):
             nn.init.normal_(layer.weight, std=INITIAL_STD)
         outputs = (self.output, *(() if self.coarse_output is None else (self.coarse_output,)))
         for layer in (*(block.modulation for block in self.blocks), self.modulation, *outputs):
             nn.init.zeros_(layer.weight)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the network computes; layers with 8-bit weights have none of their own."""
+        return self.blocks[0].heads.key_norm.weight.dtype
 
     # ---------------------------------------------------------------------------------------------------- tokens
 
@@ -169,8 +189,7 @@ class FAR(VideoModel[FARConfig, FARBatch]):
     def vectors(self, times: Float[Tensor, "b f"], conditions: FrameConditions) -> Float[Tensor, "b f d"]:
         """Sum of the embeddings of time, class and action of each frame, after SiLU."""
         times = times.bfloat16().float() if self.config.rounds_times else times
-        features = time_features(times).to(self.output.weight.dtype)
-        vector = self.time_embedding(features)  # (b, f, d)
+        vector = self.time_embedding(time_features(times).to(self.dtype))  # (b, f, d)
         if self.class_embedding is not None:
             vector = vector + self._class_vectors(conditions.label, len(times))[:, None]
         if self.action_embedding is not None:
@@ -191,7 +210,7 @@ class FAR(VideoModel[FARConfig, FARBatch]):
         if actions is None:
             return table[-1].expand(count, 1, -1)
         known = actions.isfinite().all(-1, keepdim=True)  # (b, f, 1)
-        numbers = actions.nan_to_num().to(table)
+        numbers = actions.nan_to_num().to(table)  # (b, f, a)
         if self.config.one_action:
             total = numbers.sum(-1, keepdim=True)
             known = known & (total > 0)
@@ -213,7 +232,7 @@ class FAR(VideoModel[FARConfig, FARBatch]):
         embedding = self.coarse_embedding if is_coarse else self.token_embedding
         patch_size = self.config.coarse_patch_size if is_coarse else self.config.patch_size
         assert embedding is not None and patch_size is not None
-        return embedding(self.to_tokens(latents, patch_size))
+        return embedding(self.to_tokens(latents, patch_size).to(self.dtype))
 
     def forward(
         self, latents: Float[Tensor, "b c f h w"], times: Float[Tensor, "b f"], conditions: FrameConditions
@@ -261,7 +280,7 @@ class FAR(VideoModel[FARConfig, FARBatch]):
         coarse = fine * (config.patch_size / (config.coarse_patch_size or 1)) ** 2
         length = num_fine * fine + round((num_frames - num_fine) * coarse)
         shape = config.num_layers, batch_size, config.num_heads, length, config.head_size
-        return FARCache.reserve(shape, self.device, self.output.weight.dtype)
+        return FARCache.reserve(shape, self.device, self.dtype)
 
     def read(
         self,
