@@ -1,4 +1,4 @@
-"""The families of models. A fifth one is its own files and one more entry here."""
+"""The families of models. A sixth one is its own files and one more entry here."""
 
 from mutoscope.errors import UserError
 from mutoscope.families.base import AnyFamily as AnyFamily
@@ -6,6 +6,7 @@ from mutoscope.families.base import Call as Call
 from mutoscope.families.base import Family as Family
 from mutoscope.families.base import Request as Request
 from mutoscope.families.base import Steering as Steering
+from mutoscope.families.far import FAR_FAMILY
 from mutoscope.families.magi import MAGI_FAMILY
 from mutoscope.families.magvit import MAGVIT_FAMILY
 from mutoscope.families.nova import NOVA_FAMILY
@@ -14,7 +15,7 @@ from mutoscope.json_config import nearest
 from mutoscope.models.base import ModelConfig
 
 FAMILIES: dict[str, AnyFamily] = {
-    family.name: family for family in (MAGVIT_FAMILY, PAR_FAMILY, NOVA_FAMILY, MAGI_FAMILY)
+    family.name: family for family in (MAGVIT_FAMILY, PAR_FAMILY, NOVA_FAMILY, MAGI_FAMILY, FAR_FAMILY)
 }
 """By the name in `model_index.json`."""
 

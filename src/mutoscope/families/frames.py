@@ -6,7 +6,8 @@ from torch import Tensor
 
 from mutoscope.data.fit import fit_frames
 from mutoscope.errors import UserError
-from mutoscope.families.base import Clips, as_list
+from mutoscope.families.actions import ActionRows
+from mutoscope.families.base import Clips, Prompts, as_list
 from mutoscope.model_index import ModelIndex
 from mutoscope.tokenizers.base import TokenizerSpec
 
@@ -37,3 +38,21 @@ def context_clips(
         raise UserError(f"All contexts must have the same number of frames, found {sorted(lengths)}.")
     latent_frames(spec, index, lengths.pop())
     return torch.stack([torch.as_tensor(clip) for clip in clips])  # (n, t, h, w, 3)
+
+
+def unused_actions(actions: ActionRows, frames: int | None) -> tuple[str, ...]:
+    """A warning if there are more actions than a clip of `frames` frames has, the last of which leads to none."""
+    found = len(actions.clips[0])
+    if frames is None or found <= frames:
+        return ()
+    return (f"A clip of {frames} frames reads {frames - 1} actions, found {found}: the others have no effect.",)
+
+
+def implied_task(labels: Tensor | None, prompt: Prompts, clips: Tensor | None, actions: object) -> str:
+    """The name of what a call without a task amounts to."""
+    if clips is not None:
+        return "frame-prediction" if labels is None else "class-conditional-frame-prediction"
+    for name, value in (("action", actions), ("text", prompt), ("class", labels)):
+        if value is not None:
+            return f"{name}-conditional"
+    return "unconditional"

@@ -39,7 +39,7 @@ from mutoscope.families.base import (
     per_sample,
 )
 from mutoscope.families.first_frames import GENERATED, FirstFrames
-from mutoscope.families.frames import context_clips, latent_frames
+from mutoscope.families.frames import context_clips, implied_task, latent_frames, unused_actions
 from mutoscope.families.transfer import (
     TransferRule,
     action_bias,
@@ -390,28 +390,10 @@ class MAGISteering(Steering):
             self._held = held
 
 
-def unused_actions(actions: ActionRows, frames: int | None) -> tuple[str, ...]:
-    """A warning if there are more actions than a clip of `frames` frames has, the last of which leads to none."""
-    found = len(actions.clips[0])
-    if frames is None or found <= frames:
-        return ()
-    return (f"A clip of {frames} frames reads {frames - 1} actions, found {found}: the others have no effect.",)
-
-
 def check_interval(interval: int) -> None:
     """Raise UserError for an interval outside training."""
     if not 1 <= interval <= MAX_INTERVAL:
         raise UserError(f"interval must be between 1 and {MAX_INTERVAL}, found {interval}.")
-
-
-def implied_task(labels: Tensor | None, prompt: Prompts, clips: Tensor | None, actions: object) -> str:
-    """The name of what a call without a task amounts to."""
-    if clips is not None:
-        return "frame-prediction" if labels is None else "class-conditional-frame-prediction"
-    for name, value in (("action", actions), ("text", prompt), ("class", labels)):
-        if value is not None:
-            return f"{name}-conditional"
-    return "unconditional"
 
 
 # ---------------------------------------------------------------------------------------------------------- declaration

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from mutoscope.recipes import doom, magi_paper, magvit_paper, own_data, par_paper, shapes, text_to_video
+from mutoscope.recipes import doom, far_paper, magi_paper, magvit_paper, own_data, par_paper, shapes, text_to_video
 from mutoscope.training.config import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -12,6 +12,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     **magvit_paper.RECIPES,
     **magi_paper.RECIPES,
     **par_paper.RECIPES,
+    **far_paper.RECIPES,
     **text_to_video.RECIPES,
 }
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from mutoscope.data.sources.recorded_data import FolderData
 from mutoscope.layers.condition_regions import TASKS
+from mutoscope.models.far import FARConfig
 from mutoscope.models.magi import MAGIConfig
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.models.nova import NOVAConfig
@@ -47,7 +48,7 @@ def _loop(batch_size: int, ema_decay: float, clip_norm: float) -> LoopConfig:
 
 
 def tokenizer() -> TokenizerRecipe:
-    """An autoencoder of single frames with continuous latents: 8x8 pixels to 8 channels, for NOVA and MAGI.
+    """An autoencoder of single frames with continuous latents: 8x8 pixels to 8 channels, for NOVA, MAGI and FAR.
 
     1.4M parameters. Squared error and a weak KL term; Muon on the kernels. A frame is all it sees, so that clips of two
     frames show more different frames per update than long ones.
@@ -134,6 +135,32 @@ def magi() -> ModelRecipe:
         cache_clips=MAX_CLIPS,
         # sample_range: without it ten diffusion steps of a network trained for an hour run away to coloured noise.
         sampling={"num_decoding_steps": 4, "num_diffusion_steps": 10, "sample_range": 4.0, "context_noise_level": 1},
+        fits_data=True,
+    )
+
+
+def far() -> ModelRecipe:
+    """FAR: continues first frames, follows actions or classes; any length, in a few Euler steps per frame.
+
+    3.1M parameters, 20 tokens per frame of 64x80 pixels. Not trained to the end here.
+    """
+    return ModelRecipe(
+        name="far",
+        tokenizer=CONTINUOUS,
+        data=_clips(),
+        model=FARConfig(
+            hidden_size=160,
+            num_layers=6,
+            rotary_channels=(8, 12, 12),
+            latent_channels=8,
+            latent_shape=(NUM_FRAMES, SIDE // 8, SIDE // 8),
+            patch_size=2,
+        ),
+        optim=OptimConfig(2e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=100, muon_learning_rate=4e-3),
+        loop=_loop(batch_size=16, ema_decay=0.995, clip_norm=1.0),
+        task_weights=dict.fromkeys(ALL_TASKS, 1.0),
+        cache_clips=MAX_CLIPS,
+        sampling={"num_decoding_steps": 10},
         fits_data=True,
     )
 
@@ -226,6 +253,7 @@ def nova() -> ModelRecipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "magi": magi,
+    "far": far,
     "magvit": magvit,
     "par": par,
     "nova": nova,
