@@ -58,6 +58,7 @@ COMPONENTS = {
     "Causal3D": ("mutoscope.tokenizers.causal3d", "Causal3DConfig"),
     "VQ2D": ("mutoscope.tokenizers.vq2d", "VQ2DConfig"),
     "AutoencoderKL": ("mutoscope.tokenizers.autoencoder_kl", "AutoencoderKLConfig"),
+    "DCAE": ("mutoscope.tokenizers.dc_ae", "DCAEConfig"),
     "DiffusersVAE": ("mutoscope.tokenizers.pretrained", "DiffusersVAEConfig"),
     "PatchDiscriminator": ("mutoscope.tokenizers.discriminator", "PatchDiscriminatorConfig"),
     "Discriminator": ("mutoscope.tokenizers.discriminator", "DiscriminatorConfig"),

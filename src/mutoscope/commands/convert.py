@@ -16,10 +16,11 @@ def convert(kind: str, source: str, out: str, /, *, options: ConvertOptions) -> 
     scripts write. vq16: LlamaGen's image tokenizer. magvit-flax: parameters of the official MAGVIT code, flattened to
     one .safetensors or .npz file with names joined by "/". A tokenizer becomes a tokenizer folder; a transformer needs
     --tokenizer, which says what its tokens mean. nova: a published folder in the layout of diffusers, or its name on
-    the hub; such a folder also works as it is; a converted one takes half the space with --half.
+    the hub; such a folder also works as it is; a converted one takes half the space with --half. far: a transformer of
+    FAR (.pth), which needs --tokenizer. dc-ae: an autoencoder of FAR (.pth).
 
     Args:
-        kind: llamagen, par, vq16, magvit-flax or nova
+        kind: llamagen, par, vq16, magvit-flax, nova, far or dc-ae
         source: file with the weights (nova: folder); nothing in it is executed
         out: new folder to write
         options: what the checkpoint does not say
@@ -52,6 +53,7 @@ def convert(kind: str, source: str, out: str, /, *, options: ConvertOptions) -> 
 def check_options(options: ConvertOptions) -> None:
     """Raise UserError for numbers out of range."""
     common.check_range("--num-frames", options.num_frames, low=1)
+    common.check_range("--window", options.window, low=1)
     common.check_range("--height", options.height, low=1)
     common.check_range("--width", options.width, low=1)
     common.check_range("--num-heads", options.num_heads, low=1)

@@ -247,6 +247,7 @@ def _widths(stored: Mapping[str, Tensor]) -> list[int]:
 
 def load_autoencoder(stored: Mapping[str, Tensor], where: Path) -> DCAE:
     """The autoencoder with published weights. Raises UserError with the name of the first tensor that does not fit."""
-    tokenizer = DCAE(infer_autoencoder(stored, where))
+    with on_meta_device():
+        tokenizer = DCAE(infer_autoencoder(stored, where))
     load_weights(tokenizer, {f"vae.{name}": value for name, value in stored.items()}, where)
     return tokenizer.eval()

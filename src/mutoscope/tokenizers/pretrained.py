@@ -1,8 +1,8 @@
 """Published autoencoders in the folder layout of diffusers: `config.json` beside `diffusion_pytorch_model.*`.
 
-NOVA's two (`AutoencoderKL` and `AutoencoderKLOpenSora`) are loaded into our own network. A few others, listed in
-`DIFFUSERS_CLASSES`, are run by diffusers with the same interface. No code in a folder is executed: configurations are
-plain JSON, weights are safetensors or tensors alone.
+NOVA's two (`AutoencoderKL` and `AutoencoderKLOpenSora`) are loaded into our own network. FAR's (`AutoencoderDC`, see
+`dc_ae`) and a few others, listed in `DIFFUSERS_CLASSES`, are run by diffusers with the same interface. No code in a
+folder is executed: configurations are plain JSON, weights are safetensors or tensors alone.
 """
 
 import json
@@ -24,6 +24,8 @@ from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 from mutoscope.tokenizers.autoencoder_kl import AutoencoderKL, TileOptions
 from mutoscope.tokenizers.autoencoder_kl_network import AutoencoderKLConfig
 from mutoscope.tokenizers.base import TokenizerSpec, VideoTokenizer
+from mutoscope.tokenizers.dc_ae import CLASS_NAME as IMAGE_CLASS
+from mutoscope.tokenizers.dc_ae import DCAE, DCAEConfig
 
 WEIGHT_FILES = (
     "diffusion_pytorch_model.safetensors",
@@ -49,11 +51,14 @@ def load_vae(folder: str | Path, tiles: TileOptions | None = None) -> VideoToken
         with on_meta_device():
             tokenizer: VideoTokenizer = AutoencoderKL(vae_config(values, str(folder / "config.json")), tiles)
         weights = {_current_name(key): value for key, value in read_published_weights(folder).items()}
+    elif name == IMAGE_CLASS:
+        tokenizer = DCAE(DCAEConfig(_without_private(values)))
+        weights = {f"vae.{key}": value for key, value in read_published_weights(folder).items()}
     elif name in DIFFUSERS_CLASSES:
         tokenizer = DiffusersVAE(DiffusersVAEConfig(name, _without_private(values)))
         weights = {f"vae.{key}": value for key, value in read_published_weights(folder).items()}
     else:
-        known = (*OWN_CLASSES, *DIFFUSERS_CLASSES)
+        known = (*OWN_CLASSES, *DIFFUSERS_CLASSES, IMAGE_CLASS)
         raise UserError(f"{folder / 'config.json'} names {name!r}, which cannot be loaded: {nearest(name, known)}")
     load_weights(tokenizer, weights, folder)
     return tokenizer.eval()

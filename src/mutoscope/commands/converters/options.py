@@ -14,7 +14,8 @@ class ConvertOptions:
     """llamagen, par: folder of the encoder (flan-t5-xl in the layout of Hugging Face) whose features a text model was
     trained on; it is not copied, model_index.json names it."""
     grid: tuple[int, int] | None = None
-    """llamagen, par: rows and columns of tokens, if the file does not say (24 24 for images of 384 pixels)."""
+    """llamagen, par: rows and columns of tokens, if the file does not say (24 24 for images of 384 pixels). far, dc-ae:
+    rows and columns of latents (default: 8 8, as published)."""
     num_heads: int | None = None
     """llamagen, par: attention heads, needed for sizes that were not published."""
     rope_base: float = 10_000.0
@@ -24,7 +25,12 @@ class ConvertOptions:
     ema: bool = False
     """llamagen, par, vq16: take the averaged weights that a training checkpoint may keep."""
     num_frames: int = 16
-    """magvit-flax: frames of the clips the model was trained on."""
+    """magvit-flax, far: frames of the clips the model was trained on; the name of a published FAR file says it too."""
+    window: int | None = None
+    """far: frames with a loss in training, which a long model reads in fine patches (default: that of a published file,
+    else 16)."""
+    action_names: tuple[str, ...] | None = None
+    """far: names of the actions, in the order of their numbers."""
     height: int = 128
     """magvit-flax: of those clips."""
     width: int = 128
