@@ -226,11 +226,13 @@ def test_type_checkers_see_the_public_names_that_are_imported_lazily():
 # Where a family may be named: its own files (named after it, or one of these), its recipes and studies, the readers of
 # published checkpoints and tables. Everything else asks FAMILIES.
 FAMILY_ROOMS = re.compile(
-    r"(families|interop|recipes|studies|zoo)/|models/(magvit|par|nova|magi)/|sampling/(masked|parallel_ar|frame_ar|frame_stream)"
+    r"(families|interop|recipes|studies|zoo)/|models/(magvit|par|nova|magi|far)/"
+    r"|sampling/(masked|parallel_ar|frame_ar|frame_stream|frame_flow)"
     r"|commands/converters/|evaluation/protocols/published"
 )
 METRIC_CONVENTIONS = {("evaluation/metrics/ssim.py", "magvit")}  # a way to compute SSIM, named after its paper
-FAMILY_NAME = re.compile(r"(magvit|par|nova|magi)\b|(Magvit|PAR|NOVA|MAGI)([A-Z][a-z]\w*|_\w+)?$")
+# "far" is also a word.
+FAMILY_NAME = re.compile(r"(magvit|par|nova|magi)\b|far-\w|(Magvit|PAR|NOVA|MAGI|FAR)([A-Z][a-z]\w*|_\w+)?$")
 
 
 def names_and_strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -248,9 +250,11 @@ def names_and_strings(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def test_family_names_are_recognised():
-    code = "'All of magvit.'\nMagvitCall\ny = 'nova'\nx.par\nimport a.magi\nparameter = 'magvitish'"
+    code = (
+        "'All of magvit.'\nMagvitCall\ny = 'nova'\nx.par\nimport a.magi\nparameter = 'magvitish'\nFARCall\nfar = 'far'"
+    )
     found = [text for _, text in names_and_strings(ast.parse(code)) if FAMILY_NAME.match(text)]
-    assert sorted(found) == ["MagvitCall", "magi", "nova", "par"]
+    assert sorted(found) == ["FARCall", "MagvitCall", "magi", "nova", "par"]
 
 
 @pytest.mark.parametrize(

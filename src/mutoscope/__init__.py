@@ -1,4 +1,4 @@
-"""Mutoscope: four families of autoregressive and masked video generation, trained, sampled and compared alike.
+"""Mutoscope: five families of autoregressive and masked video generation, trained, sampled and compared alike.
 
 The names below are imported when they are first used, so that `import mutoscope` stays cheap.
 """

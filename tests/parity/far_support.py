@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from mutoscope.models.far import FAR, FARConfig
 from parity.cases import FOLDER, renamed, widen
 
 FAR_FOLDER = FOLDER / "far"
+LOCAL = Path(__file__).parent / "vectors" / "far"  # whatever MUTOSCOPE_PARITY says
 INDEX: dict[str, Any] = json.loads((FAR_FOLDER / "index.json").read_text())
 NAMES = {
     "in_channels": "latent_channels",
@@ -79,8 +81,8 @@ def config_of(settings: dict[str, Any], **changes: Any) -> FARConfig:
     return FARConfig(**{**fields, **changes})
 
 
-def stored_weights(name: str) -> dict[str, Tensor]:
-    return {key: widen(value) for key, value in load_file(FAR_FOLDER / "weights" / f"{name}.safetensors").items()}
+def stored_weights(name: str, folder: Path = FAR_FOLDER) -> dict[str, Tensor]:
+    return {key: widen(value) for key, value in load_file(folder / "weights" / f"{name}.safetensors").items()}
 
 
 def model_of(name: str, **changes: Any) -> FAR:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -53,20 +54,28 @@ def doubled(table: Tensor) -> tuple[Tensor, Tensor]:
 def test_positions_and_times(case: FARCase):
     t = case.tensors
     ids_of_long = torch.cat([t["long.context_ids"], t["long.short_ids"]])
-    for name, table in (("short", t["short.ids"]), ("long", ids_of_long)):
-        for found, kind in zip(doubled(rotation_table(table, (4, 6, 6))), ("cos", "sin"), strict=True):
+    for name, ids in (("short", t["short.ids"]), ("long", ids_of_long), ("released", t["released.ids"])):
+        channels = interop.rotary_channels(t[f"{name}.cos"].shape[-1])
+        for found, kind in zip(doubled(rotation_table(ids, channels)), ("cos", "sin"), strict=True):
             assert_close(found, t[f"{name}.{kind}"], atol=1e-6, what=f"{name} {kind}")
-    for found, kind in zip(doubled(rotation_table(t["released.ids"], (16, 24, 24))), ("cos", "sin"), strict=True):
-        assert_close(found, t[f"released.{kind}"], atol=1e-6, what=f"released {kind}")
-    long = model_of("long_action")
-    height, width = (int(side) + 1 for side in t["long.short_ids"][:, 1:].amax(0))
-    parts = [long.rotation(torch.arange(2), (height, width), 4)]
-    parts.append(long.rotation(torch.arange(2, 4), (height, width), 1))
-    assert_close(torch.cat(parts), rotation_table(ids_of_long, (4, 6, 6)), atol=1e-6, what="coarse and fine frames")
-    assert_close(rotate(t["rotate.x"], rotation_table(t["short.ids"], (4, 6, 6))), t["rotate.y"], atol=1e-6)
+    table = rotation_table(t["short.ids"], interop.rotary_channels(t["rotate.x"].shape[-1]))
+    assert_close(rotate(t["rotate.x"], table), t["rotate.y"], atol=1e-6)
     assert_close(time_features(t["time.t"]), t["time.sincos256"], atol=1e-5)
     model = model_of("short_uncond")
     assert_close(model.time_embedding(time_features(t["time.t"])), t["time.embed"], atol=1e-5)
+
+
+@for_each_far("a_positions")
+def test_coarse_tokens_are_where_their_first_fine_token_is(case: FARCase):
+    coarse, fine = case.tensors["long.context_ids"], case.tensors["long.short_ids"]
+    height, width = (int(side) + 1 for side in fine[:, 1:].amax(0))
+    patch = next(int(side) for side in coarse[:, 1:].unique() if side > 0)
+    count, later = int(coarse[:, 0].max()) + 1, len(fine) // (height * width)
+    model = model_of("long_action", patch_size=1, coarse_patch_size=patch, latent_shape=(8, height, width))
+    parts = [model.rotation(torch.arange(count), (height, width), patch)]
+    parts.append(model.rotation(torch.arange(count, count + later), (height, width), 1))
+    expected = rotation_table(torch.cat([coarse, fine]), model.config.rotary_channels)
+    assert_close(torch.cat(parts), expected, atol=1e-6)
 
 
 @for_each_far("a_positions")
@@ -81,23 +90,24 @@ def test_positions_and_times_of_half_precision_runs(case: FARCase):
 
 @for_each_far("b_masks")
 def test_masks(case: FARCase):
+    """Names say how many frames of how many tokens there are; the layouts of the biases are in the explanation."""
+    explained = case.info["explain"]
+    slope = float(re.search(r"slope_scale ([\d.]+)", explained)[1])  # pyright: ignore
+    short, long = (part for part in explained.split(";") if " frames x " in part)
     for name, expected in case.tensors.items():
-        slope = 0.125 if name.endswith("bias") else 0.0
-        frames = {
-            "short.T4_n3": torch.arange(4).repeat_interleave(3),
-            "short.T3_n4": torch.arange(3).repeat_interleave(4),
-            "long.ctx3x2_short2x5": torch.cat(
-                [torch.arange(3).repeat_interleave(2), torch.tensor([3, 4]).repeat_interleave(5)]
-            ),
-            "long.ctx0_short3x4": torch.arange(3).repeat_interleave(4),
-            "long.ctx2x4_short4x3": torch.cat(
-                [torch.arange(2).repeat_interleave(4), torch.arange(2, 6).repeat_interleave(3)]
-            ),
-            "short_slope.bias": torch.arange(3).repeat_interleave(2),
-            "long_slope.bias": torch.tensor([0, 1, 2, 2, 3, 3]),
-        }[name]
-        found = causal_frames(frames, frames, slope)
-        assert_close(found, expected if slope else expected.bool(), atol=1e-6, what=name)
+        if name.endswith("bias"):
+            text = short if name.startswith("short") else long
+            layout = [(int(f), int(n)) for f, n in re.findall(r"(\d+) \w*\s?frames x (\d+)", text)]
+        elif found := re.match(r"short\.T(\d+)_n(\d+)$", name):
+            layout = [(int(found[1]), int(found[2]))]
+        else:
+            numbers = re.match(r"long\.ctx(\d+)(?:x(\d+))?_short(\d+)x(\d+)$", name)
+            assert numbers, name
+            layout = [(int(numbers[1]), int(numbers[2] or 0)), (int(numbers[3]), int(numbers[4]))]
+        tokens = [n for frames, n in layout for _ in range(frames)]
+        frames = torch.arange(len(tokens)).repeat_interleave(torch.tensor(tokens))
+        found = causal_frames(frames, frames, slope if name.endswith("bias") else 0.0)
+        assert_close(found, expected if name.endswith("bias") else expected.bool(), atol=1e-6, what=name)
 
 
 # -------------------------------------------------------------------------------------------------------------- passes

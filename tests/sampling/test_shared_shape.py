@@ -10,12 +10,20 @@ from mutoscope.models.magi import MAGI, FrameConditions
 from mutoscope.sampling.autoregressive import AutoregressiveSampler
 from mutoscope.sampling.base import SampleEvent, Sampler
 from mutoscope.sampling.frame_ar import FrameARSampler
+from mutoscope.sampling.frame_flow import FrameFlowSampler
 from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, StreamCondition
 from mutoscope.sampling.masked import MaskedSampler
 from mutoscope.sampling.parallel_ar import ParallelARSampler
 from tiny_magi import SAMPLING, tiny_magi
 
-SAMPLERS = [MaskedSampler, AutoregressiveSampler, ParallelARSampler, FrameARSampler, FrameStreamSampler]
+SAMPLERS = [
+    MaskedSampler,
+    AutoregressiveSampler,
+    ParallelARSampler,
+    FrameARSampler,
+    FrameStreamSampler,
+    FrameFlowSampler,
+]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.__name__)

@@ -42,7 +42,7 @@ def ucf101(size: str, side: int, is_conditional: bool) -> ModelRecipe:
         num_steps=400_000,
         task="class-conditional" if is_conditional else "unconditional",
         guidance_scale=2.0 if is_conditional else 1.0,
-        protocol="ucf101-far" if is_conditional else "ucf101-far-unconditional",
+        protocol=f"ucf101-far{'-256' if side == 256 else ''}{'' if is_conditional else '-unconditional'}",
     )
 
 

@@ -321,7 +321,7 @@ def shapes_features() -> FeaturesRecipe:
 
 
 def vae_shapes() -> TokenizerRecipe:
-    """A KL autoencoder of single frames, small: 16x32x32 clips to 4 channels on a grid of 16x8x8, for NOVA, MAGI and FAR.
+    """A KL autoencoder of single frames, small: 16x32x32 clips to 4 channels on a grid of 16x8x8, for NOVA, MAGI, FAR.
 
     Squared error and a weak KL term towards N(0, 1); optimisers as in `vq_shapes`. When training ends, latents are
     normalised to mean 0 and variance 1. Widths, cost of the KL term and number of channels are choices that were not

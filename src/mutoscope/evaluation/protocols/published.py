@@ -215,6 +215,73 @@ BAIR = (
     ),
 )
 
+_FAR_REAL = "real clips: the first frames of the videos that the classes of the generated clips are taken from"
+_FAR_CODEC = "the authors' frames pass through lossy MP4 files first; here they do not"
+
+
+def _far_ucf101(name: str, side: int, is_conditional: bool, published: Published) -> VideoProtocol:
+    """FAR's generation on UCF-101, after Latte: 16 frames, every third one, of all videos."""
+    return VideoProtocol(
+        name,
+        dataset="ucf101",
+        split="train and test",
+        splits=("train", "test"),
+        task="class-conditional" if is_conditional else "unconditional",
+        tasks=_CLASSES if is_conditional else (UNCONDITIONAL,),
+        num_clips=2_048,
+        repeats=4,
+        frame_stride=3,
+        num_real=2_048,
+        height=side,
+        width=side,
+        convention="stylegan-v",
+        published=published,
+        notes=(_FAR_REAL, _FAR_CODEC),
+    )
+
+
+FAR = (
+    _far_ucf101("ucf101-far", 128, True, {"FAR-L": {"fvd": 99}}),
+    _far_ucf101("ucf101-far-unconditional", 128, False, {"FAR-L": {"fvd": 280}}),
+    _far_ucf101("ucf101-far-256", 256, True, {"FAR-L": {"fvd": 113}, "FAR-XL": {"fvd": 108}}),
+    _far_ucf101("ucf101-far-256-unconditional", 256, False, {"FAR-L": {"fvd": 303}, "FAR-XL": {"fvd": 279}}),
+    VideoProtocol(
+        "ucf101-far-prediction",
+        dataset="ucf101",
+        split="test",
+        splits=("test",),
+        task="frame-prediction",
+        tasks=_FRAMES,
+        num_clips=25_600,
+        num_real=256,
+        height=64,
+        width=64,
+        given_frames=4,
+        best_of=100,
+        convention="stylegan-v",
+        published={"FAR-B": {"fvd": 194.1, "psnr": 25.64, "ssim": 0.818, "lpips": 0.037}},
+        notes=("after MCVD, which takes every tenth video of the third test list", _FAR_CODEC, _CONTEXT_COUNTS),
+    ),
+    VideoProtocol(
+        "bair-far",
+        dataset="bair",
+        split="test",
+        splits=("test",),
+        task="frame-prediction",
+        tasks=_FRAMES,
+        num_clips=25_600,
+        num_frames=30,
+        num_real=256,
+        height=64,
+        width=64,
+        given_frames=2,
+        best_of=100,
+        convention="stylegan-v",
+        published={"FAR-B": {"fvd": 144.3, "psnr": 19.40, "ssim": 0.819, "lpips": 0.049}},
+        notes=("after MCVD: 28 frames after 2", _FAR_CODEC, _CONTEXT_COUNTS),
+    ),
+)
+
 OTHERS = (
     VideoProtocol(
         "kinetics600-frame-prediction",
@@ -314,7 +381,7 @@ SHAPES_10K = VideoProtocol(
     notes=("figures of the shapes classifier, which compare with no other FVD",),
 )
 
-VIDEO_PROTOCOLS = {protocol.name: protocol for protocol in (*UCF101, *BAIR, *OTHERS, SHAPES_10K)}
+VIDEO_PROTOCOLS = {protocol.name: protocol for protocol in (*UCF101, *BAIR, *FAR, *OTHERS, SHAPES_10K)}
 
 
 def video_protocol(name: str) -> VideoProtocol:
