@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mutoscope.errors import UserError
 from mutoscope.families import FAMILIES, family_of
-from mutoscope.families.far import FARCall, action_rows_of_table
+from mutoscope.families.base import Rollout
+from mutoscope.families.far import FARCall, action_rows_of_table, roll_out
 from mutoscope.families.transfer import Change, Described
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.playground.world import World, WorldStart
 from mutoscope.sampling.frame_flow import FrameFlowSamplerConfig
-from tiny_far import KEYS, LONG, save_steered_far, save_tiny_far, tiny_config, tiny_far
+from tiny_far import KEYS, LONG, batch_of, save_steered_far, save_tiny_far, tiny_config, tiny_far
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,18 @@ def test_a_steered_stream_is_the_clip_of_these_actions(pipeline: VideoPipeline):
     same = [next(held) for _ in range(4)]
     clip = pipeline(context=frames(1), num_frames=4, seed=4, actions="right*4").frames
     assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(same, clip, strict=True))
+
+
+def test_rollouts_continue_training_clips_under_their_own_conditions():
+    model = tiny_far()
+    batch = batch_of(model)
+    options = {"num_decoding_steps": 2, "num_diffusion_steps": 3}
+    own, again = (roll_out(model, Rollout(batch, 2, options, torch.Generator().manual_seed(1))) for _ in range(2))
+    assert own.shape == batch["tokens"].shape and torch.equal(own, again)
+    assert torch.equal(own[:, :, :2], batch["tokens"][:, :, :2]) and not torch.equal(own, batch["tokens"])
+    other = {**batch, "label": (batch["label"] + 1) % 3}
+    changed = roll_out(model, Rollout(other, 2, options, torch.Generator().manual_seed(1)))
+    assert not torch.equal(own[:, :, 2:], changed[:, :, 2:])
 
 
 def test_a_world_is_played_for_longer_than_its_window(long: VideoPipeline):

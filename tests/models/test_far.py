@@ -68,6 +68,16 @@ def test_draws_mark_distant_frames_as_clean_and_stay_within_the_clip():
     assert lengths == {3, 4, 5, 6}  # the upper end is exclusive, as published
 
 
+def test_corrupted_context_is_shown_in_clean_frames_only_and_changes_no_target():
+    model = tiny_far()
+    tokens = batch_of(model)["tokens"]
+    draws = model.draw(tokens, torch.Generator().manual_seed(0))
+    draws = replace(draws, clean=torch.arange(5).expand(2, 5) < 2)
+    plain, corrupted = model.noisy(tokens, draws), model.noisy(tokens, draws, torch.zeros_like(tokens))
+    assert not corrupted[0][:, :, :2].any() and torch.equal(corrupted[0][:, :, 2:], plain[0][:, :, 2:])
+    assert torch.equal(corrupted[2], plain[2]) and torch.equal(corrupted[1], plain[1])
+
+
 def test_clean_frames_have_no_part_in_the_loss():
     model = tiny_far()
     batch = batch_of(model)

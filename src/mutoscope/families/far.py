@@ -5,6 +5,7 @@ arXiv 2503.19325.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,14 +27,16 @@ from mutoscope.families.base import (
     PaperModel,
     Parts,
     Request,
+    Rollout,
     Steering,
     common_length,
+    option_names,
 )
 from mutoscope.families.first_frames import GENERATED, FirstFrames
 from mutoscope.families.frames import context_clips, implied_task, latent_frames, unused_actions
 from mutoscope.families.transfer import Change, TransferRule, class_rows, columns_by_name
-from mutoscope.json_config import nearest
-from mutoscope.models.far import FAR, PAPER_SIZES, FARCache, FARConfig, FrameConditions
+from mutoscope.json_config import dataclass_from_dict, nearest
+from mutoscope.models.far import FAR, PAPER_SIZES, FARBatch, FARCache, FARConfig, FrameConditions
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_flow import FlowCondition, FrameFlowSampler, FrameFlowSamplerConfig
 from mutoscope.tokenizers.base import checked_latents
@@ -377,6 +380,25 @@ def action_rows_of_table(change: Change) -> Tensor:
     return torch.cat([rows * rows.new_tensor(scales)[:, None], change.old[-1:]])
 
 
+@torch.no_grad()  # the history of a training step carries no gradient
+def roll_out(model: FAR, rollout: Rollout) -> Float[Tensor, "b c f h w"]:
+    """Latents of training clips: context frames of the recording, then the model's own, unguided."""
+    batch = cast(FARBatch, rollout.batch)
+    tokens, actions, label = batch["tokens"], batch.get("actions"), batch.get("label")
+
+    def at(frame: int) -> FrameConditions:
+        return FrameConditions(label, None if actions is None else actions[:, frame : frame + 1])
+
+    known = option_names(FrameFlowSamplerConfig)
+    options = {name: value for name, value in rollout.options.items() if name in known}
+    sampler = FrameFlowSampler[FrameConditions, FARCache](
+        dataclass_from_dict(FrameFlowSamplerConfig, options, "Rollouts")
+    )
+    condition = FlowCondition(at, len(tokens), tokens.shape[2], tokens[:, :, : rollout.num_context])
+    *_, last = sampler.sample(model, condition, rollout.generator)
+    return last.draft()
+
+
 TRANSFER_RULES = (
     TransferRule("class_embedding.weight", class_rows(), optional=True, start=torch.zeros_like),
     # New actions change nothing at first; without actions, all of them are unknown.
@@ -398,6 +420,7 @@ FAR_FAMILY = Family(
     capabilities=Capabilities(any_length=True, endless=True, steerable=True, packs=True),
     planned_steps=planned_steps,
     check_sampler=check_sampler,
+    roll_out=roll_out,
     papers=paper_models,
     transfer_rules=TRANSFER_RULES,
     lora_modules=("heads.qkv", "heads.output", "mlp_in", "mlp_out"),

@@ -149,7 +149,8 @@ def far_doom() -> ModelRecipe:
     """FAR on the latents of `vae-doom`, equal to `magi-doom` in size, data and updates, for a comparison of the two.
 
     4.9M parameters, 12 tokens per frame. What its paper has against drift: clean context that is marked as such in a
-    tenth of the frames of training. It knows no intervals and no temporal gaps, so that all frames are one step apart.
+    tenth of the frames of training; in a fifth of the later updates these frames are the model's own, as in the twin.
+    It knows no intervals and no temporal gaps, so that all frames are one step apart.
 
     Cost: an update of 16 clips is one pass over 192 tokens of each clip. Not trained here yet.
     """
@@ -171,7 +172,6 @@ def far_doom() -> ModelRecipe:
             action_size=NUM_KEYS,
         ),
         sampling={"num_decoding_steps": 6},
-        rollouts=RolloutConfig(),
     )
 
 

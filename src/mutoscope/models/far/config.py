@@ -156,7 +156,7 @@ class FARConfig(ModelConfig):
 
     @property
     def clip_fields(self) -> tuple[str, ...]:
-        return ("label", *(("actions",) if self.action_size is not None else ()))
+        return ("label", *(("actions",) if self.action_size is not None else ()), "history")
 
     @property
     def tasks(self) -> tuple[str, ...]:

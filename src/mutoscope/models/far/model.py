@@ -90,6 +90,8 @@ class FARBatch(TypedDict):
     """Class of every clip, in [0, num_classes); −1: unknown."""
     actions: NotRequired[Float[Tensor, "b f a"]]
     """Row t is done in frame t and leads to frame t + 1; NaN: unknown."""
+    history: NotRequired[Float[Tensor, "b c f h w"]]
+    """Corrupted context: clean frames show it in place of `tokens`; targets stay those of `tokens`."""
 
 
 class Modulations:
@@ -333,7 +335,7 @@ class FAR(VideoModel[FARConfig, FARBatch]):
     def loss(self, batch: FARBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of the velocities of the noisy ones among the last `window` frames."""
         draws = self.draw(batch["tokens"], generator)
-        latents, times, target = self.noisy(batch["tokens"], draws)
+        latents, times, target = self.noisy(batch["tokens"], draws, batch.get("history"))
         velocities = self(latents, times, self.batch_conditions(batch, draws))
         loss = self.frame_loss(velocities, target, draws)
         if self.coarse_embedding is not None and latents.shape[2] <= self.config.window:
@@ -378,14 +380,21 @@ class FAR(VideoModel[FARConfig, FARBatch]):
         return (uniform * len(self.config.diffusion.sigmas)).long()
 
     def noisy(
-        self, tokens: Float[Tensor, "b c f h w"], draws: TrainingDraws
+        self,
+        tokens: Float[Tensor, "b c f h w"],
+        draws: TrainingDraws,
+        history: Float[Tensor, "b c f h w"] | None = None,
     ) -> tuple[Float[Tensor, "b c k h w"], Float[Tensor, "b k"], Float[Tensor, "b c k h w"]]:
-        """The window's frames as the network reads them, their times, and the target velocities."""
-        clean = tokens[:, :, draws.start : draws.start + draws.noise.shape[2]]
+        """The window's frames as the network reads them, their times, and the target velocities.
+
+        `history`: clean frames show it, if there is any.
+        """
+        window = slice(draws.start, draws.start + draws.noise.shape[2])
+        clean, shown = tokens[:, :, window], (tokens if history is None else history)[:, :, window]
         diffusion = self.config.diffusion
         sigma = diffusion.sigmas.to(clean.device)[draws.steps][:, None, :, None, None]  # (b, 1, k, 1, 1)
         mixed = sigma * draws.noise + (1 - sigma) * clean
-        latents = torch.where(draws.clean[:, None, :, None, None], clean, mixed)
+        latents = torch.where(draws.clean[:, None, :, None, None], shown, mixed)
         times = diffusion.times(draws.steps).masked_fill(draws.clean, CLEAN)
         return latents, times, draws.noise - clean
 
