@@ -103,6 +103,29 @@ def test_a_stream_goes_on_from_any_frame_as_it_did(changes, mode: str):
         torch.testing.assert_close(a.finished, b.finished, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("changes", [{}, LONG], ids=["short", "long"])
+@pytest.mark.parametrize("mode", ["sliding", "chunked"])
+def test_work_ahead_changes_no_frame_and_leaves_the_last_one_to_its_action(changes, mode: str):
+    model = tiny_far(**changes)
+    expected = [e.finished for e in itertools.islice(events(model, None, 1, window_mode=mode), 3 * 9) if e.frames]
+    found, read = [], []
+    read_frames = model.read
+    model.read = lambda cache, latents, *rest: (read.append(latents.shape[2]), read_frames(cache, latents, *rest))[1]
+    for event in itertools.islice(events(model, None, 1, window_mode=mode), 3 * 9):
+        if event.frames is not None:
+            found.append(event.finished)
+            assert event.ahead is not None
+            event.ahead()
+            event.ahead()
+            read.clear()
+        else:
+            assert event.ahead is None
+            assert sum(read) <= (2 if len(found) == 0 else 1)  # at first the context
+            read.clear()
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+
+
 def test_the_context_comes_with_the_first_finished_frame():
     finished = [event for event in events(tiny_far(), 5, 2) if event.frames is not None]
     assert [event.frames for event in finished] == [slice(0, 3), slice(3, 4), slice(4, 5)]

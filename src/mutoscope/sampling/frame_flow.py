@@ -228,8 +228,9 @@ class FrameFlowSampler(
                     draft=stream.draft(),
                     cut=stream.draft_of(first),
                     again=None if memory is None else partial(self._resumed, stream.model, condition, memory),
+                    ahead=stream.work_ahead if is_finished and frame + 1 != num_frames else None,
                 )
-            stream.finish_frame(frame)
+            stream.finish_frame()
             frame += 1
 
 
@@ -259,6 +260,8 @@ class _Stream(Generic[Conditions, Cache]):
 
     x: Float[Tensor, "b c 1 h w"]
     """Latents of the frame in progress."""
+    is_finished = False
+    """Whether the frame in progress is in the history already."""
 
     def __init__(
         self,
@@ -334,17 +337,17 @@ class _Stream(Generic[Conditions, Cache]):
         self.cache.truncate(0)
         self.num_coarse, self.coarse_length, self.num_read = 0, 0, 0
 
-    def _read_history(self) -> None:
-        """Bring the cache up to date for a frame after all of the history."""
+    def _read_history(self, last: int) -> None:
+        """Bring the cache up to date for a frame after all of the history; only its first `last` frames are read."""
         fine = self.model.config.num_fine_frames
         num_coarse = 0 if fine is None else max(0, len(self.history) + 1 - fine)
-        if num_coarse > self.num_coarse:  # what fine frames see has changed
+        if num_coarse > self.num_coarse and num_coarse <= last:  # what fine frames see has changed
             self.cache.truncate(self.coarse_length)
             self._read(self.num_coarse, num_coarse, is_coarse=True)
             self.num_coarse = self.num_read = num_coarse
             self.coarse_length = self.cache.length
-        self._read(self.num_read, len(self.history), is_coarse=False)
-        self.num_read = len(self.history)
+        self._read(self.num_read, last, is_coarse=False)
+        self.num_read = max(self.num_read, last)
 
     def _read(self, first: int, last: int, is_coarse: bool) -> None:
         while first < last:
@@ -369,7 +372,8 @@ class _Stream(Generic[Conditions, Cache]):
         """Start the 0-based latent frame `frame` from noise."""
         self._make_room()
         if self.config.use_cache:
-            self._read_history()
+            self._read_history(len(self.history))
+        self.is_finished = False
         config, b = self.model.config, self.condition.num_samples
         shape = (b, config.latent_channels, 1, *config.latent_shape[1:])
         self.frame, self.x = frame, self.sampler.noise(shape, frame, self.generator).to(self.model.device)
@@ -384,7 +388,7 @@ class _Stream(Generic[Conditions, Cache]):
         assert self.known is not None
         if not self.config.use_cache:
             self._forget()
-            self._read_history()
+            self._read_history(len(self.history))
         modulations = self.known[1].at(k)
         velocity = self.model.velocity(self.cache, self._rows(self.x), modulations, len(self.history)).float()
         if self.passes == 2:
@@ -393,9 +397,22 @@ class _Stream(Generic[Conditions, Cache]):
         self.x = self.plan.step(k, self.x, velocity)
         require_finite(self.x, f"The latents of frame {self.frame}", modulations[0].dtype)
 
-    def finish_frame(self, frame: int) -> None:
-        """Move the frame in progress to the history; it is read when the next one begins."""
-        self._accept(frame, self.x)
+    def finish_frame(self) -> None:
+        """Move the frame in progress to the history; it is read when the next one begins.
+
+        A second call for one frame does nothing.
+        """
+        if not self.is_finished:
+            self.is_finished = True
+            self._accept(self.frame, self.x)
+
+    @torch.no_grad()
+    def work_ahead(self) -> None:
+        """Read all frames whose conditions are known already: all but the last one, whose action may change yet."""
+        self.finish_frame()
+        self._make_room()
+        if self.config.use_cache:
+            self._read_history(sum(frame.conditions is not None for frame in self.history))
 
     # ------------------------------------------------------------------------------------------------------ events
 
