@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mutoscope.layers.positions import rotate
 from mutoscope.models.far import FAR, FARCache, FARConfig, FrameConditions
-from mutoscope.models.far.network import EPS
+from mutoscope.models.far.network import EPS, Block
 from mutoscope.sampling.frame_flow import FlowCondition, FrameFlowSampler, FrameFlowSamplerConfig
 from timing import Report, write_report
 
@@ -58,6 +58,7 @@ def plain_pass(model: FAR, cache: PlainCache, latents: Tensor, times: Tensor) ->
     vector = model.vectors(times, FrameConditions()).repeat_interleave(n, dim=1)
     keys, values = [], []
     for layer, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
         chunk = block.modulation(vector).chunk(6, dim=-1)
         normed = F.layer_norm(x, x.shape[-1:], eps=EPS) * (1 + chunk[1]) + chunk[0]
         q, k, v = rearrange(block.heads.qkv(normed), "b l (t h c) -> t b h l c", t=3, h=model.config.num_heads)
@@ -117,8 +118,9 @@ def our_clip(model: FAR, num_frames: int, steps: int, noise: Tensor) -> Tensor:
 def random_model(width: int, layers: int, num_frames: int, is_long: bool = False) -> FAR:
     """Random weights of which none is zero: at its start the output of a network is."""
     torch.manual_seed(0)
-    size = {"coarse_patch_size": 4, "window": 16} if is_long else {}
-    model = FAR(FARConfig(hidden_size=width, num_layers=layers, latent_shape=(num_frames, 8, 8), **size)).eval()
+    patch_size, shape = (4 if is_long else None), (num_frames, 8, 8)
+    config = FARConfig(hidden_size=width, num_layers=layers, latent_shape=shape, coarse_patch_size=patch_size)
+    model = FAR(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.02)

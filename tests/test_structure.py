@@ -231,8 +231,10 @@ FAMILY_ROOMS = re.compile(
     r"|commands/converters/|evaluation/protocols/published"
 )
 METRIC_CONVENTIONS = {("evaluation/metrics/ssim.py", "magvit")}  # a way to compute SSIM, named after its paper
-# "far" is also a word.
-FAMILY_NAME = re.compile(r"(magvit|par|nova|magi)\b|far-\w|(Magvit|PAR|NOVA|MAGI|FAR)([A-Z][a-z]\w*|_\w+)?$")
+# "far" and "FAR" are also words: there, only names of classes and of models count.
+FAMILY_NAME = re.compile(
+    r"(magvit|par|nova|magi)\b|far-\w|(Magvit|PAR|NOVA|MAGI)([A-Z][a-z]\w*|_\w+)?$|FAR([A-Z][a-z]\w*|_FAMILY)$"
+)
 
 
 def names_and_strings(tree: ast.Module) -> Iterator[tuple[int, str]]:

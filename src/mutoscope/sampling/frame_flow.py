@@ -147,7 +147,7 @@ class FrameFlowSamplerConfig:
     num_decoding_steps: int = 50
     """Euler steps per frame."""
     guidance_scale: float = 1.0
-    """u + s (c - u); 1 is off, 0 leaves out all conditions."""
+    """u + s (c - u); 1 is off, 0 reads no conditions at all."""
     flow_shift: float | None = None
     """More of the steps at high noise for values above 1; None: as in training."""
     window: int | None = None
@@ -260,6 +260,8 @@ class _Stream(Generic[Conditions, Cache]):
 
     x: Float[Tensor, "b c 1 h w"]
     """Latents of the frame in progress."""
+    guess: Float[Tensor, "b c 1 h w"]
+    """Its predicted end, for previews."""
     is_finished = False
     """Whether the frame in progress is in the history already."""
 
@@ -392,7 +394,8 @@ class _Stream(Generic[Conditions, Cache]):
         modulations = self.known[1].at(k)
         velocity = self.model.velocity(self.cache, self._rows(self.x), modulations, len(self.history)).float()
         if self.passes == 2:
-            velocity = guide(*velocity.chunk(2), self.config.guidance_scale)
+            conditional, unconditional = velocity.chunk(2)
+            velocity = guide(conditional, unconditional, self.config.guidance_scale)
         self.guess = self.x - self.plan.sigmas[k].item() * velocity
         self.x = self.plan.step(k, self.x, velocity)
         require_finite(self.x, f"The latents of frame {self.frame}", modulations[0].dtype)

@@ -64,13 +64,13 @@ class DCAE(VideoTokenizer):
         return TokenizerSpec(
             temporal_stride=1,
             spatial_stride=self.vae.spatial_compression_ratio,
-            latent_channels=self._number("latent_channels", int),
+            latent_channels=int(self._number("latent_channels")),
             per_frame=True,
         )
 
     @property
     def scaling_factor(self) -> float:
-        return self._number("scaling_factor", float)
+        return self._number("scaling_factor")
 
     def encode(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b d t lh lw"]:
         stride = self.spec.spatial_stride
@@ -85,8 +85,9 @@ class DCAE(VideoTokenizer):
         images = torch.cat([self.vae.decode(part).sample for part in latents.split(MAX_IMAGES)])
         return rearrange(images, "(b t) c h w -> b c t h w", b=len(tokens))
 
-    def _number(self, name: str, kind: type[int] | type[float]) -> int | float:
-        return kind(getattr(self.vae.config, name))
+    def _number(self, name: str) -> float:
+        """A setting of the network."""
+        return float(getattr(self.vae.config, name))
 
 
 def _build(config: DCAEConfig) -> DCNetwork:
@@ -99,6 +100,6 @@ def _build(config: DCAEConfig) -> DCNetwork:
         ) from None
     arguments = json.loads(json.dumps(config.arguments))  # a copy: the constructor may keep its arguments
     try:
-        return diffusers.AutoencoderDC(**arguments)
+        return getattr(diffusers, CLASS_NAME)(**arguments)
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
         raise UserError(f"diffusers {diffusers.__version__} cannot build {CLASS_NAME}: {reason(error)}.") from None

@@ -39,7 +39,8 @@ class FARTransformer(Converter):
         frames = settings.num_frames if settings and options.num_frames == FRAMES else options.num_frames
         window = options.window or (settings.window if settings else min(frames, FRAMES))
         channels = self._channels(spec, options.tokenizer)
-        config = far.infer_config(stored, path, channels, (frames, *(options.grid or GRID)), window)
+        rows, columns = options.grid or GRID
+        config = far.infer_config(stored, path, channels, (frames, rows, columns), window)
         network = far.load_transformer(stored, config, path)
         index = self._index(config, spec, options, settings.guidance_scale if settings else 1.0)
         hub.save_pretrained(target, index, tokenizer=tokenizer, model=network, half=options.half)

@@ -153,16 +153,16 @@ class FAR(VideoModel[FARConfig, FARBatch]):
         for heads in (module for module in self.modules() if isinstance(module, Heads)):
             for matrix in heads.qkv.weight.chunk(3):  # three published matrices, each by the rule
                 nn.init.xavier_uniform_(matrix)
-        for layer in (self.time_embedding[0], self.time_embedding[2]):
-            nn.init.normal_(layer.weight, std=INITIAL_STD)
-        outputs = (self.output, *(() if self.coarse_output is None else (self.coarse_output,)))
-        for layer in (*(block.modulation for block in self.blocks), self.modulation, *outputs):
-            nn.init.zeros_(layer.weight)
+        for name, parameter in self.named_parameters():
+            if name.startswith("time_embedding") and parameter.ndim == 2:
+                nn.init.normal_(parameter, std=INITIAL_STD)
+            if name.endswith("modulation.weight") or name in ("output.weight", "coarse_output.weight"):
+                nn.init.zeros_(parameter)
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which the network computes; layers with 8-bit weights have none of their own."""
-        return self.blocks[0].heads.key_norm.weight.dtype
+        """In which the network computes. Weights of 8 bits are no parameters."""
+        return next(self.parameters()).dtype
 
     # ---------------------------------------------------------------------------------------------------- tokens
 
