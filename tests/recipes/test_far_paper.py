@@ -62,7 +62,7 @@ def test_small_recipes_fit_the_tokenizers_that_they_name():
 
 def test_the_model_of_doom_is_equal_to_its_twin_in_size_data_and_updates():
     ours, twin = far_doom(), magi_doom()
-    assert abs(count_parameters(ours) / count_parameters(twin) - 1) < 0.05
+    assert abs(count_parameters(ours) / count_parameters(twin) - 1) < 0.06
     assert (ours.loop, ours.optim, ours.task_weights) == (twin.loop, twin.optim, twin.task_weights)
     assert ours.data == replace(twin.data, intervals=(), max_gap=0)
     assert far_shapes().loop.num_steps == magi_shapes().loop.num_steps

@@ -142,7 +142,7 @@ def magi() -> ModelRecipe:
 def far() -> ModelRecipe:
     """FAR: continues first frames, follows actions or classes; any length, in a few Euler steps per frame.
 
-    3.1M parameters, 20 tokens per frame of 64x80 pixels. Not trained to the end here.
+    2.9M parameters, 20 tokens per frame of 64x80 pixels. Not trained to the end here.
     """
     return ModelRecipe(
         name="far",
