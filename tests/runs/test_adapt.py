@@ -25,7 +25,7 @@ from mutoscope.runs.plan import planned
 from mutoscope.runs.train import load_recipe, train
 from mutoscope.training.config import ModelRecipe, Recipe, TokenizerRecipe
 
-MODELS = ["magi", "magvit", "par", "nova"]
+MODELS = ["magi", "magvit", "par", "nova", "far"]
 
 
 def write_folder(folder: Path, *, classes: bool = True, captions: bool = False, frames: int = 20) -> Path:
@@ -85,6 +85,7 @@ def test_without_classes_each_family_is_conditioned_on_what_there_is(tmp_path: P
     plain = write_folder(tmp_path / "plain", classes=False)
     models = {name: model_of(adapted(on(name, plain)).recipe).model for name in MODELS}
     assert isinstance(models["magi"], MAGIConfig) and models["magi"].tasks == ("unconditional", "frame-prediction")
+    assert models["far"].tasks == ("unconditional", "frame-prediction")
     assert isinstance(models["magvit"], MagvitConfig) and len(models["magvit"].tasks) == 8
     assert isinstance(models["par"], PARConfig) and models["par"].num_classes == 1
     assert isinstance(models["nova"], NOVAConfig) and models["nova"].num_classes == 1

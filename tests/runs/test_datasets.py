@@ -159,6 +159,22 @@ def test_magi_trains_on_its_data_sets(miniature: Miniature, tmp_path: Path, sett
     assert {"unconditional", "frame-prediction"} <= set(hub.load_index(tmp_path / "run").tasks)
 
 
+@pytest.mark.parametrize("name", ["far-L-ucf101-128-cond", "far-B-bair"])
+def test_far_trains_on_its_datasets(miniature: Miniature, tmp_path: Path, name: str):
+    vae = Causal3D(replace(CAUSAL_TINY, bottleneck="kl", temporal_downsample=(False, False), latent_channels=4))
+    recipe, frames = RECIPES[name](), 4
+    sizes = {"hidden_size": 32, "num_layers": 1, "rotary_channels": (4, 6, 6), "latent_channels": 4}
+    shape = vae.spec.latent_shape(frames, SIDE, SIDE)
+    model = replace(recipe.model, **sizes, latent_shape=shape, num_classes=recipe.model.num_classes and 2)
+    folder = saved(tmp_path / "vae", vae, frames)
+    recipe = shrunk(name, miniature(recipe.data.kind), tokenizer=folder, model=model)
+    recipe = replace(recipe, data=replace(recipe.data, num_frames=frames), sampling={"num_decoding_steps": 2})
+    assert train(recipe, tmp_path / "run").finished
+    index = hub.load_index(tmp_path / "run")
+    wanted = "class-conditional" if recipe.model.num_classes else "frame-prediction"
+    assert index.family == "far" and wanted in index.tasks
+
+
 def test_recipes_name_protocols_that_exist():
     outside = {"imagenet", "imagenet-reconstruction", "ucf101-reconstruction", *BENCHMARKS}
     known = {*PROTOCOLS, *outside}
@@ -206,6 +222,8 @@ def test_settings_survive_their_json_and_describe_the_clips(miniature: Miniature
     assert data.examples(2)["path"][0] != data.examples(2)["path"][1]  # not two windows of one video
 
 
-def test_bair_tokenizers_see_mirrored_clips_and_no_other_data_set_is_mirrored():
+def test_mirrored_clips_are_those_of_bair_tokenizers_and_of_one_paper_on_ucf101():
     mirrored = {name for name in RECIPES if getattr(RECIPES[name]().data, "mirrored", False)}
-    assert mirrored and all("bair" in name for name in mirrored)
+    published = {name for name in RECIPES if name.startswith("far-") and "ucf101" in name}
+    assert published < mirrored and all("bair" in name for name in mirrored - published)
+    assert "far-B-bair" not in mirrored
