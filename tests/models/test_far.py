@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mutoscope.errors import UserError
+from mutoscope.layers.draws import ClipGenerators
 from mutoscope.models.base import ClipFacts
-from mutoscope.models.far import FAR, FARConfig, FrameConditions
+from mutoscope.models.far import FAR, FARBatch, FARConfig, FrameConditions
 from tiny_far import LONG, batch_of, tiny_config, tiny_far
 
 
@@ -76,6 +77,19 @@ def test_corrupted_context_is_shown_in_clean_frames_only_and_changes_no_target()
     plain, corrupted = model.noisy(tokens, draws), model.noisy(tokens, draws, torch.zeros_like(tokens))
     assert not corrupted[0][:, :, :2].any() and torch.equal(corrupted[0][:, :, 2:], plain[0][:, :, 2:])
     assert torch.equal(corrupted[2], plain[2]) and torch.equal(corrupted[1], plain[1])
+
+
+@pytest.mark.parametrize("changes", [{}, LONG], ids=["short", "long"])
+def test_parts_of_a_batch_draw_what_the_whole_batch_draws(changes):
+    model = tiny_far(**changes)
+    batch = batch_of(model)
+    clips = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    whole, _ = model.loss(batch, ClipGenerators([g.clone_state() for g in clips], torch.Generator().manual_seed(3)))
+    parts = []
+    for i, generator in enumerate(clips):
+        part: FARBatch = {name: value[i : i + 1] for name, value in batch.items()}  # pyright: ignore
+        parts.append(model.loss(part, ClipGenerators([generator], torch.Generator().manual_seed(3)))[0])
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
 
 
 def test_clean_frames_have_no_part_in_the_loss():

@@ -395,7 +395,7 @@ def roll_out(model: FAR, rollout: Rollout) -> Float[Tensor, "b c f h w"]:
         dataclass_from_dict(FrameFlowSamplerConfig, options, "Rollouts")
     )
     condition = FlowCondition(at, len(tokens), tokens.shape[2], tokens[:, :, : rollout.num_context])
-    *_, last = sampler.sample(model, condition, rollout.generator)
+    *_, last = sampler.sample(model, condition, rollout.draws)
     return last.draft()
 
 

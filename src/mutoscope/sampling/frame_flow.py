@@ -19,6 +19,7 @@ from torch import Tensor
 from mutoscope.checks import COUNT, NOT_NEGATIVE, POSITIVE, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import EulerPlan, FlowMatching
+from mutoscope.layers.draws import Draws, copied, randn
 from mutoscope.layers.finite import require_finite
 from mutoscope.sampling.base import Latents, SampleEvent, Sampler
 from mutoscope.sampling.guidance import guide
@@ -177,18 +178,16 @@ class FrameFlowSampler(
     def __init__(self, config: FrameFlowSamplerConfig) -> None:
         self.config = config
 
-    def noise(
-        self, shape: tuple[int, int, int, int, int], frame: int, generator: torch.Generator
-    ) -> Float[Tensor, "b c 1 h w"]:
+    def noise(self, shape: tuple[int, int, int, int, int], frame: int, generator: Draws) -> Float[Tensor, "b c 1 h w"]:
         """Noise that the latent frame `frame` starts from."""
-        return torch.randn(shape, generator=generator)
+        return randn(generator, *shape)
 
     @torch.no_grad()
     def sample(
         self,
         model: FlowModel[Conditions, Cache],
         condition: FlowCondition[Conditions],
-        generator: torch.Generator,
+        generator: Draws,
     ) -> Iterator[SampleEvent]:
         """`condition.num_frames` latent frames, those of the context among them; None: until the caller stops."""
         stream = _Stream(self, model, condition, generator)
@@ -198,9 +197,7 @@ class FrameFlowSampler(
     def _resumed(
         self, model: FlowModel[Conditions, Cache], condition: FlowCondition[Conditions], memory: "_Memory[Conditions]"
     ) -> Iterator[SampleEvent]:
-        generator = torch.Generator()
-        generator.set_state(memory.random)
-        stream = _Stream(self, model, condition, generator)
+        stream = _Stream(self, model, condition, copied(memory.random))
         stream.recall(memory)
         yield from self._continued(stream, memory.frame)
 
@@ -251,8 +248,7 @@ class _Memory(Generic[Conditions]):
     """Number of the next frame."""
     history: tuple[_Frame[Conditions], ...]
     shown: tuple[Tensor, ...]
-    random: Tensor
-    """State of the generator."""
+    random: Draws
 
 
 class _Stream(Generic[Conditions, Cache]):
@@ -270,7 +266,7 @@ class _Stream(Generic[Conditions, Cache]):
         sampler: FrameFlowSampler[Conditions, Cache],
         model: FlowModel[Conditions, Cache],
         condition: FlowCondition[Conditions],
-        generator: torch.Generator,
+        generator: Draws,
     ) -> None:
         self.sampler, self.config, self.model = sampler, sampler.config, model
         self.condition, self.generator = condition, generator
@@ -318,7 +314,7 @@ class _Stream(Generic[Conditions, Cache]):
     def memory(self, frame: int) -> _Memory[Conditions]:
         """What is to be remembered once the frame in progress, before `frame`, is finished."""
         history = (*self.history, _Frame[Conditions](frame - 1, self.x))
-        return _Memory(frame, history, (*self.shown, self.x), self.generator.get_state())
+        return _Memory(frame, history, (*self.shown, self.x), copied(self.generator))
 
     def recall(self, memory: _Memory[Conditions]) -> None:
         """Go on from the end of a frame."""

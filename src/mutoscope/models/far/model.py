@@ -22,6 +22,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mutoscope.layers.draws import Draws, of_batch, rand, randn
 from mutoscope.layers.embeddings import INITIAL_STD
 from mutoscope.layers.precision import project_exactly
 from mutoscope.models.base import VideoModel
@@ -332,7 +333,7 @@ class FAR(VideoModel[FARConfig, FARBatch]):
 
     # -------------------------------------------------------------------------------------------------- training
 
-    def loss(self, batch: FARBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: FARBatch, generator: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of the velocities of the noisy ones among the last `window` frames."""
         draws = self.draw(batch["tokens"], generator)
         latents, times, target = self.noisy(batch["tokens"], draws, batch.get("history"))
@@ -352,32 +353,31 @@ class FAR(VideoModel[FARConfig, FARBatch]):
             if name.startswith("coarse_heads") and weight.requires_grad
         ]
 
-    def draw(self, tokens: Float[Tensor, "b c f h w"], generator: torch.Generator) -> TrainingDraws:
+    def draw(self, tokens: Float[Tensor, "b c f h w"], generator: Draws) -> TrainingDraws:
         """A window of frames (in a long model of random length and start), noise, levels and what is hidden.
 
         Long models: the same window for all clips of the batch, k drawn from {window … f − 1}.
         """
-        (b, c, f, h, w), config, device = tokens.shape, self.config, generator.device
+        (b, c, f, h, w), config, shared = tokens.shape, self.config, of_batch(generator)
         k, start = f, 0
         if config.is_long and f > config.window:
-            k = int(torch.randint(config.window, f, (), generator=generator, device=device))
-            start = int(torch.randint(f - k + 1, (), generator=generator, device=device))
-        noise = torch.randn((b, c, k, h, w), generator=generator, device=device)
+            k = int(torch.randint(config.window, f, (), generator=shared, device=shared.device))
+            start = int(torch.randint(f - k + 1, (), generator=shared, device=shared.device))
+        noise = randn(generator, b, c, k, h, w)
         steps = self._draw_steps((b, k), generator)
-        clean = torch.rand(b, k, generator=generator, device=device) < (config.clean_share or 0.0)
+        clean = rand(generator, b, k) < (config.clean_share or 0.0)
         if config.is_long:
-            clean[:, : k - config.window] = True
-        drop_label = torch.rand(b, generator=generator, device=device) < config.condition_dropout
-        drop_action = torch.rand(b, k, generator=generator, device=device) < config.condition_dropout
+            clean[:, : max(k - config.window, 0)] = True
+        drop_label = rand(generator, b) < config.condition_dropout
+        drop_action = rand(generator, b, k) < config.condition_dropout
         return TrainingDraws(
             start, *(part.to(tokens.device) for part in (noise, steps, clean, drop_label, drop_action))
         )
 
-    def _draw_steps(self, shape: tuple[int, int], generator: torch.Generator) -> Int[Tensor, "b k"]:
+    def _draw_steps(self, shape: tuple[int, int], generator: Draws) -> Int[Tensor, "b k"]:
         if self.config.time_distribution == "logit_normal":
             return self.config.diffusion.draw_steps(shape, generator)
-        uniform = torch.rand(shape, generator=generator, device=generator.device)
-        return (uniform * len(self.config.diffusion.sigmas)).long()
+        return (rand(generator, *shape) * len(self.config.diffusion.sigmas)).long()
 
     def noisy(
         self,
