@@ -114,6 +114,7 @@ def test_adversarial_training_steps(case: Case):
         optimizer.zero_grad()
         loss, terms = objective.losses(channels_first(batch) * 2 - 1)
         loss.backward()
+        objective.updated()
         check_metrics(case, step, terms, objective)
         for player, (network, layout) in layouts.items():
             check_gradients(case, step, player, network, layout)

@@ -23,6 +23,7 @@ from mutoscope.layers.masks import num_visible
 from mutoscope.layers.positions import rotate
 from mutoscope.layers.token_order import inverse_order, region_order
 from mutoscope.models.par import PAR, PARBatch, PARConfig
+from mutoscope.models.par import model as par_model
 from mutoscope.sampling.categorical import keep_top_k, nucleus
 from mutoscope.sampling.parallel_ar import ParallelARSamplerConfig, PrefillMemo, PrefixCondition, group_starts
 from mutoscope.tokenizers.discriminator import (
@@ -129,7 +130,7 @@ def test_training_logits_loss_and_gradients(case: Case, monkeypatch: pytest.Monk
     if "logits_eval_full" in stored:
         assert_close(logits, stored["logits_eval_full"][:, : logits.shape[1]], atol=2e-4, what="evaluation mode")
 
-    monkeypatch.setattr(torch, "rand", lambda *_, **__: stored["drop_uniforms"])
+    monkeypatch.setattr(par_model, "rand", lambda *_, **__: stored["drop_uniforms"])
     loss, _ = model.loss({"tokens": tokens, "label": stored["labels"]}, torch.Generator())
     assert_close(loss, stored["loss"].squeeze(), rtol=1e-5, what="loss")
     loss.backward()
@@ -201,7 +202,7 @@ def test_models_of_a_published_size(case: Case):
 def test_text_conditional_training_and_generation(case: Case, monkeypatch: pytest.MonkeyPatch):
     model, stored = model_of(case).train(), case.tensors
     tokens = stored["raster_ids"].view(-1, *model.latent_shape)
-    monkeypatch.setattr(torch, "rand", lambda *_, **__: stored["drop_uniforms"])
+    monkeypatch.setattr(par_model, "rand", lambda *_, **__: stored["drop_uniforms"])
     batch: PARBatch = {"tokens": tokens, "caption": stored["caption"], "caption_mask": stored["caption_mask"]}
     prefix = model.batch_prefix(batch, torch.Generator())
     logits = model(stored["sequence_ids"], prefix, prefix_mask=stored["caption_mask"].bool())
@@ -365,7 +366,7 @@ def test_two_training_steps_give_the_stored_weights(monkeypatch: pytest.MonkeyPa
         eps=settings["eps"],
     )
     for step, expected in enumerate(info["losses_of_the_two_steps"]):
-        monkeypatch.setattr(torch, "rand", lambda *_, s=step, **__: case.tensors["train.drop_uniforms"][s])
+        monkeypatch.setattr(par_model, "rand", lambda *_, s=step, **__: case.tensors["train.drop_uniforms"][s])
         tokens = case.tensors["train.raster_ids"][step].view(-1, *model.latent_shape)
         loss, _ = model.loss({"tokens": tokens, "label": case.tensors["train.labels"][step]}, torch.Generator())
         assert loss.item() == pytest.approx(expected, rel=1e-5)

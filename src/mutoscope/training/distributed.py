@@ -169,8 +169,9 @@ def largest_over_ranks(number: int, process: Process) -> int:
     if process.world_size == 1:
         return number
     found = torch.tensor(number, device=process.device)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found.item())
+    with exchange(process):
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found.item())
 
 
 def barrier(process: Process) -> None:
