@@ -225,7 +225,7 @@ def test_contact_sheets_that_took_their_share_of_the_time_wait_except_for_the_la
 
     recipe = features_recipe(num_steps=60, sample_every=10, checkpoint_every=100, sheet_share=0.1)
     train_model(FakeModel(), recipe, FakeSource(), tmp_path, prepare_batch=prepare, callbacks=[slow])
-    # 30 s each and 20 s an update: a tenth of the time is one in 14 updates, of which those are taken that are scheduled
+    # 30 s each and 20 s an update: a tenth of the time is one in 14 updates, taken where one is scheduled
     assert drawn == [1, 20, 30, 50, 60]
 
 
