@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
+from mutoscope.data.media import write_png
 from mutoscope.errors import UserError, reason
 from mutoscope.families import FAMILIES
 from mutoscope.interop import pipelines
@@ -40,6 +40,7 @@ from mutoscope.models.base import AnyModel, ModelConfig, VideoModel
 from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.pretrained import load_vae
+from mutoscope.writing import new_folder, write_whole, writing
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -309,10 +310,10 @@ def save_component(folder: Path, module: nn.Module, half: bool = True) -> None:
     """Write `config.json` and `model.safetensors` of a tokenizer or model into a folder."""
     from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
+    new_folder(folder)
     write_json(folder / CONFIG, {"class": type(module).__name__, **asdict(configuration(module))})
     # Not by safetensors' own function, which writes files that only their owner may read.
-    (folder / WEIGHTS).write_bytes(save({key: _to_disk(value, half) for key, value in module.state_dict().items()}))
+    write_whole(folder / WEIGHTS, save({key: _to_disk(value, half) for key, value in module.state_dict().items()}))
 
 
 def configuration(module: nn.Module) -> "DataclassInstance":
@@ -351,9 +352,10 @@ def save_pretrained(
     """
     target = Path(folder)
     check_writable_folder(target.parent)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    try:
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    with writing(target, temporary=temporary):
         for name, part in (("tokenizer", tokenizer), ("model", model), ("discriminator", discriminator)):
             if part is not None:
                 save_component(temporary / name, part, half)
@@ -361,33 +363,36 @@ def save_pretrained(
             write_json(temporary / "recipe.json", recipe)
         for name, frame in (first_frames or {}).items():
             (temporary / name).parent.mkdir(exist_ok=True)
-            Image.fromarray(frame).save(temporary / name)
+            write_png(temporary / name, frame)
         if card is not None:
-            (temporary / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+            write_whole(temporary / "MODEL_CARD.md", card)
         write_json(temporary / INDEX, asdict(index))
         target.mkdir(exist_ok=True)
         for entry in sorted(temporary.iterdir(), key=lambda entry: entry.name == INDEX):
             _replace(entry, target / entry.name, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
 def _replace(source: Path, target: Path, temporary: Path) -> None:
-    if target.is_dir():  # a folder cannot be renamed over another one: move the old one out of the way
-        target.rename(temporary / f"{target.name}.old")
-    os.replace(source, target)
+    if not target.is_dir():
+        os.replace(source, target)
+        return
+    # A folder cannot be renamed over another one: the old one is moved out of the way.
+    old = target.rename(temporary / f"{target.name}.old")
+    try:
+        os.replace(source, target)
+    except OSError:
+        old.rename(target)
+        raise
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def check_writable_folder(folder: Path) -> None:
     """Check that a folder, or its nearest existing parent, can be written to, before any work starts."""
     nearest_parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=nearest_parent):
-            pass
-    except OSError as error:
-        raise UserError(f"Cannot write into {str(folder)!r}: {reason(error)}. Choose another folder.") from None
+    with writing(folder), tempfile.TemporaryFile(dir=nearest_parent):
+        pass

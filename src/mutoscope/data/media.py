@@ -3,6 +3,7 @@
 Torch-free, so that a report about a folder starts fast.
 """
 
+import io
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from jaxtyping import UInt8
 
 from mutoscope.data.orientation import EXIF_ORIENTATIONS, UPRIGHT
 from mutoscope.errors import UserError, reason
+from mutoscope.writing import write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -137,6 +139,15 @@ def open_image(path: Path, notes: list[str] | None = None) -> "Image":
             return decode_image(file, path, notes)
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{path} is not an image that can be read ({reason(error)})") from None
+
+
+def write_png(path: Path, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes an image whole or not at all. Raises UserError where the system refuses."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(content, format="PNG")
+    write_whole(path, content.getvalue())
 
 
 def decode_image(file: IO[bytes], name: Path | str = "The image", notes: list[str] | None = None) -> "Image":

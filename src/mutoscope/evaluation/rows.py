@@ -9,7 +9,6 @@ Processes are those of a `torch.distributed` group that was joined before (torch
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mutoscope.errors import UserError, reason
+from mutoscope.writing import new_folder, write_whole
 
 CHUNK = 32  # clips per chunk
 STATE = "state.json"
@@ -72,11 +72,7 @@ class State:
         elif path.exists() and any(path.iterdir()):
             raise UserError(f"{str(path)!r} is not an empty folder: name a new one for the state of the evaluation.")
         else:
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-                write_atomically(path / STATE, text.encode())
-            except OSError as error:
-                raise UserError(f"Cannot write into {str(path)!r}: {reason(error)}. Choose another folder.") from None
+            write_whole(new_folder(path) / STATE, text)
 
     def chunk(self, label: str, number: int) -> Path | None:
         return self.folder and self.folder / f"{label}-{number:06d}.safetensors"
@@ -170,7 +166,7 @@ def joined(parts: Sequence[Rows]) -> Rows:
 def write_rows(path: Path, rows: Rows) -> None:
     """Write one chunk under a temporary name, then rename it, so that every file is complete."""
     tensors = {name: value.contiguous() for name, value in rows.tensors.items()}
-    write_atomically(path, save(tensors, metadata={"notes": json.dumps(rows.notes)}))
+    write_whole(path, save(tensors, metadata={"notes": json.dumps(rows.notes)}))
 
 
 def read_rows(path: Path) -> Rows:
@@ -180,17 +176,6 @@ def read_rows(path: Path) -> Rows:
             return Rows({name: file.get_tensor(name) for name in file.keys()}, tuple(notes))  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {reason(error)}. Delete it, and its clips are measured again.") from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _gathered(own: dict[int, Rows]) -> dict[int, Rows] | None:

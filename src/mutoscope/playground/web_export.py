@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 from mutoscope.errors import UserError
 from mutoscope.pipeline import VideoPipeline
+from mutoscope.writing import writing
 
 STATIC, WEB = (Path(__file__).parent / name for name in ("static", "static_web"))
 PAGE_FILES = ("index.html", "style.css", "icon.svg", "app.js", "play.js", "region.js", "watch.js")
@@ -57,18 +58,20 @@ def export_web(pipeline: VideoPipeline, name: str, out: Path, runtime: Path | No
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: name a new folder.")
-    with TemporaryDirectory(prefix=".mutoscope-web-", dir=out.parent) as temporary:
+    page = sum(file.stat().st_size for file in (*STATIC.iterdir(), *WEB.iterdir()) if file.is_file())
+    with writing(out, page), TemporaryDirectory(prefix=".mutoscope-web-", dir=out.parent) as temporary:
         folder = Path(temporary) / "page"
         (folder / "runtime").mkdir(parents=True)
         _copy_page(folder)
         _copy_runtime(folder / "runtime", runtime)  # before the graphs, which take longest
         world = pipeline.family.web_world(name)
-        for graph, content in world.graphs.items():
-            (folder / f"{graph}.onnx").write_bytes(content)
-        (folder / "world.json").write_text(json.dumps(world.manifest), encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
+        with writing(out, page + sum(map(len, world.graphs.values()))):
+            for graph, content in world.graphs.items():
+                (folder / f"{graph}.onnx").write_bytes(content)
+            (folder / "world.json").write_text(json.dumps(world.manifest), encoding="utf-8")
+            if out.exists():
+                out.rmdir()
+            folder.rename(out)
     sizes = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
     return {"output": str(out), "model_bytes": sum(map(len, world.graphs.values())), "files": sizes}
 

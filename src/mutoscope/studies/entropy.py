@@ -25,6 +25,7 @@ from mutoscope.data.base import ClipBatch, ClipSource
 from mutoscope.errors import UserError
 from mutoscope.layers.token_order import region_order
 from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.writing import writing
 
 CLIPS_PER_COMPONENT = 4  # with fewer, a larger set of tokens may predict worse than a subset of it
 
@@ -214,8 +215,8 @@ def draw(report: EntropyReport, path: Path) -> None:
         figure.colorbar(image, ax=axis, shrink=0.8, label="nats")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        figure.savefig(temporary, dpi=110, format="png")
-        os.replace(temporary, path)
+        with writing(path, temporary=temporary):
+            figure.savefig(temporary, dpi=110, format="png")
+            os.replace(temporary, path)
     finally:
         plt.close(figure)
-        temporary.unlink(missing_ok=True)

@@ -13,10 +13,10 @@ from types import FrameType
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mutoscope.data.media import write_png
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.errors import UserError
 from mutoscope.tokenizers.base import VideoTokenizer
@@ -27,6 +27,7 @@ from mutoscope.training.curve import write_curve
 from mutoscope.training.distributed import Process, mean_over_ranks
 from mutoscope.training.pace import Pace
 from mutoscope.training.tracking import LOG, Tracker, announce
+from mutoscope.writing import new_folder
 
 EARLY = (1, 10, 30, 100, 300)  # updates after which there are contact sheets before the first regular one
 CURVE = "curve.png"
@@ -192,9 +193,7 @@ class Recorder:
         network.train(was_training)
 
     def _save(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        folder = self.out / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.ascontiguousarray(image)).save(folder / f"{name}-{step:08d}.png")
+        write_png(new_folder(self.out / "samples") / f"{name}-{step:08d}.png", image)
         for tracker in self.trackers:
             tracker.image(step, name, image)
 

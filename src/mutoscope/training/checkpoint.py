@@ -4,13 +4,14 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict, cast
 
 import torch
 
 from mutoscope.errors import UserError, reason
+from mutoscope.writing import new_folder, write_whole, writing
 
 # Fields that may differ on resume: they change logs, speed or which of two finished networks is exported, or
 # (num_steps) the end of the cosine.
@@ -68,7 +69,7 @@ def save_checkpoint(
 
     Raises UserError when the file cannot be written (full disk); earlier checkpoints stay as they are.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    new_folder(folder)
     path = folder / f"step-{step:08d}.pt"
     temporary = path.with_suffix(".tmp")
     state: Checkpoint = {
@@ -79,20 +80,28 @@ def save_checkpoint(
         "generator": generator.get_state(),
     }
     try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        temporary.unlink(missing_ok=True)
+        with writing(path, tensor_bytes(state), temporary):
+            with temporary.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except UserError as error:
         kept = checkpoint_paths(folder)
-        advice = f"the last good one is {kept[-1]}" if kept else "there is no earlier one"
-        message = f"Could not write checkpoint {path} ({reason(error)}); {advice}. Free disk space and resume."
-        raise UserError(message) from error
+        advice = f"The last good checkpoint is {kept[-1]}" if kept else "There is no earlier checkpoint"
+        raise UserError(f"{error} {advice}; then resume the run.") from error
     for old in checkpoint_paths(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return path
+
+
+def tensor_bytes(values: object) -> int:
+    """Bytes of all tensors in nested containers: about the size of the file that holds them."""
+    if isinstance(values, torch.Tensor):
+        return values.numel() * values.element_size()
+    if isinstance(values, Mapping):
+        return sum(map(tensor_bytes, cast(Mapping[object, object], values).values()))
+    return sum(map(tensor_bytes, cast(Sequence[object], values))) if isinstance(values, list | tuple) else 0
 
 
 def load_latest_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpoint | None:
@@ -163,10 +172,7 @@ def start_or_resume(
 
 def write_recipe(out: Path, recipe: RecipeValues) -> None:
     """Puts recipe.json into the run's folder, whole or not at all; it can be loaded and trained again."""
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = out / "recipe.json.tmp"
-    temporary.write_text(json.dumps(recipe, indent=2) + "\n")
-    temporary.replace(out / "recipe.json")
+    write_whole(new_folder(out) / "recipe.json", json.dumps(recipe, indent=2) + "\n")
 
 
 def changed_fields(old: RecipeValues, new: RecipeValues) -> list[str]:

@@ -5,7 +5,9 @@ that writing the dataset costs no second encoding. `meta/info.json` is written l
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +19,7 @@ from jaxtyping import Float32, UInt8
 from mutoscope.actions import Kind
 from mutoscope.data.video.decode import require_av
 from mutoscope.errors import UserError
+from mutoscope.writing import writing
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -89,7 +92,7 @@ class _Place:
 def encode_episode(frames: Sequence[UInt8[np.ndarray, "h w 3"]], fps: float, path: Path) -> None:
     """Frames as one near-lossless H.264 file."""
     av = require_av(path)
-    with av.open(f"file:{path}", "w", format="mp4") as container:
+    with writing(path, temporary=path), av.open(f"file:{path}", "w", format="mp4") as container:
         stream = cast("VideoStream", container.add_stream("libx264", rate=exact_rate(fps)))
         stream.height, stream.width, stream.pix_fmt = frames[0].shape[0], frames[0].shape[1], PIXEL_FORMAT
         stream.options = dict[str, object](H264_OPTIONS)
@@ -173,7 +176,8 @@ def write_dataset(folder: Path, parts: Sequence[EpisodePart], form: DatasetForm)
     """
     if not parts:
         raise UserError("A dataset needs at least one episode.")
-    try:
+    needed = sum(part.video.stat().st_size for part in parts)
+    with writing(folder, needed), _removed_unless_whole(folder):
         places = _write_videos(folder, parts, form)
         tasks = list(dict.fromkeys(part.task for part in parts))
         statistics = _write_rows(folder, parts, form, tasks)
@@ -182,10 +186,17 @@ def write_dataset(folder: Path, parts: Sequence[EpisodePart], form: DatasetForm)
         whole = {name: combined([one[name] for one in statistics]) for name in statistics[0]}
         _write_json(folder / "meta/stats.json", whole)
         _write_json(folder / "meta/info.json", _info(parts, form, tasks))
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror or error}); free space or choose another."
-        ) from None
+
+
+@contextmanager
+def _removed_unless_whole(folder: Path) -> Iterator[None]:
+    """The files of a dataset whose writing failed are of no use: its parts, from which it is written again, stay."""
+    try:
+        yield
+    except BaseException:
+        for name in ("videos", "data", "meta"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        raise
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,10 +7,9 @@ gives the same frames, whichever process records it.
 
 import _thread
 import hashlib
+import io
 import json
 import multiprocessing
-import os
-import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mutoscope.checks import COUNT, SEED, Range, check_fields
+from mutoscope.data.media import write_png
 from mutoscope.data.sources.parquet import require_pyarrow
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.errors import UserError
@@ -37,6 +37,7 @@ from mutoscope.worlds.lerobot_writer import (
     write_dataset,
 )
 from mutoscope.worlds.policies import Replayed, checked_row, policies_for
+from mutoscope.writing import new_folder, write_whole
 
 PARTS, SETTINGS, INFO, SHEET = ".parts", "record.json", "meta/info.json", "contact_sheet.png"
 SHEET_ROWS, SHEET_FRAMES = 8, 10
@@ -160,7 +161,7 @@ def _claim(out: Path, config: RecordConfig) -> None:
         return
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; name a new folder.")
-    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    new_folder(out / PARTS)
     _write_json(settings, _described(config))
 
 
@@ -178,9 +179,7 @@ def _version(package: str) -> str | None:
 
 
 def _write_json(path: Path, values: dict[str, object]) -> None:
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, json.dumps(values, indent=2) + "\n")
 
 
 def _part_file(out: Path, episode: int) -> Path:
@@ -251,9 +250,9 @@ class _Recorder:
         played = play(environment, self._policy(number, environment), self.config, number)
         path = _part_file(self.out, number)
         encode_episode(played.frames, environment.fps, path.with_suffix(".mp4"))
-        temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp.npz")
+        content = io.BytesIO()
         np.savez(
-            temporary,
+            content,
             task=np.array(environment.task),
             actions=played.actions,
             rewards=played.rewards,
@@ -261,7 +260,7 @@ class _Recorder:
             pixels=np.array(json.dumps(pixel_statistics(played.frames))),
             sha256=np.array(hashlib.sha256(np.stack(played.frames).tobytes()).hexdigest()),
         )
-        os.replace(temporary, path)
+        write_whole(path, content.getvalue())
         return number
 
     def _policy(self, number: int, environment: Environment) -> Policy:
@@ -332,8 +331,6 @@ def _end_with_parent() -> None:
 
 def _write_sheet(out: Path, parts: Sequence[EpisodePart]) -> None:
     """A contact sheet of the first episodes, at equal distances in time."""
-    from PIL import Image
-
     from mutoscope.data.video.read import read_video
 
     clips = []
@@ -341,4 +338,4 @@ def _write_sheet(out: Path, parts: Sequence[EpisodePart]) -> None:
         frames = read_video(part.video).frames
         clips.append(frames[np.linspace(0, len(frames) - 1, min(SHEET_FRAMES, len(frames))).astype(int)])
     labels = [part.task for part in parts[:SHEET_ROWS]]
-    Image.fromarray(contact_sheet(clips, columns=SHEET_FRAMES, labels=labels)).save(out / SHEET)
+    write_png(out / SHEET, contact_sheet(clips, columns=SHEET_FRAMES, labels=labels))
