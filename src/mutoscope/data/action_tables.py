@@ -5,7 +5,6 @@ played again. Row t is done in frame t and leads to frame t + 1. Torch-free, so 
 """
 
 import csv
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from mutoscope.data.text_files import read_text
+from mutoscope.declared import read_npy
 from mutoscope.errors import UserError, reason
+from mutoscope.json_config import parse_json
 
 UNKNOWN = "?"  # the cell of an action that is unknown
 WORDS = {word: np.nan for word in (UNKNOWN, "", "nan", "none", "null")} | {"true": 1.0, "false": 0.0}
@@ -95,7 +96,9 @@ def _names(values: object, where: str) -> tuple[str, ...] | None:
 
 def _from_numpy(path: Path) -> ActionTable:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = read_npy(path)
+    except UserError as error:
+        raise UserError(f"{error} {HOW}") from None
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} holds no actions ({reason(error)}): {HOW}") from None
     if not isinstance(array, np.ndarray) or array.ndim not in (1, 2) or array.dtype.kind not in "biuf":
@@ -107,8 +110,8 @@ def _from_numpy(path: Path) -> ActionTable:
 
 def _from_json(path: Path) -> ActionTable:
     try:
-        values = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        values = parse_json(read_text(path))
+    except ValueError as error:
         raise UserError(f"{path} holds no actions ({reason(error)}): {HOW}") from None
     return table_of(values, str(path))
 

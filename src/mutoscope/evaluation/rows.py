@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from mutoscope.declared import check_safetensors
 from mutoscope.errors import UserError, reason
 from mutoscope.writing import new_folder, write_whole
 
@@ -171,6 +172,7 @@ def write_rows(path: Path, rows: Rows) -> None:
 
 def read_rows(path: Path) -> Rows:
     try:
+        check_safetensors(path)
         with safe_open(path, framework="pt") as file:
             notes = json.loads(file.metadata()["notes"])
             return Rows({name: file.get_tensor(name) for name in file.keys()}, tuple(notes))  # noqa: SIM118

@@ -24,7 +24,7 @@ from mutoscope.data.video.read import write_video
 from mutoscope.errors import UserError, reason
 from mutoscope.evaluation.sources.model_clips import call_seed
 from mutoscope.hub import check_writable_folder
-from mutoscope.json_config import nearest, read_json
+from mutoscope.json_config import nearest, parse_json, read_json
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.writing import new_folder, write_whole
 
@@ -106,7 +106,7 @@ def _text(path: Path) -> str:
 
 def _parsed(path: Path, text: str, number: int) -> object:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise UserError(f"{path}: entry {number} is not JSON ({reason(error)}).") from None
 

@@ -11,6 +11,8 @@ from typing import Protocol, TypedDict, cast
 import torch
 
 from mutoscope.errors import UserError, reason
+from mutoscope.pickles import check_torch_file
+from mutoscope.state_dicts import read_torch
 from mutoscope.writing import new_folder, write_whole, writing
 
 # Fields that may differ on resume: they change logs, speed or which of two finished networks is exported, or
@@ -121,12 +123,13 @@ def load_latest_checkpoint(folder: Path, device: torch.device | str = "cpu") -> 
 
 
 def _load(path: Path, device: torch.device | str) -> Checkpoint:
+    check_torch_file(path)
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise ValueError(f"wrong checksum of {damaged}")
-    state = torch.load(path, map_location=device, weights_only=True)
-    if missing := Checkpoint.__required_keys__ - state.keys():
-        raise ValueError(f"{', '.join(sorted(missing))} missing")
+    state = read_torch(path, device=device)
+    if not isinstance(state, dict) or (missing := Checkpoint.__required_keys__ - state.keys()):
+        raise ValueError(f"{', '.join(sorted(missing)) if isinstance(state, dict) else 'a table'} missing")
     return cast(Checkpoint, state)
 
 

@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
 from mutoscope.errors import UserError
+from mutoscope.json_config import parse_json
 from mutoscope.writing import new_folder, write_whole, writing
 
 LOG = "log.jsonl"
@@ -71,8 +72,8 @@ def read_log(path: str | Path) -> list[dict[str, float]]:
     lines = []
     for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
+            lines.append(cast(dict[str, float], parse_json(line)))
+        except ValueError:
             break
     return lines
 

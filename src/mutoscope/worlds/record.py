@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import shutil
 import threading
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing
@@ -26,7 +27,9 @@ from mutoscope.checks import COUNT, SEED, Range, check_fields
 from mutoscope.data.media import write_png
 from mutoscope.data.sources.parquet import require_pyarrow
 from mutoscope.data.video.contact_sheet import contact_sheet
-from mutoscope.errors import UserError
+from mutoscope.declared import read_npz
+from mutoscope.errors import UserError, reason
+from mutoscope.json_config import read_json
 from mutoscope.worlds.base import Environment, Policy, PolicyFactory
 from mutoscope.worlds.catalog import EnvironmentSpec, open_environment
 from mutoscope.worlds.lerobot_writer import (
@@ -151,7 +154,7 @@ def _claim(out: Path, config: RecordConfig) -> None:
     if (out / INFO).exists() and not settings.exists():
         raise UserError(f"{out} holds a finished recording; name another folder.")
     if settings.exists():
-        found = json.loads(settings.read_text(encoding="utf-8"))
+        found = read_json(settings)
         if found != _described(config):
             changed = [name for name, value in _described(config).items() if found.get(name) != value]
             raise UserError(
@@ -188,7 +191,8 @@ def _part_file(out: Path, episode: int) -> Path:
 
 def _load_part(out: Path, episode: int) -> EpisodePart:
     path = _part_file(out, episode)
-    with np.load(path, allow_pickle=False) as found:
+    try:
+        found = read_npz(path)
         return EpisodePart(
             path.with_suffix(".mp4"),
             str(found["task"]),
@@ -198,6 +202,8 @@ def _load_part(out: Path, episode: int) -> EpisodePart:
             json.loads(str(found["pixels"])),
             str(found["sha256"]),
         )
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({reason(error)}): delete it, and its episode is recorded again.") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

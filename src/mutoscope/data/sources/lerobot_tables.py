@@ -3,7 +3,6 @@
 Every path comes from the templates in info.json. Reads tables only, and no frame of any video.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from mutoscope.data.media import files_below
 from mutoscope.data.sources.parquet import Row, read_rows, require_pyarrow
 from mutoscope.data.text_files import read_json_lines, read_text
 from mutoscope.errors import UserError, reason
+from mutoscope.json_config import parse_json
 
 INFO = "meta/info.json"
 TEMPLATE_FIELDS = frozenset("video_key chunk_index file_index episode_chunk episode_index".split())
@@ -348,8 +348,9 @@ def task_classes(folder: Path, tasks: Mapping[int, str]) -> list[str]:
 
 
 def _json_object(path: Path) -> dict[str, Any]:
+    text = read_text(path)
     try:
-        values = json.loads(read_text(path))
+        values = parse_json(text)
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({reason(error)}); copy it again.") from None
     if not isinstance(values, dict):

@@ -30,8 +30,9 @@ from torch import Tensor
 
 from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, PathData, TokenBatch, described_actions, flat
 from mutoscope.data.sources.survey import DataSurvey
+from mutoscope.declared import check_npy
 from mutoscope.errors import UserError, reason
-from mutoscope.json_config import dataclass_from_dict
+from mutoscope.json_config import dataclass_from_dict, read_json
 from mutoscope.writing import allocated_bytes, free_bytes, new_folder, reserve, write_whole, writing
 
 METADATA = "metadata.json"
@@ -196,11 +197,14 @@ class TokenCacheWriter:
 
     def _resume(self) -> int:
         path = self.partial / PROGRESS
-        progress = json.loads(path.read_text())
-        found, wanted = (TokenCacheInfo.from_json(values, path) for values in (progress["info"], _plain(self.info)))
+        progress = read_json(path)
+        found, wanted = (TokenCacheInfo.from_json(values, path) for values in (progress.get("info"), _plain(self.info)))
         if not found.holds(wanted):
             raise UserError(f"{self.partial} is an unfinished cache of other clips or another tokenizer; remove it.")
-        return progress["position"]
+        position = progress.get("position")
+        if not isinstance(position, int) or not 0 <= position <= self.info.num_clips:
+            raise UserError(f"{path} names no clip to continue from; remove {self.partial}.")
+        return position
 
     def write(
         self,
@@ -245,9 +249,9 @@ def started_info(folder: Path) -> TokenCacheInfo | None:
     finished, begun = folder / METADATA, folder.with_name(folder.name + ".partial") / PROGRESS
     try:
         if finished.is_file():
-            return TokenCacheInfo.from_json(json.loads(finished.read_text()), finished)
-        return TokenCacheInfo.from_json(json.loads(begun.read_text())["info"], begun)
-    except (OSError, ValueError, KeyError, UserError):
+            return TokenCacheInfo.from_json(read_json(finished), finished)
+        return TokenCacheInfo.from_json(read_json(begun).get("info"), begun)
+    except (OSError, ValueError):
         return None
 
 
@@ -259,8 +263,8 @@ class TokenCache(ClipSource[TokenBatch]):
         self.folder = Path(folder)
         path = self.folder / METADATA
         try:
-            values = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+            values = read_json(path)
+        except UserError as error:
             message = f"{self.folder} is not a finished token cache ({reason(error)}); tokenize the clips first."
             raise UserError(message) from None
         self.info = TokenCacheInfo.from_json(values, path)
@@ -287,6 +291,8 @@ class TokenCache(ClipSource[TokenBatch]):
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
         try:
+            for name in self.info.arrays():
+                check_npy(self.folder / f"{name}.npy")
             return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in self.info.arrays()}
         except (OSError, ValueError) as error:
             raise UserError(

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mutoscope.declared import check_safetensors
 from mutoscope.errors import UserError, reason
 from mutoscope.writing import write_whole
 
@@ -261,6 +262,7 @@ def save_dynamics(path: Path, found: InverseDynamics) -> None:
 def load_dynamics(path: Path, config: DynamicsConfig, is_button: tuple[bool, ...], device: object) -> InverseDynamics:
     """The network of `save_dynamics`. Raises UserError for a damaged file."""
     try:
+        check_safetensors(path)
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         offset, scale = weights.pop("offset"), weights.pop("scale")
