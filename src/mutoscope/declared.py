@@ -1,7 +1,7 @@
 """Sizes that files declare, read from their headers and checked before anything is unpacked or allocated.
 
-An archive of a few megabytes may declare gigabytes. Every reader of archives, arrays and weights asks this module first;
-it reads headers only, and raises UserError in one sentence.
+An archive of a few megabytes may declare gigabytes. Every reader of archives, arrays and weights calls this module
+first; it reads headers only, and raises UserError in one sentence.
 """
 
 import json

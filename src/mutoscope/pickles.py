@@ -140,7 +140,7 @@ def _walk(file: BinaryIO, path: Path, allowed: Collection[str], declared: Declar
         raise
     except Exception as error:  # damage shows as wrong bytes, a stack that is empty, or values of other kinds
         found = type(error).__name__
-        raise UserError(f"{path} is not a readable PyTorch file: it is cut off or damaged ({found}).") from None
+        raise UserError(f"{path} is damaged or cut off ({found}).") from None
     return declared
 
 
@@ -159,7 +159,7 @@ class _Walk:
         elif name in self.steps:
             self.steps[name](self, argument)
         else:
-            raise UserError(f"{self.path} is not a readable PyTorch file: it holds the unknown step {name}.")
+            raise UserError(f"{self.path} holds {name}, which no PyTorch file needs: it is damaged.")
 
     def since_mark(self) -> list[object]:
         items: list[object] = []
