@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
-import torch
 
 from mutoscope.errors import UserError, reason, shown
 
@@ -148,19 +147,3 @@ def too_large_for_memory(path: Path, limit: int | None) -> None:
     size = path.stat().st_size
     if limit is not None and size > limit:
         raise UserError(f"{path} has {size / 1e9:,.1f} GB, this machine {limit / 1e9:,.1f} GB of memory.")
-
-
-# ------------------------------------------------------------------------------------------------------------- PyTorch
-
-
-def storage_bytes(dtype: str) -> int | None:
-    """Bytes of one number of a storage class such as "FloatStorage" or a dtype such as "bfloat16"."""
-    names = {
-        "FloatStorage": 4, "DoubleStorage": 8, "HalfStorage": 2, "BFloat16Storage": 2, "LongStorage": 8,
-        "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1,
-        "UntypedStorage": 1, "ComplexFloatStorage": 8, "ComplexDoubleStorage": 16,
-    }  # fmt: skip
-    if dtype in names:
-        return names[dtype]
-    found = getattr(torch, dtype, None)
-    return found.itemsize if isinstance(found, torch.dtype) else None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from mutoscope.declared import storage_bytes, zip_members
+from mutoscope.declared import zip_members
 from mutoscope.errors import UserError, shown
 
 MAX_PICKLE = 64 * 2**20  # bytes: a file of 100,000 tensors has a pickle of 20 MB
@@ -39,6 +39,22 @@ CALLED = CONTAINERS | NUMBERS | VIEWS | WRAPPED
 MENTIONED = re.compile(
     r"torch(\.storage)? \w+Storage|torch (Tensor|b?float\w*|u?int\w*|bool|complex\w*|half|double|long)"
 )
+
+
+# Bytes of one number by the first letters of a dtype's name or of a storage class.
+ITEM_BYTES = {
+    "float8": 1, "bfloat16": 2, "float16": 2, "float64": 8, "float": 4, "half": 2, "double": 8, "long": 8,
+    "uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8, "int8": 1, "int16": 2, "int64": 8, "int": 4, "bool": 1,
+    "complex32": 4, "complex64": 8, "complex": 16, "FloatS": 4, "DoubleS": 8, "HalfS": 2, "BFloat16S": 2, "LongS": 8,
+    "IntS": 4, "ShortS": 2, "CharS": 1, "ByteS": 1, "BoolS": 1, "UntypedS": 1, "ComplexFloatS": 8, "ComplexDoubleS": 16,
+}  # fmt: skip
+
+
+def item_bytes(name: str) -> int | None:
+    """Bytes of one number of a dtype such as "bfloat16" or of a storage class such as "FloatStorage"."""
+    short = name.replace("Storage", "S")
+    fitting = [start for start in ITEM_BYTES if short.startswith(start)]
+    return ITEM_BYTES[max(fitting, key=len)] if fitting else None
 
 
 @dataclass(frozen=True)
@@ -199,7 +215,7 @@ class _Walk:
         count, last = math.prod(whole), cast(int, offset) + sum((n - 1) * stride for n, stride in pairs)
         item = storage.item_bytes
         if len(arguments) > 6 and isinstance(dtype := arguments[6], Name):  # an untyped storage of bytes
-            item = storage_bytes(dtype.text.rpartition(" ")[2]) or item
+            item = item_bytes(dtype.text.rpartition(" ")[2]) or item
         if count and (last + 1) * item > storage.count * storage.item_bytes:
             raise UserError(
                 f"{self.path} declares a tensor of {shown(whole)} in a storage of {storage.count:,} numbers; the file "
@@ -210,7 +226,7 @@ class _Walk:
     def stored(self, _: object) -> None:
         """A storage is mentioned: ("storage", class, key, device, count, ...)."""
         kind, name, key, _, count = cast(tuple[object, ...], self.stack.pop())[:5]
-        item = storage_bytes(name.text.rpartition(" ")[2]) if isinstance(name, Name) else None
+        item = item_bytes(name.text.rpartition(" ")[2]) if isinstance(name, Name) else None
         if kind not in ("storage", b"storage") or item is None or type(count) is not int or count < 0:
             raise ValueError("no storage")
         key = key.decode() if isinstance(key, bytes) else str(key)

@@ -46,9 +46,9 @@ def read_stored(path: Path, allowed: Sequence[type] = (), what: str = "") -> obj
         return read_torch(path, allowed)
     except Exception as error:  # a damaged or malicious file fails in many ways, none of which is the program's fault
         subject = f"{path} is not a readable weights file" + (f" of {what}" if what else "")
-        if isinstance(error, UserError):  # its sentence begins with the path
-            raise UserError(f"{subject}: it {str(error).removeprefix(f'{path} ')}") from None
-        raise UserError(f"{subject}: it is damaged: {reason(error)}.") from None
+        # Our own sentence begins with the path.
+        own = f"it {str(error).removeprefix(f'{path} ')}" if isinstance(error, UserError) else f"{reason(error)}."
+        raise UserError(f"{subject}: it is damaged, or holds more than tensors and was refused: {own}") from None
 
 
 def read_torch(path: Path, allowed: Sequence[type] = (), device: torch.device | str = "cpu") -> object:

@@ -28,24 +28,29 @@ class WriteError(UserError):
     """A write that the system refused."""
 
     def __init__(
-        self, message: str, path: Path | None = None, cause: BaseException | None = None, needed: int | None = None
+        self, message: str, path: Path = Path(), cause: BaseException | None = None, needed: int | None = None
     ) -> None:
         super().__init__(message)
         self.path, self.cause, self.needed = path, cause, needed
 
 
 def write_problem(
-    path: Path | str, error: BaseException, needed: int | None = None, name: str | None = None
+    path: Path | str,
+    error: BaseException,
+    needed: int | None = None,
+    name: str | None = None,
+    more_than: bool = False,
 ) -> WriteError:
     """What the system said about a write, as a sentence with the path and, where space is short, the bytes.
 
     needed: bytes that the file has when it is whole; None where that is not known before its end. name: of the file
-    where its path is of no use to the reader.
+    where its path is of no use to the reader. more_than: `needed` bytes were not enough.
     """
-    return WriteError(_sentence(Path(path), error, needed, name or str(path)), Path(path), error, needed)
+    sentence = _sentence(Path(path), error, needed, name or str(path), "more than " if more_than else "")
+    return WriteError(sentence, Path(path), error, needed)
 
 
-def _sentence(path: Path, error: BaseException, needed: int | None, name: str) -> str:
+def _sentence(path: Path, error: BaseException, needed: int | None, name: str, at_least: str) -> str:
     found = _of_the_system(error)
     number = getattr(found, "errno", None)
     free = free_bytes(path)
@@ -54,7 +59,7 @@ def _sentence(path: Path, error: BaseException, needed: int | None, name: str) -
     short = free is not None and needed is not None and free < needed
     if number in SPACE or (short and not isinstance(found, OSError)):  # torch's words do not say why
         what = SPACE.get(number or errno.ENOSPC, SPACE[errno.ENOSPC])
-        sizes = _bytes(needed, "needed") + ("" if number == errno.EFBIG else f", {_bytes(free, 'free')}")
+        sizes = _bytes(needed, "needed", at_least) + ("" if number == errno.EFBIG else f", {_bytes(free, 'free')}")
         return f"Cannot write {name}: {what} ({sizes}). Free space, or choose another folder."
     return f"Cannot write {name}: {reason(found)}. Free space, or choose another folder."
 
@@ -69,8 +74,8 @@ def _of_the_system(error: BaseException) -> BaseException:
     return error
 
 
-def _bytes(count: int | None, what: str) -> str:
-    return f"{count:,} bytes {what}" if count is not None else f"{what}: unknown"
+def _bytes(count: int | None, what: str, at_least: str = "") -> str:
+    return f"{at_least}{count:,} bytes {what}" if count is not None else f"{what}: unknown"
 
 
 def free_bytes(path: Path) -> int | None:
@@ -96,12 +101,11 @@ def writing(
     except BaseException as error:
         written = None if temporary is None else _size(temporary)
         _remove(temporary)
-        if isinstance(error, WriteError) and error.cause and error.path and temporary in error.path.parents:
+        if isinstance(error, WriteError) and error.cause and temporary in (error.path, *error.path.parents):
             raise write_problem(path / error.path.relative_to(temporary), error.cause, error.needed) from error
         if isinstance(error, UserError | BrokenPipeError) or not _is_of_writing(error):
             raise
-        at_least = needed if needed is not None or written is None else written + 1
-        raise write_problem(path, error, at_least, name) from error
+        raise write_problem(path, error, written if needed is None else needed, name, needed is None) from error
 
 
 def _is_of_writing(error: BaseException) -> bool:

@@ -98,7 +98,7 @@ def _from_numpy(path: Path) -> ActionTable:
     try:
         array = read_npy(path)
     except UserError as error:
-        raise UserError(f"{error} {HOW}") from None
+        raise UserError(f"{path} holds no actions: it {str(error).removeprefix(f'{path} ')} {HOW}") from None
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} holds no actions ({reason(error)}): {HOW}") from None
     if not isinstance(array, np.ndarray) or array.ndim not in (1, 2) or array.dtype.kind not in "biuf":

@@ -28,6 +28,7 @@ IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .tif .tiff .avif".split()
 
 EXIF_ORIENTATION = 0x0112
 HIGHEST_16_BIT = 65535
+MAX_PIXELS = 2**26  # of an image: 67 million, 800 MB while it is converted
 
 # ---------------------------------------------------------------------------------------------- which files count
 
@@ -159,11 +160,19 @@ def decode_image(file: IO[bytes], name: Path | str = "The image", notes: list[st
 
     try:
         with Image.open(file) as image:
+            check_pixels(image)
             if notes is not None and is_see_through(image):
                 notes.append(transparency_note(name))
             return upright_rgb(image)
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from None
+
+
+def check_pixels(image: "Image") -> None:
+    """Raises ValueError for an image whose header declares more pixels than are read; none is decoded."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"it has {width}×{height} pixels, {width * height:,}; at most {MAX_PIXELS:,} are read")
 
 
 def upright_rgb(image: "Image") -> "Image":

@@ -4,6 +4,7 @@ Every file is written under a hidden temporary name in the same folder and renam
 holds the whole video or its former content.
 """
 
+import io
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -295,7 +296,10 @@ class SheetEncoder:
             shown = [shown[i] for i in chosen]
             self.warnings.append(f"the contact sheet shows {len(shown)} of {self.count} frames")
         sheet = contact_sheet(np.stack(shown), columns=16 if len(shown) > 8 else 8)
-        Image.fromarray(sheet).save(self.path, format="PNG")
+        content = io.BytesIO()
+        Image.fromarray(sheet).save(content, format="PNG")
+        with writing(self.path, content.tell()):
+            self.path.write_bytes(content.getvalue())
 
     def discard(self) -> None:
         self.frames = []
