@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from mutoscope import __version__
 from mutoscope.commands.common import parse_flags
 from mutoscope.commands.failures import explained
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, printable, shortened
 from mutoscope.json_config import nearest
 
 # verb -> what it does in one line; the function of that name lives in mutoscope/commands/<verb>.py
@@ -125,7 +125,7 @@ def run_verb(verb: str, arguments: list[str]) -> None:
     failure = report.pop("failure", None)  # the report is worth printing although the input is bad
     for warning in report.get("warnings", []):
         _tell(warning)
-    print(json.dumps(report, allow_nan=False) if as_json else module.summary(report))
+    print(json.dumps(report, allow_nan=False) if as_json else printable(module.summary(report)))
     if failure:
         raise UserError(failure)
 
@@ -200,7 +200,7 @@ def _fail(message: str, status: int) -> int:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(str(message).split())
+    return " ".join(shortened(printable(str(message))).split())
 
 
 if __name__ == "__main__":

@@ -258,8 +258,8 @@ def build_component(folder: Path) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             return network(config)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
         name = network.__name__
         raise UserError(f"{path}: no {name} can be built from this configuration: {reason(error)}.") from None

@@ -23,6 +23,7 @@ Config = TypeVar("Config")
 MAX_LISTED = 30  # names that an error about an unknown one lists
 MAX_GUESSED = 100  # characters of a word for which a similar one is looked up
 MAX_BYTES = 16 * 2**20  # of a file of settings: a value takes up to twenty times its text in memory
+MAX_VALUES = 65_536  # of a list, such as the names of classes
 MAX_DEPTH = 64  # of lists and objects inside each other; recipes have 6
 
 
@@ -186,6 +187,8 @@ def _convert_tuple(
     hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
     if len(hints) != len(value):
         raise UserError(f"{shown(key)} must hold {len(hints)} values, found {len(value)}.")
+    if len(value) > MAX_VALUES:
+        raise UserError(f"{shown(key)} must hold at most {MAX_VALUES:,} values, found {len(value):,}.")
     pairs = enumerate(zip(hints, value, strict=True))
     return tuple(_convert(hint, item, f"{key}[{i}]", choices) for i, (hint, item) in pairs)
 

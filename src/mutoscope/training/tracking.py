@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, printable
 from mutoscope.json_config import parse_json
 from mutoscope.writing import new_folder, write_whole, writing
 
@@ -34,7 +34,7 @@ class Tracker(Protocol):
 
 def announce(line: str) -> None:
     """Shows a line above the progress bar; standard output stays free for reports."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)
 
 
 class JsonlTracker:

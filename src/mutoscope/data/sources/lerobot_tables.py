@@ -47,6 +47,9 @@ class ActionFeature:
     kind: Kind | None
 
 
+PLACE = re.compile(r"\{\w+(?::0?\d{0,2}d?)?\}")  # a wider one would fill memory, an attribute lead elsewhere
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """What info.json states. Raises UserError where it lacks what reading needs."""
@@ -66,6 +69,8 @@ class DatasetInfo:
     def path(self, template: str, **fields: str | int) -> Path:
         """A file of the dataset. Raises UserError for a template that leads out of the folder."""
         try:
+            if {"{", "}"} & set(PLACE.sub("", template)):
+                raise ValueError("its places must be such as {chunk_index:03d}")
             relative = template.format(**fields)
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise UserError(
