@@ -27,14 +27,10 @@ def main(arguments: list[str]) -> int:
             for outcome in outcomes(case, Path(name)):
                 found.append(outcome)
                 if outcome.faults or part:
-                    print(
-                        f"{case.kind}: {case.name[:100]} | {outcome.line} | {', '.join(outcome.faults) or 'ok'}",
-                        flush=True,
-                    )
-                    print(
-                        f"    {outcome.memory >> 20} MB, {outcome.seconds:.1f} s: {outcome.message[-300:]!r}",
-                        flush=True,
-                    )
+                    kept = ", ".join(outcome.faults) or "ok"
+                    print(f"{case.kind}: {case.name[:100]} | {outcome.line} | {kept}", flush=True)
+                    cost = f"{outcome.memory >> 20} MB, {outcome.seconds:.1f} s"
+                    print(f"    {cost}: {outcome.message[-300:]!r}", flush=True)
     report = summarised(found)
     print(json.dumps({name: value for name, value in report.items() if name != "largest"}, indent=1))
     if not part:

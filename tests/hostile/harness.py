@@ -26,9 +26,9 @@ MEMORY = 2**30  # bytes of address space above those of the process before
 SECONDS = 5.0  # of processor time
 PATIENCE = 60  # seconds after which a process is ended
 LONGEST = 3200  # characters of an answer
-ADVICE = re.compile(
-    r"weights_only|allow_pickle|trust_remote_code|add_safe_globals|set_int_max_str_digits|MAX_IMAGE_PIXELS"
-)
+SWITCHES = "weights_only allow_pickle trust_remote_code add_safe_globals set_int_max_str_digits MAX_IMAGE_PIXELS"
+ADVICE = re.compile("|".join(SWITCHES.split()))
+WARM = ("inspect clips", "generate model warm.png", "reconstruct tokenizer clip.mp4 warm.mp4", "train none")
 RED = np.full((6, 8, 8, 3), (200, 0, 0), np.uint8)
 
 
@@ -92,20 +92,7 @@ def prepared(folder: Path) -> None:
     os.chdir(folder)
     try:
         with silent():
-            for line in (
-                "inspect clips",
-                "generate model warm.png",
-                "reconstruct tokenizer clip.mp4 warm.mp4",
-                "models model",
-            ):
-                main(shlex.split(line))
-            for line in (
-                "evaluate model --num-clips 0",
-                "train none",
-                "finetune none clips x",
-                "convert llamagen x y",
-                "play none",
-            ):
+            for line in WARM:
                 main(shlex.split(line))
     finally:
         os.chdir(here)

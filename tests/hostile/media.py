@@ -6,7 +6,6 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 
 from hostile.case import Case, alone
 from hostile.settings import ESCAPES, TEXTS
+from hostile.weights import squeezed
 from mutoscope.data.video.read import write_video
 
 READ = ("inspect {}", "reconstruct tokenizer {} out.mp4", "generate world out.mp4 --context {}", "upload {}")
@@ -27,15 +27,6 @@ def png(width: int, height: int, data: bytes = b"", extra: bytes = b"", depth: i
 
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-@lru_cache
-def squeezed(count: int) -> bytes:
-    """That many zeros, compressed."""
-    packer, parts = zlib.compressobj(9), []
-    for _ in range(count >> 24):
-        parts.append(packer.compress(bytes(2**24)))
-    return b"".join([*parts, packer.flush()])
 
 
 def gif(width: int, height: int, frames: int = 1) -> bytes:
@@ -122,15 +113,15 @@ def fragment(count: int) -> bytes:
 
 
 def images() -> Iterator[Case]:
-    profile = chunk(b"iCCP", b"a\0\0" + squeezed(2**30))
-    text = chunk(b"zTXt", b"a\0\0" + squeezed(2**30))
+    profile = chunk(b"iCCP", b"a\0\0" + squeezed(2**30, 15))
+    text = chunk(b"zTXt", b"a\0\0" + squeezed(2**30, 15))
     contents = {
         "p.png": {
             "sixty thousand squared": png(60_000, 60_000, zlib.compress(bytes(100))),
             "two billion squared": png(2**31 - 1, 2**31 - 1, zlib.compress(bytes(100))),
             "nothing squared": png(0, 0),
-            "nine thousand squared, all there": png(9000, 9000, squeezed(9000 * 27001 + 2**24)),
-            "16 bits, nine thousand squared": png(9000, 9000, squeezed(9000 * 54001), depth=16),
+            "nine thousand squared, all there": png(9000, 9000, squeezed(9000 * 27001 + 2**24, 15)),
+            "16 bits, nine thousand squared": png(9000, 9000, squeezed(9000 * 54001, 15), depth=16),
             "a colour profile of a gigabyte": png(10**5, 10**5, b"", profile),
             "a text of a gigabyte": png(10**5, 10**5, b"", text),
             "a chunk of gigabytes": png(10**5, 10**5)[:33] + struct.pack(">I", 2**31 - 1) + b"IDAT" + bytes(10),
@@ -203,7 +194,7 @@ def table(rows: int, text: str = "a", column: str = "episode_index") -> bytes:
     part, kind = min(rows, 2**20), pyarrow.string() if len(text) == 1 else pyarrow.large_string()
     schema = pyarrow.schema([(column, pyarrow.int64()), ("text", kind)])
     batch = pyarrow.Table.from_arrays(
-        [pyarrow.array(np.zeros(part, np.int64)), pyarrow.array([text] * part, kind)], schema=schema
+        [pyarrow.array(np.zeros(part, np.int64)), pyarrow.repeat(pyarrow.scalar(text, kind), part)], schema=schema
     )
     content = io.BytesIO()
     with parquet.ParquetWriter(content, schema) as writer:
@@ -248,7 +239,7 @@ def datasets() -> Iterator[Case]:
         if label != "a list":
             yield Case(f"info.json with {label}", "JSON", alone("robot/meta/info.json", content), LEROBOT[:2])
     tables = {
-        "thirty million rows": table(2**25),
+        "thirty million rows": table(2**26 // 2 + 2**20),
         "a text of a megabyte in a thousand rows": table(1000, "t" * 2**20),
         "half a table": table(1000)[:-100],
         "no table": b"PAR1" + bytes(100) + b"PAR1",
@@ -266,6 +257,7 @@ def datasets() -> Iterator[Case]:
 
 
 def tables() -> dict[str, tuple[str, bytes]]:
+    """Files beside videos: label -> name and content."""
     return {
         "metadata.csv with a name of megabytes": ("metadata.csv", b"file_name,text\n" + b"n" * 10**7 + b",a\n"),
         "metadata.csv with escapes": ("metadata.csv", b"file_name,text\n" + ESCAPES.encode() + b".mp4,a\n"),
