@@ -78,8 +78,9 @@ def test_files_that_torch_writes_pass(tmp_path: Path, new: bool):
     shared = torch.arange(10.0)
     state = {
         "model": network.state_dict(), "optimizer": optimizer.state_dict(), "half": torch.ones(3).bfloat16(),
-        "parameter": torch.nn.Parameter(torch.ones(2)), "views": [shared, shared[2:5], shared[::2]], "size": shared.shape,
-        "set": {1, 2}, "bytes": b"abc", "empty": torch.zeros(0, 3), "dtype": torch.float16, "rng": torch.get_rng_state(),
+        "parameter": torch.nn.Parameter(torch.ones(2)), "views": [shared, shared[2:5], shared[::2]],
+        "size": shared.shape, "set": {1, 2}, "bytes": b"abc", "empty": torch.zeros(0, 3), "dtype": torch.float16,
+        "rng": torch.get_rng_state(),
     }  # fmt: skip
     torch.save(state, tmp_path / "a.pt", _use_new_zipfile_serialization=new)
     found = read_torch(tmp_path / "a.pt")

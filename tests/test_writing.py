@@ -101,9 +101,10 @@ def test_other_exceptions_pass_and_the_temporary_file_is_removed_all_the_same(tm
 
 def test_files_in_a_temporary_folder_are_named_by_where_they_belong(tmp_path: Path):
     temporary = new_folder(tmp_path / ".model.tmp")
-    with pytest.raises(UserError, match=f"Cannot write {tmp_path}/model/part/a.bin"):
-        with writing(tmp_path / "model", temporary=temporary), writing(temporary / "part" / "a.bin", 10):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    inner = temporary / "part" / "a.bin"
+    expected = pytest.raises(UserError, match=f"Cannot write {tmp_path}/model/part/a.bin")
+    with expected, writing(tmp_path / "model", temporary=temporary), writing(inner, 10):
+        raise OSError(errno.ENOSPC, "No space left on device")
     assert not temporary.exists()
 
 
