@@ -28,7 +28,7 @@ PATIENCE = 60  # seconds after which a process is ended
 LONGEST = 3200  # characters of an answer
 SWITCHES = "weights_only allow_pickle trust_remote_code add_safe_globals set_int_max_str_digits MAX_IMAGE_PIXELS"
 ADVICE = re.compile("|".join(SWITCHES.split()))
-WARM = ("inspect clips", "generate model warm.png", "reconstruct tokenizer clip.mp4 warm.mp4", "train none")
+WARM = ("inspect clips", "generate model --out warm.png", "reconstruct tokenizer clip.mp4 warm.mp4", "train none")
 RED = np.full((6, 8, 8, 3), (200, 0, 0), np.uint8)
 
 

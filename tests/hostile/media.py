@@ -16,7 +16,7 @@ from hostile.settings import ESCAPES, TEXTS
 from hostile.weights import squeezed
 from mutoscope.data.video.read import write_video
 
-READ = ("inspect {}", "reconstruct tokenizer {} out.mp4", "generate world out.mp4 --context {}", "upload {}")
+READ = ("inspect {}", "reconstruct tokenizer {} out.mp4", "generate world --out out.mp4 --context {}", "upload {}")
 
 
 def png(width: int, height: int, data: bytes = b"", extra: bytes = b"", depth: int = 8, color: int = 2) -> bytes:
@@ -295,7 +295,10 @@ def actions() -> Iterator[Case]:
     for name, found in contents.items():
         for label, content in found.items():
             yield Case(
-                f"{name} with {label}", "actions", alone(name, content), (f"generate world out.mp4 --actions {name}",)
+                f"{name} with {label}",
+                "actions",
+                alone(name, content),
+                (f"generate world --out out.mp4 --actions {name}",),
             )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from hostile.case import Case, changed, replaced
 
 ESCAPES = "\x1b[2J\x1b[31m\x1b]0;title\x07\u202e\r\b"
-GENERATE = "generate {} out.mp4"
-MAGVIT = ("generate model out.mp4", "evaluate model --num-clips 2", "finetune model clips out --loop.num-steps 1")
+GENERATE = "generate {} --out out.mp4"
+MAGVIT = ("generate model --out out.mp4", "evaluate model --num-clips 2", "finetune model clips out --loop.num-steps 1")
 TOKENIZER = ("reconstruct tokenizer clip.mp4 out.mp4", "tokenize tokenizer clips out --num-clips 2")
 ABSURD: tuple[tuple[str, str, dict[str, object]], ...] = (
     ("model", "model/config.json", {"num_layers": 10**9}),
@@ -88,9 +88,9 @@ ABSURD: tuple[tuple[str, str, dict[str, object]], ...] = (
 LINES = {
     "model": MAGVIT,
     "tokenizer": TOKENIZER,
-    "world": (GENERATE.format("world"), "generate world out.mp4 --num-frames 3"),
+    "world": (GENERATE.format("world"), "generate world --out out.mp4 --num-frames 3"),
     "par": (GENERATE.format("par"),),
-    "nova": ("generate nova out.mp4 --prompt red",),
+    "nova": ("generate nova --out out.mp4 --prompt red",),
 }
 TEXTS = {
     "brackets nested a hundred thousand deep": b"[" * 100_000 + b"]" * 100_000,

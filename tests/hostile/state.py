@@ -82,7 +82,7 @@ def encoders() -> Iterator[Case]:
         "code of its own": {"auto_map": {"AutoModel": "evil.Model"}, "trust_remote_code": True},
         "an architecture of a megabyte": {"architectures": ["A" * 10**6], "model_type": "m" * 10**6},
     }
-    lines = ("generate nova out.mp4 --prompt red",)
+    lines = ("generate nova --out out.mp4 --prompt red",)
     for label, values in absurd.items():
         yield Case(f"a text encoder of {label}", "text encoder", encoder(json.dumps(T5 | values).encode()), lines)
     for label, content in TEXTS.items():
