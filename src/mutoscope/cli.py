@@ -85,7 +85,7 @@ def run(arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def warnings_in_one_line() -> Iterator[None]:
-    """Print this package's warnings without their location in the code; others stay as they are."""
+    """Print this package's warnings without their location in the code; others stay as they are, without Pillow's."""
     package = Path(__file__).parent
     with warnings.catch_warnings():
         elsewhere = warnings.showwarning
@@ -93,7 +93,7 @@ def warnings_in_one_line() -> Iterator[None]:
         def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **named: Any) -> None:
             if issubclass(category, UserWarning) and Path(filename).is_relative_to(package):
                 _tell(str(message))
-            else:
+            elif "PIL" not in Path(filename).parts:  # of damaged images, which are refused in our words
                 elsewhere(message, category, filename, *rest, **named)
 
         warnings.showwarning = show

@@ -21,12 +21,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Open hostile files with all verbs.")
     parser.add_argument("part", nargs="?", default="", help="of a kind or name: only these files")
     parser.add_argument("--every", type=int, default=1, help="open one file of so many")
+    parser.add_argument("--first", type=int, default=0, help="from this one on")
     options = parser.parse_args(arguments)
     part = options.part
     found: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="hostile-models-") as name:
         prepared(Path(name))
-        for case in [case for case in all_cases() if part in f"{case.kind}: {case.name}"][:: options.every]:
+        for case in [case for case in all_cases() if part in f"{case.kind}: {case.name}"][
+            options.first :: options.every
+        ]:
             for outcome in outcomes(case, Path(name)):
                 found.append(outcome)
                 if outcome.faults or part:

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ LONGEST = 3200  # characters of an answer
 SWITCHES = "weights_only allow_pickle trust_remote_code add_safe_globals set_int_max_str_digits MAX_IMAGE_PIXELS"
 ADVICE = re.compile("|".join(SWITCHES.split()))
 WARM = ("inspect clips", "generate model --out warm.png", "reconstruct tokenizer clip.mp4 warm.mp4", "train none")
+TALKS = ("train", "finetune")  # they say what they adapt to before they refuse anything
 RED = np.full((6, 8, 8, 3), (200, 0, 0), np.uint8)
 
 
@@ -56,7 +58,7 @@ class Outcome:
             f"{self.memory >> 20} MB": self.memory > MEMORY,
             f"{self.seconds:.1f} s": self.seconds > SECONDS,
             "no sentence": not lines or not lines[-1].startswith("mutoscope: "),
-            "other lines": any(not line.startswith("mutoscope: ") for line in lines),
+            "other lines": self.line.split()[0] not in TALKS and any(not s.startswith("mutoscope: ") for s in lines),
             "ran out of memory": "Not enough memory" in self.message or "MemoryError" in self.message,
             "a traceback": "Traceback" in self.message,
             "escapes": any(not c.isprintable() and c != "\n" for c in self.message),
@@ -204,6 +206,7 @@ def command(line: str) -> int:
     from mutoscope.playground.limits import Limits
     from mutoscope.playground.reading import read_upload
 
+    warnings.simplefilter("ignore")
     try:
         read_upload(Path(arguments[0]), 64, 512, Limits().upload_pixels, Limits().upload_seconds)
     except UserError as error:

@@ -212,7 +212,11 @@ INFO = {
         "action": {"dtype": "float32", "shape": [1], "names": ["a"]},
     },
 }  # fmt: skip
-LEROBOT = ("inspect robot", "tokenize tokenizer robot out --num-clips 2", "finetune world robot out --loop.num-steps 1")
+LEROBOT = (
+    "inspect robot",
+    "tokenize tokenizer robot out --num-clips 2",
+    "finetune world robot out --loop.num-steps 400",
+)
 
 
 def datasets() -> Iterator[Case]:

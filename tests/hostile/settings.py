@@ -8,7 +8,11 @@ from hostile.case import Case, changed, replaced
 
 ESCAPES = "\x1b[2J\x1b[31m\x1b]0;title\x07\u202e\r\b"
 GENERATE = "generate {} --out out.mp4"
-MAGVIT = ("generate model --out out.mp4", "evaluate model --num-clips 2", "finetune model clips out --loop.num-steps 1")
+MAGVIT = (
+    "generate model --out out.mp4",
+    "evaluate model --num-clips 2",
+    "finetune model clips out --loop.num-steps 400",
+)
 TOKENIZER = ("reconstruct tokenizer clip.mp4 out.mp4", "tokenize tokenizer clips out --num-clips 2")
 ABSURD: tuple[tuple[str, str, dict[str, object]], ...] = (
     ("model", "model/config.json", {"num_layers": 10**9}),

@@ -233,7 +233,7 @@ def safetensors_cases() -> Iterator[Case]:
     for name, content in contents.items():
         lines = (
             "generate model --out out.png",
-            "finetune model clips out --loop.num-steps 1",
+            "finetune model clips out --loop.num-steps 400",
             "evaluate model --num-clips 2",
         )
         yield Case(

@@ -10,7 +10,7 @@ BAD_INPUT, OUR_FAULT = 2, 1
 
 # Libraries that read files and addresses: their exceptions say that the content is at fault.
 READERS = frozenset(
-    "PIL av binascii csv httpx huggingface_hub json lzma pickle _pickle pyarrow requests safetensors safetensors_rust "
+    "PIL av binascii _csv httpx huggingface_hub json lzma pickle _pickle pyarrow requests safetensors safetensors_rust "
     "struct tokenizers tomllib urllib zipfile zlib".split()
 )
 READER_BUILTINS = (EOFError, UnicodeError)

@@ -47,6 +47,7 @@ class ActionFeature:
     kind: Kind | None
 
 
+MAX_ACTION = 4096  # numbers in an action: a hand with all its joints has 100
 PLACE = re.compile(r"\{\w+(?::0?\d{0,2}d?)?\}")  # a wider one would fill memory, an attribute lead elsewhere
 
 
@@ -209,7 +210,9 @@ def _actions(features: Mapping[str, Mapping[str, Any]]) -> tuple[ActionFeature |
     if not dtype.startswith(("float", "int", "uint", "bool")):
         return None, [f"the feature {key} is of dtype {dtype} and is not read as actions"]
     sizes = shape if isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape) else [1]
-    names = action_names(feature.get("names"), prod(sizes))
+    if (size := prod(sizes)) > MAX_ACTION:
+        raise UserError(f"The feature {key} declares {size:,} numbers in an action; at most {MAX_ACTION:,} are read.")
+    names = action_names(feature.get("names"), size)
     return ActionFeature(key, names, "buttons" if dtype == "bool" else None), []
 
 
