@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from mutoscope.data.media import write_png
-from mutoscope.errors import UserError, reason
+from mutoscope.errors import UserError, reason, shown
 from mutoscope.families import FAMILIES
 from mutoscope.interop import pipelines
 from mutoscope.json_config import dataclass_from_dict, nearest, read_json
@@ -194,7 +194,10 @@ def _read_index(folder: Path) -> tuple[ModelIndex, Mapping[str, object] | None]:
     values = read_json(path)
     if pipelines.is_pipeline(values):
         return ModelIndex(**pipelines.describe_pipeline(folder, values)), values
-    return dataclass_from_dict(ModelIndex, values, str(path)), None
+    index = dataclass_from_dict(ModelIndex, values, str(path))
+    if index.family not in (known := (*FAMILIES, "tokenizer")):
+        raise UserError(f"{path}: unknown family {shown(index.family)}: {nearest(index.family, known)}")
+    return index, None
 
 
 def _tokenizer_path(folder: Path, index: ModelIndex) -> Path:

@@ -142,7 +142,7 @@ def recipe_cases() -> Iterator[Case]:
         (tokenizer, "tokenizer.filters", 2**24),
         (tokenizer, "tokenizer.codebook_size", 2**24),
         (tokenizer, "data.num_frames", 10**12),
-        (tokenizer, "data.height", 65536),
+        (tokenizer, "data.height", 10**7),
         (tokenizer, "loop.batch_size", 10**12),
         (tokenizer, "loop.num_workers", 10**9),
         (tokenizer, "loop.threads", 10**9),
