@@ -26,14 +26,12 @@ BALLAST = ".ballast"
 @dataclass(frozen=True)
 class Moment:
     """A command line that writes below `disk`, and when the disk becomes full: at the first file with `text` in its
-    name. before: a command line that runs first. free: bytes that are left.
+    name.
     """
 
     name: str
     line: str
     text: str
-    free: int = 0
-    before: str = ""
     read_only: bool = False
 
 
@@ -43,7 +41,6 @@ TRAIN = (
 )
 MOMENTS = (
     Moment("generated video", "generate model --out disk/out.mp4", "config.json"),
-    Moment("generated GIF, some bytes left", "generate model --out disk/out.gif", "config.json", 4096),
     Moment("generated image", "generate model --out disk/out.png", "config.json"),
     Moment("reconstruction", "reconstruct tokenizer clip.mp4 disk/out.webm", "config.json"),
     Moment("token cache that does not fit", "tokenize tokenizer shapes disk/cache --num-clips 500000", "none"),
@@ -139,7 +136,7 @@ def refuse(moment: Moment, disk: Path) -> None:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=False)
         return
     free = os.statvfs(disk)
-    size = max(free.f_bavail * free.f_bsize - moment.free, 0)
+    size = free.f_bavail * free.f_bsize
     descriptor = os.open(disk / BALLAST, os.O_WRONLY | os.O_CREAT)
     os.posix_fallocate(descriptor, 0, size)
     os.close(descriptor)

@@ -20,6 +20,7 @@ from mutoscope.json_config import parse_json
 
 UNKNOWN = "?"  # the cell of an action that is unknown
 WORDS = {word: np.nan for word in (UNKNOWN, "", "nan", "none", "null")} | {"true": 1.0, "false": 0.0}
+MAX_COLUMNS = 4096  # numbers in an action
 DELIMITERS = (",", ";", "\t")  # a spreadsheet with decimal commas writes semicolons
 QUOTED = re.compile(r'"[^"]*"')
 # Columns that number the rows or date them, as screen recorders write; only where the values rise from row to row.
@@ -118,6 +119,8 @@ def _from_json(path: Path) -> ActionTable:
 
 def _from_csv(path: Path) -> ActionTable:
     lines = [line for line in read_text(path).splitlines() if line.strip()] or [""]
+    if (columns := max(map(lines[0].count, DELIMITERS))) > MAX_COLUMNS:
+        raise UserError(f"{path} has a row of {columns:,} columns; at most {MAX_COLUMNS:,} are read: {HOW}")
     first = lines[0].lstrip("#")  # numpy.savetxt writes names as a comment
     later = [line for line in lines[1:] if not line.startswith("#")]
     delimiter = max(DELIMITERS, key=re.sub(QUOTED, "", first).count)

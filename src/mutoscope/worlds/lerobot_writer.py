@@ -29,6 +29,7 @@ VERSION = "v3.0"
 CAMERA = "observation.images.screen"
 CHUNK_SIZE = 1_000  # files in a chunk, as in the lerobot package
 DATA_MB, VIDEO_MB = 100, 200  # sizes of files at which the next one begins, as in the lerobot package
+ROW_BYTES, TABLE_BYTES = 64, 2**17  # about, of a frame in the tables, and of the tables' headers
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
@@ -176,7 +177,7 @@ def write_dataset(folder: Path, parts: Sequence[EpisodePart], form: DatasetForm)
     """
     if not parts:
         raise UserError("A dataset needs at least one episode.")
-    needed = sum(part.video.stat().st_size for part in parts)
+    needed = sum(part.video.stat().st_size + ROW_BYTES * len(part) for part in parts) + TABLE_BYTES
     with writing(folder, needed), _removed_unless_whole(folder):
         places = _write_videos(folder, parts, form)
         tasks = list(dict.fromkeys(part.task for part in parts))

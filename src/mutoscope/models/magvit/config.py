@@ -121,9 +121,8 @@ class MagvitConfig(ModelConfig):
         clip = self.condition_clip_shape or self.latent_shape
         if math.prod(clip) > MAX_CONDITION_PIXELS:  # a mask of all of them is computed
             what = "condition_clip_shape" if self.condition_clip_shape else "latent_shape"
-            raise UserError(
-                f"{what} {clip} has {math.prod(clip):,} cells, at most {MAX_CONDITION_PIXELS:,} are possible."
-            )
+            cells = f"{math.prod(clip):,} cells, at most {MAX_CONDITION_PIXELS:,} are possible"
+            raise UserError(f"{what} {clip} has {cells}.")
         if any(size % cells for size, cells in zip(clip, self.latent_shape, strict=True)):
             raise UserError(f"condition_clip_shape {clip} is no multiple of latent_shape {self.latent_shape}.")
         if self.hidden_size % self.num_heads:
