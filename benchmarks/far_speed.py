@@ -59,7 +59,7 @@ def plain_pass(model: FAR, cache: PlainCache, latents: Tensor, times: Tensor) ->
     vector = model.vectors(times, FrameConditions()).repeat_interleave(n, dim=1)
     keys, values = [], []
     for layer, block in enumerate(model.blocks):
-        assert isinstance(block, Block)
+        assert isinstance(block, Block) and block.heads.output is not None
         chunk = block.modulation(vector).chunk(6, dim=-1)
         normed = F.layer_norm(x, x.shape[-1:], eps=EPS) * (1 + chunk[1]) + chunk[0]
         q, k, v = rearrange(block.heads.qkv(normed), "b l (t h c) -> t b h l c", t=3, h=model.config.num_heads)

@@ -91,7 +91,7 @@ def test_any_other_error_is_one_line_and_status_1(capsys, verb):
     ("error", "message"),
     [
         (PermissionError(13, "Permission denied", "/x/y"), "Permission denied: '/x/y'."),
-        (OSError(28, "No space left on device"), "No space left on device."),
+        (OSError(28, "No space left on device"), "Cannot write a file: No space left on the disk"),
         (MemoryError(), "Not enough memory: no more can be allocated."),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "Not enough memory:"),
         (json.JSONDecodeError("Expecting value", "x", 0), "cannot be read: JSONDecodeError"),

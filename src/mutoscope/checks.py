@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mutoscope.errors import UserError
 
 MAX_SEED = 2**64 - 1  # of torch.Generator
+MAX_LENGTH = 64  # numbers in one field: stages of a network, digits of a token
 
 
 def check_range(
@@ -59,7 +60,7 @@ SHARE = Range(low=0, high=1)
 DECAY = Range(low=0, below=1)
 """Decay of a running average: at 1 it would never change."""
 SEED = Range(low=0, high=MAX_SEED)
-DEPTH = Range(low=1, high=1024)
+DEPTH = Range(low=1, high=256)
 """Layers or blocks. Building a network takes time for each of them, so a slip of the finger is refused at once."""
 WIDTH = Range(low=1, high=2**24)
 """Channels, codes or classes: above it, sizes of tensors overflow."""
@@ -72,6 +73,8 @@ def check_fields(config: object, ranges: Mapping[str, Range]) -> None:
     for name, allowed in ranges.items():
         value = getattr(config, name)
         if isinstance(value, Sequence):
+            if len(value) > MAX_LENGTH:
+                raise UserError(f"{name} must hold at most {MAX_LENGTH} numbers, found {len(value):,}.")
             for i, item in enumerate(value):
                 allowed.check(f"{name}[{i}]", item)
         else:

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from mutoscope import __version__
 from mutoscope.commands.common import parse_flags
 from mutoscope.commands.failures import explained
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, printable, shortened
 from mutoscope.json_config import nearest
 from mutoscope.terminal import lasting_output
 
@@ -79,7 +79,7 @@ def run(arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def warnings_in_one_line() -> Iterator[None]:
-    """Print this package's warnings without their location in the code; others stay as they are."""
+    """Print this package's warnings without their location in the code; others stay as they are, without Pillow's."""
     package = Path(__file__).parent
     with warnings.catch_warnings():
         elsewhere = warnings.showwarning
@@ -87,7 +87,7 @@ def warnings_in_one_line() -> Iterator[None]:
         def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any, **named: Any) -> None:
             if issubclass(category, UserWarning) and Path(filename).is_relative_to(package):
                 _tell(str(message))
-            else:
+            elif "PIL" not in Path(filename).parts:  # of damaged images, which are refused in our words
                 elsewhere(message, category, filename, *rest, **named)
 
         warnings.showwarning = show
@@ -119,7 +119,7 @@ def run_verb(verb: str, arguments: list[str]) -> None:
     failure = report.pop("failure", None)  # the report is worth printing although the input is bad
     for warning in report.get("warnings", []):
         _tell(warning)
-    print(json.dumps(report, allow_nan=False) if as_json else module.summary(report))
+    print(json.dumps(report, allow_nan=False) if as_json else printable(module.summary(report)))
     if failure:
         raise UserError(failure)
 
@@ -200,7 +200,7 @@ def _fail(message: str, status: int) -> int:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(str(message).split())
+    return " ".join(shortened(printable(str(message))).split())
 
 
 if __name__ == "__main__":

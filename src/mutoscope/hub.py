@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from mutoscope.errors import UserError, reason
+from mutoscope.data.media import write_png
+from mutoscope.errors import UserError, reason, shown
 from mutoscope.families import FAMILIES
 from mutoscope.interop import pipelines
 from mutoscope.json_config import dataclass_from_dict, nearest, read_json
@@ -41,6 +41,7 @@ from mutoscope.ownership import owned, temporary_beside
 from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.pretrained import load_vae
+from mutoscope.writing import new_folder, write_whole, writing
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -195,7 +196,10 @@ def _read_index(folder: Path) -> tuple[ModelIndex, Mapping[str, object] | None]:
     values = read_json(path)
     if pipelines.is_pipeline(values):
         return ModelIndex(**pipelines.describe_pipeline(folder, values)), values
-    return dataclass_from_dict(ModelIndex, values, str(path)), None
+    index = dataclass_from_dict(ModelIndex, values, str(path))
+    if index.family not in (known := (*FAMILIES, "tokenizer")):
+        raise UserError(f"{path}: unknown family {shown(index.family)}: {nearest(index.family, known)}")
+    return index, None
 
 
 def _tokenizer_path(folder: Path, index: ModelIndex) -> Path:
@@ -259,8 +263,8 @@ def build_component(folder: Path) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             return network(config)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
         name = network.__name__
         raise UserError(f"{path}: no {name} can be built from this configuration: {reason(error)}.") from None
@@ -311,10 +315,10 @@ def save_component(folder: Path, module: nn.Module, half: bool = True) -> None:
     """Write `config.json` and `model.safetensors` of a tokenizer or model into a folder."""
     from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
+    new_folder(folder)
     write_json(folder / CONFIG, {"class": type(module).__name__, **asdict(configuration(module))})
     # Not by safetensors' own function, which writes files that only their owner may read.
-    (folder / WEIGHTS).write_bytes(save({key: _to_disk(value, half) for key, value in module.state_dict().items()}))
+    write_whole(folder / WEIGHTS, save({key: _to_disk(value, half) for key, value in module.state_dict().items()}))
 
 
 def configuration(module: nn.Module) -> "DataclassInstance":
@@ -368,10 +372,11 @@ def _save(
     first_frames: Mapping[str, np.ndarray],
 ) -> None:
     """`save_pretrained` for the one process that writes into `target`."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(target)
-    temporary.mkdir()
-    try:
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+    with writing(target, temporary=temporary):
         for name, part in zip(("tokenizer", "model", "discriminator"), networks, strict=True):
             if part is not None:
                 save_component(temporary / name, part, half)
@@ -379,39 +384,35 @@ def _save(
             write_json(temporary / "recipe.json", recipe)
         for name, frame in first_frames.items():
             (temporary / name).parent.mkdir(exist_ok=True)
-            Image.fromarray(frame).save(temporary / name)
+            write_png(temporary / name, frame)
         if card is not None:
-            (temporary / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+            write_whole(temporary / "MODEL_CARD.md", card)
         write_json(temporary / INDEX, asdict(index))
         target.mkdir(exist_ok=True)
         for entry in sorted(temporary.iterdir(), key=lambda entry: entry.name == INDEX):
             _replace(entry, target / entry.name, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _replace(source: Path, target: Path, temporary: Path) -> None:
-    if target.is_dir():  # a folder cannot be renamed over another one: move the old one out of the way
-        target.rename(temporary / f"{target.name}.old")
-    os.replace(source, target)
+    if not target.is_dir():
+        os.replace(source, target)
+        return
+    # A folder cannot be renamed over another one: the old one is moved out of the way.
+    old = target.rename(temporary / f"{target.name}.old")
+    try:
+        os.replace(source, target)
+    except OSError:
+        old.rename(target)
+        raise
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Writes a JSON file whole or not at all, since a reader cannot tell half of one from damage."""
-    temporary = temporary_beside(path)
-    try:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def check_writable_folder(folder: Path) -> None:
     """Check that a folder, or its nearest existing parent, can be written to, before any work starts."""
     nearest_parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=nearest_parent):
-            pass
-    except OSError as error:
-        raise UserError(f"Cannot write into {str(folder)!r}: {reason(error)}. Choose another folder.") from None
+    with writing(folder), tempfile.TemporaryFile(dir=nearest_parent):
+        pass

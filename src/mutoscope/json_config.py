@@ -17,10 +17,14 @@ from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from mutoscope.errors import UserError, reason
+from mutoscope.errors import UserError, reason, shown
 
 Config = TypeVar("Config")
 MAX_LISTED = 30  # names that an error about an unknown one lists
+MAX_GUESSED = 100  # characters of a word for which a similar one is looked up
+MAX_BYTES = 16 * 2**20  # of a file of settings: a value takes up to twenty times its text in memory
+MAX_VALUES = 65_536  # of a list, such as the names of classes
+MAX_DEPTH = 64  # of lists and objects inside each other; recipes have 6
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -28,6 +32,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if not names:
         return "none are installed."
+    if len(word) > MAX_GUESSED:
+        word = ""
     by_lower = {name.lower(): name for name in names}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1 if len(names) <= MAX_LISTED else 4, cutoff=0.5)
     guess = f"did you mean {' or '.join(repr(by_lower[name]) for name in close)}?" if close else ""
@@ -39,14 +45,38 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file that must exist."""
     try:
-        value = json.loads(path.read_bytes())  # as bytes: UTF-8, 16 or 32, with or without a byte order mark
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ValueError(f"it has {size:,} bytes, at most {MAX_BYTES:,} are read")
+        value = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the folder is incomplete. Copy or train the model again.") from None
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or a number too long
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not readable JSON: {reason(error)}.") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold one JSON object, found {type(value).__name__}.")
     return value
+
+
+def parse_json(text: str | bytes) -> object:
+    """The value of a JSON text. Raises ValueError for no JSON, another encoding than UTF-8, 16 or 32, and deep nesting.
+
+    Everything that reads values goes through them by recursion, which deep nesting would exhaust.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"its lists and objects are nested more than {MAX_DEPTH} deep") from None
+    level, depth = [value], 0
+    while level := [item for found in level for item in _items(found)]:
+        if (depth := depth + 1) > MAX_DEPTH:
+            raise ValueError(f"its lists and objects are nested more than {MAX_DEPTH} deep")
+    return value
+
+
+def _items(value: object) -> Iterable[object]:
+    """The lists and objects in a list or an object."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [item for item in items if isinstance(item, dict | list)]
 
 
 def with_values(config: Config, values: Mapping[str, object]) -> Config:
@@ -80,12 +110,14 @@ def best_match(classes: Sequence[type[Config]], values: Mapping[str, Any]) -> ty
 def _build(cls: type[Config], values: Any, key: str, choices: Choices) -> Config:
     """`key` is the dotted name of the object within the file, empty for the file itself."""
     if not isinstance(values, Mapping):
-        raise UserError(f"{key or 'the file'} must be an object with the keys of {cls.__name__}, found {values!r}.")
+        raise UserError(
+            f"{key or 'the file'} must be an object with the keys of {cls.__name__}, found {shown(values)}."
+        )
     known = {f.name: f for f in fields(cast(Any, cls)) if f.init}
     prefix = f"{key}." if key else ""
     for name in values:
         if name not in known:
-            raise UserError(f"unknown key {prefix + str(name)!r}: {nearest(str(name), known)}")
+            raise UserError(f"unknown key {shown(prefix + str(name))}: {nearest(str(name), known)}")
     for name, f in known.items():
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
             raise UserError(f"key {prefix + name!r} is missing.")
@@ -119,7 +151,7 @@ def _convert(hint: Any, value: Any, key: str, choices: Choices) -> Any:
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value
-    raise UserError(f"{key!r} must be {_name(hint)}, found {value!r}.")
+    raise UserError(f"{shown(key)} must be {_name(hint)}, found {shown(value)}.")
 
 
 def _is_huge(value: float) -> bool:
@@ -140,7 +172,7 @@ def _convert_union(hint: Any, value: Any, key: str, choices: Choices) -> Any:
             return _convert(member, value, key, choices)
         except UserError:
             continue
-    raise UserError(f"{key!r} must be {_name(hint)}, found {value!r}.")
+    raise UserError(f"{shown(key)} must be {_name(hint)}, found {shown(value)}.")
 
 
 def _shared_keys(cls: Any, values: Mapping[str, Any]) -> int:
@@ -154,7 +186,9 @@ def _convert_tuple(
 ) -> tuple[Any, ...]:
     hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
     if len(hints) != len(value):
-        raise UserError(f"{key!r} must hold {len(hints)} values, found {len(value)}.")
+        raise UserError(f"{shown(key)} must hold {len(hints)} values, found {len(value)}.")
+    if len(value) > MAX_VALUES:
+        raise UserError(f"{shown(key)} must hold at most {MAX_VALUES:,} values, found {len(value):,}.")
     pairs = enumerate(zip(hints, value, strict=True))
     return tuple(_convert(hint, item, f"{key}[{i}]", choices) for i, (hint, item) in pairs)
 

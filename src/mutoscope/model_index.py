@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 
 from mutoscope.actions import ActionSpec
+from mutoscope.checks import SIDE, Range, check_fields
 from mutoscope.errors import UserError
 
 FORMAT = "mutoscope-1"
+RANGES = {"num_frames": SIDE, "height": SIDE, "width": SIDE, "fps": Range(above=0, high=1000)}
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 """A value of a JSON file."""
 
@@ -51,8 +53,7 @@ class ModelIndex:
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise UserError(f"the format is {self.format!r}, this version reads {FORMAT!r}.")
-        if min(self.num_frames, self.height, self.width) < 1 or not 0 < self.fps < float("inf"):
-            raise UserError("num_frames, height, width and fps must be positive.")
+        check_fields(self, RANGES)
 
     @property
     def frame_size(self) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """FAR's recipes have the published settings, fit their autoencoders, and survive their JSON form."""
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_published_settings(name: str):
     assert (recipe.optim.peak_learning_rate, recipe.optim.beta2, recipe.optim.schedule) == (1e-4, 0.999, "constant")
     protocol = VIDEO_PROTOCOLS.get(recipe.protocol)
     assert recipe.protocol == "world" or (protocol is not None and protocol.published and protocol.height == side)
-    assert recipe.sampling["num_decoding_steps"] == 50 and recipe.model.clean_share == 0.1
+    assert recipe.sampling["num_decoding_steps"] == 50 and cast(FARConfig, recipe.model).clean_share == 0.1
 
 
 def test_lengths_of_the_published_runs():
@@ -50,7 +51,7 @@ def test_lengths_of_the_published_runs():
     assert steps["far-L-ucf101-128"] == steps["far-XL-ucf101-256-cond"] == 400_000
     assert steps["far-B-ucf101-64"] == steps["far-B-bair"] == 200_000
     assert steps["far-B-long-dmlab"] == steps["far-M-long-minecraft"] == 1_000_000
-    assert model_recipe("far-B-bair").model.window == 30
+    assert cast(FARConfig, model_recipe("far-B-bair").model).window == 30
     assert model_recipe("far-M-long-minecraft").optim.warmup_steps == 10_000
 
 

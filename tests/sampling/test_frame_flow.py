@@ -105,12 +105,15 @@ def test_a_stream_goes_on_from_any_frame_as_it_did(changes, mode: str):
 
 @pytest.mark.parametrize("changes", [{}, LONG], ids=["short", "long"])
 @pytest.mark.parametrize("mode", ["sliding", "chunked"])
-def test_work_ahead_changes_no_frame_and_leaves_the_last_one_to_its_action(changes, mode: str):
+def test_work_ahead_changes_no_frame_and_leaves_the_last_one_to_its_action(
+    changes, mode: str, monkeypatch: pytest.MonkeyPatch
+):
     model = tiny_far(**changes)
     expected = [e.finished for e in itertools.islice(events(model, None, 1, window_mode=mode), 3 * 9) if e.frames]
     found, read = [], []
     read_frames = model.read
-    model.read = lambda cache, latents, *rest: (read.append(latents.shape[2]), read_frames(cache, latents, *rest))[1]
+    counted = lambda cache, latents, *rest: (read.append(latents.shape[2]), read_frames(cache, latents, *rest))[1]  # noqa: E731
+    monkeypatch.setattr(model, "read", counted)
     for event in itertools.islice(events(model, None, 1, window_mode=mode), 3 * 9):
         if event.frames is not None:
             found.append(event.finished)

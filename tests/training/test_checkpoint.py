@@ -82,7 +82,7 @@ def test_a_full_disk_is_reported_and_the_last_good_checkpoint_survives(tmp_path)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # writing past it fails as on a full disk
     try:
-        with pytest.raises(UserError, match=r"Could not write checkpoint .*step-00000002.*step-00000001"):
+        with pytest.raises(UserError, match=r"Cannot write .*step-00000002.*step-00000001"):
             save(tmp_path, 2, size=300)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -5,6 +5,7 @@ from typing import Literal
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
+from mutoscope.writing import new_folder
 
 
 def bench(
@@ -146,7 +147,7 @@ def entropy(model: str, data: str, out: str | None, num_clips: int, frame: int, 
     _, rows, columns = tokenizer.spec.latent_shape(index.num_frames, index.height, index.width)
     report = analyse(tokenizer, source, config, (rows, columns))
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        new_folder(path.parent)
         draw(report, path)
     return {"model": model, "data": data, "frame": frame, "out": out, **report}
 

@@ -9,6 +9,7 @@ from typing import Literal
 import mutoscope.commands.common as common
 from mutoscope.commands.options import family_of_folder, help_text, parse_changed_options, sampler_flags
 from mutoscope.errors import UserError
+from mutoscope.writing import write_whole
 
 MOST_MINUTES = 1440  # a day
 
@@ -161,9 +162,7 @@ def print_override_help(source: str | None, overrides: Sequence[str] = ()) -> No
 def _written(report: common.Report, target: Path | None) -> common.Report:
     """The report, which the first process also writes to a file; the others have no figures."""
     if target is not None and report["metrics"]:
-        from mutoscope.evaluation.rows import write_atomically
-
-        write_atomically(target, f"{json.dumps(report, allow_nan=False, indent=1)}\n".encode())
+        write_whole(target, f"{json.dumps(report, allow_nan=False, indent=1)}\n")
     return report
 
 

@@ -4,12 +4,13 @@ Imports nothing slow: exceptions of other libraries are recognised by the module
 """
 
 from mutoscope.errors import UserError, reason
+from mutoscope.writing import REFUSED_WRITES, write_problem
 
 BAD_INPUT, OUR_FAULT = 2, 1
 
 # Libraries that read files and addresses: their exceptions say that the content is at fault.
 READERS = frozenset(
-    "PIL av binascii csv httpx huggingface_hub json lzma pickle _pickle pyarrow requests safetensors safetensors_rust "
+    "PIL av binascii _csv httpx huggingface_hub json lzma pickle _pickle pyarrow requests safetensors safetensors_rust "
     "struct tokenizers tomllib urllib zipfile zlib".split()
 )
 READER_BUILTINS = (EOFError, UnicodeError)
@@ -45,6 +46,8 @@ def ran_out_of_memory(error: Exception) -> bool:
 
 def of_the_system(error: OSError) -> str:
     """Full disks, missing permissions and the like, with the file they concern."""
+    if error.errno in REFUSED_WRITES:
+        return str(write_problem(error.filename or ".", error, name=None if error.filename else "a file"))
     named = [repr(str(name)) for name in (error.filename, error.filename2) if name is not None]
     return f"{reason(error)}: {', '.join(named)}." if named else f"{reason(error)}."
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import mutoscope.commands.common as common
 from mutoscope.commands.train import chosen_names, problem_of, take_flag
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, printable
 
 if TYPE_CHECKING:
     from mutoscope.runs.finetune import FineTuning
@@ -119,7 +119,7 @@ def with_flags(model: str, data: str | None, overrides: Sequence[str]) -> "Model
 def show(plan: "FineTuning") -> None:
     """Print what is going to happen, on standard error."""
     for line in plan.lines():
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     for warning in plan.plan.warnings:
         warnings.warn(warning, stacklevel=3)
 

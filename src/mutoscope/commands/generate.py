@@ -17,6 +17,7 @@ from mutoscope.commands.options import (
     parse_options,
 )
 from mutoscope.errors import UserError
+from mutoscope.writing import new_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -262,7 +263,7 @@ def _write(
     """Write the clips; returns the files, the height and width in them, and what a format could not hold."""
     from mutoscope.data.video.read import write_video
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    new_folder(path.parent)
     if path.suffix.lower() == ".png":
         return [str(path)], common.write_sheet(path, [clip.frames for clip in clips], upscale), []
     names = [path] if len(clips) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(len(clips))]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
+from mutoscope.writing import new_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,7 +90,7 @@ def reconstruct(
         error, num_frames = Error(), 0
         reset_peak_memory(torch_device)
         start = time.perf_counter()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        new_folder(path.parent)
         stream = common.progress(chain([first], frames), total, "reconstruct")
         with VideoWriter(path, frames.fps) as writer:
             for before, after in encode_decode_stream(tokenizer, stream, height, width, tiling, torch_device):

@@ -1,6 +1,5 @@
 """mutoscope record: episodes of an environment as a LeRobot dataset, to train on or to compare with."""
 
-import json
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -11,6 +10,7 @@ import numpy as np
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
+from mutoscope.json_config import parse_json
 
 if TYPE_CHECKING:
     from mutoscope.worlds.catalog import EnvironmentSpec
@@ -118,7 +118,7 @@ def _json(text: str | None) -> dict[str, object]:
     if text is None:
         return {}
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except ValueError as error:
         raise UserError(f"--options is not JSON ({error}); write it as '{{\"name\": value}}'.") from None
     if not isinstance(values, dict):

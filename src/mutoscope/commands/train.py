@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mutoscope.commands.common as common
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, printable
 
 if TYPE_CHECKING:
     from mutoscope.runs.plan import Plan
@@ -56,7 +56,7 @@ def train(
     report = {"recipe": resolved.name, "out": str(folder), "num_steps": resolved.loop.num_steps}
     report |= {"adapted": {change.name: change.value for change in plan.changes}}
     for line in plan.lines():
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     for warning in plan.warnings:
         warnings.warn(warning, stacklevel=2)
     if dry_run:

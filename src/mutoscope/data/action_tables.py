@@ -5,7 +5,6 @@ played again. Row t is done in frame t and leads to frame t + 1. Torch-free, so 
 """
 
 import csv
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +14,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from mutoscope.data.text_files import read_text
+from mutoscope.declared import read_npy
 from mutoscope.errors import UserError, reason
+from mutoscope.json_config import parse_json
 
 UNKNOWN = "?"  # the cell of an action that is unknown
 WORDS = {word: np.nan for word in (UNKNOWN, "", "nan", "none", "null")} | {"true": 1.0, "false": 0.0}
+MAX_COLUMNS = 4096  # numbers in an action
 DELIMITERS = (",", ";", "\t")  # a spreadsheet with decimal commas writes semicolons
 QUOTED = re.compile(r'"[^"]*"')
 # Columns that number the rows or date them, as screen recorders write; only where the values rise from row to row.
@@ -95,7 +97,9 @@ def _names(values: object, where: str) -> tuple[str, ...] | None:
 
 def _from_numpy(path: Path) -> ActionTable:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = read_npy(path)
+    except UserError as error:
+        raise UserError(f"{path} holds no actions: it {str(error).removeprefix(f'{path} ')} {HOW}") from None
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} holds no actions ({reason(error)}): {HOW}") from None
     if not isinstance(array, np.ndarray) or array.ndim not in (1, 2) or array.dtype.kind not in "biuf":
@@ -107,14 +111,16 @@ def _from_numpy(path: Path) -> ActionTable:
 
 def _from_json(path: Path) -> ActionTable:
     try:
-        values = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        values = parse_json(read_text(path))
+    except ValueError as error:
         raise UserError(f"{path} holds no actions ({reason(error)}): {HOW}") from None
     return table_of(values, str(path))
 
 
 def _from_csv(path: Path) -> ActionTable:
     lines = [line for line in read_text(path).splitlines() if line.strip()] or [""]
+    if (columns := max(map(lines[0].count, DELIMITERS))) > MAX_COLUMNS:
+        raise UserError(f"{path} has a row of {columns:,} columns; at most {MAX_COLUMNS:,} are read: {HOW}")
     first = lines[0].lstrip("#")  # numpy.savetxt writes names as a comment
     later = [line for line in lines[1:] if not line.startswith("#")]
     delimiter = max(DELIMITERS, key=re.sub(QUOTED, "", first).count)

@@ -3,6 +3,7 @@
 Torch-free, so that a report about a folder starts fast.
 """
 
+import io
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from jaxtyping import UInt8
 
 from mutoscope.data.orientation import EXIF_ORIENTATIONS, UPRIGHT
 from mutoscope.errors import UserError, reason
+from mutoscope.writing import write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +28,7 @@ IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .bmp .webp .tif .tiff .avif".split()
 
 EXIF_ORIENTATION = 0x0112
 HIGHEST_16_BIT = 65535
+MAX_PIXELS = 2**26  # of an image: 67 million, 800 MB while it is converted
 
 # ---------------------------------------------------------------------------------------------- which files count
 
@@ -139,6 +142,15 @@ def open_image(path: Path, notes: list[str] | None = None) -> "Image":
         raise UserError(f"{path} is not an image that can be read ({reason(error)})") from None
 
 
+def write_png(path: Path, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes an image whole or not at all. Raises UserError where the system refuses."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(content, format="PNG")
+    write_whole(path, content.getvalue())
+
+
 def decode_image(file: IO[bytes], name: Path | str = "The image", notes: list[str] | None = None) -> "Image":
     """The first frame of an encoded image, upright and in RGB. Raises OSError, ValueError or SyntaxError.
 
@@ -148,11 +160,19 @@ def decode_image(file: IO[bytes], name: Path | str = "The image", notes: list[st
 
     try:
         with Image.open(file) as image:
+            check_pixels(image)
             if notes is not None and is_see_through(image):
                 notes.append(transparency_note(name))
             return upright_rgb(image)
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from None
+
+
+def check_pixels(image: "Image") -> None:
+    """Raises ValueError for an image whose header declares more pixels than are read; none is decoded."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"it has {width}×{height} pixels, {width * height:,}; at most {MAX_PIXELS:,} are read")
 
 
 def upright_rgb(image: "Image") -> "Image":

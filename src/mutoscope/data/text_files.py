@@ -4,10 +4,10 @@ Torch-free, so that a report about a folder starts fast.
 """
 
 import codecs
-import json
 from pathlib import Path
 
 from mutoscope.errors import UserError, reason
+from mutoscope.json_config import parse_json
 
 # Longer marks first: UTF-32's little-endian mark begins with UTF-16's.
 BYTE_ORDER_MARKS = (
@@ -56,7 +56,7 @@ def read_json_lines(path: Path) -> list[dict[str, object]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             if number == len(lines):
                 break

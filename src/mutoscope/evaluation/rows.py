@@ -20,8 +20,10 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
+from mutoscope.declared import check_safetensors
 from mutoscope.errors import UserError, reason
-from mutoscope.ownership import is_temporary, temporary_beside
+from mutoscope.ownership import is_temporary
+from mutoscope.writing import new_folder, write_whole
 
 CHUNK = 32  # clips per chunk
 STATE = "state.json"
@@ -72,11 +74,7 @@ class State:
         elif path.exists() and any(not is_temporary(entry) for entry in path.iterdir()):
             raise UserError(f"{str(path)!r} is not an empty folder: name a new one for the state of the evaluation.")
         else:
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-                write_atomically(path / STATE, text.encode())
-            except OSError as error:
-                raise UserError(f"Cannot write into {str(path)!r}: {reason(error)}. Choose another folder.") from None
+            write_whole(new_folder(path) / STATE, text)
 
     def chunk(self, label: str, number: int) -> Path | None:
         return self.folder and self.folder / f"{label}-{number:06d}.safetensors"
@@ -170,26 +168,17 @@ def joined(parts: Sequence[Rows]) -> Rows:
 def write_rows(path: Path, rows: Rows) -> None:
     """Write one chunk under a temporary name, then rename it, so that every file is complete."""
     tensors = {name: value.contiguous() for name, value in rows.tensors.items()}
-    write_atomically(path, save(tensors, metadata={"notes": json.dumps(rows.notes)}))
+    write_whole(path, save(tensors, metadata={"notes": json.dumps(rows.notes)}))
 
 
 def read_rows(path: Path) -> Rows:
     try:
+        check_safetensors(path)
         with safe_open(path, framework="pt") as file:
             notes = json.loads(file.metadata()["notes"])
             return Rows({name: file.get_tensor(name) for name in file.keys()}, tuple(notes))  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {reason(error)}. Delete it, and its clips are measured again.") from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    temporary = temporary_beside(path)
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _gathered(own: dict[int, Rows]) -> dict[int, Rows] | None:

@@ -1,11 +1,10 @@
 """What the page and the server say to each other while a world is played: JSON objects with a "type"."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mutoscope.errors import UserError, reason
-from mutoscope.json_config import dataclass_from_dict, nearest
+from mutoscope.json_config import dataclass_from_dict, nearest, parse_json
 
 MAX_TEXT = 64 * 1024  # of one message, in characters
 
@@ -107,8 +106,8 @@ def json_object(text: str | bytes, most: int = MAX_TEXT) -> dict[str, object]:
     if len(text) > most:
         raise UserError(f"A message has at most {most:,} characters, found {len(text):,}.")
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise UserError(f"A message is a JSON object ({reason(error)}).") from None
     if not isinstance(value, dict):
         raise UserError("A message is a JSON object.")

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from mutoscope.errors import UserError
 from mutoscope.playground.limits import Limits
+from mutoscope.writing import writing
 
 MAX_FRAMES = 64  # of an upload: no model here reads more
 SIDE = 512  # pixels of the shorter side that are kept
@@ -46,7 +47,7 @@ async def at_most(parts: AsyncIterator[bytes], most: int) -> AsyncGenerator[byte
 
 
 async def _store(parts: AsyncIterator[bytes], path: Path, most: int) -> None:
-    with path.open("wb") as file:
+    with writing(path, name="the upload"), path.open("wb") as file:
         async for part in at_most(parts, most):
             file.write(part)
         if file.tell() == 0:

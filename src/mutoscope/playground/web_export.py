@@ -16,6 +16,7 @@ from mutoscope.errors import UserError
 from mutoscope.families.base import WebWorld
 from mutoscope.ownership import is_temporary, owned, temporary_beside, tidy
 from mutoscope.pipeline import VideoPipeline
+from mutoscope.writing import writing
 
 STATIC, WEB = (Path(__file__).parent / name for name in ("static", "static_web"))
 PAGE_FILES = ("index.html", "style.css", "icon.svg", "app.js", "play.js", "region.js", "watch.js")
@@ -69,19 +70,19 @@ def export_web(pipeline: VideoPipeline, name: str, out: Path, runtime: Path | No
 def _write_page(pipeline: VideoPipeline, name: str, out: Path, runtime: Path | None) -> WebWorld:
     """The folder under a temporary name, which becomes `out` when it is complete."""
     folder = temporary_beside(out)
-    try:
+    page = sum(file.stat().st_size for file in (*STATIC.iterdir(), *WEB.iterdir()) if file.is_file())
+    with writing(out, page, folder):
         (folder / "runtime").mkdir(parents=True)
         _copy_page(folder)
         _copy_runtime(folder / "runtime", runtime)  # before the graphs, which take longest
         world = pipeline.family.web_world(name)
-        for graph, content in world.graphs.items():
-            (folder / f"{graph}.onnx").write_bytes(content)
-        (folder / "world.json").write_text(json.dumps(world.manifest), encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with writing(out, page + sum(map(len, world.graphs.values()))):
+            for graph, content in world.graphs.items():
+                (folder / f"{graph}.onnx").write_bytes(content)
+            (folder / "world.json").write_text(json.dumps(world.manifest), encoding="utf-8")
+            if out.exists():
+                out.rmdir()
+            folder.rename(out)
     return world
 
 

@@ -24,9 +24,10 @@ from mutoscope.data.video.read import write_video
 from mutoscope.errors import UserError, reason
 from mutoscope.evaluation.sources.model_clips import call_seed
 from mutoscope.hub import check_writable_folder
-from mutoscope.json_config import nearest, read_json
-from mutoscope.ownership import is_temporary, owned, temporary_beside
+from mutoscope.json_config import nearest, parse_json, read_json
+from mutoscope.ownership import is_temporary, owned
 from mutoscope.pipeline import VideoPipeline
+from mutoscope.writing import new_folder, write_whole
 
 RECORD = "export.json"
 MAX_NAME_BYTES = 200  # of a prompt that becomes part of a file name
@@ -106,7 +107,7 @@ def _text(path: Path) -> str:
 
 def _parsed(path: Path, text: str, number: int) -> object:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise UserError(f"{path}: entry {number} is not JSON ({reason(error)}).") from None
 
@@ -242,7 +243,7 @@ def _write_samples(
         frames = [grid(frames)] if len(paths) == 1 and count > 1 else frames
         for path, clip in zip(paths, frames, strict=True):
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
+                new_folder(path.parent)
                 warnings = write_video(path, clip[:1] if kind.still else clip, 1 if kind.still else pipeline.index.fps)
                 written += 1
         written += _write_line(folder, benchmark, prompt)
@@ -265,8 +266,7 @@ def claim(out: Path, record: Record) -> Path:
     if out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
         raise UserError(f"{str(out)!r} holds files that are no export. Name an empty or a new folder.")
     check_writable_folder(out)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_text(mark, json.dumps(record, indent=2))
+    write_whole(new_folder(out) / RECORD, json.dumps(record, indent=2) + "\n")
     return out
 
 
@@ -275,14 +275,8 @@ def _write_line(folder: Path, benchmark: str, prompt: Prompt) -> int:
     path = folder / prompt.key / "metadata.jsonl"
     if benchmark != "geneval" or path.exists():
         return 0
-    _write_text(path, prompt.line)
+    write_whole(path, f"{prompt.line}\n")
     return 1
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = temporary_beside(path)
-    temporary.write_text(f"{text}\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def grid(clips: list[Frames]) -> UInt8[np.ndarray, "t height width 3"]:

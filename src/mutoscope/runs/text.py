@@ -13,6 +13,7 @@ from mutoscope.text import TextEncoder, encoder_kind, load_text_encoder
 from mutoscope.text.words import OFFSETS, split_words, word_config
 from mutoscope.training.config import ModelRecipe
 from mutoscope.training.distributed import Process, barrier
+from mutoscope.writing import new_folder
 
 WORDS = "words"  # a text encoder without weights, built from the captions' own words
 MAX_WORDS = 64  # rows of text features that a caption gets at most
@@ -55,8 +56,7 @@ def open_text_encoder(recipe: ModelRecipe, out: Path, process: Process) -> TextE
                     f"{recipe.data.origin()['path'] or recipe.data.kind} holds a word, and a model of text learns from "
                     "words: write captions, or train one without text_encoder."
                 )
-            folder.mkdir(parents=True, exist_ok=True)
-            hub.write_json(folder / hub.CONFIG, {"kind": WORDS, "vocabulary": words})
+            hub.write_json(new_folder(folder) / hub.CONFIG, {"kind": WORDS, "vocabulary": words})
         barrier(process)
     return load_text_encoder(folder, process.device, torch.float32)
 

@@ -1,6 +1,5 @@
 """Fill a token cache: clips through a frozen tokenizer, with their conditions and the fields a model reads."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -8,7 +7,6 @@ from math import prod
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -34,6 +32,7 @@ from mutoscope.ownership import owned, remove_leftovers, tidy
 from mutoscope.sampling.tasks import condition_key, condition_video, needs_video
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.writing import new_folder
 
 EPISODE = "episode"  # stored whenever the source has it, so that rows can be split by recording
 CPU_PIXELS, GPU_PIXELS = 2**19, 2**22  # encoded together by default: 32 or 256 clips of 16 frames of 32x32
@@ -110,11 +109,9 @@ def tokenize(
             if not cache.info.holds(info):
                 raise UserError(f"The token cache {out} is of other clips or another tokenizer; remove it.")
             return cache
-        check_space(out, info)
         writer = TokenCacheWriter(out, info)
         if words is not None:
-            text_encoder_folder(writer.partial).mkdir(exist_ok=True)
-            write_json(text_encoder_folder(writer.partial) / CONFIG, words)
+            write_json(new_folder(text_encoder_folder(writer.partial)) / CONFIG, words)
         batch_size = batch_size or default_batch(video, device)
         with tqdm(total=count, initial=writer.position, unit="clip", desc="tokenize", disable=None, leave=False) as bar:
             parts = [list(range(i, min(i + batch_size, count))) for i in range(writer.position, count, batch_size)]
@@ -141,17 +138,6 @@ def feature_size(encoder: TextEncoder) -> int:
 def without_episodes(info: TokenCacheInfo) -> TokenCacheInfo:
     """The same contents as earlier versions stored them."""
     return replace(info, fields={name: stored for name, stored in info.fields.items() if name != EPISODE})
-
-
-def check_space(out: Path, info: TokenCacheInfo) -> None:
-    """Raises UserError where the disk cannot hold the cache, before its files are created."""
-    needed = sum(np.dtype(dtype).itemsize * prod(shape) for dtype, shape in info.arrays().values())
-    folder = next(path for path in out.absolute().parents if path.exists())
-    if needed > (free := shutil.disk_usage(folder).free):
-        raise UserError(
-            f"{info.num_clips:,} clips need {needed / 1e9:,.1f} GB, the disk of {str(folder)!r} has {free / 1e9:,.1f} "
-            "GB left: encode fewer clips, or choose another folder."
-        )
 
 
 def kept_fields(

@@ -30,6 +30,7 @@ from mutoscope.runs.tokenize import tokenize
 from mutoscope.tokenizers.base import VideoTokenizer, channels_last
 from mutoscope.training.config import LoopConfig, ModelRecipe, OptimConfig
 from mutoscope.training.trainer import Batch, train_model
+from mutoscope.writing import new_folder
 
 # Betas and weight decay of MAGVIT (arXiv 2212.05199, appendix B); higher rates for small networks and few updates.
 OPTIMIZER = OptimConfig(1.5e-3, 0.9, 0.96, weight_decay=0.045, warmup_steps=100, muon_learning_rate=3e-3)
@@ -256,7 +257,7 @@ def keep_settings(file: Path, config: ClaimsConfig) -> None:
     settings = json.loads(json.dumps(asdict(config) | {"seeds": None}))  # seeds may be added; JSON has no tuples
     if file.exists() and json.loads(file.read_text()) != settings:
         raise UserError(f"{file.parent} holds results of other settings ({file.name}); name another folder.")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    new_folder(file.parent)
     write_json(file, settings)
 
 

@@ -30,6 +30,7 @@ from mutoscope.text import load_text_encoder
 from mutoscope.text.base import TextFeatures
 from mutoscope.text.words import word_config
 from mutoscope.training.trainer import Batch
+from mutoscope.writing import new_folder
 
 TASK = "text-conditional"
 TEXT_LENGTH = 20
@@ -105,7 +106,7 @@ class Laboratory(claims.Laboratory[Variant]):
         source = data.open()
         folder = out / "text_encoder"
         if not folder.is_dir():
-            folder.mkdir(parents=True)
+            new_folder(folder)
             hub.write_json(folder / "config.json", word_config(source[range(WORD_CLIPS)]["caption"]))
         encoder = load_text_encoder(folder, torch.device("cpu"), torch.float32)
         cache = tokenize(

@@ -26,6 +26,7 @@ from mutoscope.errors import UserError
 from mutoscope.layers.token_order import region_order
 from mutoscope.ownership import temporary_beside
 from mutoscope.tokenizers.base import VideoTokenizer
+from mutoscope.writing import writing
 
 CLIPS_PER_COMPONENT = 4  # with fewer, a larger set of tokens may predict worse than a subset of it
 
@@ -215,8 +216,8 @@ def draw(report: EntropyReport, path: Path) -> None:
         figure.colorbar(image, ax=axis, shrink=0.8, label="nats")
     temporary = temporary_beside(path)
     try:
-        figure.savefig(temporary, dpi=110, format="png")
-        os.replace(temporary, path)
+        with writing(path, temporary=temporary):
+            figure.savefig(temporary, dpi=110, format="png")
+            os.replace(temporary, path)
     finally:
         plt.close(figure)
-        temporary.unlink(missing_ok=True)

@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from mutoscope.errors import UserError, reason
+from mutoscope.json_config import read_json
+from mutoscope.meta_device import on_meta_device
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 NO_TRANSFORMERS = "Text encoders need transformers: install mutoscope with the extra [text]."
-TOKENIZER = "tokenizer.json"
+TOKENIZER, CONFIG = "tokenizer.json", "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # whole, or in shards
 
 
@@ -83,6 +88,17 @@ def load_tokenizer(path: Path, otherwise: str = "") -> PromptTokenizer:
         raise UserError(f"{path} is no tokenizer: {reason(error)}.") from None
 
 
+def _check_size(folder: Path, transformers: "ModuleType", class_name: str) -> None:
+    """Raises UserError for a configuration of a network that no machine can hold, before anything is allocated."""
+    kind = getattr(transformers, class_name)
+    read_json(folder / CONFIG)  # refuses deep nesting and settings of megabytes
+    try:
+        with on_meta_device():
+            kind(kind.config_class.from_pretrained(folder, local_files_only=True))
+    except Exception as error:  # wrong settings fail in many ways
+        raise UserError(f"{folder / CONFIG} describes no {class_name}: {reason(error)}.") from None
+
+
 def load_network(folder: Path, class_name: str, dtype: torch.dtype) -> TextNetwork:
     """A network of transformers with the weights of a folder, in evaluation mode.
 
@@ -95,6 +111,7 @@ def load_network(folder: Path, class_name: str, dtype: torch.dtype) -> TextNetwo
         import transformers
     except ImportError:
         raise UserError(NO_TRANSFORMERS) from None
+    _check_size(folder, transformers, class_name)
     try:
         network, problems = getattr(transformers, class_name).from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -289,6 +289,11 @@ class DiffusersVAE(VideoTokenizer):
         return next(value for name in names if isinstance(value := self._setting(name), int))
 
 
+def copied(arguments: Mapping[str, object]) -> dict[str, Any]:
+    """The same JSON values again: a constructor may keep its arguments."""
+    return json.loads(json.dumps(arguments))
+
+
 def _build(config: DiffusersVAEConfig) -> DiffusersNetwork:
     """The network with fresh weights; nothing is downloaded."""
     try:
@@ -297,10 +302,13 @@ def _build(config: DiffusersVAEConfig) -> DiffusersNetwork:
         raise UserError(
             f"{config.class_name} is run by diffusers, which is not installed: pip install 'mutoscope[vae]'."
         ) from None
-    arguments = json.loads(json.dumps(config.arguments))  # a copy: the constructor may keep its arguments
     try:
-        return getattr(diffusers, config.class_name)(**arguments)
-    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
+        with on_meta_device():  # refuses sizes that no machine can hold, before anything is allocated
+            getattr(diffusers, config.class_name)(**copied(config.arguments))
+        return getattr(diffusers, config.class_name)(**copied(config.arguments))
+    except UserError as error:
+        raise UserError(f"{config.class_name} cannot be built: {error}") from None
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, ArithmeticError) as error:
         raise UserError(
             f"diffusers {diffusers.__version__} cannot build {config.class_name}: {reason(error)}."
         ) from None

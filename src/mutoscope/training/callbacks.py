@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mutoscope.data.media import write_png
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.errors import UserError
 from mutoscope.terminal import message_notice
@@ -24,6 +24,7 @@ from mutoscope.training.curve import write_curve
 from mutoscope.training.distributed import Process, mean_over_ranks
 from mutoscope.training.pace import Pace, Share, TimeShares
 from mutoscope.training.tracking import JOURNAL, LOG, Journal, Tracker, announce
+from mutoscope.writing import new_folder
 
 EARLY = (1, 10, 30, 100, 300)  # updates after which there are contact sheets before the first regular one
 CURVE = "curve.png"
@@ -241,9 +242,7 @@ class Recorder:
         network.train(was_training)
 
     def _save(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        folder = self.out / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.ascontiguousarray(image)).save(folder / f"{name}-{step:08d}.png")
+        write_png(new_folder(self.out / "samples") / f"{name}-{step:08d}.png", image)
         for tracker in self.trackers:
             tracker.image(step, name, image)
 

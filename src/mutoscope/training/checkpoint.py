@@ -4,7 +4,7 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict, cast
 
@@ -12,6 +12,9 @@ import torch
 
 from mutoscope.errors import UserError, reason
 from mutoscope.ownership import temporary_beside
+from mutoscope.pickles import check_torch_file
+from mutoscope.state_dicts import read_torch
+from mutoscope.writing import new_folder, write_whole, writing
 
 # Fields that may differ on resume: they change logs, speed, the split of a batch or which of two finished networks is
 # exported, or (num_steps) the end of the cosine.
@@ -80,7 +83,7 @@ def save_checkpoint(
     spare: updates of checkpoints that stay although they are older.
     Raises UserError when the file cannot be written (full disk); earlier checkpoints stay as they are.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    new_folder(folder)
     path = folder / f"step-{step:08d}.pt"
     temporary = temporary_beside(path)
     state: Checkpoint = {
@@ -91,21 +94,29 @@ def save_checkpoint(
         "generator": generator.get_state(),
     }
     try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        temporary.unlink(missing_ok=True)
+        with writing(path, tensor_bytes(state), temporary):
+            with temporary.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except UserError as error:
         kept = checkpoint_paths(folder)
-        advice = f"the last good one is {kept[-1]}" if kept else "there is no earlier one"
-        message = f"Could not write checkpoint {path} ({reason(error)}); {advice}. Free disk space and resume."
-        raise UserError(message) from error
+        advice = f"The last good checkpoint is {kept[-1]}" if kept else "There is no earlier checkpoint"
+        raise UserError(f"{error} {advice}; then resume the run.") from error
     for old in checkpoint_paths(folder)[:-keep]:
         if step_of(old) not in spare:
             old.unlink(missing_ok=True)
     return path
+
+
+def tensor_bytes(values: object) -> int:
+    """Bytes of all tensors in nested containers: about the size of the file that holds them."""
+    if isinstance(values, torch.Tensor):
+        return values.numel() * values.element_size()
+    if isinstance(values, Mapping):
+        return sum(map(tensor_bytes, cast(Mapping[object, object], values).values()))
+    return sum(map(tensor_bytes, cast(Sequence[object], values))) if isinstance(values, list | tuple) else 0
 
 
 def load_latest_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpoint | None:
@@ -125,12 +136,13 @@ def load_latest_checkpoint(folder: Path, device: torch.device | str = "cpu") -> 
 
 
 def _load(path: Path, device: torch.device | str) -> Checkpoint:
+    check_torch_file(path)
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise ValueError(f"wrong checksum of {damaged}")
-    state = torch.load(path, map_location=device, weights_only=True)
-    if missing := Checkpoint.__required_keys__ - state.keys():
-        raise ValueError(f"{', '.join(sorted(missing))} missing")
+    state = read_torch(path, device=device)
+    if not isinstance(state, dict) or (missing := Checkpoint.__required_keys__ - state.keys()):
+        raise ValueError(f"{', '.join(sorted(missing)) if isinstance(state, dict) else 'a table'} missing")
     return cast(Checkpoint, state)
 
 
@@ -176,10 +188,7 @@ def start_or_resume(
 
 def write_recipe(out: Path, recipe: RecipeValues) -> None:
     """Puts recipe.json into the run's folder, whole or not at all; it can be loaded and trained again."""
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(out / "recipe.json")
-    temporary.write_text(json.dumps(recipe, indent=2) + "\n")
-    temporary.replace(out / "recipe.json")
+    write_whole(new_folder(out) / "recipe.json", json.dumps(recipe, indent=2) + "\n")
 
 
 def changed_fields(old: RecipeValues, new: RecipeValues) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from mutoscope.ownership import temporary_beside
+from mutoscope.data.media import write_png
 from mutoscope.training.tracking import read_log
 
 WIDTH, HEIGHT = 800, 500
@@ -74,9 +74,7 @@ def write_curve(log: Path, image: Path) -> None:
     pixels = draw_curve(read_log(log))
     if pixels is None:
         return
-    temporary = temporary_beside(image)
-    Image.fromarray(pixels).save(temporary, format="PNG")
-    temporary.replace(image)
+    write_png(image, pixels)
 
 
 def draw_curve(lines: Sequence[Mapping[str, float]]) -> UInt8[np.ndarray, "500 800 3"] | None:

@@ -2,19 +2,21 @@
 
 import importlib.util
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from mutoscope.errors import UserError
-from mutoscope.ownership import temporary_beside
+from mutoscope.errors import UserError, printable
+from mutoscope.json_config import parse_json
+from mutoscope.writing import new_folder, write_whole, writing
 
 LOG = "log.jsonl"
 JOURNAL = "run.log"
@@ -35,7 +37,7 @@ class Tracker(Protocol):
 
 def announce(line: str) -> None:
     """Shows a line above the progress bar; standard output stays free for reports."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)
 
 
 class Journal:
@@ -58,16 +60,22 @@ class JsonlTracker:
     def __init__(self, path: str | Path, start_step: int = 0):
         """Continues the file at `path`, dropping lines of an interrupted run at or after `start_step`."""
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new_folder(self.path.parent)
         kept = [line for line in read_log(self.path) if line["step"] < start_step]
-        temporary = temporary_beside(self.path)
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        temporary.replace(self.path)
-        self._file = self.path.open("a")
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        with writing(self.path):
+            self._file = self.path.open("ab", buffering=0)
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step} | values) + "\n")
-        self._file.flush()
+        line = (json.dumps({"step": step} | values) + "\n").encode()
+        with writing(self.path, len(line)):
+            end = self._file.tell()
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+            except OSError:
+                os.ftruncate(self._file.fileno(), end)  # lines stay whole on a full disk
+                raise
 
     def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
         """Sheets are image files beside the log; a line-per-object file does not hold them."""
@@ -81,8 +89,8 @@ def read_log(path: str | Path) -> list[dict[str, float]]:
     lines = []
     for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
+            lines.append(cast(dict[str, float], parse_json(line)))
+        except ValueError:
             break
     return lines
 
@@ -95,14 +103,17 @@ class TensorBoardTracker:
         check_trackers(["tensorboard"])
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=start_step or None)
+        with writing(folder):
+            self._writer = SummaryWriter(str(folder), purge_step=start_step or None)
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        with writing(self._writer.log_dir):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        self._writer.add_image(name, image, step, dataformats="HWC")
+        with writing(self._writer.log_dir, image.size):
+            self._writer.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
         self._writer.close()

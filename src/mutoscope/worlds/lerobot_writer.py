@@ -5,7 +5,9 @@ that writing the dataset costs no second encoding. `meta/info.json` is written l
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +19,7 @@ from jaxtyping import Float32, UInt8
 from mutoscope.actions import Kind
 from mutoscope.data.video.decode import require_av
 from mutoscope.errors import UserError
+from mutoscope.writing import writing
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -26,6 +29,7 @@ VERSION = "v3.0"
 CAMERA = "observation.images.screen"
 CHUNK_SIZE = 1_000  # files in a chunk, as in the lerobot package
 DATA_MB, VIDEO_MB = 100, 200  # sizes of files at which the next one begins, as in the lerobot package
+ROW_BYTES, TABLE_BYTES = 64, 2**17  # about, of a frame in the tables, and of the tables' headers
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
@@ -89,7 +93,7 @@ class _Place:
 def encode_episode(frames: Sequence[UInt8[np.ndarray, "h w 3"]], fps: float, path: Path) -> None:
     """Frames as one near-lossless H.264 file."""
     av = require_av(path)
-    with av.open(f"file:{path}", "w", format="mp4") as container:
+    with writing(path, temporary=path), av.open(f"file:{path}", "w", format="mp4") as container:
         stream = cast("VideoStream", container.add_stream("libx264", rate=exact_rate(fps)))
         stream.height, stream.width, stream.pix_fmt = frames[0].shape[0], frames[0].shape[1], PIXEL_FORMAT
         stream.options = dict[str, object](H264_OPTIONS)
@@ -173,7 +177,8 @@ def write_dataset(folder: Path, parts: Sequence[EpisodePart], form: DatasetForm)
     """
     if not parts:
         raise UserError("A dataset needs at least one episode.")
-    try:
+    needed = sum(part.video.stat().st_size + ROW_BYTES * len(part) for part in parts) + TABLE_BYTES
+    with writing(folder, needed), _removed_unless_whole(folder):
         places = _write_videos(folder, parts, form)
         tasks = list(dict.fromkeys(part.task for part in parts))
         statistics = _write_rows(folder, parts, form, tasks)
@@ -182,10 +187,17 @@ def write_dataset(folder: Path, parts: Sequence[EpisodePart], form: DatasetForm)
         whole = {name: combined([one[name] for one in statistics]) for name in statistics[0]}
         _write_json(folder / "meta/stats.json", whole)
         _write_json(folder / "meta/info.json", _info(parts, form, tasks))
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror or error}); free space or choose another."
-        ) from None
+
+
+@contextmanager
+def _removed_unless_whole(folder: Path) -> Iterator[None]:
+    """The files of a dataset whose writing failed are of no use: its parts, from which it is written again, stay."""
+    try:
+        yield
+    except BaseException:
+        for name in ("videos", "data", "meta"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        raise
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,11 +7,12 @@ gives the same frames, whichever process records it.
 
 import _thread
 import hashlib
+import io
 import json
 import multiprocessing
-import os
 import shutil
 import threading
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing
@@ -23,9 +24,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mutoscope.checks import COUNT, SEED, Range, check_fields
+from mutoscope.data.media import write_png
 from mutoscope.data.sources.parquet import require_pyarrow
 from mutoscope.data.video.contact_sheet import contact_sheet
-from mutoscope.errors import UserError
+from mutoscope.declared import read_npz
+from mutoscope.errors import UserError, reason
+from mutoscope.json_config import read_json
 from mutoscope.ownership import is_temporary, owned, temporary_beside
 from mutoscope.worlds.base import Environment, Policy, PolicyFactory
 from mutoscope.worlds.catalog import EnvironmentSpec, open_environment
@@ -37,6 +41,7 @@ from mutoscope.worlds.lerobot_writer import (
     write_dataset,
 )
 from mutoscope.worlds.policies import Replayed, checked_row, policies_for
+from mutoscope.writing import new_folder, write_whole
 
 PARTS, SETTINGS, INFO, SHEET = ".parts", "record.json", "meta/info.json", "contact_sheet.png"
 SHEET_ROWS, SHEET_FRAMES = 8, 10
@@ -165,7 +170,7 @@ def _claim(out: Path, config: RecordConfig) -> None:
     if (out / INFO).exists() and not settings.exists():
         raise UserError(f"{out} holds a finished recording; name another folder.")
     if settings.exists():
-        found = json.loads(settings.read_text(encoding="utf-8"))
+        found = read_json(settings)
         if found != _described(config):
             changed = [name for name, value in _described(config).items() if found.get(name) != value]
             raise UserError(
@@ -175,7 +180,7 @@ def _claim(out: Path, config: RecordConfig) -> None:
         return
     if out.exists() and any(not is_temporary(entry) for entry in out.iterdir() if not _is_empty_start(entry)):
         raise UserError(f"{out} is not empty; name a new folder.")
-    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    new_folder(out / PARTS)
     _write_json(settings, _described(config))
 
 
@@ -198,9 +203,7 @@ def _version(package: str) -> str | None:
 
 
 def _write_json(path: Path, values: dict[str, object]) -> None:
-    temporary = temporary_beside(path)
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, json.dumps(values, indent=2) + "\n")
 
 
 def _part_file(out: Path, episode: int) -> Path:
@@ -209,7 +212,8 @@ def _part_file(out: Path, episode: int) -> Path:
 
 def _load_part(out: Path, episode: int) -> EpisodePart:
     path = _part_file(out, episode)
-    with np.load(path, allow_pickle=False) as found:
+    try:
+        found = read_npz(path)
         return EpisodePart(
             path.with_suffix(".mp4"),
             str(found["task"]),
@@ -219,6 +223,8 @@ def _load_part(out: Path, episode: int) -> EpisodePart:
             json.loads(str(found["pixels"])),
             str(found["sha256"]),
         )
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({reason(error)}): delete it, and its episode is recorded again.") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -271,9 +277,9 @@ class _Recorder:
         played = play(environment, self._policy(number, environment), self.config, number)
         path = _part_file(self.out, number)
         encode_episode(played.frames, environment.fps, path.with_suffix(".mp4"))
-        temporary = temporary_beside(path, ".npz")
+        content = io.BytesIO()
         np.savez(
-            temporary,
+            content,
             task=np.array(environment.task),
             actions=played.actions,
             rewards=played.rewards,
@@ -281,7 +287,7 @@ class _Recorder:
             pixels=np.array(json.dumps(pixel_statistics(played.frames))),
             sha256=np.array(hashlib.sha256(np.stack(played.frames).tobytes()).hexdigest()),
         )
-        os.replace(temporary, path)
+        write_whole(path, content.getvalue())
         return number
 
     def _policy(self, number: int, environment: Environment) -> Policy:
@@ -352,8 +358,6 @@ def _end_with_parent() -> None:
 
 def _write_sheet(out: Path, parts: Sequence[EpisodePart]) -> None:
     """A contact sheet of the first episodes, at equal distances in time."""
-    from PIL import Image
-
     from mutoscope.data.video.read import read_video
 
     clips = []
@@ -361,4 +365,4 @@ def _write_sheet(out: Path, parts: Sequence[EpisodePart]) -> None:
         frames = read_video(part.video).frames
         clips.append(frames[np.linspace(0, len(frames) - 1, min(SHEET_FRAMES, len(frames))).astype(int)])
     labels = [part.task for part in parts[:SHEET_ROWS]]
-    Image.fromarray(contact_sheet(clips, columns=SHEET_FRAMES, labels=labels)).save(out / SHEET)
+    write_png(out / SHEET, contact_sheet(clips, columns=SHEET_FRAMES, labels=labels))

@@ -571,7 +571,7 @@ def test_a_write_that_runs_out_of_room_is_reported_and_leaves_no_file(tmp_path: 
             print(type(error).__name__, error)
     """
     done = run_python(program, tmp_path / f"clip{suffix}")
-    assert done.stdout.startswith("UserError cannot write"), done.stdout + done.stderr
+    assert done.stdout.startswith("WriteError Cannot write"), done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,7 +4,6 @@ Captions and actions are files beside a video (`0001.txt`, `0001.actions.npy`), 
 (`metadata_files.py`). A file beside the video wins over a list; the two may not contradict each other.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -25,6 +24,7 @@ from mutoscope.data.sources.video_times import is_cut
 from mutoscope.data.text_files import read_text
 from mutoscope.data.video.read import iter_frames
 from mutoscope.errors import UserError, reason
+from mutoscope.json_config import parse_json
 
 STATED_ACTIONS = "actions.json"
 KINDS: tuple[Kind, ...] = ("buttons", "continuous")
@@ -212,8 +212,9 @@ def read_stated_actions(path: Path) -> StatedActions:
     """Raises UserError for a damaged file."""
     if not path.is_file():
         return StatedActions()
+    text = read_text(path)
     try:
-        values = json.loads(read_text(path))
+        values = parse_json(text)
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({reason(error)}).") from None
     if not isinstance(values, dict):

@@ -3,7 +3,6 @@
 Every path comes from the templates in info.json. Reads tables only, and no frame of any video.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from mutoscope.data.media import files_below
 from mutoscope.data.sources.parquet import Row, read_rows, require_pyarrow
 from mutoscope.data.text_files import read_json_lines, read_text
 from mutoscope.errors import UserError, reason
+from mutoscope.json_config import parse_json
 
 INFO = "meta/info.json"
 TEMPLATE_FIELDS = frozenset("video_key chunk_index file_index episode_chunk episode_index".split())
@@ -47,6 +47,10 @@ class ActionFeature:
     kind: Kind | None
 
 
+MAX_ACTION = 4096  # numbers in an action: a hand with all its joints has 100
+PLACE = re.compile(r"\{\w+(?::0?\d{0,2}d?)?\}")  # a wider one would fill memory, an attribute lead elsewhere
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """What info.json states. Raises UserError where it lacks what reading needs."""
@@ -66,6 +70,8 @@ class DatasetInfo:
     def path(self, template: str, **fields: str | int) -> Path:
         """A file of the dataset. Raises UserError for a template that leads out of the folder."""
         try:
+            if {"{", "}"} & set(PLACE.sub("", template)):
+                raise ValueError("its places must be such as {chunk_index:03d}")
             relative = template.format(**fields)
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise UserError(
@@ -204,7 +210,9 @@ def _actions(features: Mapping[str, Mapping[str, Any]]) -> tuple[ActionFeature |
     if not dtype.startswith(("float", "int", "uint", "bool")):
         return None, [f"the feature {key} is of dtype {dtype} and is not read as actions"]
     sizes = shape if isinstance(shape, list) and all(isinstance(n, int) and n > 0 for n in shape) else [1]
-    names = action_names(feature.get("names"), prod(sizes))
+    if (size := prod(sizes)) > MAX_ACTION:
+        raise UserError(f"The feature {key} declares {size:,} numbers in an action; at most {MAX_ACTION:,} are read.")
+    names = action_names(feature.get("names"), size)
     return ActionFeature(key, names, "buttons" if dtype == "bool" else None), []
 
 
@@ -348,8 +356,9 @@ def task_classes(folder: Path, tasks: Mapping[int, str]) -> list[str]:
 
 
 def _json_object(path: Path) -> dict[str, Any]:
+    text = read_text(path)
     try:
-        values = json.loads(read_text(path))
+        values = parse_json(text)
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({reason(error)}); copy it again.") from None
     if not isinstance(values, dict):

@@ -13,7 +13,7 @@ from mutoscope.data.action_tables import ActionTable, table_of
 from mutoscope.data.media import files_below
 from mutoscope.data.sources.parquet import read_rows
 from mutoscope.data.text_files import read_json_lines, read_text
-from mutoscope.errors import UserError
+from mutoscope.errors import UserError, reason
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_COLUMNS = ("file_name", "video_file_name")
@@ -101,7 +101,10 @@ def _rows(path: Path) -> Iterator[Mapping[str, object]]:
         text = read_text(path)
         first = text.split("\n", 1)[0]
         delimiter = max(",;\t", key=first.count)
-        yield from csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        try:
+            yield from csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        except csv.Error as error:
+            raise UserError(f"{path} is no table ({reason(error)}).") from None
 
 
 def _entry(table: Path, folder: Path, row: Mapping[str, object], name: str, where: str) -> Entry:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 BATCH_ROWS = 64  # rows of images decoded together: a group of rows may hold gigabytes of them
+ROWS_TOGETHER = 65_536
+MAX_VALUES = 2**25  # of a whole table, 16 to 100 bytes each as Python values
+MAX_RATIO, ALWAYS_FINE = 256, 256 * 2**20  # bytes of a table in memory, as a multiple of its file and in any case
 Row = dict[str, Any]  # of a table, by column; cells may be numbers, texts, bytes, lists or objects
 
 
@@ -38,9 +41,39 @@ def read_rows(path: Path, without: str | None = None) -> list[Row]:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             kept = [name for name in names if without is None or not name.startswith(without)]
-            return file.read(columns=kept).to_pylist()
+            check_declared(file, path)
+            return [row for batch in bounded_batches(file, kept, path) for row in batch.to_pylist()]
     except (ArrowException, OSError) as error:
         raise UserError(unreadable(path, error)) from None
+
+
+def check_declared(file: Any, path: Path) -> None:
+    """Raises UserError for a table that declares more values than memory is given to."""
+    rows, columns = file.metadata.num_rows, file.metadata.num_columns
+    if rows * columns > MAX_VALUES:
+        raise UserError(f"{path} declares {rows:,} rows of {columns:,} columns; at most {MAX_VALUES:,} values are read")
+
+
+def bounded_batches(file: Any, columns: Sequence[str], path: Path) -> Iterator[Any]:
+    """The rows of a table a few at a time. Raises UserError where they unpack to far more than the file has bytes.
+
+    A text that is stored once may fill a million rows.
+    """
+    most, total = max(MAX_RATIO * path.stat().st_size, ALWAYS_FINE), 0
+    for batch in file.iter_batches(_rows_together(file), columns=list(columns)):
+        total += batch.nbytes
+        if total > most:
+            raise UserError(f"{path} unpacks to more than {most:,} bytes; it is damaged or made to fill memory")
+        yield batch
+
+
+def _rows_together(file: Any) -> int:
+    """Rows whose longest possible values fit into memory together."""
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    longest = max(
+        (group.column(n).total_uncompressed_size for group in groups for n in range(group.num_columns)), default=1
+    )
+    return max(1, min(ROWS_TOGETHER, ALWAYS_FINE // max(longest, 1)))
 
 
 def unreadable(path: Path, error: Exception) -> str:
@@ -64,6 +97,7 @@ class EpisodeRows:
             with parquet.ParquetFile(path) as file:
                 groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
                 self.columns: tuple[str, ...] = tuple(file.schema_arrow.names)
+                check_declared(file, path)
                 episodes = file.read(columns=["episode_index"]).column(0).to_numpy()
         except (ArrowException, OSError, IndexError, KeyError) as error:
             raise UserError(unreadable(path, error)) from None

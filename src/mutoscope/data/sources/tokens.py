@@ -12,7 +12,10 @@
 This file holds the format only. `runs/tokenize.py` fills a cache and decides what is encoded with which tokenizer.
 """
 
+import errno
+import io
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,9 +30,10 @@ from torch import Tensor
 
 from mutoscope.data.base import LABEL, ClipBatch, ClipSource, Field, PathData, TokenBatch, described_actions, flat
 from mutoscope.data.sources.survey import DataSurvey
+from mutoscope.declared import check_npy
 from mutoscope.errors import UserError, reason
-from mutoscope.json_config import dataclass_from_dict
-from mutoscope.ownership import temporary_beside
+from mutoscope.json_config import dataclass_from_dict, read_json
+from mutoscope.writing import allocated_bytes, free_bytes, new_folder, reserve, write_whole, writing
 
 METADATA = "metadata.json"
 PROGRESS = "progress.json"
@@ -125,6 +129,43 @@ def text_encoder_folder(folder: Path) -> Path:
     return folder / "text_encoder"
 
 
+class StoredRows:
+    """A file `<name>.npy` of one row per clip, which is written row by row.
+
+    Rows are written by calls instead of through a memory map: a memory map answers a full disk, an exhausted quota and
+    a broken disk by a signal that ends the process (SIGBUS).
+    """
+
+    def __init__(self, path: Path, dtype: str, shape: tuple[int, ...]):
+        self.path, self.dtype, self.shape = path, np.dtype(dtype), shape
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
+        )
+        self._header = header.getvalue()
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the whole file."""
+        return len(self._header) + self.dtype.itemsize * math.prod(self.shape)
+
+    def reserve(self) -> None:
+        """Creates the file unless it exists, and allocates the disk space of all its rows."""
+        with writing(self.path, self.num_bytes):
+            if not self.path.exists():
+                self.path.write_bytes(self._header)
+        reserve(self.path, self.num_bytes)
+
+    def write(self, position: int, rows: np.ndarray) -> None:
+        """Stores rows (b, *shape) from row `position` on; they are on disk when this returns."""
+        offset = len(self._header) + position * self.dtype.itemsize * math.prod(self.shape[1:])
+        with writing(self.path, rows.nbytes), self.path.open("r+b") as file:
+            file.seek(offset)
+            file.write(np.ascontiguousarray(rows).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+
 class TokenCacheWriter:
     """Fills a cache in order and picks up where an interrupted writer stopped.
 
@@ -138,27 +179,36 @@ class TokenCacheWriter:
         if self.folder.exists():
             raise UserError(f"{self.folder} already exists; choose another folder for the token cache or remove it.")
         has_started = any((self.partial / name).exists() for name in (PROGRESS, METADATA))
-        self.position = self._resume() if has_started else self._create()
-        self._arrays = {name: np.load(self.partial / f"{name}.npy", mmap_mode="r+") for name in info.arrays()}
+        self.position = self._resume() if has_started else 0
+        self._files = {name: StoredRows(self.partial / f"{name}.npy", *of) for name, of in info.arrays().items()}
+        self._reserve(is_new=not has_started)
+        if not has_started:
+            self._write_progress(0)
 
-    def _create(self) -> int:
-        self.partial.mkdir(parents=True, exist_ok=True)
-        for name, (dtype, shape) in self.info.arrays().items():
-            np.lib.format.open_memmap(self.partial / f"{name}.npy", "w+", np.dtype(dtype), shape).flush()
-        self._write_progress(0)
-        return 0
+    def _reserve(self, is_new: bool) -> None:
+        """Allocates all files. Raises UserError where the disk cannot hold them; nothing new is left behind then."""
+        missing = sum(max(file.num_bytes - allocated_bytes(file.path), 0) for file in self._files.values())
+        with writing(self.folder, missing, self.partial if is_new else None):
+            new_folder(self.partial)
+            if (free := free_bytes(self.partial)) is not None and free < missing:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            for file in self._files.values():
+                file.reserve()
 
     def _resume(self) -> int:
         path = self.partial / PROGRESS
         if path.exists():
-            progress = json.loads(path.read_text())
+            progress = read_json(path)
         else:  # everything is written, and only its final name is missing
             path = self.partial / METADATA
-            progress = {"position": self.info.num_clips, "info": json.loads(path.read_text())}
-        found, wanted = (TokenCacheInfo.from_json(values, path) for values in (progress["info"], _plain(self.info)))
+            progress = {"position": self.info.num_clips, "info": read_json(path)}
+        found, wanted = (TokenCacheInfo.from_json(values, path) for values in (progress.get("info"), _plain(self.info)))
         if not found.holds(wanted):
             raise UserError(f"{self.partial} is an unfinished cache of other clips or another tokenizer; remove it.")
-        return progress["position"]
+        position = progress.get("position")
+        if not isinstance(position, int) or not 0 <= position <= self.info.num_clips:
+            raise UserError(f"{path} names no clip to continue from; remove {self.partial}.")
+        return position
 
     def write(
         self,
@@ -176,11 +226,11 @@ class TokenCacheWriter:
             raise ValueError(f"{end} clips do not fit a cache of {self.info.num_clips}")
         values = {"tokens": tokens, "label": label} | {f"condition-{k}": v for k, v in (conditions or {}).items()}
         values |= more or {}
-        if values.keys() != self._arrays.keys():
-            raise ValueError(f"expected {sorted(self._arrays)}, got {sorted(values)}")
+        if values.keys() != self._files.keys():
+            raise ValueError(f"expected {sorted(self._files)}, got {sorted(values)}")
         for name, value in values.items():
-            self._arrays[name][self.position : end] = _checked(name, value, self._arrays[name].dtype, self.position)
-            self._arrays[name].flush()
+            rows = _checked(name, value, self._files[name].dtype, self.position)
+            self._files[name].write(self.position, rows)
         self.position = end
         self._write_progress(end)
 
@@ -188,20 +238,14 @@ class TokenCacheWriter:
         """Gives the full cache its final name and opens it."""
         if self.position != self.info.num_clips:
             raise ValueError(f"only {self.position} of {self.info.num_clips} clips are written")
-        self._write_text(METADATA, json.dumps(_plain(self.info), indent=2) + "\n")
-        (self.partial / PROGRESS).unlink(missing_ok=True)
-        self._arrays.clear()
-        self.partial.rename(self.folder)
+        write_whole(self.partial / METADATA, json.dumps(_plain(self.info), indent=2) + "\n")
+        with writing(self.folder):
+            (self.partial / PROGRESS).unlink(missing_ok=True)
+            self.partial.rename(self.folder)
         return TokenCache(self.folder)
 
     def _write_progress(self, position: int) -> None:
-        self._write_text(PROGRESS, json.dumps({"position": position, "info": _plain(self.info)}))
-
-    def _write_text(self, name: str, text: str) -> None:
-        """A file of the unfinished cache, whole or not at all."""
-        temporary = temporary_beside(self.partial / name)
-        temporary.write_text(text)
-        os.replace(temporary, self.partial / name)
+        write_whole(self.partial / PROGRESS, json.dumps({"position": position, "info": _plain(self.info)}))
 
 
 def started_info(folder: Path) -> TokenCacheInfo | None:
@@ -209,9 +253,9 @@ def started_info(folder: Path) -> TokenCacheInfo | None:
     finished, begun = folder / METADATA, partial_folder(folder) / PROGRESS
     try:
         if finished.is_file():
-            return TokenCacheInfo.from_json(json.loads(finished.read_text()), finished)
-        return TokenCacheInfo.from_json(json.loads(begun.read_text())["info"], begun)
-    except (OSError, ValueError, KeyError, UserError):
+            return TokenCacheInfo.from_json(read_json(finished), finished)
+        return TokenCacheInfo.from_json(read_json(begun).get("info"), begun)
+    except (OSError, ValueError):
         return None
 
 
@@ -223,8 +267,8 @@ class TokenCache(ClipSource[TokenBatch]):
         self.folder = Path(folder)
         path = self.folder / METADATA
         try:
-            values = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+            values = read_json(path)
+        except UserError as error:
             message = f"{self.folder} is not a finished token cache ({reason(error)}); tokenize the clips first."
             raise UserError(message) from None
         self.info = TokenCacheInfo.from_json(values, path)
@@ -251,6 +295,8 @@ class TokenCache(ClipSource[TokenBatch]):
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
         try:
+            for name in self.info.arrays():
+                check_npy(self.folder / f"{name}.npy")
             return {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in self.info.arrays()}
         except (OSError, ValueError) as error:
             raise UserError(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mutoscope.data.video.boxes import Beginning, scan_boxes
+from mutoscope.data.video.tables import check_tables
 from mutoscope.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ NOT_VIDEO_FORMATS = frozenset("tty hls concat dash sdp rtsp lavfi ffmetadata".sp
 # Containers that store one frame per packet whole: an incomplete packet is the last one of a file that was cut.
 WHOLE_PACKETS = frozenset("mov matroska".split())
 DEFAULT_FPS = 25.0  # FFmpeg's own default
+MAX_FRAME_PIXELS = 2**25  # 8192×4096; a decoder may hold 16 earlier frames
+LIMITS = {"max_pixels": str(MAX_FRAME_PIXELS)}  # of FFmpeg's decoders, whatever a header or a later frame declares
 HIGHEST_FPS = 1000  # a header that states more holds a time base instead of a rate
 
 
@@ -75,7 +78,8 @@ def open_container(path: str | Path) -> "InputContainer":
     path = check_file(path)
     av = require_av(path)
     try:
-        container = av.open(f"file:{path}", metadata_errors="replace")
+        check_tables(path)
+        container = av.open(f"file:{path}", metadata_errors="replace", options=LIMITS)
     except (OSError, av.FFmpegError) as error:  # some of PyAV's errors are OSErrors too
         container = _open_beginning(path)
         if container is None:
@@ -100,7 +104,7 @@ def _open_beginning(path: Path) -> "InputContainer | None":
     with suppress(OSError, av.FFmpegError):
         boxes = scan_boxes(path)
         if boxes.is_fragmented and boxes.is_cut:
-            return av.open(Beginning(path, boxes.whole_bytes), mode="r", metadata_errors="replace")
+            return av.open(Beginning(path, boxes.whole_bytes), mode="r", metadata_errors="replace", options=LIMITS)
     return None
 
 
@@ -136,6 +140,10 @@ def choose_stream(container: "InputContainer", path: str | Path, stream: int | N
     # One thread: a decoder with threads that is still waiting for garbage collection when a loader worker is forked
     # hangs that worker, which has none of the threads it would wait for.
     chosen.codec_context.thread_count = 1
+    if (pixels := chosen.codec_context.width * chosen.codec_context.height) > MAX_FRAME_PIXELS:
+        size = f"{chosen.codec_context.width}×{chosen.codec_context.height}"
+        raise UserError(f"{path} has frames of {size}, {pixels:,} pixels; at most {MAX_FRAME_PIXELS:,} are read")
+    chosen.codec_context.options = dict(LIMITS)
     return chosen
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mutoscope.data.media import is_see_through, transparency_note, upright_rgb
+from mutoscope.data.media import check_pixels, is_see_through, transparency_note, upright_rgb
 from mutoscope.errors import UserError, reason
 
 if TYPE_CHECKING:
@@ -56,8 +56,10 @@ def _loaded(path: Path) -> "Iterator[tuple[Image, float]]":
     from PIL import Image
 
     with Image.open(path) as image:
+        check_pixels(image)
         for number in _frame_numbers(image):
             image.seek(number)
+            check_pixels(image)
             image.load()  # WebP knows the frame's duration only after this
             yield image, _seconds(image)
 

@@ -4,8 +4,9 @@ Every file is written under a hidden temporary name in the same folder and renam
 holds the whole video or its former content.
 """
 
+import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,8 +19,9 @@ from jaxtyping import UInt8
 from mutoscope.data.video.contact_sheet import contact_sheet
 from mutoscope.data.video.convert import full_chroma
 from mutoscope.data.video.decode import require_av
-from mutoscope.errors import UserError, reason
+from mutoscope.errors import UserError
 from mutoscope.ownership import temporary_beside
+from mutoscope.writing import writing
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -119,34 +121,24 @@ class VideoWriter:
         """Drop the unfinished file; the target keeps its former content."""
         if self._closed:
             return
+        self._discard()
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+    def _discard(self) -> None:
         self._closed = True
         if self._encoder is not None:
             with suppress(Exception):
                 self._encoder.discard()
-        with suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
 
     @contextmanager
-    def _abort_on_error(self):
-        try:
-            yield
-        except (OSError, *media_errors()) as error:
-            self.abort()
-            raise UserError(
-                f"cannot write {self.path}: {reason(error)}; free space or choose another folder"
-            ) from error
-        except BaseException:
-            self.abort()
-            raise
-
-
-def media_errors() -> tuple[type[Exception], ...]:
-    """FFmpeg's exception, where PyAV is installed (GIF and PNG need it not)."""
-    try:
-        import av
-    except ImportError:
-        return ()
-    return (av.FFmpegError,)
+    def _abort_on_error(self) -> Iterator[None]:
+        with writing(self.path, temporary=self._temporary):
+            try:
+                yield
+            except BaseException:
+                self._discard()
+                raise
 
 
 def exact_fps(fps: float | Fraction) -> Fraction:
@@ -304,7 +296,10 @@ class SheetEncoder:
             shown = [shown[i] for i in chosen]
             self.warnings.append(f"the contact sheet shows {len(shown)} of {self.count} frames")
         sheet = contact_sheet(np.stack(shown), columns=16 if len(shown) > 8 else 8)
-        Image.fromarray(sheet).save(self.path, format="PNG")
+        content = io.BytesIO()
+        Image.fromarray(sheet).save(content, format="PNG")
+        with writing(self.path, content.tell()):
+            self.path.write_bytes(content.getvalue())
 
     def discard(self) -> None:
         self.frames = []

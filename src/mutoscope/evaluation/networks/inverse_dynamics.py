@@ -19,8 +19,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mutoscope.declared import check_safetensors
 from mutoscope.errors import UserError, reason
-from mutoscope.evaluation.rows import write_atomically
+from mutoscope.writing import write_whole
 
 BEFORE, AFTER = 1, 2  # frames read before frame t and after it: an effect may take more than one frame to show
 SPAN = BEFORE + 1 + AFTER
@@ -255,12 +256,13 @@ def balanced_loss(
 def save_dynamics(path: Path, found: InverseDynamics) -> None:
     """Write the weights, under a temporary name first."""
     weights = {name: value.detach().cpu().contiguous() for name, value in found.network.state_dict().items()}
-    write_atomically(path, save(weights | {"offset": found.offset, "scale": found.scale}))
+    write_whole(path, save(weights | {"offset": found.offset, "scale": found.scale}))
 
 
 def load_dynamics(path: Path, config: DynamicsConfig, is_button: tuple[bool, ...], device: object) -> InverseDynamics:
     """The network of `save_dynamics`. Raises UserError for a damaged file."""
     try:
+        check_safetensors(path)
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         offset, scale = weights.pop("offset"), weights.pop("scale")

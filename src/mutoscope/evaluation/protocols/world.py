@@ -321,10 +321,9 @@ def reduced_episode(
 
 def write_sheet(path: Path, frames: UInt8[np.ndarray, "n s h w 3"], layout: Layout) -> None:
     """A row of frames for every stream."""
-    from PIL import Image
-
+    from mutoscope.data.media import write_png
     from mutoscope.data.video.contact_sheet import contact_sheet
 
     shown = ", ".join(f"{frame:,}" for frame in layout.sheet) or f"{layout.total:,}"
     labels = [f"frames {shown}", *[""] * (len(frames) - 1)]
-    Image.fromarray(contact_sheet(list(frames), columns=frames.shape[1], labels=labels)).save(path)
+    write_png(path, contact_sheet(list(frames), columns=frames.shape[1], labels=labels))

@@ -31,6 +31,7 @@ TASK_TOKENS = {
 """Special token that opens the sequence, counted from the end of the vocabulary (-1 is [MASK])."""
 
 SEPARATE_INPAINTING_TOKEN = -7
+MAX_CONDITION_PIXELS = 2**27  # 128 frames of 1024×1024
 
 # Layers, hidden size, MLP size, heads (arXiv 2212.05199, appendix B; Ti and S: released configurations).
 PAPER_SIZES: dict[str, tuple[int, int, int, int]] = {
@@ -118,6 +119,10 @@ class MagvitConfig(ModelConfig):
 
     def _check_sizes(self) -> None:
         clip = self.condition_clip_shape or self.latent_shape
+        if math.prod(clip) > MAX_CONDITION_PIXELS:  # a mask of all of them is computed
+            what = "condition_clip_shape" if self.condition_clip_shape else "latent_shape"
+            cells = f"{math.prod(clip):,} cells, at most {MAX_CONDITION_PIXELS:,} are possible"
+            raise UserError(f"{what} {clip} has {cells}.")
         if any(size % cells for size, cells in zip(clip, self.latent_shape, strict=True)):
             raise UserError(f"condition_clip_shape {clip} is no multiple of latent_shape {self.latent_shape}.")
         if self.hidden_size % self.num_heads:

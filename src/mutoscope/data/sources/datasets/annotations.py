@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +18,7 @@ from mutoscope.data.sources.datasets.listing import (
 from mutoscope.data.sources.folder import FileProblem, MediaFile
 from mutoscope.data.text_files import read_text
 from mutoscope.errors import UserError, reason
+from mutoscope.json_config import parse_json
 
 T = TypeVar("T")
 
@@ -203,9 +203,10 @@ def _ssv2_answers(folder: Path) -> dict[str, str]:
 
 
 def _json(path: Path, expected: type[T]) -> T:
+    text = read_text(path)
     try:
-        found = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+        found = parse_json(text)
+    except ValueError as error:
         raise UserError(f"{path} cannot be read as JSON: {reason(error)}") from None
     if not isinstance(found, expected):
         raise UserError(f"{path} must hold a JSON {expected.__name__}, found {type(found).__name__}")

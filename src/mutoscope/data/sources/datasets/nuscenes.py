@@ -1,6 +1,5 @@
 """nuScenes: videos of the front camera, cut out of driving scenes that are kept as tables and images."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from mutoscope.data.sources.folder import FileProblem, MediaFile
 from mutoscope.data.sources.readers import StillsFile, StillsReader
 from mutoscope.data.text_files import read_text
 from mutoscope.errors import UserError, reason
+from mutoscope.json_config import parse_json
 
 CHANNEL, VIDEO_FRAMES = "CAM_FRONT", 32
 EVERY_NTH = 10  # scene by name belongs to validation, which gives about the paper's 5.4K and 0.6K videos
@@ -83,9 +83,10 @@ def _frames_of_scenes(tables: Path) -> dict[str, list[str]]:
 def _table(tables: Path, name: str, *keys: str) -> Iterable[Row]:
     """Rows of a table, all of which have these keys."""
     path = tables / f"{name}.json"
+    text = read_text(path)
     try:
-        rows = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+        rows = parse_json(text)
+    except ValueError as error:
         raise UserError(f"{path} is not JSON ({reason(error)}); copy it again") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and set(keys) <= row.keys() for row in rows):
         raise UserError(f"{path} is not a table of nuScenes: every row needs {', '.join(keys)}")
