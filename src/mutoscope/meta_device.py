@@ -19,7 +19,7 @@ class _BoundedWithoutDraws(TorchFunctionMode):
     """Skips random initialisation of meta tensors, and ends the construction of networks that no machine can hold.
 
     There are no numbers to draw on "meta", yet PyTorch would import its compiler (seconds) to infer the shapes of
-    these operations. Tensors without storage cost no memory, but layers cost time, whatever a configuration asks for.
+    these operations. Tensors without storage cost no memory, but layers cost time, however many a configuration names.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""PyTorch files, read as a list of declarations: which classes and how many bytes a pickle asks for.
+"""PyTorch files, read as a list of declarations: the classes and the bytes that a pickle names.
 
 A pickle is a program. `check_torch_file` walks through it without executing a step: tensors, plain containers and
 numbers pass; every other class is refused by name, and so is a tensor that is larger than the storage it is stored in.
