@@ -102,7 +102,11 @@ def test_a_run_that_ends_early_says_so_in_one_sentence(
     if number == signal.SIGSTOP:
         time.sleep(20)
         os.kill(ranks[1], signal.SIGCONT)  # torchrun's SIGTERM reaches it only then
-    said, _ = process.communicate(timeout=200)
+    try:
+        said, _ = process.communicate(timeout=200)
+    finally:
+        for pid in (process.pid, *ranks) if process.returncode is None else ():
+            os.kill(pid, signal.SIGKILL)
     assert process.returncode in (status, 128 + number), said
     assert said.startswith(sentence) and len(said.splitlines()) <= 2, said
 

@@ -162,9 +162,9 @@ class Watch:
         value = LEFT if self._left else f"{self._beats} {self._exchanges}"
         self.store.set(f"{KEY}/beat/{self.rank}", value)
 
-    def look(self, silence: float = SILENCE) -> None:
-        """Reads the heartbeats of the others, and acts on those that stay away."""
-        now = self.clock()
+    def look(self, silence: float | None = None) -> None:
+        """Reads the heartbeats of the others, and acts on those that stay away for `silence` seconds (`SILENCE`)."""
+        now, silence = self.clock(), SILENCE if silence is None else silence
         # After a pause of its own (a laptop that slept, Ctrl-Z) this rank has missed heartbeats, not the others.
         paused = now - self._looked > SILENCE / 2
         self._looked = now
