@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "terminal": set(),
     "declared": set(),
     "pickles": {"declared"},
-    "writing": set(),
+    "writing": {"ownership"},
     "layers": {"layers"},
     "data": {"data"},
     "worlds": {"data", "worlds"},

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is good, judged by the updates that followed it.
+"""Whether a checkpoint is good: the updates that followed it decide.
 
 A loss becomes infinite some updates after the weights went wrong, and a checkpoint that was saved in between continues
 into the same end. A checkpoint is therefore confirmed only by PROBATION updates after it. All of their losses and
@@ -17,7 +17,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-PROBATION = 20  # updates after a checkpoint that judge it
+PROBATION = 20  # updates after a checkpoint that confirm it
 WINDOW = 100  # updates before a checkpoint that they are compared with
 EXPLODED = 10.0  # times the median before
 

@@ -56,10 +56,10 @@ class CheckpointKeeper:
         return 0 < self.loop.checkpoint_minutes * MINUTE <= self.clock() - self._saved_at
 
     def observe(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
-        """Loss and gradient norm of update `step`; judges the checkpoints that have had their following updates."""
+        """Loss and gradient norm of update `step`; confirms the checkpoints that have had their following updates."""
         self.health.observe(step, loss, grad_norm)
         if self._waiting and step + 1 - self._waiting[0] >= PROBATION:
-            self._judge()
+            self._decide()
 
     def save(self, steps_done: int) -> None:
         """Writes a checkpoint and removes those that are not kept."""
@@ -87,7 +87,7 @@ class CheckpointKeeper:
 
         The only checkpoint of a run stays, since there is nothing to fall back on.
         """
-        self._judge()
+        self._decide()
         doubtful = [step for step in self.steps() if step in self._waiting]
         good = [step for step in self.steps() if step not in doubtful]
         if not doubtful and not good:
@@ -103,7 +103,7 @@ class CheckpointKeeper:
         named = f"the last good checkpoint is {checkpoint_paths(self.folder)[-1]}"
         return f"{named} (not confirmed, and set aside: {_listed(doubtful)})" if doubtful else named
 
-    def _judge(self) -> None:
+    def _decide(self) -> None:
         """Moves checkpoints that are good from those that wait to those that are confirmed."""
         for step in list(self._waiting):
             if self.health.verdict(step):
