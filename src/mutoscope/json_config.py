@@ -35,7 +35,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if len(word) > MAX_GUESSED:
         word = ""
     by_lower = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1 if len(names) <= MAX_LISTED else 4, cutoff=0.5)
+    begun = [name for name in by_lower if word and name.startswith(word.lower())]  # more likely meant than an anagram
+    count = 1 if len(names) <= MAX_LISTED else 4
+    close = difflib.get_close_matches(word.lower(), begun or by_lower, n=count, cutoff=0.0 if begun else 0.5)
     guess = f"did you mean {' or '.join(repr(by_lower[name]) for name in close)}?" if close else ""
     if len(names) <= MAX_LISTED:
         return f"{guess} Known: {', '.join(names)}." if guess else f"known: {', '.join(names)}."
