@@ -23,6 +23,7 @@ Config = TypeVar("Config")
 MAX_LISTED = 30  # names that an error about an unknown one lists
 MAX_GUESSED = 100  # characters of a word for which a similar one is looked up
 MAX_BYTES = 16 * 2**20  # of a file of settings: a value takes up to twenty times its text in memory
+MANY, CHARACTERS_EACH = 500_000, 12  # more lists and objects than that are hardly ever so short
 MAX_VALUES = 65_536  # of a list, such as the names of classes
 MAX_DEPTH = 64  # of lists and objects inside each other; recipes have 6
 
@@ -64,6 +65,10 @@ def parse_json(text: str | bytes) -> object:
 
     Everything that reads values goes through them by recursion, which deep nesting would exhaust.
     """
+    openings = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+    count = sum(text.count(opening) for opening in openings)  # type: ignore[arg-type]
+    if count > MANY and count * CHARACTERS_EACH > len(text):
+        raise ValueError(f"it holds {count:,} lists and objects in {len(text):,} characters")
     try:
         value = json.loads(text)
     except RecursionError:

@@ -18,8 +18,8 @@ from typing import BinaryIO, cast
 from mutoscope.declared import zip_members
 from mutoscope.errors import UserError, shown
 
-MAX_PICKLE = 64 * 2**20  # bytes: a file of 100,000 tensors has a pickle of 20 MB
-MAX_STEPS = 2_000_000  # of a pickle, each about a microsecond
+MAX_PICKLE = 64 * 2**20  # bytes: a file of 25,000 tensors has a pickle of 5 MB
+MAX_STEPS = 1_000_000  # of a pickle, each about two microseconds; a tensor takes 35
 MAX_VIEWS = 8  # how many times the bytes of its storages the tensors of a file may have together
 LEGACY_PICKLES = 5  # magic number, protocol, sizes of C types, content, keys of storages
 

@@ -23,6 +23,8 @@ class Case:
     kind: str
     write: Callable[[Path], object]
     lines: tuple[str, ...]
+    reports: bool = False
+    """`inspect` may report what is wrong instead of refusing it"""
 
 
 def own_copy(folder: Path, model: str) -> Path:

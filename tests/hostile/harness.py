@@ -42,6 +42,9 @@ class Outcome:
     line: str
     status: int
     message: str
+    """on standard error"""
+    printed: str
+    """on standard output"""
     executed: bool
     memory: int
     """bytes above those before, at their highest"""
@@ -52,16 +55,17 @@ class Outcome:
     def faults(self) -> list[str]:
         """What was promised and not kept."""
         lines = self.message.splitlines()
+        reported = self.status == 0 and self.case.reports and self.line.startswith("inspect")
         found = {
             "executed something": self.executed,
-            f"status {self.status}": self.status != 2,
+            f"status {self.status}": self.status != 2 and not reported,
             f"{self.memory >> 20} MB": self.memory > MEMORY,
             f"{self.seconds:.1f} s": self.seconds > SECONDS,
-            "no sentence": not lines or not lines[-1].startswith("mutoscope: "),
+            "no sentence": not reported and (not lines or not lines[-1].startswith("mutoscope: ")),
             "other lines": self.line.split()[0] not in TALKS and any(not s.startswith("mutoscope: ") for s in lines),
             "ran out of memory": "Not enough memory" in self.message or "MemoryError" in self.message,
             "a traceback": "Traceback" in self.message,
-            "escapes": any(not c.isprintable() and c != "\n" for c in self.message),
+            "escapes": any(not c.isprintable() and c != "\n" for c in self.message + self.printed),
             "a long answer": max(map(len, lines), default=0) > LONGEST,
             "advice to switch safety off": ADVICE.search(self.message) is not None,
         }
@@ -162,10 +166,14 @@ def outcome(case: Case, line: str, folder: Path) -> Outcome:
     memory = int(pages.read_text()) if pages.exists() and pages.read_text() else 0
     return Outcome(
         case, line, os.waitstatus_to_exitcode(ended[1]),
-        answer.read_text(errors="replace") if answer.exists() else "",
+        text_of(answer), text_of(folder / ".printed"),
         any((place / MARKER).exists() for place in (folder, Path.cwd())),
         memory, usage.ru_utime + usage.ru_stime,
     )  # fmt: skip
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
 
 
 def run(line: str, folder: Path, answer: Path, pages: Path) -> None:
@@ -175,12 +183,13 @@ def run(line: str, folder: Path, answer: Path, pages: Path) -> None:
         os.chdir(folder)
         out = os.open(answer, os.O_WRONLY | os.O_CREAT)
         os.dup2(out, 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(folder / ".printed", os.O_WRONLY | os.O_CREAT), 1)
         Path("/proc/self/clear_refs").write_text("5")  # the highest memory so far is forgotten
         before = kilobytes("VmRSS")
         limit = 1024 * kilobytes("VmSize") + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
         status = command(line)
+        sys.stdout.flush()
         sys.stderr.flush()
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         pages.write_text(str(1024 * max(kilobytes("VmHWM") - before, 0)))

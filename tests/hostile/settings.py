@@ -140,7 +140,7 @@ def recipe_cases() -> Iterator[Case]:
         (tokenizer, "tokenizer.num_res_blocks", 10**9),
         (tokenizer, "tokenizer.channel_multipliers", [1] * 10**6),
         (tokenizer, "tokenizer.filters", 2**24),
-        (tokenizer, "tokenizer.codebook_size", 2**24),
+        (tokenizer, "tokenizer.embedding_dim", 2**24),
         (tokenizer, "data.num_frames", 10**12),
         (tokenizer, "data.height", 10**7),
         (tokenizer, "loop.batch_size", 10**12),

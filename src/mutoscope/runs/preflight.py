@@ -10,7 +10,7 @@ from torch import nn
 from mutoscope import hub
 from mutoscope.data.base import DataConfig, PathData
 from mutoscope.data.sources.tokens import TokensData
-from mutoscope.errors import UserError, reason
+from mutoscope.errors import UserError, reason, shown
 from mutoscope.evaluation.networks.shapes_features import ShapesFeatures, ShapesFeaturesConfig
 from mutoscope.families import family_of
 from mutoscope.meta_device import on_meta_device
@@ -24,6 +24,7 @@ from mutoscope.tokenizers.discriminator import DiscriminatorConfig, make_discrim
 from mutoscope.training.config import AdversarialConfig, ModelRecipe, Recipe, TokenizerRecipe
 from mutoscope.training.optim import check_warmup
 
+MAX_NAME = 200  # characters: it is printed and becomes part of the model's card
 BYTES_PER_PARAMETER = 16  # float32: the weight, its gradient and Adam's two moments
 BYTES_PER_PIXEL = 3 * (1 + 4)  # a clip in 8 bits, and as float32 beside it
 
@@ -33,6 +34,8 @@ def check_recipe(recipe: Recipe) -> None:
 
     Reads configurations only, no clips and no weights, so it takes a moment.
     """
+    if len(recipe.name) > MAX_NAME or not recipe.name.isprintable():
+        raise UserError(f"name must be a line of at most {MAX_NAME} characters, found {shown(recipe.name)}.")
     check_warmup(recipe.optim, recipe.loop.num_steps)
     check_data(recipe.data)
     if isinstance(recipe, TokenizerRecipe):

@@ -47,6 +47,7 @@ class ActionFeature:
     kind: Kind | None
 
 
+MAX_EPISODES = 1_000_000  # each that has no entry in the tables is reported
 MAX_ACTION = 4096  # numbers in an action: a hand with all its joints has 100
 PLACE = re.compile(r"\{\w+(?::0?\d{0,2}d?)?\}")  # a wider one would fill memory, an attribute lead elsewhere
 
@@ -165,7 +166,7 @@ def read_info(folder: Path) -> DatasetInfo:
         data_path=data_path,
         video_path=_template(values.get("video_path"), path, "video_path"),
         chunk_size=chunk_size if isinstance(chunk_size, int) and chunk_size > 0 else DEFAULT_CHUNK_SIZE,
-        num_episodes=_whole(values.get("total_episodes")) or 0,
+        num_episodes=_num_episodes(values.get("total_episodes"), path),
         splits={str(k): str(v) for k, v in splits.items()} if isinstance(splits, dict) else {},
         cameras=cameras,
         actions=actions,
@@ -368,6 +369,13 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _num_episodes(value: object, path: Path) -> int:
+    """Episodes by info.json, 0 where it does not say. Raises UserError for more than a dataset has."""
+    if (count := _whole(value) or 0) > MAX_EPISODES:
+        raise UserError(f"{path} states {count:,} episodes; at most {MAX_EPISODES:,} are read.")
+    return count
 
 
 def split_numbers(info: DatasetInfo, split: str) -> Sequence[range] | None:

@@ -55,8 +55,8 @@ RANGES = {
     "layer_norm_eps": POSITIVE,
     "label_smoothing": SHARE,
     "condition_clip_shape": SIDE,
-    "context_frames": COUNT,
-    "latent_context_frames": COUNT,
+    "context_frames": SIDE,
+    "latent_context_frames": SIDE,
     "label_dropout": Range(0, below=1),
     "class_loss": NOT_NEGATIVE,
 }
