@@ -19,6 +19,9 @@ from mutoscope.errors import UserError
 
 def limit_process(cpu_seconds: int, memory_bytes: int) -> None:
     """From now on, this process ends when it uses more."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, in words of ours
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -29,9 +32,9 @@ def read_upload(path: Path, max_frames: int, side: int, max_pixels: int, max_sec
     from mutoscope.data.media import covering_size
     from mutoscope.data.video.read import iter_frames, probe, read_video
 
+    check_size(declared_size(path), max_pixels)  # FFmpeg calls it an invalid argument
     info = probe(path)
-    if info.height * info.width > max_pixels:
-        raise UserError(f"The frames are too large: {info.width}×{info.height}, at most {max_pixels:,} pixels.")
+    check_size((info.width, info.height), max_pixels)
     if info.seconds is not None and info.seconds > max_seconds:
         raise UserError(f"The video is too long: {info.seconds:.0f} seconds, at most {max_seconds:.0f}.")
     with iter_frames(path, max_frames=1) as first:
@@ -40,6 +43,24 @@ def read_upload(path: Path, max_frames: int, side: int, max_pixels: int, max_sec
     if min(height, width) > side:
         size = covering_size((height, width), (side, side))
     return read_video(path, max_frames=max_frames, size=size).frames
+
+
+def declared_size(path: Path) -> tuple[int, int]:
+    """Width and height in the header of an image; (0, 0) for other files."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, MemoryError):
+        return 0, 0
+
+
+def check_size(size: tuple[int, int], max_pixels: int) -> None:
+    """Raises UserError for frames of more pixels."""
+    width, height = size
+    if width * height > max_pixels:
+        raise UserError(f"The frames are too large: {width}×{height}, at most {max_pixels:,} pixels.")
 
 
 def main(arguments: list[str]) -> int:

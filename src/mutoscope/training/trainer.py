@@ -215,7 +215,7 @@ def run_loop(
                 if process.is_main and (saved or is_best):
                     with recorder.saving():
                         keeper.save_best(step + 1, candidates.cost) if is_best else keeper.save(step + 1)
-                if stop.name:
+                if stop.name and request != NOTHING:  # one that came since is for the next update
                     recorder.say(f"{stop.take_name()}: checkpoint saved after update {step + 1:,}.")
                 if shown or saved:
                     recorder.draw_curve()

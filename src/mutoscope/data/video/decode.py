@@ -200,15 +200,7 @@ def _decode_packets(container: "InputContainer", stream: "VideoStream", state: D
             state.num_discarded += bool(packet.size and packet.is_discard)
             yield from packet.decode()
     except av.FFmpegError as error:
-        state.error = _too_large(stream) or error.strerror or type(error).__name__
-
-
-def _too_large(stream: "VideoStream") -> str:
-    """Why a decoder refuses frames of such a size, which FFmpeg calls an invalid argument; "" where it does not."""
-    width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height <= MAX_FRAME_PIXELS:
-        return ""
-    return f"frames of {width}×{height} pixels are too large: at most {MAX_FRAME_PIXELS:,} are read"
+        state.error = error.strerror or type(error).__name__
 
 
 def _kept_back(stream: "VideoStream", cut_at: int | None) -> "Iterator[VideoFrame]":
