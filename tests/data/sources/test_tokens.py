@@ -13,6 +13,7 @@ from mutoscope.data.sources.tokens import (
     TokenCacheInfo,
     TokenCacheWriter,
     TokensData,
+    partial_folder,
     token_dtype,
 )
 from mutoscope.errors import UserError
@@ -53,6 +54,13 @@ def test_an_interrupted_writer_is_continued_where_it_stopped(tmp_path):
     again.write(*clips(4, 3))
     assert torch.equal(again.finish()[range(7)]["tokens"], clips(0, 7)[0])
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_writer_that_died_between_a_file_and_its_header_is_started_again(tmp_path):
+    partial = partial_folder(tmp_path / "cache")
+    partial.mkdir()
+    (partial / "label.npy").touch()
+    assert fill(tmp_path / "cache")[range(7)]["label"].tolist() == list(range(7))
 
 
 def test_an_unfinished_cache_of_another_tokenizer_is_not_continued(tmp_path):

@@ -150,10 +150,11 @@ class StoredRows:
         return len(self._header) + self.dtype.itemsize * math.prod(self.shape)
 
     def reserve(self) -> None:
-        """Creates the file unless it exists, and allocates the disk space of all its rows."""
+        """Creates the file unless it exists, and allocates the disk space of all its rows, which stay as they are."""
         with writing(self.path, self.num_bytes):
-            if not self.path.exists():
-                self.path.write_bytes(self._header)
+            self.path.touch()
+            with self.path.open("r+b") as file:  # also where a kill came between a file and its header
+                file.write(self._header)
         reserve(self.path, self.num_bytes)
 
     def write(self, position: int, rows: np.ndarray) -> None:
