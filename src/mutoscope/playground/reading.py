@@ -19,9 +19,6 @@ from mutoscope.errors import UserError
 
 def limit_process(cpu_seconds: int, memory_bytes: int) -> None:
     """From now on, this process ends when it uses more."""
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, in words of ours
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -46,12 +43,16 @@ def read_upload(path: Path, max_frames: int, side: int, max_pixels: int, max_sec
 
 
 def declared_size(path: Path) -> tuple[int, int]:
-    """Width and height in the header of an image; (0, 0) for other files."""
+    """Width and height in the header of an image; (0, 0) for other files. Raises UserError for a bomb."""
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            return image.size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the caller checks the size
+            with Image.open(path) as image:
+                return image.size
+    except Image.DecompressionBombError:
+        raise UserError("The frames are too large to be read.") from None
     except (OSError, ValueError, SyntaxError, MemoryError):
         return 0, 0
 
