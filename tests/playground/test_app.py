@@ -1,5 +1,6 @@
 """The server as a whole: its page, its status, its refusals, and many clients at once."""
 
+import asyncio
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import mutoscope.playground
+from mutoscope.playground.app import Server, create_app
 from mutoscope.playground.guard import Guard
 from mutoscope.playground.limits import Limits
+from mutoscope.playground.shelf import Shelf
 from playground_server import Running, running, said, settled, until
 
 STATIC = Path(mutoscope.playground.__file__).parent / "static"
@@ -46,6 +49,18 @@ def test_status_models_and_metrics(served: Running):
     assert "mutoscope_sessions_active 0" in httpx.get(served.http + "/metrics").text
     described = httpx.get(served.http + "/openapi.json").json()
     assert {"/v1/videos", "/v1/models", "/api/uploads", "/healthz"} <= set(described["paths"])
+
+
+def test_the_model_with_which_the_page_opens_is_loaded_before_anyone_comes(folders):
+    async def loaded(opening: str | None) -> tuple[str, ...]:
+        limits = Limits()
+        server = Server(Shelf(folders, 2, 60.0), Guard.of("127.0.0.1"), limits, opening)
+        async with server.lifespan(create_app(server)):
+            await asyncio.sleep(0.1)
+            await server.turns.do(lambda: None)  # in its turn, after the loading
+            return server.shelf.loaded
+
+    assert asyncio.run(loaded("clips")) == ("clips",) and asyncio.run(loaded(None)) == ()
 
 
 def test_the_page_learns_what_each_model_takes(served: Running):

@@ -67,7 +67,7 @@ def play(
         address = address_of(host, listener.getsockname()[1], guard.token)
         print(f"Mutoscope plays at {address}\nCtrl-C ends it.", flush=True)
         config = uvicorn.Config(
-            create_app(Server(shelf, guard, limits)),
+            create_app(Server(shelf, guard, limits, opening=shelf.names[0])),
             log_level="warning",
             ws="websockets-sansio",
             ws_max_size=4 * MAX_TEXT,

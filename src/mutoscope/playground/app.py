@@ -85,9 +85,10 @@ class ServedModels:
 class Server(Shared):
     """Everything that the requests of one server share."""
 
-    def __init__(self, shelf: Shelf, guard: Guard, limits: Limits) -> None:
+    def __init__(self, shelf: Shelf, guard: Guard, limits: Limits, opening: str | None = None) -> None:
+        """opening: a model that is loaded before anyone wants it, because the page opens with it."""
         super().__init__(shelf, limits)
-        self.guard = guard
+        self.guard, self.opening = guard, opening
         self.reading = asyncio.Semaphore(1)
         self.jobs = Jobs(self)
         self.has_worlds = find_spec("vizdoom") is not None
@@ -115,6 +116,12 @@ class Server(Shared):
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             await self.tidy()
 
+    async def load_opening(self) -> None:
+        """Load the model with which the page opens; one that cannot be loaded is reported to whoever wants it."""
+        if (name := self.opening) is not None:
+            with suppress(UserError):
+                await self.turns.do(lambda: self.shelf.get(name))
+
     async def tidy(self) -> None:
         """One round of housekeeping, in a turn of its own, so that no frame is being drawn."""
         ended, self.turns.ended = self.turns.ended, 0
@@ -123,10 +130,11 @@ class Server(Shared):
 
     @asynccontextmanager
     async def lifespan(self, app: "FastAPI") -> AsyncIterator[None]:
-        task = asyncio.create_task(self.keep_house())
+        tasks = [asyncio.create_task(work) for work in (self.keep_house(), self.load_opening())]
         with short_collections():
             yield
-        task.cancel()
+        for task in tasks:
+            task.cancel()
         self.turns.close()
 
 
