@@ -276,3 +276,16 @@ def test_prefixes_of_wrappers_are_removed(folder: Path, prefix: str) -> None:
     save_file({f"{prefix}{name}": value for name, value in load_file(path).items()}, path)
     found = hub.load_model(folder).state_dict()
     assert all(torch.equal(found[key], value) for key, value in plain.items())
+
+
+def test_a_model_folder_is_unfinished_until_its_index_is_there(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    assert hub.is_unfinished(folder)
+    (folder / "tokenizer").mkdir()
+    assert hub.is_unfinished(folder)
+    (folder / "model_index.json").touch()
+    assert not hub.is_unfinished(folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").touch()
+    assert not hub.is_unfinished(tmp_path / "mine") and not hub.is_unfinished(tmp_path / "nothing")

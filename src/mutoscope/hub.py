@@ -37,7 +37,7 @@ from mutoscope.json_config import dataclass_from_dict, nearest, read_json
 from mutoscope.meta_device import on_meta_device
 from mutoscope.model_index import ModelIndex as ModelIndex
 from mutoscope.models.base import AnyModel, ModelConfig, VideoModel
-from mutoscope.ownership import owned, temporary_beside
+from mutoscope.ownership import is_temporary, owned, temporary_beside
 from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.pretrained import load_vae
@@ -409,6 +409,12 @@ def _replace(source: Path, target: Path, temporary: Path) -> None:
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
     write_whole(path, json.dumps(value, indent=2) + "\n")
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether `save_pretrained` died before its last step: an empty folder, or parts of a model without its index."""
+    parts = {"tokenizer", "model", "discriminator", "text_encoder", "first_frames", "recipe.json", "MODEL_CARD.md"}
+    return folder.is_dir() and {entry.name for entry in folder.iterdir() if not is_temporary(entry)} <= parts
 
 
 def check_writable_folder(folder: Path) -> None:

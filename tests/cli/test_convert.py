@@ -79,6 +79,7 @@ def test_what_cannot_be_converted_is_explained_and_leaves_nothing(run, official,
 
 def test_an_existing_folder_is_never_overwritten(run, official, out):
     (out / "vq").mkdir()
+    (out / "vq/notes.txt").touch()
     assert "exists already" in run("convert", "magvit-flax", official[0], out / "vq", *CLIP).error
 
 

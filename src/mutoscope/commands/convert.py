@@ -33,7 +33,7 @@ def convert(kind: str, source: str, out: str, /, *, options: ConvertOptions) -> 
         raise UserError(f"Unknown kind {kind!r} of checkpoint: {nearest(kind, CONVERTERS)}")
     converter, target = CONVERTERS[kind], Path(out).expanduser()
     path = source if converter.reads_folder else str(common.check_input_file(source, "checkpoint"))
-    if target.exists():
+    if target.exists() and not hub.is_unfinished(target):
         tidy(target)  # a conversion may have been killed right after its last step
         raise UserError(f"{out!r} exists already; name a new folder.")
     hub.check_writable_folder(target.parent)
