@@ -7,7 +7,6 @@ with the lowest held-back loss, and, until a newer one is confirmed (`training/h
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -15,10 +14,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mutoscope.ownership import temporary_beside
 from mutoscope.training.checkpoint import checkpoint_paths, step_of
 from mutoscope.training.config import LoopConfig
 from mutoscope.training.health import PROBATION, Health
+from mutoscope.writing import new_folder, write_whole
 
 BEST = "best.json"
 SUSPECT = "suspect-{:08d}.pt"  # a checkpoint that its following updates did not confirm; resuming does not read it
@@ -75,11 +74,8 @@ class CheckpointKeeper:
     def save_best(self, steps_done: int, cost: float) -> None:
         """Writes the checkpoint with the lowest held-back loss, which stays."""
         self._best = (steps_done, cost)
-        self.folder.mkdir(parents=True, exist_ok=True)
         # First, since a run that is killed in between repeats the updates before a checkpoint, but none after it.
-        temporary = temporary_beside(self.folder / BEST)
-        temporary.write_text(json.dumps({"step": steps_done, "cost": cost}) + "\n")
-        os.replace(temporary, self.folder / BEST)
+        write_whole(new_folder(self.folder) / BEST, json.dumps({"step": steps_done, "cost": cost}) + "\n")
         self.save(steps_done)
 
     def after_divergence(self) -> str:
