@@ -44,7 +44,7 @@ const SCENARIOS = {
     const page = await open(browser);
     const found = await page.evaluate(async () => {
       if (!(await navigator.gpu?.requestAdapter())) return null;
-      const { openRuntime } = await import("/static/runtimes.js"), { Normal, Stream } = await import("/static/sampler.js");
+      const { isFaster, openRuntime } = await import("/static/runtimes.js"), { Normal, Stream } = await import("/static/sampler.js");
       const world = await (await fetch("/world.json")).json(), [first] = world.firstFrames;
       const bytes = Uint8Array.from(atob(first.tokens), (c) => c.charCodeAt(0));
       const tokens = new Float32Array(bytes.length / 2); // not the picture's own: any will do to compare
@@ -56,7 +56,8 @@ const SCENARIOS = {
         for (let i = 0; i < 8; i++) clip.push(...(await stream.pixels(await stream.next(new Float32Array(world.actions.length).fill(i % 2), first.label))));
         clips[kind] = clip;
       }
-      return Math.max(...clips.wasm.map((value, i) => Math.abs(value - clips.webgpu[i])));
+      const faster = await isFaster(await openRuntime("webgpu"), await openRuntime("wasm"), world, tokens);
+      return { difference: Math.max(...clips.wasm.map((value, i) => Math.abs(value - clips.webgpu[i]))), faster };
     });
     return { found, trouble: page.trouble.filter((text) => !/WebGPU|powerPreference|VerifyEachNodeIsAssigned|assigned to the preferred/.test(text)) };
   },

@@ -33,15 +33,23 @@ export async function frameTime(runtime, world, tokens) {
   return fastest;
 }
 
-// A runtime that is faster than `current`, or null: also where there is no graphics processor, or where it fails.
-export async function betterRuntime(current, world, tokens) {
+// A runtime on a graphics processor, or null where there is none, or it fails.
+export async function otherRuntime() {
   try {
     const adapter = await self.navigator.gpu?.requestAdapter();
     if (!adapter || adapter.info?.isFallbackAdapter) return null; // a processor that imitates one is never faster
-    const other = await openRuntime("webgpu");
-    return (await frameTime(other, world, tokens)) < MARGIN * (await frameTime(current, world, tokens)) ? other : null;
+    return await openRuntime("webgpu");
   } catch (error) {
     console.info(`WebGPU is not used: ${error.message}`);
     return null;
+  }
+}
+
+export async function isFaster(other, current, world, tokens) {
+  try {
+    return (await frameTime(other, world, tokens)) < MARGIN * (await frameTime(current, world, tokens));
+  } catch (error) {
+    console.info(`WebGPU is not used: ${error.message}`);
+    return false;
   }
 }

@@ -1,10 +1,10 @@
 // The model in a worker: answers the same messages as the server of `mutoscope play`.
 
-import { betterRuntime, openRuntime } from "./runtimes.js";
+import { isFaster, openRuntime, otherRuntime } from "./runtimes.js";
 import { Normal, Stream } from "./sampler.js";
 
 const IN_FLIGHT = 2, REMEMBERED = 600;
-let world, runtime, stream, cards = [], start = null, tried = false;
+let world, runtime, candidate = null, stream, cards = [], start = null, tried = false;
 let action = {}, actionId = 0, running = false, steps = 0, interval = 100, due = 0, shown = 0, busy = false, label = -1;
 
 async function open() {
@@ -13,12 +13,19 @@ async function open() {
   postMessage({ type: "ready" });
 }
 
-// A graphics processor is tried once there is something to see, and takes over between two frames.
-async function improve() {
-  const better = await betterRuntime(runtime, world, halves(world.firstFrames[0].tokens));
-  if (!better) return;
-  runtime = better;
-  if (stream) stream.runtime = better;
+// A graphics processor is looked for once there is something to see: its runtime is large, and nobody waits for it.
+async function look() {
+  candidate = await otherRuntime();
+  work();
+}
+
+// Between two frames it is timed, and takes over if it is faster.
+async function compare() {
+  const other = candidate;
+  candidate = null;
+  if (!(await isFaster(other, runtime, world, halves(world.firstFrames[0].tokens)))) return;
+  runtime = other;
+  stream.runtime = other;
 }
 
 function halves(text) {
@@ -55,7 +62,7 @@ async function begin(message) {
   cards = []; shown = 0; running = !message.paused; steps = 0; interval = 1000 / world.fps; due = 0;
   postMessage({ type: "started", model: world.name, width: world.width, height: world.height, fps: world.fps, seed: message.seed || 0, actions: world.actions, real: false, remembered: REMEMBERED });
   await show(0, tokens, { id: actionId, sampling: 0 });
-  if (!tried) { tried = true; await improve(); }
+  if (!tried) { tried = true; look(); }
 }
 
 async function rewind(index) {
@@ -87,6 +94,7 @@ async function work() {
         else if (message.type === "reset") await rewind(0);
         continue;
       }
+      if (candidate && stream) { await compare(); continue; }
       const may = stream && (running || steps > 0) && cards.length - 1 - shown < IN_FLIGHT;
       if (!may) break;
       const left = due - performance.now();
