@@ -6,31 +6,21 @@ arXiv 2501.12389.
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int, Num, UInt8
+from jaxtyping import Float, Num, UInt8
 from torch import Tensor
 
 from mutoscope.checks import Range
 from mutoscope.errors import UserError
-from mutoscope.families.actions import Action, ActionRows, Actions, action_row, read_actions, spec_of
+from mutoscope.families.actions import Action, read_actions
 from mutoscope.families.base import (
-    ACTIONS_FILE,
-    PYTHON_ONLY,
-    VIDEO_FILE,
-    Call,
     Capabilities,
-    Clips,
     Family,
-    Generator,
-    Labels,
     PaperModel,
-    Parts,
     Prompts,
-    Request,
     Rollout,
     Steering,
     WebWorld,
@@ -38,8 +28,16 @@ from mutoscope.families.base import (
     common_length,
     per_sample,
 )
-from mutoscope.families.first_frames import GENERATED, FirstFrames
-from mutoscope.families.frames import context_clips, implied_task, latent_frames, unused_actions
+from mutoscope.families.frames import (
+    FrameCall,
+    FrameGenerator,
+    FrameRequest,
+    changed,
+    context_clips,
+    implied_task,
+    latent_frames,
+    unused_actions,
+)
 from mutoscope.families.transfer import (
     TransferRule,
     action_bias,
@@ -48,7 +46,7 @@ from mutoscope.families.transfer import (
     position_table,
     word_columns,
 )
-from mutoscope.json_config import dataclass_from_dict, nearest
+from mutoscope.json_config import dataclass_from_dict
 from mutoscope.models.magi import MAGI, MAX_INTERVAL, PAPER_SIZES, FrameConditions, MAGIBatch, MAGIConfig
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_stream import (
@@ -58,40 +56,16 @@ from mutoscope.sampling.frame_stream import (
     set_sizes,
 )
 from mutoscope.text.base import TextFeatures
-from mutoscope.tokenizers.base import checked_latents
-
-NO_ACTIONS = "This model takes no actions. Omit them."
-FROM_NOTHING = ("unconditional", "class-conditional", "text-conditional")  # tasks without a first frame
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAGICall(Call):
+class MAGICall(FrameCall):
     """One call of a MAGI model: a class, a prompt, actions, frames to continue, or several of them."""
 
-    task: str | None = None
-    """One of the model's tasks, checked against the other options; None: what these imply."""
-    class_label: Labels = None
-    """Index or name of a class; None: drawn at random if nothing else is given."""
     prompt: Prompts = None
     """Text to show, for models trained with text."""
-    context: Clips = field(default=None, metadata=VIDEO_FILE)
-    """Frames that the clip starts with."""
-    context_frames: int | None = None
-    """How many of these frames to use; None: all of context, the first frame of a video."""
-    first_frame: str | None = None
-    """Name of one of the model's own first frames (`mutoscope models MODEL` lists them), or "none": the first frame is
-    generated too. None: one of the class, or of any class, where the model has some and no task, prompt or context
-    says otherwise."""
-    task_video: Clips = field(default=None, metadata={**VIDEO_FILE, "flag": "video"})
-    """Clip whose first frames are the context."""
-    actions: Actions | None = field(default=None, metadata=ACTIONS_FILE)
-    """What is done in each frame of the clip, by name as in "right*8 left+attack*2 dx=-2.5*4", or a file with one row
-    per frame (.csv with or without names, .json, .npy). Unless num_frames says otherwise, each leads to one more frame.
-    """
     interval: int = 1
     """Source frames from one frame to the next, 1 to 25; larger is faster motion."""
-    endless: bool = field(default=False, metadata=PYTHON_ONLY)
-    """Frames come until the caller stops; for streams."""
     sampling: FrameStreamSamplerConfig = field(default_factory=FrameStreamSamplerConfig)
 
 
@@ -109,49 +83,28 @@ class MAGIChange:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAGIRequest(Request):
+class MAGIRequest(FrameRequest):
     """A checked call. A missing condition is encoded as: label −1, no text, NaN actions."""
 
     generator: "MAGIGenerator"
     sampler: FrameStreamSamplerConfig
-    num_latent_frames: int | None = 1
-    """Latent frames of the clip, those of the context among them; None: without an end."""
     interval: int = 1
     text: TextFeatures | None = None
     """Features of every sample's prompt."""
-    actions: Float[Tensor, "b rows a"] | None = None
-    """As the network reads them. Row t is done in frame t and leads to frame t + 1; NaN: unknown. Frames after the last
-    action are unconditioned."""
-    context: UInt8[Tensor, "n t h w 3"] | None = None
-    """Frames that the clips start with, for every sample or one for all."""
 
-    def events(self) -> Iterator[Iterator[SampleEvent]]:
-        random, context = torch.Generator().manual_seed(self.seed), self.generator.encode_context(self.context)
-        for samples in self.batches():
-            steering = MAGISteering(self.generator, self, samples)
-            yield self.generator.decode(self, samples, context, steering, random)
-
-    def opening(self) -> UInt8[Tensor, "n t h w 3"] | None:
-        return self.context
-
-    def steered(self) -> tuple[Iterator[Iterator[SampleEvent]], Steering]:
-        samples = slice(0, 1)
+    def decoded(
+        self, samples: slice, context: Num[Tensor, "n *c k h w"] | None, random: torch.Generator
+    ) -> tuple[Iterator[SampleEvent], "MAGISteering"]:
         steering = MAGISteering(self.generator, self, samples)
-        random, context = torch.Generator().manual_seed(self.seed), self.generator.encode_context(self.context)
-        return iter([self.generator.decode(self, samples, context, steering, random)]), steering
+        return self.generator.decode(self, samples, context, steering, random), steering
 
 
-class MAGIGenerator(Generator[MAGICall, MAGI]):
+class MAGIGenerator(FrameGenerator[MAGICall, MAGI]):
     """Conditions and first frames in, latents or codes out."""
 
-    def __init__(self, parts: Parts[MAGI]) -> None:
-        super().__init__(parts)
-        self.actions = spec_of(self.index.actions, self.model.config.action_size)
-        self.first_frames = FirstFrames(self.parts.folder, self.index.first_frames)
-
-    def fits_length(self, latent_frames: int) -> bool:
-        """A window moves over clips of any length."""
-        return True
+    def draws_first_frame(self, call: MAGICall) -> bool:
+        """A frame that is drawn has nothing to do with a prompt."""
+        return call.prompt is None and super().draws_first_frame(call)
 
     def prepare(self, call: MAGICall) -> MAGIRequest:
         self.check_call(call)
@@ -165,12 +118,12 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
         sampler = call.sampling
         check_sampler(self.model.config, sampler)
         check_interval(call.interval)
-        call = self._with_first_frames(call, num_samples)
+        call = self.with_first_frames(call, num_samples)
         clips = context_clips(self.tokenizer.spec, self.index, call.context, call.context_frames)
-        num_frames = None if call.endless else call.num_frames or self._default_length(actions)
+        num_frames = None if call.endless else call.num_frames or self.default_length(actions)
         frames = None if num_frames is None else latent_frames(self.tokenizer.spec, self.index, num_frames)
         left = self._check_context(clips, frames, num_frames, sampler)
-        labels = self._labels(call, num_samples, is_free=clips is None and call.actions is None)
+        labels = self.requested_labels(call, num_samples, is_free=clips is None and call.actions is None)
         return MAGIRequest(
             generator=self,
             task=call.task or implied_task(labels, call.prompt, clips, call.actions),
@@ -193,49 +146,6 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
             ),
         )
 
-    # -------------------------------------------------------------------------------------------------- checks
-
-    def check_task(self, call: MAGICall) -> None:
-        """Raise UserError unless the model does the task and reads the actions of a call."""
-        task, tasks = call.task, self.model.config.tasks
-        if task not in (None, *tasks):
-            raise UserError(f"This model does not do {task!r}: {', '.join(tasks)}.")
-        if task is not None and "prediction" in task and call.context is None and not self.first_frames:
-            raise UserError(f"The task {task} needs first frames: give a context.")
-        if task == "action-conditional" and call.actions is None:
-            raise UserError("The task action-conditional needs actions, one row per frame: give them.")
-        if call.actions is not None and self.model.config.action_size is None:
-            raise UserError(NO_ACTIONS)
-
-    def _with_first_frames(self, call: MAGICall, num_samples: int) -> MAGICall:
-        """The call with the model's own first frames as context, and their classes where it states none."""
-        self._check_first_frame(call)
-        # A frame that is drawn has nothing to do with a prompt.
-        is_drawn = call.first_frame is None and call.task not in FROM_NOTHING and call.prompt is None
-        is_named = call.first_frame not in (None, GENERATED)
-        if call.context is not None or not self.first_frames or not (is_drawn or is_named):
-            return call
-        labels = None if call.class_label is None else self.class_labels(call.class_label, num_samples, call.seed)
-        names = self.first_frames.chosen(call.first_frame, labels, num_samples, call.seed)
-        call = replace(call, context=[self.first_frames.read(name) for name in names])
-        classes = self.first_frames.labels_of(names)
-        are_known = min(classes) >= 0 and max(classes) < (self.model.config.num_classes or 0)
-        if call.class_label is not None or call.task == "frame-prediction" or not are_known:
-            return call
-        return replace(call, class_label=classes)
-
-    def _check_first_frame(self, call: MAGICall) -> None:
-        """Raises UserError where something else in a call decides its first frame."""
-        if call.first_frame is None:
-            return
-        found = "no first frames of its own" if not self.first_frames else None
-        found = f"the task {call.task}" if call.task in FROM_NOTHING else found
-        found = "a context" if call.context is not None else found
-        if found is not None:
-            raise UserError(f"first_frame names a frame of the model's own, but there is {found}: omit it.")
-        if call.first_frame == GENERATED and "prediction" in (call.task or ""):
-            raise UserError(f"The task {call.task} needs first frames: name one in first_frame, or give a context.")
-
     def _check_context(
         self,
         clips: UInt8[Tensor, "n t h w 3"] | None,
@@ -255,52 +165,12 @@ class MAGIGenerator(Generator[MAGICall, MAGI]):
             raise UserError(f"The context is as long as the clip: raise num_frames above {num_frames}.")
         return None if frames is None else frames - known
 
-    def _labels(self, call: MAGICall, num_samples: int, is_free: bool) -> Int[Tensor, " b"] | None:
-        """The requested classes. If no other condition is given, a class is drawn at random for each sample."""
-        if call.class_label is None and (not is_free or call.task not in (None, "class-conditional")):
-            return None
-        return self.class_labels(call.class_label, num_samples, call.seed)
-
-    def _default_length(self, actions: ActionRows | None) -> int:
-        """Frames of a clip whose length is not stated: every action leads to one, else as in training."""
-        if actions is None:
-            return self.index.num_frames
-        return self.tokenizer.spec.num_frames(len(actions.clips[0]) + 1)
-
-    def action_rows(self, actions: ActionRows, num_samples: int, frames: int | None) -> Float[Tensor, "b rows a"]:
-        """Actions as the network reads them, one row per latent frame, the same for all samples unless listed.
-
-        Raises UserError where a clip of `frames` latent frames needs more.
-        """
-        assert self.actions is not None
-        rows, needed = np.stack(actions.clips), (frames or 1) - 1  # (b or 1, rows, a)
-        if rows.shape[1] < needed:
-            raise UserError(
-                f"{frames} latent frames need {needed} actions, found {rows.shape[1]}: give {needed - rows.shape[1]} "
-                f"more, or omit num_frames for a clip of {self.tokenizer.spec.num_frames(rows.shape[1] + 1)} frames."
-            )
-        return torch.as_tensor(self.actions.scaled(rows)).expand(num_samples, -1, -1)
-
-    def held_action(self, action: Action) -> Float[Tensor, "1 1 a"]:
-        """One action as the network reads it. Raises UserError for a model without actions."""
-        if self.actions is None:
-            raise UserError(NO_ACTIONS)
-        return torch.as_tensor(self.actions.scaled(action_row(action, self.actions)))[None, None]
-
     def web_world(self, name: str) -> WebWorld:
         from mutoscope.families.magi_graphs import web_world
 
         return web_world(self.parts, name)
 
     # ------------------------------------------------------------------------------------------------ sampling
-
-    @torch.no_grad()
-    def encode_context(self, context: UInt8[Tensor, "n t h w 3"] | None) -> Num[Tensor, "n *c k h2 w2"] | None:
-        """Latents or codes of the context frames."""
-        if context is None:
-            return None
-        latents = self.tokenizer.encode(self.tokenizer.from_uint8(context.to(self.device)))
-        return checked_latents(latents, self.tokenizer)
 
     def decode(
         self,
@@ -363,11 +233,7 @@ class MAGISteering(Steering):
         return rows.to(self._device, self._generator.model.mask_token.dtype)
 
     def change(self, **conditions: object) -> None:
-        known = {f.name for f in fields(MAGIChange)}
-        for name in conditions:
-            if name not in known:
-                raise UserError(f"A stream has no condition {name!r}: {nearest(name, known)}")
-        self.apply(replace(MAGIChange(), **conditions))
+        self.apply(changed(MAGIChange(), conditions))
 
     def apply(self, change: MAGIChange) -> None:
         """See `MAGIChange`. Raises UserError for conditions that the model does not read."""
