@@ -12,13 +12,8 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.models.magi import MAGI, FrameConditions
-from mutoscope.sampling.frame_stream import (
-    FrameStreamSampler,
-    FrameStreamSamplerConfig,
-    StreamCondition,
-    masked_counts,
-    set_sizes,
-)
+from mutoscope.sampling.frame_history import StreamCondition
+from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, masked_counts, set_sizes
 from tiny_magi import SAMPLING, batch_of, tiny_magi
 
 Conditioning = Callable[[int], FrameConditions]

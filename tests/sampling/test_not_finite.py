@@ -14,7 +14,8 @@ from mutoscope.sampling.autoregressive import AutoregressiveSampler, TokenCondit
 from mutoscope.sampling.base import last_of
 from mutoscope.sampling.categorical import drawable
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig
-from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, StreamCondition
+from mutoscope.sampling.frame_history import StreamCondition
+from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig
 from mutoscope.sampling.masked import MaskedCondition, MaskedSampler, MaskedSamplerConfig
 from mutoscope.sampling.parallel_ar import ParallelARSampler, ParallelARSamplerConfig, PrefixCondition
 from tiny_magi import tiny_magi

@@ -11,7 +11,8 @@ from mutoscope.sampling.autoregressive import AutoregressiveSampler
 from mutoscope.sampling.base import SampleEvent, Sampler
 from mutoscope.sampling.frame_ar import FrameARSampler
 from mutoscope.sampling.frame_flow import FrameFlowSampler
-from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, StreamCondition
+from mutoscope.sampling.frame_history import StreamCondition
+from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig
 from mutoscope.sampling.masked import MaskedSampler
 from mutoscope.sampling.parallel_ar import ParallelARSampler
 from tiny_magi import SAMPLING, tiny_magi

@@ -49,12 +49,8 @@ from mutoscope.families.transfer import (
 from mutoscope.json_config import dataclass_from_dict
 from mutoscope.models.magi import MAGI, MAX_INTERVAL, PAPER_SIZES, FrameConditions, MAGIBatch, MAGIConfig
 from mutoscope.sampling.base import SampleEvent
-from mutoscope.sampling.frame_stream import (
-    FrameStreamSampler,
-    FrameStreamSamplerConfig,
-    StreamCondition,
-    set_sizes,
-)
+from mutoscope.sampling.frame_history import StreamCondition
+from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, set_sizes
 from mutoscope.text.base import TextFeatures
 
 

@@ -27,7 +27,8 @@ from mutoscope.evaluation.sources.shapes_clips import real_clips
 from mutoscope.models.magi import MAGI, FrameConditions, MAGIConfig
 from mutoscope.runs.tokenize import tokenize
 from mutoscope.sampling.base import last_of
-from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, StreamCondition
+from mutoscope.sampling.frame_history import StreamCondition
+from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig
 from mutoscope.studies import claims
 from mutoscope.training.config import ModelRecipe
 from mutoscope.training.trainer import Batch
