@@ -233,7 +233,8 @@ def test_modes(pipeline: VideoPipeline, options: dict, mode: str):
         ({"paste_given": True}, "take no paste_given"),
         ({"class_label": "star"}, "Unknown class label"),
         ({"context_noise_level": 6}, "at most 5"),
-        ({"window_mode": "rolling"}, "window_mode"),
+        ({"window_mode": "slides"}, "window_mode"),
+        ({"window_mode": "rolling"}, "needs a network with relative positions"),
     ],
 )
 def test_what_does_not_fit_is_refused(pipeline: VideoPipeline, options: dict, message: str):

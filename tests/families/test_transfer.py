@@ -130,6 +130,24 @@ def test_new_actions_and_captions_of_magi_change_nothing_at_first():
     assert torch.equal(loss(new.eval(), batch_of(new) | batch), loss(old, batch))
 
 
+def test_relative_positions_begin_without_effect_and_follow_another_window():
+    old = tiny_magi()
+    torch.manual_seed(5)
+    sizes = {"time_positions": "relative", "window": 3, "keeps_first": True}
+    new = MAGI(replace(old.config, **sizes))
+    assert set(transfer(old, new).new) == {f"blocks.{i}.time.distances" for i in range(2)}
+    assert not torch.cat([block.time.distances for block in new.blocks]).any()
+    trained, table = tiny_magi(**sizes), "blocks.0.time.distances"
+    longer, shorter = (MAGI(replace(old.config, **sizes | {"window": window})) for window in (5, 2))
+    transfer(trained, longer), transfer(trained, shorter)
+    before = trained.state_dict()[table]
+    assert torch.equal(longer.state_dict()[table], before[:, [0, 1, 2, 2, 2, 3]])
+    assert torch.equal(shorter.state_dict()[table], before[:, [0, 1, 3]])
+    alone = MAGI(replace(trained.config, keeps_first=False))
+    transfer(trained, alone)
+    assert torch.equal(alone.state_dict()[table], before[:, :3])
+
+
 def test_known_actions_keep_their_columns_and_new_ones_have_no_effect_yet():
     old, new = tiny_magi(), tiny_magi(action_size=3)
     before = Described(old.config, NAMES, actions=ActionSpec.plain(("left", "right"), "continuous"))

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutoscope.layers.kv_cache import IndexedKVCache, KVCache
+from mutoscope.layers.kv_cache import IndexedKVCache, KVCache, RollingKVCache
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
@@ -36,3 +36,27 @@ def test_an_indexed_cache_overwrites_the_chosen_positions():
     expected = first.clone()
     expected[0, :, [3, 0]], expected[1, :, [1, 2]] = second[0], second[1]
     assert torch.equal(k, expected) and torch.equal(v, -expected)
+
+
+@given(window=st.integers(1, 5), keeps_first=st.booleans(), count=st.integers(1, 20))
+def test_a_rolling_cache_holds_the_latest_positions_and_the_first(window: int, keeps_first: bool, count: int):
+    cache = RollingKVCache.rolling((1, 1, 1, 1), window, keeps_first, torch.device("cpu"))
+    for position in range(count):
+        cache.aim(1)
+        value = torch.full((1, 1, 1, 1), float(position))
+        keys, _ = cache.append(0, value, value)
+        cache.advance(1)
+    expected = set(range(max(0, count - window), count)) | ({0} if keeps_first else set())
+    held = {int(p): float(k) for p, k in zip(cache.held(1), keys.flatten(), strict=True) if p >= 0}
+    assert held == {p: float(p) for p in expected}
+    later = RollingKVCache.rolling((1, 1, 1, 1), window, keeps_first, torch.device("cpu"))
+    for position in sorted(expected):
+        later.put(position, *cache.copy_of(position))
+    assert torch.equal(later.keys, cache.keys) and torch.equal(later.held(1), cache.held(1))
+    assert later.length == cache.length
+
+
+def test_a_rolling_cache_takes_one_position_at_a_time():
+    cache = RollingKVCache.rolling((1, 1, 1, 1), 2, False, torch.device("cpu"))
+    with pytest.raises(ValueError, match="one position at a time, found 2"):
+        cache.aim(2)

@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mutoscope.layers.masks import (
-    causal_frames_mask,
     causal_mask,
     first_positions_mask,
     frame_history_mask,
@@ -13,6 +12,7 @@ from mutoscope.layers.masks import (
     hide_padding,
     interleaved,
     num_visible,
+    visible_frames,
 )
 
 
@@ -62,14 +62,17 @@ def test_padded_columns_are_hidden_but_every_position_sees_itself(queries: int):
 slots = st.integers(1, 9).flatmap(lambda count: st.tuples(st.just(count), st.integers(0, count - 1), st.booleans()))
 
 
-@given(slots=slots, window=st.none() | st.integers(1, 9))
-def test_a_slot_sees_complete_earlier_frames_and_itself(slots: tuple[int, int, bool], window: int | None):
+@given(slots=slots, window=st.none() | st.integers(1, 9), keeps_first=st.booleans())
+def test_a_slot_sees_complete_earlier_frames_and_itself(
+    slots: tuple[int, int, bool], window: int | None, keeps_first: bool
+):
     frames, masked = frame_slots(*slots)
-    mask = frame_history_mask(frames, masked, window)
+    mask = frame_history_mask(frames, masked, window, keeps_first)
     for query in range(len(frames)):
         for key in range(len(frames)):
             distance = int(frames[query] - frames[key])
-            earlier = not masked[key] and distance > 0 and (window is None or distance < window)
+            kept = keeps_first and int(frames[key]) == 0
+            earlier = not masked[key] and distance > 0 and (window is None or distance < window or kept)
             assert bool(mask[query, key]) == (earlier or query == key)
 
 
@@ -80,7 +83,7 @@ def test_a_masked_frame_sees_the_same_frames_in_training_and_sampling(slots: tup
     for row in masked.nonzero().flatten().tolist():
         cached = int(frames[row])
         seen = torch.cat([mask[row, :cached], mask[row, row : row + 1]])
-        assert torch.equal(seen, causal_frames_mask(1, cached + 1, CPU)[0])
+        assert torch.equal(seen, visible_frames(frames[row : row + 1], torch.arange(cached + 1))[0])
         assert int(mask[row].sum()) == cached + 1
 
 
@@ -100,3 +103,14 @@ def test_padded_frames_are_hidden_and_see_only_themselves():
     assert torch.equal(mask[0, padded], torch.eye(6, dtype=torch.bool)[padded])
     assert int(mask[0][:, padded].sum()) == 2
     assert torch.equal(mask[1], frame_history_mask(frames, masked))
+
+
+def test_an_empty_slot_is_seen_by_no_frame():
+    assert visible_frames(torch.tensor([5]), torch.tensor([4, -1, 0, 5, 3]), 3, True)[0].tolist() == [
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert not visible_frames(torch.tensor([9]), torch.tensor([-1]), None, True).any()

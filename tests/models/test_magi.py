@@ -7,14 +7,18 @@ import torch
 
 from mutoscope.errors import UserError
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
-from mutoscope.layers.masks import causal_frames_mask, frame_history_mask, frame_slots, interleaved
+from mutoscope.layers.masks import frame_history_mask, frame_slots, interleaved, visible_frames
 from mutoscope.models.magi import MAGI, FrameConditions, MAGIBatch, MAGIConfig, TrainingDraws
+from mutoscope.models.magi.network import Reach
 from tiny_magi import batch_of, frame_conditions, tiny_config, tiny_magi
 
 VARIANTS = {
     "complete": {},
     "given": {"num_given": 2},
     "window": {"window": 3},
+    "relative": {"time_positions": "relative", "window": 3},
+    "relative, first kept": {"time_positions": "relative", "window": 2, "keeps_first": True, "noise_mode": "channel"},
+    "relative, all": {"time_positions": "relative", "clean_first_frame": True},
     "channel noise": {"noise_mode": "channel"},
     "text": {"text_size": 6},
     "discrete": {"codebook_parts": (8, 4), "latent_shape": (5, 4, 6)},
@@ -41,15 +45,20 @@ def trained_outputs(model: MAGI, batch: MAGIBatch, draws: TrainingDraws) -> tupl
     return model(tokens, model.batch_conditions(batch, draws), draws, batch.get("length"))
 
 
+@pytest.mark.parametrize("rolls", [False, True], ids=["all frames", "rolling cache"])
 @each_variant
-def test_a_masked_frame_is_computed_in_training_as_in_sampling(changes):
+def test_a_masked_frame_is_computed_in_training_as_in_sampling(changes, rolls):
     model = tiny_magi(**changes)
+    if rolls and not model.config.is_relative:
+        with pytest.raises(ValueError, match="do not roll"):
+            model.reserve_rolling(2)
+        return
     batch = batch_of(model)
     tokens = model.to_tokens(batch["tokens"])
     draws = drawn(model, tokens)
     z, hidden = trained_outputs(model, batch, draws)
     conditions, first = model.batch_conditions(batch, draws), model.config.num_given
-    cache = model.reserve(len(tokens), 5)
+    cache = model.reserve_rolling(len(tokens)) if rolls else model.reserve(len(tokens), 5)
     with torch.no_grad():
         for frame in range(5):
             if frame >= first:
@@ -117,7 +126,7 @@ def test_layouts_of_the_sequence_give_equal_outputs(num_given: int):
         level = torch.zeros(2, len(frames), dtype=torch.int64)
         with torch.no_grad():
             h = model.embed_slots(embedded[:, frames], conditions, frames, masked, level)
-            outputs.append(model.run_blocks(h, frame_history_mask(frames, masked))[:, masked])
+            outputs.append(model.run_blocks(h, Reach(frame_history_mask(frames, masked)))[:, masked])
     torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(outputs[0], outputs[2], atol=1e-5, rtol=1e-5)
 
@@ -190,7 +199,7 @@ def test_masked_teacher_forcing_without_masks_is_a_causal_transformer_over_frame
         h = model.embed_slots(
             model.embed_tokens(tokens), conditions, frames, masked, torch.zeros(2, 5, dtype=torch.int64)
         )
-        causal = model.run_blocks(h, causal_frames_mask(5, 5, h.device))
+        causal = model.run_blocks(h, Reach(visible_frames(frames, frames)))
     assert torch.equal(z, causal)
 
 

@@ -77,6 +77,79 @@ def test_a_cache_changes_nothing_where_one_pass_sees_no_history(changes):
     )
 
 
+RELATIVE = {"time_positions": "relative", "window": 3, "clean_first_frame": True}
+FIRST_KEPT = {**RELATIVE, "window": 2, "keeps_first": True, "noise_mode": "channel"}
+
+
+@pytest.mark.parametrize("options", [{}, {"guidance_scale": 2.0}, {"guidance_scale": 2.0, "guidance_by": "history"}])
+@pytest.mark.parametrize("changes", [RELATIVE, FIRST_KEPT, {**RELATIVE, **CHANGE}, {**RELATIVE, "codebook_parts": (8, 4)}])
+def test_a_rolling_cache_gives_what_reading_all_frames_anew_gives(changes, options):
+    model = tiny_magi(**changes)
+    given = batch_of(model)["tokens"]
+    given = given[..., :4, :, :]  # longer than the window
+    rolling = sampled(model, 11, given, window_mode="rolling", **options)
+    for other in ({"window_mode": "rolling", "use_cache": False}, {"window_mode": "growing"}):
+        torch.testing.assert_close(rolling, sampled(model, 11, given, **other, **options), atol=1e-4, rtol=1e-4)
+
+
+def test_a_rolling_cache_reads_every_frame_once_and_keeps_its_size(monkeypatch):
+    model, frames, sizes = tiny_magi(**FIRST_KEPT), [], set()
+    observe = model.observe
+
+    def watched(cache, tokens, *rest):
+        frames.append(tokens.shape[1])
+        observe(cache, tokens, *rest)
+        sizes.add(tuple(cache.keys.shape))
+
+    monkeypatch.setattr(model, "observe", watched)
+    condition = StreamCondition(conditioned(2), 2)
+    events = FrameStreamSampler(config_of(window_mode="rolling")).sample(model, condition, torch.Generator())
+    list(itertools.islice((event for event in events if event.frames is not None), 30))
+    assert frames == [1] * 29
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("keeps_first", [False, True])
+def test_a_rolling_window_forgets_all_but_the_first_frame(keeps_first):
+    model = tiny_magi(num_layers=1, **{**RELATIVE, "keeps_first": keeps_first})  # what later layers know goes further
+    first = batch_of(model)["tokens"]
+    for changed in range(4):
+        second = first.clone()
+        second[:, :, changed] += 1.0
+        clips = [sampled(model, 6, given, window_mode="rolling")[:, :, 5] for given in (first, second)]
+        seen = changed >= 3 or (keeps_first and changed == 0)
+        assert torch.allclose(*clips) != seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({}, {"window_mode": "rolling"}, "needs a network with relative positions"),
+        (RELATIVE, {}, "has window_mode rolling"),
+        (RELATIVE, {"window_mode": "rolling", "window": 4}, "leave out window, found 4"),
+        (RELATIVE, {"window_mode": "rolling", "use_cache": False}, "without a cache has no end"),
+    ],
+)
+def test_a_window_that_does_not_go_with_the_positions_is_refused(changes, options, message):
+    sampler = FrameStreamSampler(config_of(**options))
+    with pytest.raises(UserError, match=message):
+        next(sampler.sample(tiny_magi(**changes), StreamCondition(conditioned(2), 2), torch.Generator()))
+
+
+@pytest.mark.parametrize("changes", [RELATIVE, FIRST_KEPT])
+@pytest.mark.parametrize("before", [1, 2, 7])
+@torch.no_grad()  # the checks of shapes in tests hide from torch that a sampler's method is a generator
+def test_a_rolling_stream_goes_on_from_any_of_its_frames(changes, before):
+    model = tiny_magi(**changes)
+    sampler, condition = FrameStreamSampler(config_of(window_mode="rolling")), StreamCondition(conditioned(2), 2)
+    events = (e for e in sampler.sample(model, condition, torch.Generator().manual_seed(3)) if e.frames is not None)
+    *_, marked = itertools.islice(events, before)
+    again = (e for e in marked.again() if e.frames is not None)
+    expected = [e.finished for e in itertools.islice(events, 5)]
+    for a, b in zip(expected, [e.finished for e in itertools.islice(again, 5)], strict=True):
+        assert torch.equal(a, b)
+
+
 def test_windows_agree_up_to_their_length_and_part_behind_it():
     model = tiny_magi()
     clips = [sampled(model, 9, window_mode=mode) for mode in MODES]
@@ -162,9 +235,9 @@ def test_a_stream_without_an_end_makes_the_same_frames_in_bounded_memory():
     torch.testing.assert_close(torch.cat(frames, dim=2), sampled(model, 12))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES, "rolling"])
 def test_work_done_ahead_changes_nothing_and_leaves_no_reading_to_the_next_frame(mode, monkeypatch):
-    model, reads = tiny_magi(), []
+    model, reads = tiny_magi(**(RELATIVE if mode == "rolling" else {})), []
     clip = sampled(model, 9, window_mode=mode)
     observe = model.observe
     monkeypatch.setattr(model, "observe", lambda *rest: (reads.append(rest), observe(*rest)))

@@ -43,14 +43,16 @@ from mutoscope.families.transfer import (
     action_bias,
     action_columns,
     class_rows,
+    distance_rows,
     position_table,
     word_columns,
 )
 from mutoscope.json_config import dataclass_from_dict
+from mutoscope.models.base import ModelConfig
 from mutoscope.models.magi import MAGI, MAX_INTERVAL, PAPER_SIZES, FrameConditions, MAGIBatch, MAGIConfig
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_history import StreamCondition
-from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, set_sizes
+from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, check_window_mode, set_sizes
 from mutoscope.text.base import TextFeatures
 
 
@@ -152,7 +154,7 @@ class MAGIGenerator(FrameGenerator[MAGICall, MAGI]):
         """Latent frames left to generate; None without an end."""
         known = 0 if clips is None else latent_frames(self.tokenizer.spec, self.index, clips.shape[1])
         window = sampler.window or self.model.config.latent_shape[0]
-        if sampler.window_mode != "growing" and known >= window:
+        if sampler.window_mode not in ("growing", "rolling") and known >= window:
             raise UserError(
                 f"The context is {known} latent frames long, but the model sees {window} at a time, the one in "
                 f"progress among them: give at most {window - 1}, for example with context_frames."
@@ -275,6 +277,7 @@ def check_sampler(config: MAGIConfig, sampler: FrameStreamSamplerConfig) -> None
             f"A frame has {config.num_tokens} tokens: num_decoding_steps can be at most that, found "
             f"{sampler.num_decoding_steps}."
         )
+    check_window_mode(sampler, config.is_relative)
     Range(0, config.noise_levels).check("context_noise_level", sampler.context_noise_level)
     if not config.is_discrete:
         Range(1, config.diffusion.num_train_steps).check("num_diffusion_steps", sampler.num_diffusion_steps)
@@ -318,6 +321,11 @@ def roll_out(model: MAGI, rollout: Rollout) -> Num[Tensor, "b *c f h w"]:
     return last.draft()
 
 
+def window_length(config: ModelConfig) -> int:
+    """Distances in time within the window."""
+    return cast(MAGIConfig, config).reach
+
+
 TRANSFER_RULES = (
     TransferRule("class_embedding.weight", class_rows(), optional=True),
     TransferRule("role_embedding", position_table(1)),
@@ -327,6 +335,8 @@ TRANSFER_RULES = (
     TransferRule("word_embedding.bias", optional=True),
     TransferRule("null_word", optional=True),
     TransferRule("blocks.*.text*", optional=True),
+    # Relative positions begin without any effect.
+    TransferRule("blocks.*.time.distances", distance_rows(window_length), optional=True, start=torch.zeros_like),
     # New actions change nothing at first: the last layer of their projection starts at zero.
     TransferRule("action_embedding.0.weight", action_columns, optional=True),
     TransferRule("action_embedding.0.bias", action_bias("action_embedding.0.weight"), optional=True),

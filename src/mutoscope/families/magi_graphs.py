@@ -25,7 +25,7 @@ from mutoscope.families.first_frames import FirstFrames
 from mutoscope.layers.gaussian_diffusion import LearnedVariancePlan
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.models.magi import MAGI, FrameConditions
-from mutoscope.models.magi.network import DiffusionHead
+from mutoscope.models.magi.network import DiffusionHead, Reach
 from mutoscope.sampling.frame_stream import FrameStreamSamplerConfig, set_sizes
 from mutoscope.tokenizers.base import VideoTokenizer
 
@@ -83,7 +83,7 @@ class PassGraph(nn.Module):
             embedded = embedded + torch.where(masked[None, :, None, None], change, torch.zeros_like(change))
         h = model.embed_slots(embedded, FrameConditions(interval, label, actions), times, masked, level)
         cache = GraphCache(keys, values)
-        z = model.run_blocks(h, mask, None, cache)
+        z = model.run_blocks(h, Reach(mask), None, cache)
         return z, torch.stack(cache.new_keys), torch.stack(cache.new_values)
 
 

@@ -242,6 +242,22 @@ def position_table(dim: int, across_frames: bool = False) -> Adapt:
     return adapt
 
 
+def distance_rows(reach: Callable[[ModelConfig], int]) -> Adapt:
+    """A table with one vector per head and distance in time, the last of them perhaps that of a first frame kept aside.
+
+    reach: number of distances within the window. New distances begin as the longest one of the old window.
+    """
+
+    def adapt(change: Change) -> Tensor:
+        count, wanted = reach(change.before.config), reach(change.after.config)
+        rows = torch.arange(wanted).clamp(max=count - 1)
+        kept = change.old[:, rows]  # (heads, wanted, size)
+        has_first = change.fresh.shape[1] > wanted
+        return torch.cat([kept, change.old[:, -1:]], dim=1) if has_first else kept
+
+    return adapt
+
+
 def interpolated(
     table: Float[Tensor, "n d"], sizes: tuple[int, int, int], wanted: tuple[int, int, int]
 ) -> Float[Tensor, "m d"]:

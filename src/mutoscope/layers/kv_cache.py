@@ -26,6 +26,13 @@ class KVCache:
         """Allocates the cache; `shape` is (layers, batch, heads, longest sequence, size of a head)."""
         return cls(torch.empty(shape, device=device, dtype=dtype), torch.empty(shape, device=device, dtype=dtype))
 
+    def aim(self, num_positions: int) -> None:
+        """Prepares for a pass that appends this many positions in every layer."""
+
+    def held(self, num_positions: int) -> Int[Tensor, " m"]:
+        """The position in the sequence of everything that `append` returns in a pass over `num_positions` new ones."""
+        return torch.arange(self.length + num_positions, device=self.keys.device)
+
     def append(
         self, layer: int, k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"]
     ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
@@ -100,3 +107,76 @@ class StaticKVCache(KVCache):
 
     def first(self, batch_size: int) -> "StaticKVCache":
         return StaticKVCache(self.keys[:, :batch_size], self.values[:, :batch_size], self.length, self.positions)
+
+
+@dataclass
+class RollingKVCache(KVCache):
+    """The latest `window` positions of a sequence without an end, and the first one if `keeps_first`, in any order.
+
+    A new position overwrites the oldest, so that nothing moves and shapes never change; attention needs positions
+    relative to each other. Passes add one position at a time.
+    """
+
+    window: int = 1
+    keeps_first: bool = False
+    slots: Int[Tensor, " max_length"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    """Position that each slot holds; -1: none."""
+    slot: Int[Tensor, " 1"] = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
+    """Where the next position is written: always the same tensor, so that a recorded step can read it."""
+
+    @classmethod
+    def rolling(
+        cls,
+        shape: tuple[int, int, int, int],
+        window: int,
+        keeps_first: bool,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Allocates zeros, since NaN would pass through masks; `shape` is (layers, batch, heads, size of a head)."""
+        layers, batch, heads, size = shape
+        sizes = layers, batch, heads, window + keeps_first, size
+        keys, values = (torch.zeros(sizes, device=device, dtype=dtype) for _ in range(2))
+        slots = torch.full((sizes[3],), -1, device=device)
+        slot = torch.zeros(1, dtype=torch.int64, device=device)
+        return cls(keys, values, 0, window, keeps_first, slots, slot)
+
+    def aim(self, num_positions: int) -> None:
+        """Points `slot` at the position after the filled ones. Raises ValueError for more than one position."""
+        if num_positions != 1:
+            raise ValueError(f"a rolling cache takes one position at a time, found {num_positions}")
+        self.slot.fill_(self.slot_of(self.length))
+        self.slots[self.slot_of(self.length)] = self.length
+
+    def slot_of(self, position: int) -> int:
+        """Where a position is written."""
+        if not self.keeps_first:
+            return position % self.window
+        return 0 if position == 0 else 1 + (position - 1) % self.window
+
+    def held(self, num_positions: int) -> Int[Tensor, " max_length"]:
+        return self.slots
+
+    def append(
+        self, layer: int, k: Float[Tensor, "b heads 1 d"], v: Float[Tensor, "b heads 1 d"]
+    ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
+        """Writes the position that the cache is aimed at; returns all slots."""
+        self.keys[layer].index_copy_(2, self.slot, k)
+        self.values[layer].index_copy_(2, self.slot, v)
+        return self.keys[layer], self.values[layer]
+
+    def first(self, batch_size: int) -> "RollingKVCache":
+        keys, values = self.keys[:, :batch_size], self.values[:, :batch_size]
+        return RollingKVCache(keys, values, self.length, self.window, self.keeps_first, self.slots, self.slot)
+
+    def copy_of(self, position: int) -> tuple[Float[Tensor, "layers b heads d"], Float[Tensor, "layers b heads d"]]:
+        """Keys and values of a position that the cache holds, in memory of their own."""
+        slot = self.slot_of(position)
+        return self.keys[..., slot, :].clone(), self.values[..., slot, :].clone()
+
+    def put(self, position: int, keys: Float[Tensor, "layers b heads d"], values: Float[Tensor, "layers b heads d"]) -> None:
+        """Takes a position back that `copy_of` has returned; `length` counts it."""
+        slot = self.slot_of(position)
+        self.keys[..., slot, :], self.values[..., slot, :] = keys, values
+        self.slots[slot] = position
+        self.length = position + 1

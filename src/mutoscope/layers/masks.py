@@ -52,18 +52,33 @@ def block_causal_mask(blocks: Int[Tensor, " n"]) -> Bool[Tensor, "n n"]:
     return blocks <= blocks[:, None]
 
 
+def visible_frames(
+    times: Int[Tensor, " n"], held: Int[Tensor, " m"], window: int | None = None, keeps_first: bool = False
+) -> Bool[Tensor, "n m"]:
+    """Queries at the 0-based frames `times` see the frames `held`, in any order, up to their own.
+
+    A negative number in `held` is an empty slot. `window`: a frame sees no frame that is `window` or more frames back,
+    except frame 0 if `keeps_first`.
+    """
+    back = times[:, None] - held  # (n, m)
+    mask = (back >= 0) & (held >= 0)
+    if window is None:
+        return mask
+    return mask & ((back < window) | (held == 0)) if keeps_first else mask & (back < window)
+
+
 def frame_history_mask(
-    frames: Int[Tensor, " n"], masked: Bool[Tensor, " n"], window: int | None = None
+    frames: Int[Tensor, " n"], masked: Bool[Tensor, " n"], window: int | None = None, keeps_first: bool = False
 ) -> Bool[Tensor, "n n"]:
     """Mask of complete teacher forcing (arXiv 2501.12389 §3.2) over slots of frames, in any order.
 
     `frames`: 0-based frame of every slot, `masked`: which slots are masked copies. Every slot sees itself and the
-    complete earlier frames; a masked copy never sees its own complete frame. `window`: a slot sees no frame that is
-    `window` or more frames back.
+    complete earlier frames; a masked copy never sees its own complete frame. `window` and `keeps_first`: see
+    `visible_frames`.
     """
-    complete, itself = ~masked, torch.eye(len(frames), dtype=torch.bool, device=frames.device)
-    mask = (complete & (frames < frames[:, None])) | itself
-    return mask if window is None else mask & (frames > frames[:, None] - window)
+    itself = torch.eye(len(frames), dtype=torch.bool, device=frames.device)
+    earlier = visible_frames(frames, frames, window, keeps_first) & (frames != frames[:, None])
+    return (earlier & ~masked) | itself
 
 
 def frame_slots(num_frames: int, num_given: int = 0, trimmed: bool = False) -> tuple[Tensor, Tensor]:
@@ -79,20 +94,6 @@ def frame_slots(num_frames: int, num_given: int = 0, trimmed: bool = False) -> t
 def interleaved(frames: Int[Tensor, " n"], masked: Bool[Tensor, " n"]) -> Int[Tensor, " n"]:
     """Permutation of the slots that puts every masked copy directly after its frame."""
     return (2 * frames + masked).argsort(stable=True)
-
-
-def causal_frames_mask(
-    num_queries: int, num_keys: int, device: torch.device, window: int | None = None
-) -> Bool[Tensor, "n m"]:
-    """Causal mask over frames; a frame sees no frame that is `window` or more frames back.
-
-    The queries are the last `num_queries` of `num_keys` frames.
-    """
-    mask = causal_mask(num_queries, num_keys, device)
-    if window is None:
-        return mask
-    position = torch.arange(num_keys - num_queries, num_keys, device=device)
-    return mask & (torch.arange(num_keys, device=device) > position[:, None] - window)
 
 
 def hide_padded_frames(

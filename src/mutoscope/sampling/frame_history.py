@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
-from mutoscope.layers.kv_cache import KVCache
+from mutoscope.layers.kv_cache import KVCache, RollingKVCache
 from mutoscope.sampling.frame_ar import DiffusionHead
 
 
@@ -30,6 +30,8 @@ class HistorySizes(Protocol):
     def diffusion(self) -> LearnedVariance: ...
     @property
     def predicts_change(self) -> bool: ...  # the head predicts the difference to the frame before
+    @property
+    def is_relative(self) -> bool: ...  # positions in time are relative, so that a cache can roll
 
 
 class ConditionRows(Protocol):
@@ -45,6 +47,10 @@ class ConditionRows(Protocol):
 
     def first(self, count: int) -> Self:
         """The conditions of the first rows."""
+        ...
+
+    def __len__(self) -> int:
+        """Rows."""
         ...
 
 
@@ -76,6 +82,10 @@ class HistoryModel(Protocol[ReadConditions]):
 
     def reserve(self, batch_size: int, num_frames: int) -> KVCache:
         """Memory for complete frames and the one in progress."""
+        ...
+
+    def reserve_rolling(self, batch_size: int) -> RollingKVCache:
+        """Memory for the latest frames of a stream, where the configuration says `is_relative`."""
         ...
 
     def observe(

@@ -27,6 +27,7 @@ from mutoscope.layers.token_masking import gather_rows
 from mutoscope.sampling.base import Latents, SampleEvent, Sampler
 from mutoscope.sampling.categorical import drawable, gumbel, log_probability, sample_categorical
 from mutoscope.sampling.frame_history import Conditions, HistoryModel, StreamCondition
+from mutoscope.sampling.frame_windows import Frame, History, RollingHistory
 from mutoscope.sampling.guidance import guide
 
 RANGES = {
@@ -63,9 +64,10 @@ class FrameStreamSamplerConfig:
     """Diffusion by DDIM, without fresh noise at 0; None: ancestral sampling."""
     window: int | None = None
     """Latent frames that see each other, the one in progress among them; None: as many as in training."""
-    window_mode: Literal["sliding", "anchored", "growing", "chunked"] = "sliding"
+    window_mode: Literal["sliding", "anchored", "growing", "chunked", "rolling"] = "sliding"
     """A full window drops its first frame (sliding), half its length (chunked), the second frame (anchored, for
-    networks trained with temporal gaps) or none (growing, with positions in time beyond training)."""
+    networks trained with temporal gaps) or none (growing, with positions in time beyond training), and is read anew.
+    Rolling, for networks with relative positions: nothing is ever read again, and the window is the network's own."""
     context_noise_level: int = 0
     """Noise level that the network is conditioned on for its history."""
     selection: Literal["random", "confidence"] = "random"
@@ -86,6 +88,17 @@ class FrameStreamSamplerConfig:
         if self.guidance_schedule == "constant":
             return self.guidance_scale
         return 1 + (self.guidance_scale - 1) * (num_tokens - num_left) / num_tokens
+
+
+def check_window_mode(config: FrameStreamSamplerConfig, is_relative: bool) -> None:
+    """Raises UserError for a window that does not go with a network's positions in time."""
+    mode = config.window_mode
+    if is_relative and mode not in ("rolling", "growing"):
+        raise UserError(f"A network with relative positions in time has window_mode rolling (or growing), found {mode}.")
+    if mode == "rolling" and not is_relative:
+        raise UserError("A rolling window needs a network with relative positions in time: use sliding or anchored.")
+    if mode == "rolling" and config.window is not None:
+        raise UserError(f"A rolling window is as long as the network's own: leave out window, found {config.window}.")
 
 
 def masked_counts(num_steps: int, num_tokens: int) -> list[int]:
@@ -129,6 +142,7 @@ class FrameStreamSampler(
         stream.read_context()
         yield from self._continued(stream, condition.num_context)
 
+    @torch.no_grad()
     def _resumed(
         self, model: HistoryModel[Conditions], condition: StreamCondition[Conditions], memory: "_Memory[Conditions]"
     ) -> Iterator[SampleEvent]:
@@ -170,21 +184,13 @@ class FrameStreamSampler(
             frame += 1
 
 
-@dataclass
-class _Frame(Generic[Conditions]):
-    """A finished frame and its conditions."""
-
-    tokens: Num[Tensor, "b n k"]
-    conditions: Conditions
-
-
 @dataclass(frozen=True)
 class _Memory(Generic[Conditions]):
     """Everything that a stream needs to go on from the end of a frame."""
 
     frame: int
     """Number of the next frame."""
-    history: tuple[_Frame[Conditions], ...]
+    history: tuple[Frame[Conditions], ...]
     shown: tuple[Tensor, ...]
     random: Draws
     """Generators in their state at the end of the frame."""
@@ -211,48 +217,54 @@ class _Stream(Generic[Conditions]):
         self.sizes = [size for size in set_sizes(config.num_decoding_steps, self.num_tokens) if size]
         self.window = config.window or model.config.latent_shape[0]
         self._check_window()
-        self.cache = model.reserve(config.num_passes * self.batch_size, self._capacity())
-        self.history: list[_Frame[Conditions]] = []  # what the network remembers, or is about to read
+        self.blind: Tensor | None = None
+        if config.num_passes == 2 and config.guidance_by == "history":
+            self.blind = torch.arange(2 * self.batch_size, device=model.device) >= self.batch_size
+        self.history = self._new_history()
         self.shown: tuple[Tensor, ...] = ()  # frames of the clip; without an end, of the window
         self.plan: Plan | None = None
         if model.config.codebook_parts is None:
             self.plan = model.config.diffusion.plan(config.num_diffusion_steps, config.sample_range, config.eta)
             self.times = model.denoiser.time(self.plan.times.to(model.device))  # (steps, w)
-        self.blind: Tensor | None = None
-        if config.num_passes == 2 and config.guidance_by == "history":
-            self.blind = torch.arange(2 * self.batch_size, device=model.device) >= self.batch_size
-            # The blind half of the cache is never written, and NaN in uninitialised memory would pass through masks.
-            for memory in (self.cache.keys, self.cache.values):
-                memory[:, memory.shape[1] // 2 :].zero_()
 
     # --------------------------------------------------------------------------------------------------- history
 
     def _check_window(self) -> None:
         mode, num_context = self.config.window_mode, self.condition.num_context
+        check_window_mode(self.config, self.model.config.is_relative)
         if self.window < 2 and mode == "anchored":
             raise UserError(
                 "An anchored window holds the first frame beside the one in progress: it must be at least 2 frames, "
                 f"found {self.window}."
             )
-        if self.num_frames is None and mode == "growing":
-            raise UserError("A growing window has no end to its memory: give num_frames, or slide the window.")
+        grows = mode == "growing" or (mode == "rolling" and not self.config.use_cache)
+        if self.num_frames is None and grows:
+            without = "" if mode == "growing" else " without a cache"
+            raise UserError(f"A {mode} window{without} has no end to its memory: give num_frames, or slide the window.")
         if self.num_frames is not None and num_context >= self.num_frames:
             raise UserError(
                 f"The context has {num_context} latent frames and the clip {self.num_frames}: nothing is left to "
                 "generate."
             )
-        if mode != "growing" and num_context >= self.window:
+        if mode not in ("growing", "rolling") and num_context >= self.window:
             raise UserError(
                 f"The context has {num_context} latent frames, but a window of {self.window} holds {self.window - 1} "
                 "beside the one in progress: give fewer frames, or use window_mode growing."
             )
 
-    def _capacity(self) -> int:
-        """Frames that the cache must hold."""
-        if self.config.window_mode == "growing":
+    def _new_history(self) -> History[Conditions]:
+        config, rows = self.config, self.config.num_passes * self.batch_size
+        mode, level = config.window_mode, config.context_noise_level
+        if mode == "rolling" and config.use_cache:
+            return RollingHistory(self.model, rows, level, self.blind)
+        if mode in ("growing", "rolling"):
             assert self.num_frames is not None
-            return self.num_frames
-        return self.window if self.num_frames is None else min(self.window, self.num_frames)
+            cache = self.model.reserve(rows, self.num_frames)
+            return History(self.model, cache, None, False, level, self.blind, config.use_cache)
+        capacity = self.window if self.num_frames is None else min(self.window, self.num_frames)
+        keep = self.window // 2 if mode == "chunked" else self.window - 1 - (mode == "anchored")
+        cache = self.model.reserve(rows, capacity)
+        return History(self.model, cache, keep, mode == "anchored", level, self.blind, config.use_cache)
 
     def read_context(self) -> None:
         """Read the frames that the clip starts with."""
@@ -260,59 +272,26 @@ class _Stream(Generic[Conditions]):
             assert self.condition.context is not None
             tokens = self.model.to_tokens(self.condition.context[..., frame : frame + 1, :, :])  # (b, 1, n, k)
             self.accept(tokens[:, 0], self.condition.at(frame))
-        self.read()
+        self.history.catch_up()
 
     def memory(self, frame: int) -> _Memory[Conditions]:
         """What is to be remembered once the frame in progress, before `frame`, is finished."""
-        history = (*self.history, _Frame(self.tokens, self.conditions))
-        return _Memory(frame, history, (*self.shown, self.tokens), copied(self.generator))
+        last = Frame(self.tokens, self.conditions, self.frame)
+        return _Memory(frame, (*self.history.frames, last), (*self.shown, self.tokens), copied(self.generator))
 
     def recall(self, memory: _Memory[Conditions]) -> None:
         """Go on from the end of a frame."""
-        self.history, self.shown = list(memory.history), memory.shown
+        self.shown = memory.shown
         if self.num_frames is None:
             self.shown = self.shown[-self.window :]
-        if not self.make_room():
-            self.read()
+        self.history.recall(memory.history)
 
     def accept(self, tokens: Num[Tensor, "b n k"], conditions: Conditions) -> None:
         """Append a finished frame to the history and to the frames shown."""
-        self.history.append(_Frame(tokens, conditions))
+        self.history.add(tokens, conditions)
         self.shown = (*self.shown, tokens)
         if self.num_frames is None:
             self.shown = self.shown[-self.window :]
-
-    def read(self) -> None:
-        """Read all of the history anew."""
-        self.cache.length, first = 0, 0
-        if not self.history:
-            return
-        conditions = [frame.conditions for frame in self.history]
-        for count, shared in type(conditions[0]).grouped(conditions):
-            self._observe([h.tokens for h in self.history[first : first + count]], shared, first)
-            first += count
-
-    def _observe(self, frames: list[Tensor], conditions: Conditions, first: int) -> None:
-        tokens, level = torch.stack(frames, dim=1), self.config.context_noise_level  # (b, f, n, k)
-        if self.blind is None:
-            self.model.observe(self.cache, tokens.repeat(self.config.num_passes, 1, 1, 1), conditions, first, level)
-            return
-        # The blind half never attends to history, so only the seeing half reads it.
-        seeing = self.cache.first(self.cache.keys.shape[1] // 2)
-        self.model.observe(seeing, tokens, conditions.first(len(tokens)), first, level)
-        self.cache.length = seeing.length
-
-    def make_room(self) -> bool:
-        """Move a full window on, which is then read anew; whether it was full."""
-        if self.config.window_mode == "growing" or len(self.history) < self.window:
-            return False
-        mode, count = self.config.window_mode, len(self.history)
-        keep = self.window // 2 if mode == "chunked" else self.window - 1 - (mode == "anchored")
-        anchor = self.history[:1] if mode == "anchored" else []
-        self.history = anchor + self.history[count - keep :]
-        if self.config.use_cache:
-            self.read()
-        return True
 
     # --------------------------------------------------------------------------------------- the frame in progress
 
@@ -323,7 +302,7 @@ class _Stream(Generic[Conditions]):
         config, device = self.model.config, self.model.device
         shape = self.batch_size, self.num_tokens
         if config.codebook_parts is None:
-            self.tokens = torch.zeros(*shape, config.token_size, device=device, dtype=self.cache.keys.dtype)
+            self.tokens = torch.zeros(*shape, config.token_size, device=device, dtype=self.history.cache.keys.dtype)
         else:
             self.tokens = torch.zeros(*shape, len(config.codebook_parts), device=device, dtype=torch.int64)
         self.hidden = torch.ones(shape, dtype=torch.bool, device=device)
@@ -339,21 +318,20 @@ class _Stream(Generic[Conditions]):
             return
         self.is_finished = True
         self.accept(self.tokens, self.conditions)
-        if more and not self.make_room() and self.config.use_cache:
-            self._observe([self.tokens], self.conditions, len(self.history) - 1)
+        if more:
+            self.history.catch_up()
 
     def decide(self, index: int) -> Bool[Tensor, "b n"]:
         """Draw the set `index`; returns the tokens that it decided."""
-        if not self.config.use_cache:
-            self.read()
+        self.history.look()
         passes, hidden = self.config.num_passes, self.hidden
         previous = self._previous() if self.model.config.predicts_change else None
         z = self.model.restore(
-            self.cache,
+            self.history.cache,
             self.tokens.repeat(passes, 1, 1),
             hidden.repeat(passes, 1),
             self.conditions,
-            len(self.history),
+            self.history.time,
             self.blind,
             previous,
         )  # (passes · b, n, d)
@@ -373,7 +351,8 @@ class _Stream(Generic[Conditions]):
 
     def _previous(self) -> Float[Tensor, "passes_b n k"]:
         """Tokens of the frame before; zeros where there is none, and for rows that see no history."""
-        tokens = self.history[-1].tokens if self.history else torch.zeros_like(self.tokens)
+        frames = self.history.frames
+        tokens = frames[-1].tokens if frames else torch.zeros_like(self.tokens)
         tokens = tokens.repeat(self.config.num_passes, 1, 1)
         return tokens if self.blind is None else tokens.masked_fill(self.blind[:, None, None], 0)
 

@@ -45,6 +45,10 @@ class FrameConditions:
                 groups.append([frame])
         return [(len(group), group[0].with_actions_of(group[1:])) for group in groups]
 
+    def __len__(self) -> int:
+        """Number of clips."""
+        return len(self.interval)
+
     def first(self, count: int) -> "FrameConditions":
         """Conditions of the first `count` clips."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -57,13 +57,18 @@ class MAGIConfig(ModelConfig):
     `noise_levels` and `noise_step`: training adds noise of standard deviation `noise_step` · l to the history, with l
     drawn from 0 to `noise_levels` (dynamic noise injection); 0 levels: no noise. `noise_mode`: the level as a position
     of its own ("token"), or mixed into every channel. `clean_first_frame`: the first frame gets no noise, as an anchor
-    against drift. `window`: number of frames in attention over time, None for all. `num_given`: context frames at the
-    start of the clip without a masked copy. `condition_dropout` and `history_dropout`: shares of clips, in [0, 1],
+    against drift. `window`: number of frames in attention over time, None for as many as a clip has. `num_given`:
+    context frames at the start of the clip without a masked copy. `condition_dropout` and `history_dropout`: shares of clips, in [0, 1],
     whose conditions or whose history are hidden for guidance. `drop_actions`: actions count as a condition here; if
     not, clips with known actions teach nothing about clips without. `token_mask_ratio`: smallest share of masked
     tokens. `dropout`: of attention weights, attention outputs and the MLP. `loss_repeat`: independent noise draws per
     masked token and step. `predicts_change` (our choice, for worlds in which most of a frame stays as it was): masked
     copies read the token at their position in the frame before, and the head predicts the difference to it.
+
+    `time_positions`: features of a frame's number, or ("relative", our choice) a vector per head and distance in time
+    that is added to keys (arXiv 1803.02155), so that what is cached of a frame stays valid when the window moves on.
+    `keeps_first`: the first frame stays visible behind the window, at a distance of its own (as the attention sinks of
+    arXiv 2309.17453); for relative positions.
     """
 
     hidden_size: int = 768
@@ -81,6 +86,8 @@ class MAGIConfig(ModelConfig):
     action_size: int | None = None
     teacher_forcing: Literal["complete", "masked"] = "complete"
     window: int | None = None
+    time_positions: Literal["absolute", "relative"] = "absolute"
+    keeps_first: bool = False
     num_given: int = 0
     noise_levels: int = 5
     noise_step: float = 0.14  # 0.7 at level 5: the largest noise of GameNGen (arXiv 2408.14837)
@@ -109,6 +116,8 @@ class MAGIConfig(ModelConfig):
         if rows % self.patch_size or columns % self.patch_size:
             raise UserError(f"Rows and columns of {self.latent_shape} must be multiples of patch_size.")
         Range(0, frames - 1).check("num_given", self.num_given)
+        if self.keeps_first and not self.is_relative:
+            raise UserError("keeps_first is for time_positions relative: absolute positions know no sink.")
         fits = self.teacher_forcing == "complete" and not self.is_discrete and self.diffusion.prediction == "sample"
         if self.predicts_change and not fits:
             raise UserError(
@@ -167,6 +176,15 @@ class MAGIConfig(ModelConfig):
     def token_size(self) -> int:
         """Length of a token vector."""
         return self.patch_size**2 * self.latent_channels
+
+    @property
+    def is_relative(self) -> bool:
+        return self.time_positions == "relative"
+
+    @property
+    def reach(self) -> int:
+        """Frames that see each other in attention over time, a first frame that is kept aside."""
+        return self.window or self.latent_shape[0]
 
     @property
     def is_discrete(self) -> bool:

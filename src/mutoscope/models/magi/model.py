@@ -25,14 +25,14 @@ from torch import Tensor, nn
 
 from mutoscope.layers.draws import Draws, rand, randint, randn
 from mutoscope.layers.embeddings import INITIAL_STD, grid_sin_cos, init_normal, sin_cos
-from mutoscope.layers.kv_cache import KVCache
-from mutoscope.layers.masks import causal_frames_mask, frame_history_mask, frame_slots, hide_padded_frames
+from mutoscope.layers.kv_cache import KVCache, RollingKVCache
+from mutoscope.layers.masks import frame_history_mask, frame_slots, hide_padded_frames, visible_frames
 from mutoscope.layers.precision import project_exactly
 from mutoscope.layers.token_masking import truncated_normal
 from mutoscope.models.base import VideoModel
 from mutoscope.models.magi.conditions import FrameConditions, Words
 from mutoscope.models.magi.config import MAX_INTERVAL, MAGIConfig
-from mutoscope.models.magi.network import EPS, Block, DiffusionHead, TextAttention, init_xavier, projector
+from mutoscope.models.magi.network import EPS, Block, DiffusionHead, Reach, TextAttention, init_xavier, projector
 
 CORRUPTION_STEP = 0.04  # share of random ids per noise level: 0.2 at level 5, the largest share of the 1X world model
 
@@ -194,7 +194,9 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         `times`: 0-based frames, `masked`: which slots are masked copies, `level`: noise level of each slot's history.
         """
         b, f, _, d = tokens.shape
-        shared = sin_cos(times, d).to(tokens.dtype)[None] + self.interval_embedding(conditions.interval - 1)[:, None]
+        shared = self.interval_embedding(conditions.interval - 1)[:, None]  # (b, 1, d)
+        if not self.config.is_relative:
+            shared = sin_cos(times, d).to(tokens.dtype)[None] + shared  # (b, f, d)
         actions = self.action_vectors(conditions)
         shared = (shared if actions is None else shared + actions)[:, :, None]  # (b, f, 1, d)
         noise = self.noise_embedding(level)[:, :, None]  # (b, f, 1, d)
@@ -221,27 +223,48 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
     def run_blocks(
         self,
         h: Float[Tensor, "b f s d"],
-        mask: Bool[Tensor, "*#b f g"],
+        reach: Reach,
         words: Words | None = None,
         cache: KVCache | None = None,
         draws: Draws | None = None,
     ) -> Float[Tensor, "b f n d"]:
         """The blocks; returns the outputs of tokens as the head reads them.
 
-        `mask`: attention between slots, of which the cached ones come first. `draws`: of dropout; None for none.
+        `reach`: attention over time between slots, in the cache's order. `draws`: of dropout; None for none.
         """
         for layer, block in enumerate(self.blocks):
-            h = block(h, mask, words, cache, layer, draws)
+            h = block(h, reach, words, cache, layer, draws)
         return self.norm_out(h[:, :, -self.config.num_tokens :]) + self.head_position
+
+    def reach(
+        self, mask: Bool[Tensor, "*#b f g"], times: Int[Tensor, " f"], held: Int[Tensor, " g"] | None = None
+    ) -> Reach:
+        """What the frames `times` see of the frames `held` (themselves, if None) under a mask."""
+        if not self.config.is_relative:
+            return Reach(mask)
+        held = times if held is None else held
+        longest = self.config.reach - 1 + self.config.keeps_first  # that of a first frame behind the window
+        return Reach(mask, (times[:, None] - held).clamp(0, longest))
 
     # -------------------------------------------------------------------------------------------------- sampling
 
     def reserve(self, batch_size: int, num_frames: int) -> KVCache:
         """Cache for `num_frames` frames, the one in progress included."""
+        layers, batch, heads, size = self._cache_shape(batch_size)
+        return KVCache.reserve((layers, batch, heads, num_frames, size), self.device, self.mask_token.dtype)
+
+    def reserve_rolling(self, batch_size: int) -> RollingKVCache:
+        """Cache of the frames that a stream without an end sees. Raises ValueError with absolute positions."""
+        if not self.config.is_relative:
+            raise ValueError("absolute positions do not roll")
+        shape, dtype = self._cache_shape(batch_size), self.mask_token.dtype
+        return RollingKVCache.rolling(shape, self.config.reach, self.config.keeps_first, self.device, dtype)
+
+    def _cache_shape(self, batch_size: int) -> tuple[int, int, int, int]:
+        """Layers, rows, heads and the size of a head."""
         config = self.config
         positions = config.num_tokens + (config.noise_mode == "token") + (config.num_classes is not None)
-        shape = config.num_layers, batch_size * positions, config.num_heads, num_frames
-        return KVCache.reserve((*shape, config.hidden_size // config.num_heads), self.device, self.mask_token.dtype)
+        return config.num_layers, batch_size * positions, config.num_heads, config.hidden_size // config.num_heads
 
     def observe(
         self, cache: KVCache, tokens: Num[Tensor, "b f n k"], conditions: FrameConditions, first: int, level: int = 0
@@ -252,9 +275,15 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         masked = torch.full_like(times, self.config.teacher_forcing == "masked", dtype=torch.bool)
         levels = self.frame_levels(torch.full((b,), level, device=self.device), times)
         h = self.embed_slots(self.embed_tokens(tokens), conditions, times, masked, levels)
-        mask = causal_frames_mask(f, cache.length + f, self.device, self.config.window)
-        self.run_blocks(h, mask, self.words(conditions), cache)
+        self.run_blocks(h, self._cached_reach(cache, f), self.words(conditions), cache)
         cache.advance(f)
+
+    def _cached_reach(self, cache: KVCache, num_frames: int) -> Reach:
+        """What the next `num_frames` frames see of what the cache holds with them."""
+        cache.aim(num_frames)
+        held = cache.held(num_frames)  # (g,)
+        now = torch.arange(cache.length, cache.length + num_frames, device=self.device)  # (f,)
+        return self.reach(visible_frames(now, held, self.config.window, self.config.keeps_first), now, held)
 
     def restore(
         self,
@@ -279,11 +308,11 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         times = torch.tensor([time], device=self.device)
         levels = torch.zeros(len(tokens), 1, dtype=torch.int64, device=self.device)
         h = self.embed_slots(embedded, conditions, times, torch.ones_like(times, dtype=torch.bool), levels)
-        mask = causal_frames_mask(1, cache.length + 1, self.device, self.config.window)
+        reach = self._cached_reach(cache, 1)
         if blind is not None:
-            itself = torch.arange(cache.length + 1, device=self.device) == cache.length
-            mask = mask & (itself | ~blind[:, None, None])  # (b, 1, length + 1)
-        return self.run_blocks(h, mask, self.words(conditions), cache)[:, 0]
+            itself = cache.held(1) == cache.length  # (g,)
+            reach = replace(reach, mask=reach.mask & (itself | ~blind[:, None, None]))  # (b, 1, g)
+        return self.run_blocks(h, reach, self.words(conditions), cache)[:, 0]
 
     @property
     def denoiser(self) -> DiffusionHead:
@@ -323,18 +352,18 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
             if self.previous_embedding is not None:
                 copies = copies + self.previous_embedding(self.previous_tokens(seen, draws))
             embedded = torch.cat([noisy[:, :-1], copies], dim=1)  # (b, f - 1 + p, n, d)
-            mask = frame_history_mask(times, masked, config.window).to(tokens.device)
+            mask = frame_history_mask(times, masked, config.window, config.keeps_first).to(tokens.device)
         else:
             times, masked = torch.arange(f), torch.ones(f, dtype=torch.bool)
             embedded = torch.where(hidden[..., None], self.mask_token, noisy)  # (b, f, n, d)
-            mask = causal_frames_mask(f, f, tokens.device, config.window)
+            mask = visible_frames(times, times, config.window, config.keeps_first).to(tokens.device)
         times, masked = times.to(tokens.device), masked.to(tokens.device)
         mask = self._hide(mask, times, masked, draws, length)
         level = self.frame_levels(draws.level, times) * (~masked if self.is_complete else masked)
         if conditions.actions is not None:
             conditions = replace(conditions, actions=conditions.actions[:, times])
         h = self.embed_slots(embedded, conditions, times, masked, level)
-        z = self.run_blocks(h, mask, self.words(conditions), draws=dropout)
+        z = self.run_blocks(h, self.reach(mask, times), self.words(conditions), draws=dropout)
         return z[:, -hidden.shape[1] :], hidden  # the masked copies are the last p slots
 
     def previous_tokens(self, seen: Float[Tensor, "b f n k"], draws: TrainingDraws) -> Float[Tensor, "b p n k"]:

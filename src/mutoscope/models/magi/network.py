@@ -3,14 +3,17 @@
 Shapes: b clips, f frame slots, s positions of a frame, d the width, c the length of a token vector.
 """
 
+import math
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
-from mutoscope.layers.attention import attention
+from mutoscope.layers.attention import attention, distance_logits
 from mutoscope.layers.draws import Draws, dropout
-from mutoscope.layers.embeddings import INITIAL_STD, timestep_features
+from mutoscope.layers.embeddings import INITIAL_STD, init_normal, timestep_features
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.layers.precision import project_exactly
 from mutoscope.models.magi.conditions import Words
@@ -110,23 +113,68 @@ class Attention(nn.Module):
         self.heads, self.dropout = config.num_heads, config.dropout
         self.qkv, self.output = nn.Linear(d, 3 * d), nn.Linear(d, d)
 
-    def forward(
+    def forward(self, x: Float[Tensor, "b l d"], draws: Draws | None = None) -> Float[Tensor, "b l d"]:
+        """Attention among all positions of `x`. `draws`: of dropout; None for none."""
+        return self.attended(*self.projected(x), None, draws)
+
+    def projected(self, x: Float[Tensor, "b l d"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (b, heads, l, size of a head) each."""
+        q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
+        return q, k, v
+
+    def attended(
         self,
-        x: Float[Tensor, "b l d"],
-        mask: Bool[Tensor, "*#b l m"] | None = None,
+        q: Float[Tensor, "b h l c"],
+        k: Float[Tensor, "b h m c"],
+        v: Float[Tensor, "b h m c"],
+        mask: Bool[Tensor, "*#b l m"] | Float[Tensor, "*#b l m"] | None,
+        draws: Draws | None,
+    ) -> Float[Tensor, "b l d"]:
+        """The layer's output, from queries, keys and values."""
+        out = attention(q, k, v, mask, self.dropout, draws)
+        return dropout(self.output(rearrange(out, "b h l c -> b l (h c)")), self.dropout, draws)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What attention over time sees of other frames. Shapes: f queries, g keys."""
+
+    mask: Bool[Tensor, "*#b f g"]
+    """True where a query may attend to a key."""
+    distance: Int[Tensor, "f g"] | None = None
+    """Frames from key to query, at most the window's length; for relative positions alone."""
+
+
+class TimeAttention(Attention):
+    """Attention along time at each position, with a cache and, if the model has them, relative positions."""
+
+    def __init__(self, config: MAGIConfig) -> None:
+        super().__init__(config)
+        size, count = config.hidden_size // config.num_heads, config.reach + config.keeps_first
+        self.distances = nn.Parameter(init_normal(config.num_heads, count, size)) if config.is_relative else None
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        x: Float[Tensor, "bs f d"],
+        reach: Reach,
         cache: KVCache | None = None,
         layer: int = 0,
         draws: Draws | None = None,
-    ) -> Float[Tensor, "b l d"]:
-        """Attention over the positions of `x` and those in the cache; the cache appends the new keys and values.
+    ) -> Float[Tensor, "bs f d"]:
+        """Attention over the frames of `x` and those in the cache, which takes over the new keys and values.
 
         `draws`: of dropout; None for none.
         """
-        q, k, v = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.heads)
+        q, k, v = self.projected(x)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        out = attention(q, k, v, mask, self.dropout, draws)
-        return dropout(self.output(rearrange(out, "b h l d -> b l (h d)")), self.dropout, draws)
+        mask = reach.mask
+        if mask.ndim == 3:  # of every clip, (b, f, g): the positions of its frames share it
+            mask = mask.repeat_interleave(len(x) // len(mask), 0)[:, None]  # (b*s, 1, f, g)
+        if self.distances is not None and reach.distance is not None:
+            logits = distance_logits(q, self.distances, reach.distance)  # (b*s, h, f, g)
+            mask = logits.masked_fill(~mask, -math.inf)
+        return self.attended(q, k, v, mask, draws)
 
 
 class TextAttention(nn.Module):
@@ -154,7 +202,7 @@ class Block(nn.Module):
         super().__init__()
         d = config.hidden_size
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(d, eps=EPS) for _ in range(3))
-        self.space, self.time = Attention(config), Attention(config)
+        self.space, self.time = Attention(config), TimeAttention(config)
         self.text_norm = None if config.text_size is None else nn.LayerNorm(d, eps=EPS)
         self.text = None if config.text_size is None else TextAttention(config)
         self.mlp_in, self.mlp_out, self.dropout = nn.Linear(d, 4 * d), nn.Linear(4 * d, d), config.dropout
@@ -162,7 +210,7 @@ class Block(nn.Module):
     def forward(
         self,
         h: Float[Tensor, "b f s d"],
-        mask: Bool[Tensor, "*#b f g"],
+        reach: Reach,
         words: Words | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
@@ -170,11 +218,10 @@ class Block(nn.Module):
     ) -> Float[Tensor, "b f s d"]:
         """`draws`: of dropout; None for none."""
         b, f, s = h.shape[:3]
-        within = self.space(self.norm1(h).flatten(0, 1), draws=draws)  # attention over s in (b*f, s, d)
+        within = self.space(self.norm1(h).flatten(0, 1), draws)  # attention over s in (b*f, s, d)
         h = h + within.unflatten(0, (b, f))
         along = rearrange(self.norm2(h), "b f s d -> (b s) f d")
-        mask = mask if mask.ndim == 2 else mask.repeat_interleave(s, 0)[:, None]  # (b*s, 1, f, g)
-        h = h + rearrange(self.time(along, mask, cache, layer, draws), "(b s) f d -> b f s d", s=s)
+        h = h + rearrange(self.time(along, reach, cache, layer, draws), "(b s) f d -> b f s d", s=s)
         if self.text is not None and self.text_norm is not None:
             assert words is not None
             h = h + self.text(self.text_norm(h).flatten(1, 2), words.vectors, words.present).unflatten(1, (f, s))
