@@ -82,7 +82,7 @@ FIRST_KEPT = {**RELATIVE, "window": 2, "keeps_first": True, "noise_mode": "chann
 
 
 @pytest.mark.parametrize("options", [{}, {"guidance_scale": 2.0}, {"guidance_scale": 2.0, "guidance_by": "history"}])
-@pytest.mark.parametrize("changes", [RELATIVE, FIRST_KEPT, {**RELATIVE, **CHANGE}, {**RELATIVE, "codebook_parts": (8, 4)}])
+@pytest.mark.parametrize("changes", [RELATIVE, FIRST_KEPT, RELATIVE | CHANGE, RELATIVE | {"codebook_parts": (8, 4)}])
 def test_a_rolling_cache_gives_what_reading_all_frames_anew_gives(changes, options):
     model = tiny_magi(**changes)
     given = batch_of(model)["tokens"]

@@ -174,7 +174,9 @@ class RollingKVCache(KVCache):
         slot = self.slot_of(position)
         return self.keys[..., slot, :].clone(), self.values[..., slot, :].clone()
 
-    def put(self, position: int, keys: Float[Tensor, "layers b heads d"], values: Float[Tensor, "layers b heads d"]) -> None:
+    def put(
+        self, position: int, keys: Float[Tensor, "layers b heads d"], values: Float[Tensor, "layers b heads d"]
+    ) -> None:
         """Takes a position back that `copy_of` has returned; `length` counts it."""
         slot = self.slot_of(position)
         self.keys[..., slot, :], self.values[..., slot, :] = keys, values

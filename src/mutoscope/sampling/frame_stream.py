@@ -94,7 +94,7 @@ def check_window_mode(config: FrameStreamSamplerConfig, is_relative: bool) -> No
     """Raises UserError for a window that does not go with a network's positions in time."""
     mode = config.window_mode
     if is_relative and mode not in ("rolling", "growing"):
-        raise UserError(f"A network with relative positions in time has window_mode rolling (or growing), found {mode}.")
+        raise UserError(f"A network with relative positions in time has window_mode rolling or growing, found {mode}.")
     if mode == "rolling" and not is_relative:
         raise UserError("A rolling window needs a network with relative positions in time: use sliding or anchored.")
     if mode == "rolling" and config.window is not None:

@@ -58,12 +58,13 @@ class MAGIConfig(ModelConfig):
     drawn from 0 to `noise_levels` (dynamic noise injection); 0 levels: no noise. `noise_mode`: the level as a position
     of its own ("token"), or mixed into every channel. `clean_first_frame`: the first frame gets no noise, as an anchor
     against drift. `window`: number of frames in attention over time, None for as many as a clip has. `num_given`:
-    context frames at the start of the clip without a masked copy. `condition_dropout` and `history_dropout`: shares of clips, in [0, 1],
-    whose conditions or whose history are hidden for guidance. `drop_actions`: actions count as a condition here; if
-    not, clips with known actions teach nothing about clips without. `token_mask_ratio`: smallest share of masked
-    tokens. `dropout`: of attention weights, attention outputs and the MLP. `loss_repeat`: independent noise draws per
-    masked token and step. `predicts_change` (our choice, for worlds in which most of a frame stays as it was): masked
-    copies read the token at their position in the frame before, and the head predicts the difference to it.
+    context frames at the start of the clip without a masked copy. `condition_dropout` and `history_dropout`: shares of
+    clips, in [0, 1], whose conditions or whose history are hidden for guidance. `drop_actions`: actions count as a
+    condition here; if not, clips with known actions teach nothing about clips without. `token_mask_ratio`: smallest
+    share of masked tokens. `dropout`: of attention weights, attention outputs and the MLP. `loss_repeat`: independent
+    noise draws per masked token and step. `predicts_change` (our choice, for worlds in which most of a frame stays as
+    it was): masked copies read the token at their position in the frame before, and the head predicts the difference
+    to it.
 
     `time_positions`: features of a frame's number, or ("relative", our choice) a vector per head and distance in time
     that is added to keys (arXiv 1803.02155), so that what is cached of a frame stays valid when the window moves on.
