@@ -25,6 +25,7 @@ VARIANTS = {
     "plain": {},
     "channel": {"noise_mode": "channel", "diffusion": LearnedVariance(prediction="sample")},
     "classless": {"num_classes": None},
+    "relative": {"time_positions": "relative", "window": 3, "keeps_first": True},
     "change": {"predicts_change": True, "diffusion": LearnedVariance(prediction="sample")},
 }
 
@@ -56,7 +57,7 @@ def passed(model: MAGI, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, 
     cache = KVCache.reserve((layers, positions, heads, past + len(inputs["masked"]), size), torch.device("cpu"))
     cache.keys[:, :, :, :past], cache.values[:, :, :, :past] = inputs["keys"], inputs["values"]
     cache.length = past
-    return model.run_blocks(h, inputs["mask"], None, cache), cache
+    return model.run_blocks(h, model.reach(inputs["mask"], inputs["times"], inputs["held"]), None, cache), cache
 
 
 @pytest.mark.slow

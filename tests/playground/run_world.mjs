@@ -25,9 +25,17 @@ const take = (count) => {
 };
 const stream = new Stream({ ort, sessions }, world, { uniforms: take, normal: take });
 await stream.open(Float32Array.from(tokens), label);
-const frames = [];
-for (const action of actions) {
+const play = async (action) => {
   const next = await stream.next(Float32Array.from(action), label);
-  frames.push(Array.from(await stream.pixels(next)).filter((_, i) => i % 4 !== 3));
+  return Array.from(await stream.pixels(next)).filter((_, i) => i % 4 !== 3);
+};
+const frames = [], marks = [];
+for (const action of actions) {
+  marks.push({ bookmark: stream.bookmark(), at });
+  frames.push(await play(action));
 }
-await writeFile(output, JSON.stringify({ frames, used: at }));
+const used = at, again = [], { bookmark, at: before } = marks[actions.length - 3];
+await stream.rewind(bookmark);
+at = before;
+for (const action of actions.slice(-3)) again.push(await play(action));
+await writeFile(output, JSON.stringify({ frames, again, used }));

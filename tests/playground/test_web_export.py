@@ -63,7 +63,14 @@ def draws_of(seed: int, frames: int, pipeline: VideoPipeline) -> list[list[float
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "changes"), [("sliding", {}), ("anchored", CHANGE), ("chunked", {"noise_mode": "channel"})]
+    ("mode", "changes"),
+    [
+        ("sliding", {}),
+        ("anchored", CHANGE),
+        ("chunked", {"noise_mode": "channel"}),
+        ("rolling", {"time_positions": "relative", "window": 3}),
+        ("rolling", {"time_positions": "relative", "window": 3, "keeps_first": True, **CHANGE}),
+    ],
 )
 def test_javascript_gives_the_same_frames_for_the_same_noise(runtime: Path, tmp_path: Path, mode: str, changes):
     pipeline = world(tmp_path / "world", mode, changes)
@@ -81,6 +88,8 @@ def test_javascript_gives_the_same_frames_for_the_same_noise(runtime: Path, tmp_
     answer = json.loads((tmp_path / "out.json").read_text())
     frames = np.array(answer["frames"], dtype=int).reshape(9, 8, 12, 3)
     assert answer["used"] == len(asked["draws"])
+    again = np.array(answer["again"], dtype=int).reshape(3, 8, 12, 3)  # after rewinding
+    assert np.abs(again - frames[-3:]).max() <= 1
     assert np.abs(frames - clip.frames[1:].astype(int)).max() <= 0.02 * 127.5 + 1  # and rounding
 
 

@@ -25,7 +25,7 @@ from mutoscope.families.first_frames import FirstFrames
 from mutoscope.layers.gaussian_diffusion import LearnedVariancePlan
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.models.magi import MAGI, FrameConditions
-from mutoscope.models.magi.network import DiffusionHead, Reach
+from mutoscope.models.magi.network import DiffusionHead
 from mutoscope.sampling.frame_stream import FrameStreamSamplerConfig, set_sizes
 from mutoscope.tokenizers.base import VideoTokenizer
 
@@ -72,6 +72,7 @@ class PassGraph(nn.Module):
         times: Int[Tensor, " f"],
         level: Int[Tensor, "1 f"],
         mask: Bool[Tensor, "f p_f"],
+        held: Int[Tensor, " p_f"],
         keys: Float[Tensor, "layers s heads p d"],
         values: Float[Tensor, "layers s heads p d"],
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,7 +84,7 @@ class PassGraph(nn.Module):
             embedded = embedded + torch.where(masked[None, :, None, None], change, torch.zeros_like(change))
         h = model.embed_slots(embedded, FrameConditions(interval, label, actions), times, masked, level)
         cache = GraphCache(keys, values)
-        z = model.run_blocks(h, Reach(mask), None, cache)
+        z = model.run_blocks(h, model.reach(mask, times, held), None, cache)
         return z, torch.stack(cache.new_keys), torch.stack(cache.new_values)
 
 
@@ -127,6 +128,7 @@ def pass_inputs(model: MAGI, frames: int, past: int) -> dict[str, Tensor]:
         "times": torch.arange(past, past + frames),
         "level": torch.zeros(1, frames, dtype=torch.int64),
         "mask": torch.ones(frames, past + frames, dtype=torch.bool).tril(past),
+        "held": torch.arange(past + frames),
         "keys": torch.randn(cache, generator=generator),
         "values": torch.randn(cache, generator=generator),
     }
@@ -148,6 +150,7 @@ def exported(model: MAGI, tokenizer: VideoTokenizer, height: int, width: int) ->
         "times": {0: varies},
         "level": each,
         "mask": {0: varies, 1: varies},
+        "held": {0: varies},
         "keys": cache,
         "values": cache,
     }
@@ -307,7 +310,8 @@ def world_manifest(parts: Parts[MAGI], name: str) -> dict[str, object]:
         "positions": config.num_tokens + (config.noise_mode == "token") + (config.num_classes is not None),
         "actionSize": config.action_size,
         "cleanFirstFrame": config.clean_first_frame,
-        "window": sampler.window or config.latent_shape[0],
+        "window": config.reach if sampler.window_mode == "rolling" else sampler.window or config.latent_shape[0],
+        "keepsFirst": config.keeps_first,
         "windowMode": sampler.window_mode,
         "contextNoiseLevel": sampler.context_noise_level,
         "temperature": sampler.temperature,

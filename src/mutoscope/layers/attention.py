@@ -49,6 +49,4 @@ def distance_logits(
     To be added to the logits of attention. `distance`: rows of `table`, from every query to every key.
     """
     products = q @ table.mT.to(q.dtype) / math.sqrt(q.shape[-1])  # (b, heads, n, distances)
-    if len(distance) == 1:
-        return products.index_select(-1, distance[0])
     return products.gather(-1, distance.expand(*q.shape[:3], -1))

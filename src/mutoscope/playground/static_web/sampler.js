@@ -26,13 +26,18 @@ export class Stream {
   // manifest; draws: where noise comes from
   constructor(runtime, world, draws) {
     Object.assign(this, { runtime, world, draws });
-    this.history = []; // {tokens, action, label}: what the network remembers
+    this.history = []; // {tokens, action, label}: what the network remembers; in a rolling window with keys and values
     this.frame = 0;
     this.unread = false; // whether the last frame of the history is yet to be read
     this.clear();
   }
 
-  clear() { this.past = 0; this.keys = new Float32Array(0); this.values = new Float32Array(0); }
+  clear() { this.past = 0; this.held = []; this.keys = new Float32Array(0); this.values = new Float32Array(0); }
+
+  get rolls() { return this.world.windowMode === "rolling"; }
+
+  // The time of the frame in progress: with a window that is read anew, counted from its first frame.
+  get time() { return this.rolls ? this.frame : this.history.length; }
 
   tensor(type, data, dims) { return new this.runtime.ort.Tensor(type, data, dims); }
 
@@ -50,9 +55,10 @@ export class Stream {
     for (let i = 0; i < f; i++) mask.fill(1, i * (p + f), i * (p + f) + p + i + 1);
     const levels = BigInt64Array.from({ length: f }, (_, i) => BigInt(this.world.cleanFirstFrame && first + i === 0 ? 0 : level));
     const cache = [layers, positions, heads, p, size];
-    const change = this.runtime.sessions.pass.inputNames.includes("previous") ? { previous: this.tensor("float32", previous, [1, f, n, k]) } : {};
+    const held = this.rolls ? [...this.held, first] : Array.from({ length: p + f }, (_, i) => i), named = this.runtime.sessions.pass.inputNames;
+    const optional = { previous: this.tensor("float32", previous, [1, f, n, k]), held: this.tensor("int64", BigInt64Array.from(held, BigInt), [p + f]) };
     return await this.runtime.sessions.pass.run({
-      ...change,
+      ...Object.fromEntries(Object.entries(optional).filter(([name]) => named.includes(name))),
       tokens: this.tensor("float32", tokens, [1, f, n, k]),
       hidden: this.tensor("bool", hidden, [1, f, n]),
       masked: this.tensor("bool", new Uint8Array(f).fill(masked ? 1 : 0), [f]),
@@ -70,9 +76,41 @@ export class Stream {
   // Reads finished frames into the cache.
   async observe(frames, first) {
     const found = await this.pass(frames, first, false, this.world.contextNoiseLevel);
+    if (this.rolls) {
+      Object.assign(frames[0], { number: first, keys: found.new_keys.data, values: found.new_values.data });
+      this.remember(frames[0]);
+      return;
+    }
     this.keys = this.joined(this.keys, found.new_keys.data, frames.length);
     this.values = this.joined(this.values, found.new_values.data, frames.length);
     this.past += frames.length;
+  }
+
+  // Takes a frame that was read into a rolling cache, in place of the oldest one if the cache is full.
+  remember(frame) {
+    const { window, keepsFirst } = this.world, spared = keepsFirst ? 1 : 0;
+    if (this.past < window - 1 + spared) {
+      this.keys = this.joined(this.keys, frame.keys, 1);
+      this.values = this.joined(this.values, frame.values, 1);
+      this.past += 1;
+      this.held.push(frame.number);
+    } else if (this.past > spared) {
+      const slot = this.held.indexOf(Math.min(...this.held.slice(spared)));
+      this.replace(this.keys, frame.keys, slot);
+      this.replace(this.values, frame.values, slot);
+      this.held[slot] = frame.number;
+    }
+  }
+
+  replace(cache, added, slot) {
+    const { size } = this.world, p = this.past;
+    for (let row = 0; row * size < added.length; row++) cache.set(added.subarray(row * size, (row + 1) * size), (row * p + slot) * size);
+  }
+
+  // What a rolling window no longer holds is forgotten.
+  forget() {
+    const { keepsFirst } = this.world;
+    this.history = this.history.filter((frame) => this.held.includes(frame.number) || (keepsFirst && frame.number === 0));
   }
 
   joined(old, added, f) {
@@ -100,7 +138,7 @@ export class Stream {
   // Moves a full window on, which is then read anew; returns whether it was full.
   async makeRoom() {
     const { window, windowMode } = this.world, count = this.history.length;
-    if (count < window) return false;
+    if (this.rolls || count < window) return false;
     const keep = windowMode === "chunked" ? window >> 1 : window - 1 - (windowMode === "anchored" ? 1 : 0);
     this.history = [...(windowMode === "anchored" ? this.history.slice(0, 1) : []), ...this.history.slice(count - keep)];
     await this.read();
@@ -119,7 +157,8 @@ export class Stream {
   async workAhead() {
     if (!this.unread) return;
     this.unread = false;
-    if (!(await this.makeRoom())) await this.observe(this.history.slice(-1), this.history.length - 1);
+    if (!(await this.makeRoom())) await this.observe(this.history.slice(-1), this.time - 1);
+    if (this.rolls) this.forget();
   }
 
   // The next frame: its tokens, one set after another.
@@ -133,7 +172,7 @@ export class Stream {
     let start = 0;
     for (const size of sets) {
       const frame = { tokens, hidden, action, label, previous };
-      const { z } = await this.pass([frame], this.history.length, true, 0);
+      const { z } = await this.pass([frame], this.time, true, 0);
       const ids = order.slice(start, start + size), chosen = new Float32Array(size * d);
       ids.forEach((id, i) => chosen.set(z.data.subarray(id * d, (id + 1) * d), i * d));
       const base = new Float32Array(size * k);
@@ -203,6 +242,9 @@ export class Stream {
     this.frame = bookmark.frame;
     if (bookmark.draws) this.draws = bookmark.draws.copy();
     this.unread = false;
-    if (!(await this.makeRoom())) await this.read();
+    if (this.rolls) {
+      this.clear();
+      for (const frame of this.history) if (frame.keys) this.remember(frame); else this.unread = true;
+    } else if (!(await this.makeRoom())) await this.read();
   }
 }
