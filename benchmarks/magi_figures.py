@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from mutoscope.data.sources.shapes.world import HELD_BACK_SEED, ShapesConfig, ShapesWorld
-from mutoscope.layers.masks import causal_frames_mask, frame_history_mask, frame_slots
+from mutoscope.layers.masks import frame_history_mask, frame_slots, visible_frames
 from mutoscope.pipeline import VideoPipeline
 from mutoscope.studies.claims_magi import CONTEXT
 
@@ -26,7 +26,7 @@ from mutoscope.studies.claims_magi import CONTEXT
 def masks(out: Path, count: int = 4) -> None:
     """Attention masks, rows attend to dark columns: O complete frames, M masked copies."""
     complete = frame_history_mask(*frame_slots(count))
-    masked = causal_frames_mask(count, count, torch.device("cpu"))
+    masked = visible_frames(torch.arange(count), torch.arange(count))
     figure, axes = plt.subplots(1, 2, figsize=(7, 3.6), width_ratios=[2, 1], layout="constrained")
     names = [f"{role}{i + 1}" for role in "OM" for i in range(count)]
     for axis, mask, labels, title in (

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
 from mutoscope.layers.gaussian_diffusion import LearnedVariance, space_timesteps
@@ -142,3 +144,15 @@ def test_impossible_numbers_of_steps_are_refused():
         LearnedVariance("cosine", 50).plan(100)
     with pytest.raises(UserError, match="exactly 7 of them"):
         LearnedVariance("cosine", 12).plan("ddim7")
+
+
+@given(steps=st.integers(1, 30), seed=st.integers(0, 9))
+def test_the_numbers_of_one_step_are_those_of_many(steps: int, seed: int):
+    tables = LearnedVariance().respaced(steps)
+    many = tables.numbers(torch.arange(steps))
+    for step, one in enumerate(tables.numbers_of):
+        assert vars(one) == {name: float(column[step, 0]) for name, column in vars(many).items()}
+    plan, generator = LearnedVariance().plan(steps, 3.0), torch.Generator().manual_seed(seed)
+    x, output, noise = (torch.randn(2, 3, size, generator=generator) for size in (4, 8, 4))
+    for k in range(steps):
+        assert plan.step(k, x, output, noise).isfinite().all()

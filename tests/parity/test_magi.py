@@ -23,11 +23,11 @@ from mutoscope.layers.gaussian_diffusion import (
     space_timesteps,
 )
 from mutoscope.layers.masks import (
-    causal_frames_mask,
     frame_history_mask,
     frame_slots,
     hide_padded_frames,
     interleaved,
+    visible_frames,
 )
 from mutoscope.layers.token_masking import truncated_normal
 from mutoscope.models.magi import DiffusionHead
@@ -60,10 +60,10 @@ def mask_of(entry: dict[str, Any]) -> Tensor:
     kind, window = entry["kind"], number(entry, "W", "window")
     if kind == "inference":
         cached, new = number(entry, "cached", "c", default=0), number(entry, "new", "n", default=1)
-        return causal_frames_mask(new, cached + new, CPU, window)
+        return visible_frames(torch.arange(cached, cached + new), torch.arange(cached + new), window)
     count, given = number(entry, "F"), number(entry, "prefix", "P", default=0)
     if kind.startswith("mtf"):
-        return causal_frames_mask(count, count, CPU, window)
+        return visible_frames(torch.arange(count), torch.arange(count), window)
     frames, masked = frame_slots(count, given, trimmed="trim" in kind)
     if "interleaved" in kind:
         order = interleaved(frames, masked)
@@ -309,9 +309,9 @@ def test_single_steps(case: Case):
     tables = LearnedVariance().respaced(case.info["config"]["num_sampling_steps"])
     x, times = t["step.x"], torch.from_numpy(tables.timesteps)[steps]
     noise, fraction = outputs(head, x, times, t["step.z"]).chunk(2, dim=-1)
-    log_variance = learned_log_variance(tables, fraction, steps)
-    sample = implied_sample(tables, x, noise, steps)
-    of_sample, of_noisy = (tables.at(c, steps) for c in tables.posterior_mean_coefficients)
+    numbers = tables.numbers(steps)
+    log_variance, sample = learned_log_variance(numbers, fraction), implied_sample(numbers, x, noise)
+    of_sample, of_noisy = numbers.of_sample, numbers.of_noisy
     mean = of_sample * sample + of_noisy * x
     later = (steps > 0)[:, None]
     moved = mean + later * (0.5 * log_variance).exp() * 0.8 * t["step.noise"]

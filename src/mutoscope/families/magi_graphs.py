@@ -334,22 +334,19 @@ def actions_of(parts: Parts[MAGI]) -> list[dict[str, object]]:
 
 def diffusion_steps(plan: LearnedVariancePlan) -> list[dict[str, object]]:
     """The numbers of every step from noise to a token, see `LearnedVariancePlan.step`."""
-    tables = plan.tables
-    of_sample, of_noisy = tables.posterior_mean_coefficients
     listed: list[dict[str, object]] = []
     for k in range(len(plan)):
-        at = len(plan) - 1 - k
-        inverse = 1 / float(tables.alphas_cumprod[at])
+        numbers = plan.tables.numbers_of[len(plan) - 1 - k]
         listed.append(
             {
                 "time": float(plan.times[k]),
                 "noisy": plan.needs_noise(k),
-                "ofSample": float(of_sample[at]),
-                "ofNoisy": float(of_noisy[at]),
-                "inverse": inverse**0.5,
-                "inverseNoise": (inverse - 1) ** 0.5,
-                "largest": float(np.log(tables.betas[at])),
-                "smallest": float(tables.posterior_log_variance[at]),
+                "ofSample": numbers.of_sample,
+                "ofNoisy": numbers.of_noisy,
+                "inverse": numbers.inverse,
+                "inverseNoise": numbers.inverse_noise,
+                "largest": numbers.largest,
+                "smallest": numbers.smallest,
             }
         )
     return listed

@@ -34,6 +34,25 @@ LARGEST_WEIGHT = 5.0  # of a predicted sample's error: γ of Min-SNR (arXiv 2303
 Prediction = Literal["epsilon", "sample"]
 
 
+Number = Float[Tensor, "*s 1"] | float
+"""A constant of some steps, or of one step."""
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """Constants of steps of a chain, in float32."""
+
+    of_sample: Number
+    of_noisy: Number
+    """Factors of x_0 and of x_t in the mean of x_{t−1}."""
+    inverse: Number
+    inverse_noise: Number
+    """Factors of x_t and of ε in x_0."""
+    largest: Number
+    smallest: Number
+    """Bounds of the learned log-variance: log β, and that of the posterior."""
+
+
 @dataclass(frozen=True)
 class DiffusionTables:
     """Constants of a chain of noise, all derived from its β."""
@@ -61,8 +80,12 @@ class DiffusionTables:
 
     @cached_property
     def posterior_log_variance(self) -> Table:
-        """Logarithm of `posterior_variance`; the first variance, 0, is replaced by the second (official code)."""
-        return np.log(np.append(self.posterior_variance[1:2], self.posterior_variance[1:]))
+        """Logarithm of `posterior_variance`; the first variance, 0, is replaced by the second (official code).
+
+        A chain of one step has no second variance; its first one is never used, and stands as β.
+        """
+        replaced = self.posterior_variance[1:2] if len(self.betas) > 1 else self.betas
+        return np.log(np.append(replaced, self.posterior_variance[1:]))
 
     @cached_property
     def posterior_mean_coefficients(self) -> tuple[Table, Table]:
@@ -70,6 +93,22 @@ class DiffusionTables:
         before, now = self.alphas_cumprod_prev, self.alphas_cumprod
         of_sample = self.betas * np.sqrt(before) / (1 - now)
         return of_sample, (1 - before) * np.sqrt(1 - self.betas) / (1 - now)
+
+    @cached_property
+    def step_tables(self) -> tuple[Table, ...]:
+        """The tables of `StepNumbers`, in the order of its fields."""
+        inverse = 1 / self.alphas_cumprod
+        noise_factors = np.sqrt(inverse), np.sqrt(inverse - 1)
+        return (*self.posterior_mean_coefficients, *noise_factors, np.log(self.betas), self.posterior_log_variance)
+
+    def numbers(self, steps: Int[Tensor, "*s"]) -> StepNumbers:
+        """Constants of many steps."""
+        return StepNumbers(*(self.at(table, steps) for table in self.step_tables))
+
+    @cached_property
+    def numbers_of(self) -> tuple[StepNumbers, ...]:
+        """Constants of every step, as numbers: sampling needs them without any small tensor."""
+        return tuple(StepNumbers(*(float(one) for one in step)) for step in np.float32(self.step_tables).T)
 
     def at(self, table: Table, steps: Int[Tensor, "*s"]) -> Float[Tensor, "*s 1"]:
         """Entries of a table, as float32, with a last axis that broadcasts over channels."""
@@ -136,7 +175,7 @@ class LearnedVariance:
         """
         predicted, fraction = output.float().chunk(2, dim=-1)  # (*s, c) each
         x_t = self.add_noise(x, noise, steps)
-        sample = predicted_sample(self.tables, self.prediction, x_t, predicted.detach(), steps)
+        sample = predicted_sample(self.tables.numbers(steps), self.prediction, x_t, predicted.detach())
         bound = self._bound(sample, fraction, x, x_t, steps)
         if self.prediction == "epsilon":
             return (predicted - noise).square().mean(-1), bound
@@ -154,10 +193,10 @@ class LearnedVariance:
     ) -> Float[Tensor, "*s"]:
         """KL between the true and the learned Gaussian of x_{t−1}; at step 0 the likelihood of x itself."""
         tables = self.tables
-        of_sample, of_noisy = (tables.at(c, steps) for c in tables.posterior_mean_coefficients)
-        true_mean = of_sample * x + of_noisy * x_t
-        mean = of_sample * sample + of_noisy * x_t
-        log_variance = learned_log_variance(tables, fraction, steps)
+        numbers = tables.numbers(steps)
+        true_mean = numbers.of_sample * x + numbers.of_noisy * x_t
+        mean = numbers.of_sample * sample + numbers.of_noisy * x_t
+        log_variance = learned_log_variance(numbers, fraction)
         true_log_variance = tables.at(tables.posterior_log_variance, steps)
         ratio = true_log_variance - log_variance
         kl = 0.5 * (-1 - ratio + ratio.exp() + (true_mean - mean).square() * (-log_variance).exp())
@@ -193,17 +232,17 @@ class LearnedVariancePlan(Plan):
         self, k: int, x: Float[Tensor, "*s c"], output: Float[Tensor, "*s two_c"], noise: Tensor | None = None
     ) -> Float[Tensor, "*s c"]:
         predicted, fraction = output.float().chunk(2, dim=-1)
-        steps = torch.full(x.shape[:-1], len(self.times) - 1 - k, device=x.device)  # (*s)
-        sample = predicted_sample(self.tables, self.prediction, x, predicted, steps)
+        step = len(self.times) - 1 - k
+        numbers = self.tables.numbers_of[step]
+        sample = predicted_sample(numbers, self.prediction, x, predicted)
         if self.sample_range is not None:
             sample = bounded(sample, self.sample_range)
         if self.eta is not None:
-            return self._ddim(x, sample, steps, noise)
-        of_sample, of_noisy = (self.tables.at(c, steps) for c in self.tables.posterior_mean_coefficients)
-        mean = of_sample * sample + of_noisy * x
+            return self._ddim(x, sample, torch.full(x.shape[:-1], step, device=x.device), noise)
+        mean = numbers.of_sample * sample + numbers.of_noisy * x
         if noise is None or not self.needs_noise(k):
             return mean
-        return mean + (0.5 * learned_log_variance(self.tables, fraction, steps)).exp() * noise
+        return mean + (0.5 * learned_log_variance(numbers, fraction)).exp() * noise
 
     def _ddim(
         self, x: Float[Tensor, "*s c"], sample: Float[Tensor, "*s c"], steps: Int[Tensor, "*s"], noise: Tensor | None
@@ -220,31 +259,23 @@ class LearnedVariancePlan(Plan):
 
 
 def predicted_sample(
-    tables: DiffusionTables,
-    prediction: Prediction,
-    x_t: Float[Tensor, "*s c"],
-    predicted: Float[Tensor, "*s c"],
-    steps: Int[Tensor, "*s"],
+    numbers: StepNumbers, prediction: Prediction, x_t: Float[Tensor, "*s c"], predicted: Float[Tensor, "*s c"]
 ) -> Float[Tensor, "*s c"]:
     """x_0 according to the network."""
-    return predicted if prediction == "sample" else implied_sample(tables, x_t, predicted, steps)
+    return predicted if prediction == "sample" else implied_sample(numbers, x_t, predicted)
 
 
 def implied_sample(
-    tables: DiffusionTables, x_t: Float[Tensor, "*s c"], noise: Float[Tensor, "*s c"], steps: Int[Tensor, "*s"]
+    numbers: StepNumbers, x_t: Float[Tensor, "*s c"], noise: Float[Tensor, "*s c"]
 ) -> Float[Tensor, "*s c"]:
     """x_0 = x_t / √ᾱ − √(1/ᾱ − 1) ε."""
-    inverse = 1 / tables.alphas_cumprod
-    return tables.at(np.sqrt(inverse), steps) * x_t - tables.at(np.sqrt(inverse - 1), steps) * noise
+    return numbers.inverse * x_t - numbers.inverse_noise * noise
 
 
-def learned_log_variance(
-    tables: DiffusionTables, fraction: Float[Tensor, "*s c"], steps: Int[Tensor, "*s"]
-) -> Float[Tensor, "*s c"]:
+def learned_log_variance(numbers: StepNumbers, fraction: Float[Tensor, "*s c"]) -> Float[Tensor, "*s c"]:
     """Log-variance between that of the posterior (`fraction` −1) and log β (`fraction` 1), arXiv 2102.09672 eq. 15."""
     weight = (fraction + 1) / 2
-    lowest = tables.at(tables.posterior_log_variance, steps)
-    return weight * tables.at(np.log(tables.betas), steps) + (1 - weight) * lowest
+    return weight * numbers.largest + (1 - weight) * numbers.smallest
 
 
 def discretized_log_likelihood(
