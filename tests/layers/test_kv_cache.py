@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutoscope.layers.kv_cache import IndexedKVCache, KVCache, RollingKVCache
+from mutoscope.layers.kv_cache import IndexedKVCache, KVCache, RollingKVCache, StaticKVCache
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
@@ -60,3 +62,25 @@ def test_a_rolling_cache_takes_one_position_at_a_time():
     cache = RollingKVCache.rolling((1, 1, 1, 1), 2, False, torch.device("cpu"))
     with pytest.raises(ValueError, match="one position at a time, found 2"):
         cache.aim(2)
+
+
+def caches() -> list[KVCache]:
+    """One of each kind, aimed at its first position."""
+    shape, device = (1, 1, 1, 4, 2), torch.device("cpu")
+    every: list[KVCache] = [
+        KVCache.reserve(shape, device),
+        replace(IndexedKVCache.reserve(shape, device), positions=torch.zeros(1, 1, dtype=torch.int64)),
+        StaticKVCache.reserve(shape, device),
+        RollingKVCache.rolling((1, 1, 1, 2), 4, False, device),
+    ]
+    for cache in every:
+        cache.aim(1)
+    return every
+
+
+@pytest.mark.parametrize("cache", caches(), ids=lambda cache: type(cache).__name__)
+def test_keys_of_another_precision_are_converted(cache: KVCache):
+    new = torch.full((1, 1, 1, 2), 0.5, dtype=torch.bfloat16)  # as autocast gives them
+    keys, values = cache.append(0, new, new)
+    assert keys.dtype == values.dtype == torch.float32
+    assert (keys[:, :, 0] == 0.5).all()

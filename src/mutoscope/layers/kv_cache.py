@@ -1,5 +1,7 @@
 """Keys and values of the positions decoded so far, passed to a model as an argument.
 
+A cache keeps its precision: under autocast the new keys and values come in another one and are converted.
+
 Shapes: b samples, n new positions, m positions in all, d the size of a head.
 """
 
@@ -67,8 +69,8 @@ class IndexedKVCache(KVCache):
     ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
         """Overwrites `positions` in one layer; returns all positions."""
         index = self.positions[:, None, :, None].expand_as(k)  # (b, heads, n, d)
-        self.keys[layer].scatter_(2, index, k)
-        self.values[layer].scatter_(2, index, v)
+        self.keys[layer].scatter_(2, index, k.to(self.keys.dtype))
+        self.values[layer].scatter_(2, index, v.to(self.values.dtype))
         return self.keys[layer], self.values[layer]
 
 
@@ -101,8 +103,8 @@ class StaticKVCache(KVCache):
     ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
         """Writes the positions that the cache is aimed at; returns all `max_length` positions."""
         rows = self.positions[k.shape[2]]  # (n,)
-        self.keys[layer].index_copy_(2, rows, k)
-        self.values[layer].index_copy_(2, rows, v)
+        self.keys[layer].index_copy_(2, rows, k.to(self.keys.dtype))
+        self.values[layer].index_copy_(2, rows, v.to(self.values.dtype))
         return self.keys[layer], self.values[layer]
 
     def first(self, batch_size: int) -> "StaticKVCache":
@@ -161,8 +163,8 @@ class RollingKVCache(KVCache):
         self, layer: int, k: Float[Tensor, "b heads 1 d"], v: Float[Tensor, "b heads 1 d"]
     ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
         """Writes the position that the cache is aimed at; returns all slots."""
-        self.keys[layer].index_copy_(2, self.slot, k)
-        self.values[layer].index_copy_(2, self.slot, v)
+        self.keys[layer].index_copy_(2, self.slot, k.to(self.keys.dtype))
+        self.values[layer].index_copy_(2, self.slot, v.to(self.values.dtype))
         return self.keys[layer], self.values[layer]
 
     def first(self, batch_size: int) -> "RollingKVCache":
