@@ -8,6 +8,7 @@ import torch
 from mutoscope.errors import UserError
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.layers.masks import frame_history_mask, frame_slots, interleaved, visible_frames
+from mutoscope.layers.shortcut import Shortcut
 from mutoscope.models.magi import MAGI, FrameConditions, MAGIBatch, MAGIConfig, TrainingDraws
 from mutoscope.models.magi.network import Reach
 from tiny_magi import batch_of, frame_conditions, tiny_config, tiny_magi
@@ -16,6 +17,7 @@ VARIANTS = {
     "complete": {},
     "given": {"num_given": 2},
     "window": {"window": 3},
+    "few steps": {"diffusion": Shortcut(8)},
     "relative": {"time_positions": "relative", "window": 3},
     "relative, first kept": {"time_positions": "relative", "window": 2, "keeps_first": True, "noise_mode": "channel"},
     "relative, all": {"time_positions": "relative", "clean_first_frame": True},
@@ -423,7 +425,7 @@ def test_a_head_that_knows_the_change_has_no_error():
         def condition(self, z: torch.Tensor) -> torch.Tensor:
             return z
 
-        def time(self, steps: torch.Tensor) -> torch.Tensor:
+        def time(self, steps: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
             return steps
 
         def forward(self, x: torch.Tensor, condition: torch.Tensor, time: torch.Tensor) -> torch.Tensor:

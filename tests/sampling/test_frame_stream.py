@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
+from mutoscope.layers.shortcut import Shortcut
 from mutoscope.models.magi import MAGI, FrameConditions
 from mutoscope.sampling.frame_history import StreamCondition
 from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, masked_counts, set_sizes
@@ -121,9 +122,21 @@ def test_a_rolling_window_forgets_all_but_the_first_frame(keeps_first):
         assert torch.allclose(*clips) != seen
 
 
+@pytest.mark.parametrize("options", [{}, {"guidance_scale": 2.0}])
+@pytest.mark.parametrize("steps", [1, 4, 8, 11])
+def test_a_head_that_reads_the_lengths_of_its_steps_samples_in_any_number_it_knows(steps, options):
+    model = tiny_magi(diffusion=Shortcut(8), **RELATIVE)
+    options = options | {"num_diffusion_steps": steps, "sample_range": None}
+    rolling = sampled(model, 6, window_mode="rolling", **options)
+    torch.testing.assert_close(rolling, sampled(model, 6, window_mode="growing", **options), atol=1e-4, rtol=1e-4)
+    assert rolling.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
+        ({"diffusion": Shortcut(8)}, {"num_diffusion_steps": 3, "sample_range": None}, "1, 2, 4 … 8 diffusion steps"),
+        ({"diffusion": Shortcut(8)}, {"num_diffusion_steps": 4}, "leave them out"),
         ({}, {"window_mode": "rolling"}, "needs a network with relative positions"),
         (RELATIVE, {}, "has window_mode rolling"),
         (RELATIVE, {"window_mode": "rolling", "window": 4}, "leave out window, found 4"),

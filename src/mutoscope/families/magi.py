@@ -44,6 +44,7 @@ from mutoscope.families.transfer import (
     action_columns,
     class_rows,
     distance_rows,
+    fresh_if_resized,
     position_table,
     word_columns,
 )
@@ -280,7 +281,7 @@ def check_sampler(config: MAGIConfig, sampler: FrameStreamSamplerConfig) -> None
     check_window_mode(sampler, config.is_relative)
     Range(0, config.noise_levels).check("context_noise_level", sampler.context_noise_level)
     if not config.is_discrete:
-        Range(1, config.diffusion.num_train_steps).check("num_diffusion_steps", sampler.num_diffusion_steps)
+        config.diffusion.plan(sampler.num_diffusion_steps, sampler.sample_range, sampler.eta)
 
 
 def planned_steps(config: MAGIConfig, sampler: FrameStreamSamplerConfig) -> int:
@@ -337,6 +338,9 @@ TRANSFER_RULES = (
     TransferRule("blocks.*.text*", optional=True),
     # Relative positions begin without any effect.
     TransferRule("blocks.*.time.distances", distance_rows(window_length), optional=True, start=torch.zeros_like),
+    # A head that predicts something else begins its last layer anew.
+    TransferRule("head.output.*", fresh_if_resized),
+    TransferRule("head.length_embedding.*", optional=True),
     # New actions change nothing at first: the last layer of their projection starts at zero.
     TransferRule("action_embedding.0.weight", action_columns, optional=True),
     TransferRule("action_embedding.0.bias", action_bias("action_embedding.0.weight"), optional=True),

@@ -258,6 +258,11 @@ def distance_rows(reach: Callable[[ModelConfig], int]) -> Adapt:
     return adapt
 
 
+def fresh_if_resized(change: Change) -> Tensor:
+    """The old tensor where it has the new one's shape, otherwise freshly drawn values."""
+    return change.old if change.old.shape == change.fresh.shape else change.fresh
+
+
 def interpolated(
     table: Float[Tensor, "n d"], sizes: tuple[int, int, int], wanted: tuple[int, int, int]
 ) -> Float[Tensor, "m d"]:

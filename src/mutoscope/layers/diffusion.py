@@ -8,11 +8,11 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from mutoscope.checks import POSITIVE, check_fields
@@ -25,12 +25,37 @@ SIGMOID_SCHEDULE_RANGE = -6, 6  # of the arguments of diffusers' "sigmoid" sched
 COSINE_OFFSET = 0.008  # keeps the first β of the cosine schedule from vanishing (arXiv 2102.09672, §3.2)
 
 
+class Predict(Protocol):
+    """A network's output for chosen rows of a batch in training."""
+
+    def __call__(
+        self,
+        rows: Int[Tensor, " m"] | None,
+        x: Float[Tensor, "m c"],
+        times: Num[Tensor, " m"],
+        lengths: Float[Tensor, " m"] | None = None,
+    ) -> Float[Tensor, "m o"]:
+        """`rows`: None for all. `times` and `lengths`: diffusion times that the network reads, and lengths of
+        steps, where it reads them.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Plan(ABC):
     """The steps from noise to a sample."""
 
     times: Float[Tensor, " steps"]
     """Diffusion time that the network reads in each step."""
+
+    @property
+    def lengths(self) -> Float[Tensor, " steps"] | None:
+        """Lengths of the steps, for a network that reads them (see `layers.shortcut`)."""
+        return None
+
+    def num_guided(self, output_size: int) -> int:
+        """How many leading numbers of a prediction guidance changes; the others are the conditional pass's."""
+        return output_size
 
     def __len__(self) -> int:
         return len(self.times)

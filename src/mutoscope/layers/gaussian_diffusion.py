@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mutoscope.checks import Range
 from mutoscope.errors import UserError
-from mutoscope.layers.diffusion import NUM_TRAIN_STEPS, Plan, bounded, cosine_betas
+from mutoscope.layers.diffusion import NUM_TRAIN_STEPS, Plan, Predict, bounded, cosine_betas
 from mutoscope.layers.draws import Draws, randint
 
 Table = Float[np.ndarray, " n"]
@@ -149,6 +149,10 @@ class LearnedVariance:
         kept = self.tables.alphas_cumprod[steps]
         return DiffusionTables(1 - kept / np.append(1.0, kept[:-1]), steps)
 
+    def output_size(self, token_size: int) -> int:
+        """Numbers that the network predicts for a token: the noise or sample, and the place of its log-variance."""
+        return 2 * token_size
+
     def draw_steps(self, shape: tuple[int, ...], generator: Draws) -> Int[Tensor, "*s"]:
         """Training steps, all equally likely."""
         return randint(generator, self.num_train_steps, *shape)
@@ -159,6 +163,14 @@ class LearnedVariance:
         """x_t at the training steps `steps`."""
         kept, added = np.sqrt(self.tables.alphas_cumprod), np.sqrt(1 - self.tables.alphas_cumprod)
         return self.tables.at(kept, steps) * x + self.tables.at(added, steps) * noise
+
+    def terms(
+        self, predict: Predict, x: Float[Tensor, "r c"], noise: Float[Tensor, "r c"], steps: Int[Tensor, " r"]
+    ) -> dict[str, Float[Tensor, " r"]]:
+        """The losses of every token by name; training minimises their sum."""
+        output = predict(None, self.add_noise(x, noise, steps), steps)
+        error, bound = self.losses(output, x, noise, steps)
+        return {"diffusion_loss": error, "variational_bound": bound}
 
     def losses(
         self,
@@ -227,6 +239,9 @@ class LearnedVariancePlan(Plan):
 
     def needs_noise(self, k: int) -> bool:
         return k < len(self.times) - 1 and self.eta != 0
+
+    def num_guided(self, output_size: int) -> int:
+        return output_size // 2  # the rest says how large the variance is
 
     def step(
         self, k: int, x: Float[Tensor, "*s c"], output: Float[Tensor, "*s two_c"], noise: Tensor | None = None

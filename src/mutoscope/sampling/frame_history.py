@@ -8,9 +8,21 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from mutoscope.layers.gaussian_diffusion import LearnedVariance
+from mutoscope.layers.diffusion import Plan
 from mutoscope.layers.kv_cache import KVCache, RollingKVCache
 from mutoscope.sampling.frame_ar import DiffusionHead
+
+
+class TokenDiffusion(Protocol):
+    """How continuous tokens are drawn from noise."""
+
+    def plan(self, num_steps: int, sample_range: float | None = None, eta: float | None = None, /) -> Plan: ...
+
+
+class TokenHead(DiffusionHead, Protocol):
+    """A diffusion head that may also read the lengths of steps."""
+
+    def time(self, times: Float[Tensor, " s"], lengths: Float[Tensor, " s"] | None = None) -> Float[Tensor, "s e"]: ...
 
 
 class HistorySizes(Protocol):
@@ -27,7 +39,7 @@ class HistorySizes(Protocol):
     @property
     def codebook_parts(self) -> tuple[int, ...] | None: ...  # sizes of the digits of discrete tokens; None: continuous
     @property
-    def diffusion(self) -> LearnedVariance: ...
+    def diffusion(self) -> TokenDiffusion: ...
     @property
     def predicts_change(self) -> bool: ...  # the head predicts the difference to the frame before
     @property
@@ -68,7 +80,7 @@ class HistoryModel(Protocol[ReadConditions]):
     def device(self) -> torch.device: ...
 
     @property
-    def denoiser(self) -> DiffusionHead:
+    def denoiser(self) -> TokenHead:
         """The diffusion head of continuous tokens."""
         ...
 

@@ -225,7 +225,8 @@ class _Stream(Generic[Conditions]):
         self.plan: Plan | None = None
         if model.config.codebook_parts is None:
             self.plan = model.config.diffusion.plan(config.num_diffusion_steps, config.sample_range, config.eta)
-            self.times = model.denoiser.time(self.plan.times.to(model.device))  # (steps, w)
+            lengths = None if self.plan.lengths is None else self.plan.lengths.to(model.device)
+            self.times = model.denoiser.time(self.plan.times.to(model.device), lengths)  # (steps, w)
 
     # --------------------------------------------------------------------------------------------------- history
 
@@ -376,8 +377,9 @@ class _Stream(Generic[Conditions]):
                 output = output + F.pad(previous, (0, previous.shape[-1]))
             if passes == 2:
                 conditional, unconditional = output.chunk(2)
-                noise, fraction = conditional.chunk(2, dim=-1)
-                output = torch.cat([guide(noise, unconditional.chunk(2, dim=-1)[0], scale), fraction], dim=-1)
+                count = plan.num_guided(output.shape[-1])
+                guided = guide(conditional[..., :count], unconditional[..., :count], scale)
+                output = torch.cat([guided, conditional[..., count:]], dim=-1)
             fresh = self._noise(z.shape[1]) * self.config.temperature if plan.needs_noise(k) else None
             x = plan.step(k, x, output, fresh)
         x = x.to(z)

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from mutoscope.checks import COUNT, DEPTH, NOT_NEGATIVE, SHARE, SIDE, WIDTH, Range, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
+from mutoscope.layers.shortcut import Shortcut
 from mutoscope.models.base import ClipFacts, ModelConfig, TextShape
 
 MAX_INTERVAL = 25  # source frames from one frame to the next, at most (arXiv 2501.12389, dynamic intervals)
@@ -66,6 +67,8 @@ class MAGIConfig(ModelConfig):
     it was): masked copies read the token at their position in the frame before, and the head predicts the difference
     to it.
 
+    `diffusion`: how tokens are drawn by the head: MAR's learned variance, or in few steps (`layers.shortcut`).
+
     `time_positions`: features of a frame's number, or ("relative", our choice) a vector per head and distance in time
     that is added to keys (arXiv 1803.02155), so that what is cached of a frame stays valid when the window moves on.
     `keeps_first`: the first frame stays visible behind the window, at a distance of its own (as the attention sinks of
@@ -101,7 +104,7 @@ class MAGIConfig(ModelConfig):
     dropout: float = 0.1
     loss_repeat: int = 4
     predicts_change: bool = False
-    diffusion: LearnedVariance = field(default_factory=LearnedVariance)
+    diffusion: LearnedVariance | Shortcut = field(default_factory=LearnedVariance)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "latent_shape", tuple(self.latent_shape))  # JSON has no tuples

@@ -104,7 +104,14 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         self.initialize_weights()
         # After the other weights: the weights of a seed depend on the order of draws.
         self.head = (
-            DiffusionHead(config.token_size, d, config.head_size, config.head_layers)
+            DiffusionHead(
+                config.token_size,
+                d,
+                config.head_size,
+                config.head_layers,
+                config.diffusion.output_size(config.token_size),
+                reads_lengths=config.diffusion.prediction == "velocity",
+            )
             if parts is None
             else nn.Linear(d, sum(parts))
         )
@@ -492,12 +499,17 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         z, targets = z.repeat(repeat, 1), targets.repeat(repeat, 1)  # (repeat*r, d), (repeat*r, k)
         weights = weights.repeat(repeat) / repeat
         steps, noise = steps.T.flatten(), noise.transpose(0, 1).flatten(0, 1)  # (repeat*r,), (repeat*r, k)
-        condition, time = self.head.condition(z), self.head.time(steps)
-        output = self.head(diffusion.add_noise(targets, noise, steps), condition, time)  # (repeat*r, 2k)
-        if previous is not None:
-            output = output + F.pad(previous.repeat(repeat, 1), (0, previous.shape[-1]))
-        error, bound = ((part * weights).sum() for part in diffusion.losses(output, targets, noise, steps))
-        return error + bound, {"diffusion_loss": error.detach(), "variational_bound": bound.detach()}
+        condition = self.head.condition(z)
+        base = None if previous is None else F.pad(previous.repeat(repeat, 1), (0, previous.shape[-1]))
+
+        def predict(rows: Tensor | None, x: Tensor, times: Tensor, lengths: Tensor | None = None) -> Tensor:
+            chosen = condition if rows is None else condition[rows]
+            output = self.head(x, chosen, self.head.time(times, lengths))  # (m, o)
+            return output if base is None else output + (base if rows is None else base[rows])
+
+        terms = diffusion.terms(predict, targets, noise, steps)
+        sums = {name: (term * weights).sum() for name, term in terms.items()}
+        return torch.stack([*sums.values()]).sum(), {name: value.detach() for name, value in sums.items()}
 
 
 def clip_weights(counted: Bool[Tensor, "b p n"]) -> Float[Tensor, "b p n"]:

@@ -44,24 +44,34 @@ class HeadBlock(nn.Module):
 class DiffusionHead(nn.Module):
     """MAR's network: predicts the noise of a token and its variance, conditioned on the transformer's output for it."""
 
-    def __init__(self, token_size: int, condition_size: int, size: int, num_layers: int) -> None:
+    def __init__(
+        self,
+        token_size: int,
+        condition_size: int,
+        size: int,
+        num_layers: int,
+        output_size: int | None = None,
+        reads_lengths: bool = False,
+    ) -> None:
+        """`output_size`: numbers to predict, by default two for each of a token's. `reads_lengths`: of steps."""
         super().__init__()
-        self.time_embedding = nn.Sequential(nn.Linear(FEATURES, size), nn.SiLU(), nn.Linear(size, size))
+        self.time_embedding = projector(FEATURES, size)
+        self.length_embedding = projector(FEATURES, size) if reads_lengths else None
         self.condition_embedding = nn.Linear(condition_size, size)
         self.token_embedding = nn.Linear(token_size, size)
         self.blocks = nn.ModuleList(HeadBlock(size) for _ in range(num_layers))
         self.norm = nn.LayerNorm(size, eps=EPS, elementwise_affine=False)
-        self.modulation, self.output = nn.Linear(size, 2 * size), nn.Linear(size, 2 * token_size)
+        self.modulation, self.output = nn.Linear(size, 2 * size), nn.Linear(size, output_size or 2 * token_size)
         self.initialize_weights()
 
     def initialize_weights(self) -> None:
         """MAR's rules, so that the head starts by predicting zero noise."""
         # All matrices: Xavier uniform; biases: 0.
         init_xavier(self)
-        # Time embedding: N(0, 0.02²).
-        for layer in self.time_embedding.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=INITIAL_STD)
+        # Embeddings of time and length: N(0, 0.02²).
+        for name, parameter in self.named_parameters():
+            if name.startswith(("time_embedding", "length_embedding")) and name.endswith("weight"):
+                nn.init.normal_(parameter, std=INITIAL_STD)
         # Modulations and output: 0, so that every block starts as the identity.
         for name, parameter in self.named_parameters():
             if name.endswith(("modulation.weight", "output.weight")):
@@ -71,14 +81,17 @@ class DiffusionHead(nn.Module):
         """Part that depends on the transformer's output alone: computed once for all diffusion steps."""
         return self.condition_embedding(z)
 
-    def time(self, times: Num[Tensor, "*t"]) -> Float[Tensor, "*t w"]:
-        """Part that depends on the diffusion time alone: computed once for all tokens."""
-        return self.time_embedding(timestep_features(times).to(self.output.weight.dtype))
+    def time(self, times: Num[Tensor, "*t"], lengths: Num[Tensor, "*t"] | None = None) -> Float[Tensor, "*t w"]:
+        """Part that depends on the diffusion time (and the step's length) alone: computed once for all tokens."""
+        embedded = self.time_embedding(timestep_features(times).to(self.output.weight.dtype))
+        if self.length_embedding is None or lengths is None:
+            return embedded
+        return embedded + self.length_embedding(timestep_features(lengths).to(self.output.weight.dtype))
 
     def forward(
         self, x: Float[Tensor, "*s c"], condition: Float[Tensor, "*s w"], time: Float[Tensor, "*t w"]
-    ) -> Float[Tensor, "*s two_c"]:
-        """Predicted noise (or sample), then the log-variance between its bounds (see `LearnedVariance`)."""
+    ) -> Float[Tensor, "*s o"]:
+        """Predicted noise (or sample), then the log-variance between its bounds; or a velocity (see `Shortcut`)."""
         y = F.silu(condition + time)  # (*s, w)
         u = self.token_embedding(x)  # (*s, w)
         for block in self.blocks:
