@@ -9,6 +9,7 @@ from torch import Tensor
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import DDPM
 from mutoscope.layers.patchify import patchify
+from mutoscope.layers.shortcut import Shortcut
 from mutoscope.layers.token_masking import gather_rows
 from mutoscope.meta_device import on_meta_device
 from mutoscope.models.nova import NOVA, Canvas, NOVABatch, NOVAConfig
@@ -177,7 +178,7 @@ def test_the_loss_is_conditioned_on_the_motion_of_each_clip():
     assert slow != fast
 
 
-@pytest.mark.parametrize("diffusion", [None, DDPM()])
+@pytest.mark.parametrize("diffusion", [None, DDPM(), Shortcut(8)])
 @pytest.mark.parametrize("frames", [1, 4])
 def test_losses_are_finite_and_reach_every_trained_parameter(diffusion, frames):
     changes = {} if diffusion is None else {"diffusion": diffusion}

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import DDPM
+from mutoscope.layers.shortcut import Shortcut
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.frame_ar import FrameARSampler, FrameARSamplerConfig, FrameCondition, combine, set_sizes
 from tiny_nova import condition, tiny_nova
@@ -99,6 +100,14 @@ def test_ddpm_models_decode_too_and_refuse_a_flow_shift():
     assert sample(model)[-1].proposal.isfinite().all()
     with pytest.raises(UserError, match="flow_shift"):
         sample(model, dataclasses.replace(CONFIG, flow_shift=2.0))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_head_that_reads_the_lengths_of_its_steps_decodes_in_few(steps: int):
+    model = tiny_nova(diffusion=Shortcut(8))
+    assert sample(model, dataclasses.replace(CONFIG, num_diffusion_steps=steps))[-1].proposal.isfinite().all()
+    with pytest.raises(UserError, match="1, 2, 4 … 8 diffusion steps or more, found 3"):
+        sample(model, dataclasses.replace(CONFIG, num_diffusion_steps=3))
 
 
 @pytest.mark.parametrize("positions", ["absolute", "rotary"])

@@ -136,7 +136,7 @@ def test_a_head_that_reads_the_lengths_of_its_steps_samples_in_any_number_it_kno
     ("changes", "options", "message"),
     [
         ({"diffusion": Shortcut(8)}, {"num_diffusion_steps": 3, "sample_range": None}, "1, 2, 4 … 8 diffusion steps"),
-        ({"diffusion": Shortcut(8)}, {"num_diffusion_steps": 4}, "leave them out"),
+        ({"diffusion": Shortcut(8)}, {"num_diffusion_steps": 4}, "has no sample_range"),
         ({}, {"window_mode": "rolling"}, "needs a network with relative positions"),
         (RELATIVE, {}, "has window_mode rolling"),
         (RELATIVE, {"window_mode": "rolling", "window": 4}, "leave out window, found 4"),

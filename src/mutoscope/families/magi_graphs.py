@@ -271,7 +271,7 @@ def check_playable(parts: Parts[MAGI]) -> None:
         "a tokenizer that does not decode single frames": not parts.tokenizer.spec.per_frame,
         "guidance": sampler.guidance_scale != 1,
         "eta": sampler.eta is not None,
-        "a head that reads the lengths of its steps": model.config.diffusion.prediction == "velocity",
+        "a head that reads the lengths of its steps": model.config.diffusion.reads_lengths,
         "a growing window": sampler.window_mode == "growing",
         "no first frames": not index.first_frames,
     }

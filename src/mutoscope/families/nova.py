@@ -269,6 +269,7 @@ TRANSFER_RULES = (
     TransferRule("text.*", optional=True),
     TransferRule("classes.weight", class_rows(), optional=True),
     TransferRule("class_norm.*", optional=True),
+    TransferRule("head.length_projector.*", optional=True),
     # Images to video: the published order of training.
     TransferRule("mixer.*", optional=True),
     TransferRule("flow_embedding.*", optional=True),

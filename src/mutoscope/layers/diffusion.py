@@ -127,6 +127,22 @@ class FlowMatching:
     ) -> Float[Tensor, "*s d"]:
         return noise - x
 
+    @property
+    def reads_lengths(self) -> bool:
+        """Whether the network reads the lengths of steps (see `layers.shortcut`)."""
+        return False
+
+    def output_size(self, token_size: int) -> int:
+        """Numbers that the network predicts for a token."""
+        return token_size
+
+    def terms(
+        self, predict: Predict, x: Float[Tensor, "r c"], noise: Float[Tensor, "r c"], steps: Int[Tensor, " r"]
+    ) -> dict[str, Float[Tensor, " r"]]:
+        """The loss of every token by name: the squared error of the velocity."""
+        output = predict(None, self.add_noise(x, noise, steps), self.times(steps))
+        return {"diffusion_loss": (output.float() - self.target(x, noise, steps)).square().mean(-1)}
+
     def plan(self, num_steps: int, shift: float | None = None) -> EulerPlan:
         """σ falls from 1 in even steps, is shifted, and ends at 0.
 
@@ -236,6 +252,22 @@ class DDPM:
             return x
         alpha_bar = self.alphas_cumprod.to(x.device)[steps][..., None]
         return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x
+
+    @property
+    def reads_lengths(self) -> bool:
+        """Whether the network reads the lengths of steps (see `layers.shortcut`)."""
+        return False
+
+    def output_size(self, token_size: int) -> int:
+        """Numbers that the network predicts for a token."""
+        return token_size
+
+    def terms(
+        self, predict: Predict, x: Float[Tensor, "r c"], noise: Float[Tensor, "r c"], steps: Int[Tensor, " r"]
+    ) -> dict[str, Float[Tensor, " r"]]:
+        """The loss of every token by name: the squared error of what the network predicts."""
+        output = predict(None, self.add_noise(x, noise, steps), self.times(steps))
+        return {"diffusion_loss": (output.float() - self.target(x, noise, steps)).square().mean(-1)}
 
     def plan(self, num_steps: int, shift: float | None = None) -> AncestralPlan:
         """`num_steps` of the training steps, from high to low noise."""

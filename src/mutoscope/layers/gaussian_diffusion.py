@@ -149,6 +149,11 @@ class LearnedVariance:
         kept = self.tables.alphas_cumprod[steps]
         return DiffusionTables(1 - kept / np.append(1.0, kept[:-1]), steps)
 
+    @property
+    def reads_lengths(self) -> bool:
+        """Whether the network reads the lengths of steps (see `layers.shortcut`)."""
+        return False
+
     def output_size(self, token_size: int) -> int:
         """Numbers that the network predicts for a token: the noise or sample, and the place of its log-variance."""
         return 2 * token_size

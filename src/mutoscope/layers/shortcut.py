@@ -42,6 +42,11 @@ class Shortcut:
         """What the network predicts."""
         return "velocity"
 
+    @property
+    def reads_lengths(self) -> bool:
+        """Whether the network reads the lengths of steps."""
+        return True
+
     def output_size(self, token_size: int) -> int:
         """Numbers that the network predicts for a token."""
         return token_size
@@ -93,14 +98,14 @@ class Shortcut:
         second = predict(rows, x - half[:, None] * first, (sigma - half) * NUM_TRAIN_STEPS, asked).float()
         return (first + second) / 2
 
-    def plan(self, num_steps: int, sample_range: float | None = None, eta: float | None = None) -> "ShortcutPlan":
+    def plan(self, num_steps: int, changed: float | None = None, eta: float | None = None) -> "ShortcutPlan":
         """Steps of equal length.
 
-        Raises UserError for fewer steps than `finest` that are no power of two, and for `sample_range` and `eta`, which
-        belong to chains of noise.
+        Raises UserError for fewer steps than `finest` that are no power of two, and for what changes the steps of other
+        diffusions: a range of samples or a shift of the flow (`changed`), and `eta`.
         """
-        if sample_range is not None or eta is not None:
-            raise UserError("sample_range and eta are for networks that predict noise or samples: leave them out.")
+        if changed is not None or eta is not None:
+            raise UserError("A network that reads the lengths of its steps has no sample_range, flow_shift or eta.")
         if num_steps < self.finest and num_steps & (num_steps - 1):
             raise UserError(
                 f"This network was trained for 1, 2, 4 … {self.finest} diffusion steps or more, found {num_steps}."

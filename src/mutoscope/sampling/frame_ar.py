@@ -21,6 +21,7 @@ from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import Diffusion, Plan
 from mutoscope.layers.finite import require_finite
 from mutoscope.layers.patchify import patchify, unpatchify
+from mutoscope.layers.shortcut import Shortcut
 from mutoscope.layers.token_masking import gather_rows
 from mutoscope.sampling.base import Latents, SampleEvent, Sampler
 
@@ -30,7 +31,9 @@ class DiffusionHead(Protocol):
 
     def condition(self, z: Float[Tensor, "b n d"]) -> Float[Tensor, "b n e"]: ...
 
-    def time(self, times: Float[Tensor, " s"]) -> Float[Tensor, "s e"]: ...
+    def time(self, times: Float[Tensor, " s"], lengths: Float[Tensor, " s"] | None = None) -> Float[Tensor, "s e"]:
+        """`lengths`: of the steps, for a head that reads them."""
+        ...
 
     def __call__(
         self, x: Float[Tensor, "b n p"], condition: Float[Tensor, "b2 n e"], time: Float[Tensor, " e"]
@@ -49,7 +52,7 @@ class FrameSizes(Protocol):
     @property
     def grid(self) -> tuple[int, int]: ...  # rows and columns of tokens
     @property
-    def diffusion(self) -> Diffusion: ...
+    def diffusion(self) -> Diffusion | Shortcut: ...
 
 
 class FrameState(Protocol):
@@ -258,7 +261,8 @@ class _Clip(Generic[State, Canvas]):
         self.frames: tuple[Tensor, ...] = ()  # (b, c, 1, h, w) each
         state, context = model.start(condition.prefix, self.num_frames, condition.blind)
         self.state, self.context = state.take(condition.rows), context[condition.rows]
-        self.times = model.head.time(self.plan.times.to(model.device))  # (steps, e)
+        lengths = None if self.plan.lengths is None else self.plan.lengths.to(model.device)
+        self.times = model.head.time(self.plan.times.to(model.device), lengths)  # (steps, e)
         self.order: Tensor | None = None
         self.vectors = torch.zeros(0)
         self.canvas: Canvas | None = None

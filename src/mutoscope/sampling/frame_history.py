@@ -19,12 +19,6 @@ class TokenDiffusion(Protocol):
     def plan(self, num_steps: int, sample_range: float | None = None, eta: float | None = None, /) -> Plan: ...
 
 
-class TokenHead(DiffusionHead, Protocol):
-    """A diffusion head that may also read the lengths of steps."""
-
-    def time(self, times: Float[Tensor, " s"], lengths: Float[Tensor, " s"] | None = None) -> Float[Tensor, "s e"]: ...
-
-
 class HistorySizes(Protocol):
     """Sizes of a frame, and how its tokens are drawn."""
 
@@ -80,7 +74,7 @@ class HistoryModel(Protocol[ReadConditions]):
     def device(self) -> torch.device: ...
 
     @property
-    def denoiser(self) -> TokenHead:
+    def denoiser(self) -> DiffusionHead:
         """The diffusion head of continuous tokens."""
         ...
 

@@ -110,7 +110,7 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
                 config.head_size,
                 config.head_layers,
                 config.diffusion.output_size(config.token_size),
-                reads_lengths=config.diffusion.prediction == "velocity",
+                config.diffusion.reads_lengths,
             )
             if parts is None
             else nn.Linear(d, sum(parts))

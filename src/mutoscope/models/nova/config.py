@@ -6,6 +6,7 @@ from typing import Literal, Self
 from mutoscope.checks import COUNT, DEPTH, SHARE, SIDE, WIDTH, Range, check_fields
 from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import Diffusion, FlowMatching
+from mutoscope.layers.shortcut import Shortcut
 from mutoscope.models.base import ClipFacts, ModelConfig, TextShape
 
 NUM_TEXT_ROWS = 512  # rows of the published table that replaces the words a caption lacks
@@ -75,7 +76,7 @@ class NOVAConfig(ModelConfig):
     num_classes: int | None = None
     condition_dropout: float = 0.1
     loss_repeat: int = 4
-    diffusion: Diffusion = field(default_factory=FlowMatching)
+    diffusion: Diffusion | Shortcut = field(default_factory=FlowMatching)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "latent_shape", tuple(self.latent_shape))  # JSON has no tuples

@@ -132,7 +132,8 @@ class NOVA(VideoModel[NOVAConfig, NOVABatch]):
         )
         self.spatial_encoder = Encoder(config.token_size, d, config.spatial_layers, config.spatial_heads, *shared)
         self.mixer = None if config.mixer_rank is None else ScalingAndShift(d, config.mixer_rank)
-        self.head = DiffusionHead(config.token_size, d, config.head_size, config.head_layers)
+        reads_lengths = config.diffusion.reads_lengths
+        self.head = DiffusionHead(config.token_size, d, config.head_size, config.head_layers, reads_lengths)
         self.begin_of_video = nn.Parameter(init_normal(1, d))
         self.mask_token = nn.Parameter(init_normal(1, d))
         self.time_embedding = Embedded(d, norm=True) if config.positions == "absolute" else None
@@ -426,11 +427,15 @@ class NOVA(VideoModel[NOVAConfig, NOVABatch]):
         hidden = torch.ones_like(draws.order).scatter(1, known, 0.0)  # (bt, n)
 
         repeat, diffusion = self.config.loss_repeat, self.config.diffusion
-        condition = self.head.condition(z).repeat(repeat, 1, 1)  # (r*bt, n, e)
+        condition = self.head.condition(z).repeat(repeat, 1, 1).flatten(0, 1)  # (r*bt*n, e)
         tokens, hidden = tokens.repeat(repeat, 1, 1), hidden.repeat(repeat, 1)
-        noisy = diffusion.add_noise(tokens, draws.noise, draws.steps)
-        output = self.head(noisy, condition, self.head.time(diffusion.times(draws.steps)))  # (r*bt, n, p)
-        error = (output.float() - diffusion.target(tokens, draws.noise, draws.steps)).square().mean(-1)
+
+        def predict(rows: Tensor | None, x: Tensor, times: Tensor, lengths: Tensor | None = None) -> Tensor:
+            chosen = condition if rows is None else condition[rows]
+            return self.head(x[None], chosen[None], self.head.time(times, lengths)[None])[0]  # (m, p)
+
+        terms = diffusion.terms(predict, tokens.flatten(0, 1), draws.noise.flatten(0, 1), draws.steps.flatten())
+        error = torch.stack([*terms.values()]).sum(0).view(hidden.shape)  # (r*bt, n)
         weighted = error * hidden / (hidden.sum() + MASK_SUM_EPS)  # (r*bt, n)
         frames = weighted.view(repeat, b, t, -1).sum((0, 1, 3))  # (t,)
         if t == 1:

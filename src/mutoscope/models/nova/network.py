@@ -161,10 +161,14 @@ class HeadBlock(nn.Module):
 class DiffusionHead(nn.Module):
     """Predicts the diffusion target of each token separately, from the noisy token, the time and the condition."""
 
-    def __init__(self, token_size: int, hidden_size: int, head_size: int, layers: int) -> None:
+    def __init__(
+        self, token_size: int, hidden_size: int, head_size: int, layers: int, reads_lengths: bool = False
+    ) -> None:
+        """`reads_lengths`: the head reads the length of the step that its prediction is for (`layers.shortcut`)."""
         super().__init__()
         e, p = head_size, token_size
         self.time_projector, self.condition_projector = projector(FEATURES, e), projector(hidden_size, e)
+        self.length_projector = projector(FEATURES, e) if reads_lengths else None
         self.patch_embedding = nn.Linear(p, e)
         self.blocks = nn.ModuleList(HeadBlock(e) for _ in range(layers))
         self.modulation, self.output = nn.Linear(e, 2 * e), nn.Linear(e, p)
@@ -173,9 +177,12 @@ class DiffusionHead(nn.Module):
         """Part that depends on the spatial encoder's output alone: computed once for all diffusion steps."""
         return self.condition_projector(z)
 
-    def time(self, times: Num[Tensor, "*s"]) -> Float[Tensor, "*s e"]:
-        """Part that depends on the diffusion time alone: computed once for all tokens."""
-        return self.time_projector(timestep_features(times).to(self.patch_embedding.weight.dtype))
+    def time(self, times: Num[Tensor, "*s"], lengths: Num[Tensor, "*s"] | None = None) -> Float[Tensor, "*s e"]:
+        """Part that depends on the diffusion time (and the step's length) alone: computed once for all tokens."""
+        projected = self.time_projector(timestep_features(times).to(self.patch_embedding.weight.dtype))
+        if self.length_projector is None or lengths is None:
+            return projected
+        return projected + self.length_projector(timestep_features(lengths).to(self.patch_embedding.weight.dtype))
 
     def forward(
         self, x: Float[Tensor, "b n p"], condition: Float[Tensor, "b2 n e"], time: Float[Tensor, "*s e"]
