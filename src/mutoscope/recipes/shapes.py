@@ -1,10 +1,12 @@
 """Recipes on the synthetic dataset "shapes": they train on two CPU cores, without any download."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 from mutoscope.data.sources.shapes.source import ShapesData
 from mutoscope.layers.condition_regions import TASKS
+from mutoscope.layers.shortcut import Shortcut
 from mutoscope.models.far import FARConfig
 from mutoscope.models.magi import MAGIConfig
 from mutoscope.models.magvit import MagvitConfig
@@ -18,6 +20,22 @@ from mutoscope.training.config import (
     ModelRecipe,
     OptimConfig,
     TokenizerRecipe,
+)
+
+
+ALL_BUT_MAGIS_HEAD = (
+    "token_embedding",
+    "mask_token",
+    "role_embedding",
+    "interval_embedding",
+    "noise_embedding",
+    "class_embedding",
+    "action_embedding",
+    "null_action",
+    "norm_in",
+    "norm_out",
+    "blocks",
+    "head_position",
 )
 
 
@@ -270,6 +288,26 @@ def magi_shapes(teacher_forcing: Literal["complete", "masked"] = "complete") -> 
     )
 
 
+def magi_shapes_few_steps() -> ModelRecipe:
+    """`magi-shapes` with a head that draws tokens in 1, 2, 4 … 64 steps (arXiv 2410.12557); all else stays as bundled.
+
+    Only the head is trained, from the bundled one but for its last layer and what reads the lengths of steps.
+    """
+    twin = magi_shapes()
+    assert isinstance(twin.model, MAGIConfig)
+    return replace(
+        twin,
+        name="magi-shapes-few-steps",
+        start_from="magi-shapes",
+        frozen=ALL_BUT_MAGIS_HEAD,
+        model=replace(twin.model, diffusion=Shortcut()),
+        optim=OptimConfig(2e-3, 0.9, 0.95, weight_decay=0.02, warmup_steps=100, muon_learning_rate=2e-3),
+        loop=replace(twin.loop, num_steps=2_000, batch_size=32),
+        cache_clips=16_000,
+        sampling=twin.sampling | {"num_diffusion_steps": 2, "sample_range": None},
+    )
+
+
 def far_shapes(is_long: bool = False) -> ModelRecipe:
     """FAR, small, on the per-frame latents of `vae-shapes`, 16 tokens each; or its long twin on clips of 48 frames.
 
@@ -356,6 +394,7 @@ RECIPES = {
     "magvit-shapes": magvit_shapes,
     "nova-shapes": nova_shapes,
     "magi-shapes": magi_shapes,
+    "magi-shapes-few-steps": magi_shapes_few_steps,
     "far-shapes": far_shapes,
     "far-shapes-long": partial(far_shapes, is_long=True),
     "magi-shapes-mtf": partial(magi_shapes, "masked"),
