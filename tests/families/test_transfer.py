@@ -136,7 +136,7 @@ def test_relative_positions_begin_without_effect_and_follow_another_window():
     sizes = {"time_positions": "relative", "window": 3, "keeps_first": True}
     new = MAGI(replace(old.config, **sizes))
     assert set(transfer(old, new).new) == {f"blocks.{i}.time.distances" for i in range(2)}
-    assert not torch.cat([block.time.distances for block in new.blocks]).any()
+    assert not any(new.state_dict()[f"blocks.{i}.time.distances"].any() for i in range(2))
     trained, table = tiny_magi(**sizes), "blocks.0.time.distances"
     longer, shorter = (MAGI(replace(old.config, **sizes | {"window": window})) for window in (5, 2))
     transfer(trained, longer), transfer(trained, shorter)

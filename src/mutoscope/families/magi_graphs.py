@@ -11,7 +11,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from mutoscope.errors import UserError
 from mutoscope.families.actions import spec_of
 from mutoscope.families.base import Parts, WebWorld
 from mutoscope.families.first_frames import FirstFrames
-from mutoscope.layers.gaussian_diffusion import LearnedVariancePlan
+from mutoscope.layers.gaussian_diffusion import LearnedVariance, LearnedVariancePlan
 from mutoscope.layers.kv_cache import KVCache
 from mutoscope.models.magi import MAGI, FrameConditions
 from mutoscope.models.magi.network import DiffusionHead
@@ -290,7 +290,8 @@ def sampler_of(parts: Parts[MAGI]) -> FrameStreamSamplerConfig:
 def world_manifest(parts: Parts[MAGI], name: str) -> dict[str, object]:
     """Sizes, settings, tables and first frames, as the loop in JavaScript reads them."""
     config, index, sampler = parts.model.config, parts.index, sampler_of(parts)
-    plan = config.diffusion.plan(sampler.num_diffusion_steps, sampler.sample_range)
+    diffusion = cast(LearnedVariance, config.diffusion)  # others are refused by `check_playable`
+    plan = diffusion.plan(sampler.num_diffusion_steps, sampler.sample_range)
     return {
         "name": name,
         "width": index.width,
@@ -318,7 +319,7 @@ def world_manifest(parts: Parts[MAGI], name: str) -> dict[str, object]:
         "temperature": sampler.temperature,
         "sampleRange": sampler.sample_range,
         "predictsChange": config.predicts_change,
-        "predictsSample": config.diffusion.prediction == "sample",
+        "predictsSample": diffusion.prediction == "sample",
         "sets": [size for size in set_sizes(sampler.num_decoding_steps, config.num_tokens) if size],
         "steps": diffusion_steps(plan),
         "firstFrames": first_frames(parts),
