@@ -108,7 +108,9 @@ class DiffusionTables:
     @cached_property
     def numbers_of(self) -> tuple[StepNumbers, ...]:
         """Constants of every step, as numbers: sampling needs them without any small tensor."""
-        return tuple(StepNumbers(*(float(one) for one in step)) for step in np.array(self.step_tables, dtype=np.float32).T)
+        return tuple(
+            StepNumbers(*(float(one) for one in step)) for step in np.array(self.step_tables, dtype=np.float32).T
+        )
 
     def at(self, table: Table, steps: Int[Tensor, "*s"]) -> Float[Tensor, "*s 1"]:
         """Entries of a table, as float32, with a last axis that broadcasts over channels."""

@@ -22,7 +22,6 @@ from mutoscope.training.config import (
     TokenizerRecipe,
 )
 
-
 ALL_BUT_MAGIS_HEAD = (
     "token_embedding",
     "mask_token",
