@@ -37,18 +37,19 @@ def training_work() -> Callable[[], object]:
     """One update of a small transformer on 8 clips, as in `magvit-shapes`."""
     import torch
 
-    from mutoscope.families import family_of
+    from mutoscope.models.magvit import Magvit, MagvitConfig
     from mutoscope.recipes.shapes import magvit_shapes
 
-    recipe = magvit_shapes()
-    model = family_of(recipe.model).network(recipe.model)
+    config = magvit_shapes().model
+    assert isinstance(config, MagvitConfig)
+    model = Magvit(config)
     optimizer = torch.optim.AdamW(model.parameters())
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(512, (8, 8, 8, 8), generator=generator)
-    batch = {"tokens": tokens, "label": torch.zeros(8, dtype=torch.int64), "task": "class-conditional"}
+    label = torch.zeros(8, dtype=torch.int64)
 
     def update() -> None:
-        model.loss(batch, generator)[0].backward()
+        model.loss({"tokens": tokens, "label": label, "task": "class-conditional"}, generator)[0].backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -120,7 +121,7 @@ def main() -> None:
                     print(kind, name, programs, [round(value, 2) for value in rate], flush=True)
         for name in options.settings:
             alone, beside = (median(found[name, programs]) for programs in (1, 2))
-            row = {"work": kind, "setting": name, "alone": round(alone, 3), "beside": round(beside, 3)}
+            row: Report = {"work": kind, "setting": name, "alone": round(alone, 3), "beside": round(beside, 3)}
             rows.append(row | {"share": round(beside / alone, 3)})
     report: Report = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",

@@ -4,24 +4,24 @@ A multiply-add counts as two operations. Counted are matrix products, convolutio
 of a network's arithmetic; everything else takes time as well, so a bound is never reached.
 """
 
+import os
+import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-Number = Literal["float32", "bfloat16", "float16", "int8"]
-"""What is multiplied."""
-
 MATRIX_SIDE = {"cpu": 512, "cuda": 8192}  # large enough for the full rate; short enough to run undisturbed now and then
 MEASURED_SECONDS = 0.5  # of repetitions; the fastest counts, since other programs only slow a product down
 MIN_REPEATS = 4
 SMALLEST_READ, LARGEST_READ = 2**20, 2**28  # bytes; larger sets are read at the rate of the memory
+INSTRUCTIONS = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni")  # for narrow numbers, as Linux names them
 ROW = 4096  # columns of the matrix that is read
 
 
@@ -177,6 +177,20 @@ def memory_rate(device: torch.device, num_bytes: int) -> float:
     with torch.inference_mode():
         product, total = (fastest(call, device) for call in (lambda: matrix @ vector, matrix.sum))
     return 4 * matrix.numel() / min(product, total)
+
+
+def processor_name(device: torch.device) -> str:
+    """The name of a device as its maker calls it, with the number of cores of a processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = f"{os.cpu_count()} cores"
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return f"{platform.processor() or platform.machine()}, {cores}"
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    flags = [flag for flag in INSTRUCTIONS if flag in text]
+    return ", ".join([*(names[:1] or [platform.machine()]), cores, *flags])
 
 
 def fastest(call: Callable[[], object], device: torch.device) -> float:
