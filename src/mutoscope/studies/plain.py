@@ -74,8 +74,8 @@ def plain_block(
     x: Float[Tensor, "b n d"],
     table: Float[Tensor, "n pairs 2"],
     rows: Int[Tensor, " n"],
-    mask: Bool[Tensor, "*b n length"],
-    cache: tuple[Float[Tensor, "b h length d"], Float[Tensor, "b h length d"]],
+    mask: Bool[Tensor, "*#b n length"],
+    cache: tuple[Float[Tensor, "b h length c"], Float[Tensor, "b h length c"]],
 ) -> Float[Tensor, "b n d"]:
     """A transformer block that writes into `rows` of its cache and attends over all of it."""
     config, (b, n, _) = block.attention.config, x.shape
