@@ -50,9 +50,9 @@ VARIANTS = (EAGER, Variant("int8", weights="int8"), Variant("bfloat16", torch.bf
 class Row(TypedDict):
     """One way of running a model. Times in seconds per call, decoding to pixels included.
 
-    ratio: of the medians, to the plain loop. gflop, read_bytes: counted in this row; the bound of the plain loop is that
-    of the exact sampler. fraction: of the bound that the fastest run reached. same_pixels: share of the 8-bit values
-    that equal those of the plain loop, for the same seed.
+    ratio: of the medians, to the plain loop. gflop, read_bytes: counted in this row; the plain loop's bound is that of
+    the exact sampler. fraction: of the bound that the fastest run reached. same_pixels: share of the 8-bit values that
+    equal those of the plain loop, for the same seed.
     """
 
     row: str
