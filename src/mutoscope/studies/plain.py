@@ -132,20 +132,32 @@ def _(model: PAR) -> None:
 # ------------------------------------------------------------------------------------------------------- NOVA and MAGI
 
 
+def kept(times: Num[Tensor, "*s"], lengths: Num[Tensor, "*s"] | None) -> Float[Tensor, "*s 2"]:
+    """Times and lengths of steps as they are, for a head that embeds them in every step."""
+    times = times.float()
+    return torch.stack([times, torch.full_like(times, torch.nan) if lengths is None else lengths.float()], dim=-1)
+
+
+def unkept(time: Float[Tensor, "*s 2"]) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"] | None]:
+    """Inverse of `kept`."""
+    times, lengths = time.unbind(-1)
+    return times, None if lengths.isnan().any() else lengths
+
+
 class PlainNOVAHead(NOVAHead):
     """A diffusion head that keeps nothing from one step to the next."""
 
     def condition(self, z: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         return z
 
-    def time(self, times: Num[Tensor, "*s"]) -> Num[Tensor, "*s"]:
-        return times
+    def time(self, times: Num[Tensor, "*s"], lengths: Num[Tensor, "*s"] | None = None) -> Float[Tensor, "*s 2"]:
+        return kept(times, lengths)
 
     def forward(
-        self, x: Float[Tensor, "b n p"], condition: Float[Tensor, "b2 n d"], time: Num[Tensor, "*s"]
+        self, x: Float[Tensor, "b n p"], condition: Float[Tensor, "b2 n d"], time: Float[Tensor, "*s 2"]
     ) -> Float[Tensor, "b2 n p"]:
         x = x.repeat(len(condition) // len(x), 1, 1)  # (b2, n, p)
-        return super().forward(x, super().condition(condition), super().time(time))
+        return super().forward(x, super().condition(condition), super().time(*unkept(time)))
 
 
 class PlainNOVA(NOVA):
@@ -169,13 +181,13 @@ class PlainMAGIHead(MAGIHead):
     def condition(self, z: Float[Tensor, "*s d"]) -> Float[Tensor, "*s d"]:
         return z
 
-    def time(self, times: Num[Tensor, "*t"]) -> Num[Tensor, "*t"]:
-        return times
+    def time(self, times: Num[Tensor, "*t"], lengths: Num[Tensor, "*t"] | None = None) -> Float[Tensor, "*t 2"]:
+        return kept(times, lengths)
 
     def forward(
-        self, x: Float[Tensor, "*s c"], condition: Float[Tensor, "*s d"], time: Num[Tensor, "*t"]
-    ) -> Float[Tensor, "*s two_c"]:
-        return super().forward(x, super().condition(condition), super().time(time))
+        self, x: Float[Tensor, "*s c"], condition: Float[Tensor, "*s d"], time: Float[Tensor, "*t 2"]
+    ) -> Float[Tensor, "*s o"]:
+        return super().forward(x, super().condition(condition), super().time(*unkept(time)))
 
 
 @_make_plain.register

@@ -56,8 +56,9 @@ class Untrained:
 
     def model(self) -> AnyModel:
         """The network as training begins, but for matrices of zeros, which are drawn."""
-        torch.manual_seed(SEED)  # initial weights
-        network = family_of(self.recipe.model).network(self.recipe.model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)  # initial weights
+            network = family_of(self.recipe.model).network(self.recipe.model)
         draws = torch.Generator().manual_seed(SEED)
         with torch.no_grad():
             for parameter in network.parameters():
