@@ -200,7 +200,7 @@ def _(model: MAGI) -> None:
 
 
 class StepByStep:
-    """Modulations that are computed when a step asks for them."""
+    """Modulations that are computed anew in every step."""
 
     def __init__(self, model: FAR, times: Float[Tensor, " steps"], conditions: FARConditions, rows: int) -> None:
         self.model, self.times, self.conditions, self.rows = model, times, conditions, rows
