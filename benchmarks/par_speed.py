@@ -21,7 +21,6 @@ from statistics import median
 from typing import NotRequired, TypedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mutoscope.layers.int8 import quantize_linears
@@ -29,6 +28,7 @@ from mutoscope.layers.masks import first_positions_mask, num_visible
 from mutoscope.layers.packed import pack_linears
 from mutoscope.models.par import PAR, Block, PARConfig
 from mutoscope.sampling.parallel_ar import ParallelARSampler, ParallelARSamplerConfig, PrefillMemo, PrefixCondition
+from mutoscope.studies.plain import plain_block
 from timing import Report, write_report
 
 # Small enough for one core: 12 layers of width 512, 8 heads, 16x16 tokens of 16,384 codes.
@@ -53,29 +53,6 @@ class Row(TypedDict):
 # ------------------------------------------------------------------------------------------------------ the plain loop
 
 
-def rotated(x: Tensor, table: Tensor) -> Tensor:
-    pairs, (cos, sin) = x.float().reshape(*x.shape[:-1], -1, 2), table.unbind(-1)
-    even, odd = pairs[..., 0], pairs[..., 1]
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(3).type_as(x)
-
-
-def plain_block(
-    block: Block, x: Tensor, table: Tensor, rows: Tensor, mask: Tensor, cache: tuple[Tensor, Tensor]
-) -> Tensor:
-    config, (b, n, _) = block.attention.config, x.shape
-    heads, size = config.num_heads, config.head_size
-    qkv = block.attention.qkv(block.attention_norm(x)).view(b, n, 3 * heads, size).transpose(1, 2)
-    q, k, v = qkv.split(heads, dim=1)
-    q, k = rotated(q, table), rotated(k, table)
-    cache[0][:, :, rows], cache[1][:, :, rows] = k, v
-    keys, values = (y.repeat_interleave(1, dim=1) for y in cache)
-    scores = q @ keys.transpose(-2, -1) / size**0.5
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
-    x = x + block.attention.output((weights @ values).transpose(1, 2).reshape(b, n, -1))
-    y = block.mlp_norm(x)
-    return x + block.mlp_out(F.silu(block.mlp_gate(y)) * block.mlp_in(y))
-
-
 @torch.inference_mode()
 def plain_loop(model: PAR, labels: Tensor, guidance_scale: float) -> Tensor:
     """Greedy ids in decoding order."""
@@ -91,7 +68,8 @@ def plain_loop(model: PAR, labels: Tensor, guidance_scale: float) -> Tensor:
         rows = torch.arange(begin, begin + x.shape[1])
         mask = masks[:, None, rows]  # gathered for every call
         for block, cache in zip(model.blocks, caches, strict=True):
-            x = plain_block(block, x, table[rows], rows, mask, cache)  # type: ignore[arg-type]
+            assert isinstance(block, Block)
+            x = plain_block(block, x, table[rows], rows, mask, cache)
         logits = model.output(model.norm(x)).float()
         guided = logits[size:] + guidance_scale * (logits[:size] - logits[size:])
         return guided.softmax(-1).topk(1, dim=-1).indices[..., 0]

@@ -24,6 +24,7 @@ from mutoscope.commands.failures import explained
 from mutoscope.errors import UserError, printable, shortened
 from mutoscope.json_config import nearest
 from mutoscope.terminal import lasting_output
+from mutoscope.waiting import share_processors
 
 # verb -> what it does in one line; the function of that name lives in mutoscope/commands/<verb>.py
 VERBS = {
@@ -46,6 +47,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status, which a reader that goes away does not change."""
+    share_processors()  # no verb has loaded torch yet
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files and classes on a terminal without UTF-8

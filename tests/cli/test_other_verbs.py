@@ -237,6 +237,18 @@ def test_bench_speed_has_a_row_per_mode_and_number_of_steps(run, model):
     assert all(row.keys() >= ROW_KEYS and row["frames"] == 16 for row in report["rows"])
 
 
+def test_bench_against_the_plain_loop(run, model, monkeypatch):
+    monkeypatch.setattr("mutoscope.arithmetic.MEASURED_SECONDS", 0.01)
+    options = ("--against", "plain", "--repeats", 1, "--threads", 1)
+    report = run("bench", "speed", model, *options, "--json").report
+    assert report.keys() >= {"model", "processor", "torch", "threads", "clock", "matrix_rates", "memory_rate", "rows"}
+    assert [row["row"] for row in report["rows"]] == ["plain", "eager", "bfloat16"]
+    assert report["clock"] == "processor" and report["random_weights"] is False
+    assert set(report["matrix_rates"]) == {"float32", "bfloat16"}
+    text = run("bench", "speed", model, *options).out
+    assert "of the bound" in text and "GFLOP/s" in text and "\nplain " in text
+
+
 def test_bench_for_people(run, model):
     assert "with decoding" in run("bench", "speed", model, "--repeats", 1).out
 

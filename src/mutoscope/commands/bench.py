@@ -1,11 +1,18 @@
 """mutoscope bench: measurements."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import mutoscope.commands.common as common
 from mutoscope.errors import UserError
 from mutoscope.writing import new_folder
+
+if TYPE_CHECKING:
+    import torch
+
+    from mutoscope.studies.speed import SpeedConfig
 
 
 def bench(
@@ -29,17 +36,21 @@ def bench(
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     capture: bool = False,
+    against: Literal["plain"] | None = None,
 ) -> common.Report:
     """Measure how fast a model generates, or train and compare the variants that a paper compares.
 
-    speed: delay of the first frame, frames per second, memory; medians over repetitions after one warm-up run.
+    speed: delay of the first frame, frames per second, memory; medians over repetitions after one warm-up run. With
+    --against plain: every way to run the model beside the published way of decoding, and beside what the arithmetic of
+    this machine allows; for a recipe's name, by random weights.
     claims: every variant of the paper's ablations trained alike on synthetic clips ("shapes") and measured by
     shapes-FVD. Takes hours on two CPU cores; the same command continues a run that was stopped.
     entropy: which tokens of a frame depend on which, and what it costs to decode several at once (PAR, Fig. 11 and 12).
 
     Args:
         kind: what to measure: speed, claims or entropy
-        model: for speed and entropy a bundled name or model folder, for claims the paper: magvit, par, nova or magi
+        model: for speed and entropy a bundled name or model folder, with --against also a recipe's name; for claims
+            the paper: magvit, par, nova or magi
         out: claims: folder of the run (default: runs/claims-magvit); entropy: image to draw, a .png
         seeds: claims: one training of every variant per seed (default: 0 1, for magi 0 1 2)
         num_steps: claims: updates per training (default: 1,000, for magi 1,000)
@@ -57,6 +68,7 @@ def bench(
         device: cpu, cuda, cuda:1, mps ...
         dtype: precision of the network
         capture: speed: on a CUDA GPU, record the steps of a MAGVIT, PAR or LlamaGen model and replay them
+        against: speed: plain, to compare float32, int8 and bfloat16 with the published way of decoding
     """
     if kind == "claims":
         return claims(model, out or f"runs/claims-{model}", seeds, num_steps, num_clips, dry_run, device)
@@ -69,6 +81,9 @@ def bench(
     for steps in num_decoding_steps:
         common.check_range("--num-decoding-steps", steps, low=1)
 
+    if against is not None and (capture or dtype != "float32" or num_decoding_steps):
+        raise UserError("--against compares all dtypes at the model's own steps: omit --dtype, --capture and steps.")
+
     import torch
 
     from mutoscope.studies.speed import SpeedConfig, measure_speed, speed_requests
@@ -76,6 +91,8 @@ def bench(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
+        if against is not None:
+            return compare_with_plain(model, SpeedConfig((), batch, repeats, seed), device)
         pipeline = common.load_pipeline(model, common.LoadOptions(device, dtype, capture=capture))
         config = SpeedConfig(num_decoding_steps, batch, repeats, seed)
         total = len(speed_requests(pipeline, config)) * (repeats + 1)
@@ -84,6 +101,91 @@ def bench(
         return {"model": model, **common.machine(pipeline.device, dtype), "batch": batch, "seed": seed, "rows": rows}
     finally:
         torch.set_num_threads(before)
+
+
+MAX_MINUTES = 30  # of a comparison by random weights
+
+
+def compare_with_plain(model: str, config: "SpeedConfig", device: str) -> common.Report:
+    """Every way to run a model in turns with the plain loop; see `studies/against.py`."""
+    import torch
+
+    from mutoscope import hub
+    from mutoscope.arithmetic import processor_name
+    from mutoscope.pipeline import VideoPipeline
+    from mutoscope.recipes.catalog import RECIPES
+    from mutoscope.studies.against import Variant, compare, num_runs
+    from mutoscope.studies.untrained import Untrained
+
+    place = common.parse_device(device)
+    is_untrained = model in RECIPES and model not in hub.bundled() and not Path(model).exists()
+    if is_untrained:
+        untrained = Untrained.of(model)
+        index = untrained.index
+        check_minutes(model, untrained.seconds_at_least, place, num_runs(index.family, config.repeats) * config.batch)
+
+        def load(variant: Variant) -> VideoPipeline:
+            parts = untrained.tokenizer(), untrained.model()
+            return VideoPipeline(*parts, index, place, variant.dtype, weights=variant.weights)
+    else:
+        folder = hub.open_folder(model)
+        index = folder.index
+
+        def load(variant: Variant) -> VideoPipeline:
+            return VideoPipeline.from_pretrained(folder, place, variant.dtype, variant.weights)
+
+    with common.progress_steps("bench speed", num_runs(index.family, config.repeats), "run") as advance:
+        found = compare(load, config, advance)
+    about = {"processor": processor_name(place), "torch": torch.__version__, "random_weights": is_untrained}
+    return {
+        "model": model,
+        "against": "plain",
+        **common.machine(place, "float32"),
+        **about,
+        "batch": config.batch,
+        "seed": config.seed,
+        **found,
+    }
+
+
+def check_minutes(model: str, seconds_at_least: "Callable[[float], float]", device: "torch.device", runs: int) -> None:
+    """Say how long a comparison takes at least. Raises UserError for one of more than `MAX_MINUTES`."""
+    from mutoscope.arithmetic import matrix_rate
+
+    minutes = seconds_at_least(matrix_rate(device)) * runs / 60
+    if minutes > MAX_MINUTES:
+        raise UserError(
+            f"{model} would take at least {minutes:,.0f} minutes here, with {runs} runs: choose a smaller size, fewer "
+            "--repeats or a faster --device."
+        )
+    if minutes > 1:
+        print(f"mutoscope: {model} takes at least {minutes:.0f} minutes here.", file=sys.stderr)
+
+
+def against_summary(report: common.Report) -> str:
+    machine = f"{report['processor']}, {report['device']}, {report['threads']} threads, torch {report['torch']}"
+    rates = ", ".join(f"{number} {rate / 1e9:,.0f}" for number, rate in report["matrix_rates"].items())
+    weights = common.human_bytes(report["weight_bytes"])
+    lines = [
+        f"{report['model']} on {machine}: {report['mode']}, {report['frames']} frames, batch {report['batch']}"
+        + (", random weights" if report["random_weights"] else ""),
+        f"matrix products in GFLOP/s: {rates}; {weights} of weights read at {report['memory_rate'] / 1e9:,.0f} GB/s",
+    ]
+    titles = ("", "seconds", "of plain", "frames/s", "GFLOP", "bound", "of the bound", "same pixels")
+    rows = [
+        (
+            row["row"],
+            f"{row['seconds']:.3f}",
+            f"{row['ratio']:.2f}",
+            f"{row['frames_per_second']:.1f}",
+            f"{row['gflop']:.1f}",
+            f"{row['bound_seconds']:.3f}" + (" (memory)" if row["bound_by"] == "memory" else ""),
+            f"{row['fraction']:.0%}",
+            f"{row['same_pixels']:.1%}",
+        )
+        for row in report["rows"]
+    ]
+    return "\n".join([*lines, common.table([titles, *rows])])
 
 
 def claims(
@@ -183,6 +285,8 @@ def plan_summary(report: common.Report) -> str:
 def summary(report: common.Report) -> str:
     if "trainings" in report:
         return plan_summary(report)
+    if "against" in report:
+        return against_summary(report)
     if "mean_increase" in report:
         return entropy_summary(report)
     if "real_against_real" in report:

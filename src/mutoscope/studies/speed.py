@@ -15,6 +15,8 @@ from mutoscope.errors import UserError
 from mutoscope.families import Request
 from mutoscope.pipeline import Generation, VideoPipeline, peak_memory_bytes, reset_peak_memory
 
+PROMPT = "a red ball moves to the right"  # its words change no time
+
 
 @dataclass(frozen=True)
 class SpeedConfig:
@@ -55,21 +57,26 @@ def measure_speed(
 
 
 def speed_requests(pipeline: VideoPipeline, config: SpeedConfig) -> list[Request]:
-    """The timed calls: class-conditional generation and frame prediction, if the model can do them."""
+    """The timed calls: generation from a class or a prompt, and frame prediction, if the model can do them."""
     pipeline.family  # noqa: B018  refuses a tokenizer alone
     index = pipeline.index
     grey = np.full((1, index.height, index.width, 3), 128, dtype=np.uint8)
-    modes = {"class-conditional": {}, "frame-prediction": {"context": grey}}
+    modes = {"class-conditional": {}, "frame-prediction": {"context": grey}, "text-conditional": {"prompt": PROMPT}}
     possible = {mode: conditions for mode, conditions in modes.items() if mode in index.tasks}
     if not possible:
         raise UserError(f"The benchmark times {' and '.join(modes)}; this model can do {', '.join(index.tasks)}.")
     shared = {"num_samples": config.batch, "batch_size": config.batch, "seed": config.seed}
     steps: Sequence[int | None] = config.num_decoding_steps or (None,)
     return [
-        pipeline.prepare(task=mode, num_decoding_steps=count, **shared, **conditions)
+        pipeline.prepare(task=_named(mode), num_decoding_steps=count, **shared, **conditions)
         for mode, conditions in possible.items()
         for count in steps
     ]
+
+
+def _named(mode: str) -> str | None:
+    """The task of a call; a prompt says it itself."""
+    return None if mode == "text-conditional" else mode
 
 
 def _measure(pipeline: VideoPipeline, request: Request, repeats: int, on_run: Callable[[], object]) -> SpeedRow:

@@ -24,6 +24,7 @@ from mutoscope.training.curve import write_curve
 from mutoscope.training.distributed import Process, mean_over_ranks
 from mutoscope.training.pace import Pace, Share, TimeShares
 from mutoscope.training.tracking import JOURNAL, LOG, Journal, Tracker, announce
+from mutoscope.training.utilisation import Utilisation
 from mutoscope.writing import new_folder
 
 EARLY = (1, 10, 30, 100, 300)  # updates after which there are contact sheets before the first regular one
@@ -97,11 +98,12 @@ class Recorder:
         process: Process,
         trackers: Sequence[Tracker],
         after_divergence: Callable[[], str],
+        use: Utilisation,
     ):
         """after_divergence: names the checkpoint to continue from when a loss is not finite."""
         self.out, self.loop, self.process, self.trackers = out, loop, process, list(trackers)
         self.after_divergence = after_divergence
-        self.shares = TimeShares()
+        self.shares, self.use, self._waited = TimeShares(), use, 0.0
         self._journal, self._notice = Journal(out / JOURNAL if process.is_main else None), ""
         self._sheets_due = False
         self._last_time, self._last_step = time.perf_counter(), start_step - 1
@@ -122,7 +124,7 @@ class Recorder:
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
-        self._journal.write(self.shares.sentence())
+        self._journal.write(f"{self.shares.sentence()} {self.use.sentence()}".rstrip())
         for tracker in self.trackers:
             tracker.close()
 
@@ -151,14 +153,14 @@ class Recorder:
         check_finite(step, values, self.after_divergence)
         if not log_now:
             return
-        now = time.perf_counter()
-        clips_per_second = (step - self._last_step) * self.loop.batch_size / max(now - self._last_time, 1e-9)
-        self._last_time, self._last_step = now, step
-        values |= {"learning_rate": learning_rate, "clips_per_second": round(clips_per_second, 2)}
+        now, waited = time.perf_counter(), self.shares.seconds["data"]
+        speed = self.use.values(step - self._last_step, now - self._last_time, waited - self._waited)
+        self._last_time, self._last_step, self._waited = now, step, waited
+        values |= {"learning_rate": learning_rate} | speed
         if self.process.is_main:
             if validate is not None:
                 values |= self._validate(step, validate)
-            shown = f"loss {values['loss']:.4g}{self._validation}, {clips_per_second:.1f} clips/s"
+            shown = f"loss {values['loss']:.4g}{self._validation}, {speed['clips_per_second']:.1f} clips/s"
             self._bar.set_postfix_str(shown, refresh=False)
             values, self._estimate = values | self._estimate, {}
             self._note_lost_output()
@@ -197,7 +199,7 @@ class Recorder:
         """Time in which a checkpoint is written; then the shares of the time so far go into the run's log."""
         with self._paused("checkpoints"):
             yield
-        self._journal.write(self.shares.sentence())
+        self._journal.write(f"{self.shares.sentence()} {self.use.sentence()}".rstrip())
 
     @contextmanager
     def _paused(self, name: Share) -> Iterator[None]:

@@ -16,8 +16,8 @@ from mutoscope.pickles import check_torch_file
 from mutoscope.state_dicts import read_torch
 from mutoscope.writing import new_folder, write_whole, writing
 
-# Fields that may differ on resume: they change logs, speed, the split of a batch or which of two finished networks is
-# exported, or (num_steps) the end of the cosine.
+# Fields that may differ on resume: they change logs, speed (up to rounding), the split of a batch or which of two
+# finished networks is exported, or (num_steps) the end of the cosine.
 FREE_FIELDS = (
     "loop.num_steps",
     "loop.log_every",
@@ -28,6 +28,7 @@ FREE_FIELDS = (
     "loop.sheet_share",
     "loop.num_workers",
     "loop.accumulation",
+    "loop.compile",
     "loop.threads",
     "loop.report_to",
     "loop.validate_every",

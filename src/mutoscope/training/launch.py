@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mutoscope.waiting import share_processors
+
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -21,6 +23,7 @@ INTERRUPTED = 130  # status of a run that a signal ended, as of the command line
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Starts the processes that torchrun's arguments describe, and returns the status of the run."""
+    share_processors()
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -21,6 +21,7 @@ from mutoscope.terminal import lasting_output
 from mutoscope.training.batches import Batch, autocast, to_device
 from mutoscope.training.callbacks import Callback, Recorder, due, due_early
 from mutoscope.training.checkpoint import Stateful, save_checkpoint, start_or_resume, write_recipe
+from mutoscope.training.compiled import CompiledBlocks, active
 from mutoscope.training.config import FeaturesRecipe, LoopConfig, ModelRecipe, Recipe, completed, to_json
 from mutoscope.training.distributed import Process, barrier, exchange, join, largest_over_ranks, wrap
 from mutoscope.training.health import Health
@@ -37,6 +38,7 @@ from mutoscope.training.tracking import (
     read_log,
 )
 from mutoscope.training.update import Objective, Share, gradients
+from mutoscope.training.utilisation import Utilisation, tokens_per_clip
 from mutoscope.training.validation import Candidates, Figures, Validation, ValidationRule, WeightsKind
 
 Corrupt = Callable[[Batch, int, Draws], Batch]
@@ -180,14 +182,16 @@ def run_loop(
                 out / "checkpoints", steps_done, parts, generator, settings, loop.checkpoints_total_limit, spare
             ),
         )
-        with Recorder(out, loop, start, process, trackers, keeper.after_divergence) as recorder:
+        use = Utilisation(loop, process.device, tokens_per_clip(recipe))
+        with Recorder(out, loop, start, process, trackers, keeper.after_divergence, use) as recorder:
+            compiled = CompiledBlocks(model, recorder.say) if loop.compile else None
             batches = recorder.shares.reading(make_loader(training, sampler, loop.num_workers, loop.seed))
             for step, batch in enumerate(batches, start=start):
                 prepared = prepare_batch(to_device(batch, process.device), step)
                 if corrupt is not None:
                     with autocast(loop, process.device):
                         prepared = corrupt(prepared, step, share.corruption_draws(step))
-                with exchange(process):
+                with exchange(process), use.counting() as counted, active(compiled, wanted=not counted):
                     losses = gradients(loss_module, objective, prepared, step, share)
                 grad_norm = clip_gradients(loss_module, loop.clip_norm, clip_groups)
                 learning_rate = optimizer.param_groups[0]["lr"]
