@@ -137,8 +137,33 @@ def write_whole(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     temporary = temporary_beside(path)
     with writing(path, len(data), temporary):
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # some file systems rename at once and write later: a power cut would leave no bytes
         os.replace(temporary, path)
+
+
+def move_entries(source: Path, target: Path, last: str) -> None:
+    """Moves everything in one folder into another one of the same file system, where it replaces entries of that name.
+
+    last: the entry without which the target is unfinished. The replaced folders are left in `source`.
+    """
+    for entry in sorted(source.iterdir(), key=lambda entry: (entry.name == last, entry.name)):
+        _replace(entry, target / entry.name, temporary_beside(entry))
+
+
+def _replace(source: Path, target: Path, former: Path) -> None:
+    if not target.is_dir():
+        os.replace(source, target)
+        return
+    # A folder cannot be renamed over another one: the old one is moved out of the way.
+    target.rename(former)
+    try:
+        os.replace(source, target)
+    except BaseException:
+        former.rename(target)
+        raise
 
 
 def new_folder(path: Path) -> Path:

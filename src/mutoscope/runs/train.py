@@ -50,7 +50,7 @@ from mutoscope.tokenizers.inflation import inflate
 from mutoscope.tokenizers.perceptual import load_perceptual
 from mutoscope.tokenizers.vq3d import VQ3D
 from mutoscope.training.callbacks import Callback, ReconstructionSheet
-from mutoscope.training.checkpoint import write_recipe
+from mutoscope.training.checkpoint import CHECKPOINTS, check_new, write_recipe
 from mutoscope.training.config import (
     AdversarialConfig,
     FeaturesRecipe,
@@ -202,6 +202,13 @@ def _train_tokenizer(
     return result
 
 
+def check_no_run(out: Path) -> None:
+    """Raises UserError where `out` holds an earlier run, before its recipe is replaced by another one."""
+    check_new(out / CHECKPOINTS)
+    if not (out / TRAINED_FIRST / hub.INDEX).is_file():
+        check_new(out / TRAINED_FIRST / CHECKPOINTS)
+
+
 def _train_tokenizer_first(
     recipe: ModelRecipe, out: Path, process: Process, options: dict[str, Any]
 ) -> TrainResult | None:
@@ -250,8 +257,10 @@ def _train_model(
     family = family_of(recipe.model)
     model = family.network(recipe.model)
     start(recipe, model)  # before anything is computed or written: weights that do not fit are refused here
-    if process.is_main and not options["resume"]:
-        write_recipe(out, to_json(recipe))
+    if not options["resume"]:
+        check_no_run(out)
+        if process.is_main:
+            write_recipe(out, to_json(recipe))
     if (unfinished := _train_tokenizer_first(recipe, out, process, options)) is not None:
         return unfinished
     name = tokenizer_of(recipe, out)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -36,6 +37,10 @@ FREE_FIELDS = (
 )
 
 
+CHECKPOINTS = "checkpoints"  # folder in that of a run
+NAME = re.compile(r"step-[0-9]{8,}\.pt")
+
+
 class Stateful(Protocol):
     """Anything a checkpoint can hold: modules, optimisers, schedulers."""
 
@@ -60,8 +65,8 @@ class Checkpoint(TypedDict):
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    return sorted(folder.glob("step-*.pt"))
+    """Finished checkpoints, oldest first. Files of other names, such as copies, are none: nothing removes them."""
+    return sorted(path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name))
 
 
 def step_of(path: Path) -> int:
@@ -128,6 +133,8 @@ def load_latest_checkpoint(folder: Path, device: torch.device | str = "cpu") -> 
     for path in reversed(paths):
         try:
             return _load(path, device)
+        except (MemoryError, torch.OutOfMemoryError):  # the file may be whole
+            raise
         except Exception as error:  # every kind of damage raises its own kind of exception
             warnings.warn(f"Checkpoint {path} is damaged ({reason(error)}); trying the one before it.", stacklevel=2)
     if paths:
@@ -151,7 +158,8 @@ def restore(state: Checkpoint, parts: Mapping[str, Stateful], generator: torch.G
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
     torch.set_rng_state(state["torch_rng"].cpu())
-    generator.set_state(state["generator"].cpu())
+    if state["generator"].shape == generator.get_state().shape:  # of a GPU's it is another; updates seed their own
+        generator.set_state(state["generator"].cpu())
     return state["step"]
 
 
@@ -171,8 +179,7 @@ def start_or_resume(
     complete: adds to a saved recipe the fields that did not exist when it was saved.
     """
     if not resume:
-        if checkpoint_paths(folder):
-            raise UserError(f"{folder} already holds checkpoints; resume that run or choose another output folder.")
+        check_new(folder)
         return 0
     state = load_latest_checkpoint(folder, device)
     if state is None:
@@ -184,6 +191,12 @@ def start_or_resume(
             "Resume with the recipe.json beside it or choose another output folder."
         )
     return restore(state, parts, generator)
+
+
+def check_new(folder: Path) -> None:
+    """Raises UserError where a folder holds the checkpoints of an earlier run, before anything of that run changes."""
+    if checkpoint_paths(folder):
+        raise UserError(f"{folder} already holds checkpoints; resume that run or choose another output folder.")
 
 
 def write_recipe(out: Path, recipe: RecipeValues) -> None:

@@ -20,7 +20,7 @@ from mutoscope.layers.draws import Draws
 from mutoscope.terminal import lasting_output
 from mutoscope.training.batches import Batch, autocast, to_device
 from mutoscope.training.callbacks import Callback, Recorder, due, due_early
-from mutoscope.training.checkpoint import Stateful, save_checkpoint, start_or_resume, write_recipe
+from mutoscope.training.checkpoint import CHECKPOINTS, Stateful, save_checkpoint, start_or_resume, write_recipe
 from mutoscope.training.config import FeaturesRecipe, LoopConfig, ModelRecipe, Recipe, completed, to_json
 from mutoscope.training.distributed import Process, barrier, exchange, join, largest_over_ranks, wrap
 from mutoscope.training.health import Health
@@ -152,7 +152,7 @@ def run_loop(
         parts: dict[str, Stateful] = {"model": loss_module, "optimizer": optimizer, "scheduler": scheduler}
         parts |= {"ema": ema} if ema else {}
         start = start_or_resume(
-            out / "checkpoints", settings, parts, generator, resume, process.device, partial(completed, like=recipe)
+            out / CHECKPOINTS, settings, parts, generator, resume, process.device, partial(completed, like=recipe)
         )
         set_learning_rate(optimizer, scheduler, start)
         objective = wrap(loss_module, process)
@@ -172,12 +172,12 @@ def run_loop(
             requested = open_trackers(loop.report_to, out, recipe.name, settings, start)
             trackers = [JsonlTracker(out / LOG, start), *requested, *trackers]
         keeper = CheckpointKeeper(
-            out / "checkpoints",
+            out / CHECKPOINTS,
             loop,
             start,
             Health(read_log(out / LOG)),
             lambda steps_done, spare: save_checkpoint(
-                out / "checkpoints", steps_done, parts, generator, settings, loop.checkpoints_total_limit, spare
+                out / CHECKPOINTS, steps_done, parts, generator, settings, loop.checkpoints_total_limit, spare
             ),
         )
         with Recorder(out, loop, start, process, trackers, keeper.after_divergence) as recorder:
