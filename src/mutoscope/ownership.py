@@ -323,7 +323,8 @@ def _read(descriptor: int) -> Lock | None:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     texts = (lock.writer.host, lock.writer.start, lock.work, lock.since)
-    return lock if type(lock.writer.pid) is int and all(isinstance(text, str) and text.strip() for text in texts) else None
+    is_whole = type(lock.writer.pid) is int and all(isinstance(text, str) and text.strip() for text in texts)
+    return lock if is_whole else None
 
 
 def _read_file(path: Path) -> Lock | None:

@@ -140,7 +140,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())  # some file systems rename at once and write later: a power cut would leave no bytes
+            os.fsync(file.fileno())  # some systems rename at once and write later; a power cut would empty the file
         os.replace(temporary, path)
 
 

@@ -21,7 +21,7 @@ from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.training.batches import Batch
 from mutoscope.training.config import LoopConfig
 from mutoscope.training.curve import write_curve
-from mutoscope.training.distributed import Process, mean_over_ranks
+from mutoscope.training.distributed import Process, barrier, mean_over_ranks
 from mutoscope.training.pace import Pace, Share, TimeShares
 from mutoscope.training.tracking import JOURNAL, LOG, Journal, Tracker, announce
 from mutoscope.writing import new_folder
@@ -120,8 +120,11 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         self._bar.close()
+        if kind is not None:  # the reader of the last message may be gone
+            said = " ".join(str(error).split())
+            self._journal.write(f"The run ends: {said or kind.__name__}")
         self._journal.write(self.shares.sentence())
         for tracker in self.trackers:
             tracker.close()
@@ -148,7 +151,7 @@ class Recorder:
         if not log_now and not saving:
             return
         values = mean_over_ranks(losses | {"grad_norm": grad_norm}, self.process)
-        check_finite(step, values, self.after_divergence)
+        self._check_finite(step, values)
         if not log_now:
             return
         now = time.perf_counter()
@@ -164,6 +167,17 @@ class Recorder:
             self._note_lost_output()
             for tracker in self.trackers:
                 tracker.log(step, values)
+
+    def _check_finite(self, step: int, values: dict[str, float]) -> None:
+        """Ends the run on all ranks, which have the same values; only the main one renames checkpoints and speaks."""
+        if all(map(np.isfinite, values.values())):
+            return
+        try:
+            if self.process.is_main:
+                check_finite(step, values, self.after_divergence)
+        finally:
+            barrier(self.process)  # a rank that ends sooner would have the others ended before they have spoken
+        raise UserError
 
     def _validate(self, step: int, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
         with self._paused("validation"):

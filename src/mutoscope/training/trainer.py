@@ -154,6 +154,7 @@ def run_loop(
         start = start_or_resume(
             out / CHECKPOINTS, settings, parts, generator, resume, process.device, partial(completed, like=recipe)
         )
+        check_same_start(start, process)
         set_learning_rate(optimizer, scheduler, start)
         objective = wrap(loss_module, process)
         split = split_clips(source, loop.validation_share, loop.seed)
@@ -230,6 +231,21 @@ def run_loop(
                 candidates.validate()
             announce(candidates.report())
     return TrainResult(candidates.network, loop.num_steps, True, candidates.kind, candidates.figures)
+
+
+def check_same_start(start: int, process: Process) -> None:
+    """Raises UserError where ranks would continue from different checkpoints, whose optimisers would differ for good.
+
+    A network file system may show a new file on one host later than on another one.
+    """
+    latest, earliest = largest_over_ranks(start, process), -largest_over_ranks(-start, process)
+    if latest != earliest:
+        raise UserError(
+            f"The processes find different newest checkpoints, after {earliest:,} and {latest:,} updates: start again "
+            "once all of them see the same files."
+            if process.is_main
+            else ""
+        )
 
 
 def check_batch(loop: LoopConfig, process: Process) -> None:
