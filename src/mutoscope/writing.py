@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mutoscope.errors import UserError, reason
 from mutoscope.ownership import temporary_beside
@@ -164,6 +165,12 @@ def _replace(source: Path, target: Path, former: Path) -> None:
     except BaseException:
         former.rename(target)
         raise
+
+
+def workspace(prefix: str) -> "TemporaryDirectory[str]":
+    """A new folder for temporary files, which goes when it is left. Raises UserError where there is no room for one."""
+    with writing(os.environ.get("TMPDIR") or "/tmp", name="temporary files"):
+        return TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
 
 
 def new_folder(path: Path) -> Path:

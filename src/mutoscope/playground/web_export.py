@@ -10,13 +10,12 @@ import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from mutoscope.errors import UserError
 from mutoscope.families.base import WebWorld
 from mutoscope.ownership import is_temporary, owned, real_folder, temporary_folder, tidy
 from mutoscope.pipeline import VideoPipeline
-from mutoscope.writing import move_entries, writing
+from mutoscope.writing import move_entries, workspace, writing
 
 STATIC, WEB = (Path(__file__).parent / name for name in ("static", "static_web"))
 INDEX = "index.html"
@@ -111,7 +110,7 @@ def _copy_runtime(folder: Path, source: Path | None) -> None:
     if source is not None:
         _take(source, folder)
         return
-    with TemporaryDirectory(prefix="mutoscope-npm-") as temporary:
+    with workspace("mutoscope-npm-") as temporary:
         _take(_from_npm(Path(temporary)), folder)
 
 
