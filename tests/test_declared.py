@@ -1,5 +1,8 @@
 """Archives, arrays and weights are refused by what they declare, before anything is unpacked."""
 
+import io
+import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -107,6 +110,72 @@ def test_pickles_that_call_or_declare_more_than_tensors_are_refused(
     monkeypatch.setattr("mutoscope.pickles.MAX_STEPS", 1000)
     with pytest.raises(UserError, match=words):
         check_torch_file(written(tmp_path, content))
+
+
+def saved(values: object, new: bool = True) -> bytes:
+    content = io.BytesIO()
+    torch.save(values, content, _use_new_zipfile_serialization=new)
+    return content.getvalue()
+
+
+GOOD, END = {"good": torch.ones(2)}, struct.Struct("<4s4H2LH")
+
+
+def two_directories() -> bytes:
+    """One archive after the other: Python finds the list of the second one, torch that of the first."""
+    first, second = saved({"bomb": torch.zeros(1000)}), saved(GOOD)
+    ends = [END.unpack(content[-END.size :]) for content in (first, second)]
+    end = END.pack(*ends[1][:6], ends[0][6], 0)
+    return first[: -END.size] + second[: -END.size] + end
+
+
+def legacy_before_archive() -> bytes:
+    """Python finds the archive at the end, torch the pickles at the beginning, with a storage of 4 TB."""
+    return saved({"a": torch.zeros(77)}, new=False).replace(
+        b"K\x4d", b"\x8a\x06" + (10**12).to_bytes(6, "little")
+    ) + saved(GOOD)
+
+
+def tar_of_pickles() -> bytes:
+    """An archive of torch before 2017, whose first name is five pickles."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as file:
+        file.addfile(tarfile.TarInfo("ab"))
+    header = bytearray(content.getvalue())
+    header[:25] = b"\x80\x02K\x01." * 5
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    return bytes(header)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (two_directories(), "in two places"),
+        (saved(GOOD) + b"more", "in two places"),
+        (legacy_before_archive(), "bytes of numbers in a file of"),
+        (tar_of_pickles(), "TAR archive"),
+    ],
+    ids=["two directories", "a tail", "two formats", "tar"],
+)
+def test_what_is_checked_is_what_torch_reads(tmp_path: Path, content: bytes, words: str):
+    with pytest.raises(UserError, match=words):
+        check_torch_file(written(tmp_path, content))
+
+
+def test_archives_of_more_than_four_gigabytes_pass(tmp_path: Path):
+    """Their list of members has a second record, here of a small file."""
+    content = saved(GOOD)
+    body, (_, _, _, _, count, size, offset, _) = content[: -END.size], END.unpack(content[-END.size :])
+    record = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, offset)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, len(body), 1)
+    end = END.pack(b"PK\5\6", 0, 0, count, count, 2**32 - 1, 2**32 - 1, 0)
+    path = written(tmp_path, body + record + locator + end)
+    found = read_torch(path)
+    assert isinstance(found, dict) and torch.equal(found["good"], GOOD["good"])
+    moved = struct.pack("<4sLQL", b"PK\6\7", 0, len(body) - 8, 1)
+    with pytest.raises(UserError, match="in two places"):
+        check_torch_file(written(tmp_path, body + record + moved + end))
 
 
 def test_containers_in_themselves_have_an_end():

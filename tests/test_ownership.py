@@ -204,6 +204,15 @@ def test_without_the_identity_of_a_boot_processes_are_told_apart_by_their_start(
     assert Writer(host_name(), os.getpid(), "12").is_alive() is False
 
 
+def test_a_host_that_gets_another_name_leaves_its_process_the_owner(tmp_path, monkeypatch):
+    """As a laptop does between two networks, while it trains."""
+    with owned(tmp_path / "run", "train"):
+        monkeypatch.setattr(ownership.socket, "gethostname", lambda: "elsewhere")
+        with owned(tmp_path / "run", "convert"):
+            pass
+    assert hidden(tmp_path) == []
+
+
 def test_silence_is_measured_by_the_clock_of_the_file_system(tmp_path, monkeypatch):
     """A clock that is ten minutes fast must not make a living host's lock look silent."""
     lock_of(lock_path(tmp_path / "run"))

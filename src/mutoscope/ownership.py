@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from mutoscope.errors import UserError
@@ -85,8 +86,12 @@ def this_writer() -> Writer:
     return Writer(host_name(), os.getpid(), start_of(os.getpid()) or "unknown")
 
 
+@cache
 def host_name() -> str:
-    """The name of this host, with the pid namespace of this process where there is one."""
+    """The name of this host, with the pid namespace of this process where there is one.
+
+    As it was first read: a laptop that changes networks may get another name, but its process stays the same writer.
+    """
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -128,8 +133,9 @@ def _is_hidden(pid: int) -> bool:
 
 
 def quit_now(sentence: str) -> None:
-    """Ends the process although its main thread is at work, and might write."""
-    print(f"mutoscope: {sentence}", file=sys.stderr, flush=True)
+    """Ends the process although its main thread is at work, or waits where no exception reaches it."""
+    if sentence:
+        print(f"mutoscope: {sentence}", file=sys.stderr, flush=True)
     os._exit(2)
 
 

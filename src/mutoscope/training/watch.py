@@ -19,6 +19,7 @@ from typing import Protocol
 from torch.distributed import DistError
 
 from mutoscope.errors import UserError
+from mutoscope.ownership import quit_now
 
 BEAT = 5.0  # seconds between heartbeats
 SILENCE = 60.0  # seconds without a heartbeat after which a rank counts as dead
@@ -55,13 +56,6 @@ class Peer:
     def exchanges(self) -> int:
         """Exchanges begun so far."""
         return int(self.value.split()[1]) if " " in self.value else 0
-
-
-def quit_now(sentence: str) -> None:
-    """Ends the process although its main thread waits in an exchange, which no exception interrupts."""
-    if sentence:
-        print(f"mutoscope: {sentence}", file=sys.stderr, flush=True)
-    os._exit(2)
 
 
 class Watch:
