@@ -24,8 +24,8 @@ from timing import Report, write_report
 
 MINUTE = 60.0
 COMMAND = (
-    "train magi-shapes --cache-clips 256 --model.hidden-size 64 --model.num-layers 2 --model.num-heads 2 "
-    "--loop.num-steps 1000000 --loop.batch-size 4 --loop.num-workers 0 --loop.threads 1 --loop.log-every 10 "
+    "train magi-shapes --cache-clips 256 --model.hidden-size 32 --model.num-layers 1 --model.num-heads 2 "
+    "--loop.num-steps 1000000 --loop.batch-size 2 --loop.num-workers 0 --loop.threads 1 --loop.log-every 10 "
     "--loop.sample-every 100 --loop.checkpoint-every 200 --loop.validate-every 500 --device cpu --out"
 ).split()
 SHARES = re.compile(r"([\d.]+) s so far, of which (.*); the rest updates")

@@ -34,8 +34,9 @@ def zip_members(path: Path, stored: bool = False) -> list[zipfile.ZipInfo]:
     """The members of a ZIP archive, whose declared sizes are plausible. Nothing is unpacked.
 
     stored: the members must not be compressed, as in PyTorch's files, and every reader must find the same list of
-    them: Python's takes the one before the record at the end, torch's the one at the offset in that record. Raises UserError for an archive that declares
-    far more than it can hold, or more members than a network has tensors, and OSError or BadZipFile for another file.
+    them: Python's takes the one before the record at the end, torch's the one at the offset in that record.
+    Raises UserError for an archive that declares far more than it can hold, or more members than a network has tensors,
+    and OSError or BadZipFile for another file.
     """
     size = path.stat().st_size
     if (count := _declared_members(path, size)) > MAX_MEMBERS:

@@ -22,7 +22,7 @@ from mutoscope.families.base import PrepareBatch
 from mutoscope.json_config import dataclass_from_dict, read_json
 from mutoscope.layers.lora import merge_lora
 from mutoscope.models.base import ModelConfig
-from mutoscope.ownership import owned
+from mutoscope.ownership import owned, tidy
 from mutoscope.runs.actions import actions_of, with_scaled_actions
 from mutoscope.runs.checks import (
     check_actions,
@@ -214,7 +214,11 @@ def _train_tokenizer_first(
 ) -> TrainResult | None:
     """Trains the tokenizer that a model's recipe names by a recipe; the result where a signal ended it early."""
     first, folder = tokenizer_stage(recipe), out / TRAINED_FIRST
-    if first is None or (folder / hub.INDEX).is_file():
+    if first is None:
+        return None
+    if (folder / hub.INDEX).is_file():
+        if process.is_main:
+            tidy(folder)  # a run may have been killed right after the tokenizer's last step
         return None
     resume = options["resume"] and folder.is_dir()
     with folder_of(folder, "train", process):

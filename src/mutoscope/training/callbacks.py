@@ -231,14 +231,14 @@ class Recorder:
     def sheets_due(self, step: int, scheduled: bool) -> bool:
         """Whether contact sheets are drawn after update `step`: those scheduled now, or earlier and postponed.
 
-        Those of the last update are always drawn, and all others only while sheets have not taken more than their share
-        of the time.
+        Those of the last update are always drawn, all others only where sheets then have taken at most their share of
+        the time.
         """
         self._sheets_due |= scheduled
         if not self._sheets_due or not self.process.is_main:
             return False
         is_last = step + 1 == self.loop.num_steps
-        if not is_last and self.shares.exceeded("sheets", self.loop.sheet_share, FREE_SHEET_SECONDS):
+        if not is_last and self.shares.would_exceed("sheets", self.loop.sheet_share, FREE_SHEET_SECONDS):
             return False
         self._sheets_due = False
         return True
