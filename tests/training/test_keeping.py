@@ -114,6 +114,17 @@ def test_a_checkpoint_that_is_not_good_is_judged_once(tmp_path, monkeypatch):
     assert keeper.steps() == [60, 130]  # no good one is there to be kept
 
 
+def test_where_no_checkpoint_is_confirmed_the_oldest_is_named(tmp_path):
+    """The newest may hold the weights that led to the loss."""
+    keeper = keeper_of(tmp_path)
+    keeper.save(4)
+    keeper.save(8)
+    follow(keeper, 8, 3, loss=float("nan"))
+    message = keeper.after_divergence()
+    assert "step-00000004.pt, which the updates after it do not confirm" in message
+    assert "set aside: step-00000008.pt" in message and keeper.steps() == [4]
+
+
 def test_without_another_checkpoint_the_only_one_stays(tmp_path):
     keeper = keeper_of(tmp_path)
     assert keeper.after_divergence() == "there is no earlier checkpoint"

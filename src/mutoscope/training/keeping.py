@@ -83,23 +83,21 @@ class CheckpointKeeper:
     def after_divergence(self) -> str:
         """Sets aside the checkpoints that led to a loss which is not finite; names the one to continue from.
 
-        The only checkpoint of a run stays, since there is nothing to fall back on.
+        Where none is confirmed, the oldest stays: it was written longest before the loss went wrong.
         """
         self._decide()
         good = [step for step in self.steps() if step in self._confirmed]
         doubtful = [step for step in self.steps() if step not in self._confirmed]
         if not doubtful and not good:
             return "there is no earlier checkpoint"
-        if not good:
-            return (
-                f"the last good checkpoint is {checkpoint_paths(self.folder)[-1]}, the only one, which the updates "
-                "after it do not confirm"
-            )
-        for step in doubtful:
+        aside = doubtful if good else doubtful[1:]
+        for step in aside:
             with suppress(OSError):
                 (self.folder / f"step-{step:08d}.pt").rename(self.folder / SUSPECT.format(step))
         named = f"the last good checkpoint is {checkpoint_paths(self.folder)[-1]}"
-        return f"{named} (not confirmed, and set aside: {_listed(doubtful)})" if doubtful else named
+        if not good:
+            named += ", which the updates after it do not confirm"
+        return f"{named} (not confirmed, and set aside: {_listed(aside)})" if aside else named
 
     def _decide(self) -> None:
         """Moves checkpoints that are good from those that wait to those that are confirmed; others wait no longer."""
