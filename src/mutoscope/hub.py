@@ -356,7 +356,7 @@ def save_pretrained(
     (checkpoints, logs); the parts written here replace their older versions, the index last.
     """
     target = Path(folder)
-    check_writable_folder(target.parent)
+    check_writable_folder(target)
     with owned(target, "convert"):
         _save(real_folder(target), index, (tokenizer, model, discriminator), recipe, card, half, first_frames or {})
     return target
@@ -404,7 +404,10 @@ def is_unfinished(folder: Path) -> bool:
 
 
 def check_writable_folder(folder: Path) -> None:
-    """Check that a folder, or its nearest existing parent, can be written to, before any work starts."""
-    nearest_parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    with writing(folder), tempfile.TemporaryFile(dir=nearest_parent):
+    """Check that a folder, or its nearest existing parent, can be written to, before any work starts.
+
+    The parent of a folder that exists does not matter: of a mount point it may be read-only.
+    """
+    nearest_folder = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    with writing(folder), tempfile.TemporaryFile(dir=nearest_folder):
         pass

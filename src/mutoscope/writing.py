@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 
 from mutoscope.errors import UserError, reason
 from mutoscope.ownership import temporary_beside
@@ -140,9 +141,21 @@ def write_whole(path: Path, content: bytes | str) -> None:
     with writing(path, len(data), temporary):
         with temporary.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # some systems rename at once and write later; a power cut would empty the file
+            flush(file)
         os.replace(temporary, path)
+
+
+def flush(file: IO[bytes]) -> None:
+    """Brings what was written to the disk, where the file system can: some rename at once and write later.
+
+    A power cut would otherwise leave an empty file under the final name.
+    """
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
 
 
 def move_entries(source: Path, target: Path, last: str) -> None:

@@ -1,7 +1,6 @@
 """Checkpoints: written whole or not at all, checked when read, only continued under the recipe that wrote them."""
 
 import json
-import os
 import re
 import warnings
 import zipfile
@@ -15,7 +14,7 @@ from mutoscope.errors import UserError, reason
 from mutoscope.ownership import temporary_beside
 from mutoscope.pickles import check_torch_file
 from mutoscope.state_dicts import read_torch
-from mutoscope.writing import new_folder, write_whole, writing
+from mutoscope.writing import flush, new_folder, write_whole, writing
 
 # Fields that may differ on resume: they change logs, speed, the split of a batch or which of two finished networks is
 # exported, or (num_steps) the end of the cosine.
@@ -102,8 +101,7 @@ def save_checkpoint(
         with writing(path, tensor_bytes(state), temporary):
             with temporary.open("wb") as file:
                 torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
+                flush(file)
             temporary.replace(path)
     except UserError as error:
         kept = checkpoint_paths(folder)
