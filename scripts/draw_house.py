@@ -20,7 +20,9 @@ PACKAGE = ROOT / "src" / "mutoscope"
 OUT = ROOT / "docs" / "images" / "house.svg"
 
 # Files every room may import; drawn as the ground below the house.
-GROUND = tuple("errors checks json_config meta_device actions state_dicts declared pickles writing waiting arithmetic".split())
+GROUND = tuple(
+    "errors checks json_config meta_device actions state_dicts declared pickles writing waiting arithmetic".split()
+)
 # The words under the name of a room; a room without words is drawn with its name alone.
 WORDS = {
     "cli": "verbs, exit statuses",

@@ -246,6 +246,7 @@ def differences(found: dict[str, object], expected: dict[str, object]) -> list[s
 def write_inputs(root: Path) -> None:
     """Model folders, clips and recipes that the cases read."""
     from mutoscope.data.video.read import write_video
+    from mutoscope.playground.web_export import RUNTIME_FILES
     from tiny_magi import save_tiny_magi
     from tiny_models import save_tiny_model, save_tiny_par, save_tiny_tokenizer
     from tiny_nova import save_tiny_nova
@@ -269,8 +270,8 @@ def write_inputs(root: Path) -> None:
     write_official(root / "bert.safetensors")
     write_world(root / "world")
     (root / "page").mkdir()
-    for name in ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"):
-        (root / "page" / name).write_text("nothing")
+    for name in RUNTIME_FILES:
+        (root / "page" / Path(name).name).write_text("nothing")
 
 
 def write_world(folder: Path) -> None:

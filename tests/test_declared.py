@@ -1,5 +1,8 @@
 """Archives, arrays and weights are refused by what they declare, before anything is unpacked."""
 
+import io
+import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -107,6 +110,69 @@ def test_pickles_that_call_or_declare_more_than_tensors_are_refused(
     monkeypatch.setattr("mutoscope.pickles.MAX_STEPS", 1000)
     with pytest.raises(UserError, match=words):
         check_torch_file(written(tmp_path, content))
+
+
+def saved(values: object, new: bool = True) -> bytes:
+    content = io.BytesIO()
+    torch.save(values, content, _use_new_zipfile_serialization=new)
+    return content.getvalue()
+
+
+GOOD, END = {"good": torch.ones(2)}, struct.Struct("<4s4H2LH")
+
+
+def two_directories() -> bytes:
+    """One archive after the other: Python finds the list of the second one, torch that of the first."""
+    first, second = saved({"bomb": torch.zeros(1000)}), saved(GOOD)
+    ends = [END.unpack(content[-END.size :]) for content in (first, second)]
+    end = END.pack(*ends[1][:6], ends[0][6], 0)
+    return first[: -END.size] + second[: -END.size] + end
+
+
+def legacy_before_archive() -> bytes:
+    """Python finds the archive at the end, torch the pickles at the beginning, with a storage of 4 TB."""
+    huge = b"\x8a\x06" + (10**12).to_bytes(6, "little")  # in place of 77
+    return saved({"a": torch.zeros(77)}, new=False).replace(b"K\x4d", huge) + saved(GOOD)
+
+
+def tar_of_pickles() -> bytes:
+    """An archive of torch before 2017, whose first name is five pickles."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as file:
+        file.addfile(tarfile.TarInfo("ab"))
+    header = bytearray(content.getvalue())
+    header[:25] = b"\x80\x02K\x01." * 5
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    return bytes(header)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (two_directories(), "in two places"),
+        (saved(GOOD) + b"more", "in two places"),
+        (legacy_before_archive(), "bytes of numbers in a file of"),
+        (tar_of_pickles(), "TAR archive"),
+    ],
+    ids=["two directories", "a tail", "two formats", "tar"],
+)
+def test_what_is_checked_is_what_torch_reads(tmp_path: Path, content: bytes, words: str):
+    with pytest.raises(UserError, match=words):
+        check_torch_file(written(tmp_path, content))
+
+
+def test_archives_with_and_without_the_second_record_of_large_ones_pass(tmp_path: Path):
+    """torch writes both records always; other programs write one where it suffices."""
+    content = saved(GOOD)
+    start, locator = len(content) - END.size - 76, len(content) - END.size - 20
+    assert content[start:].startswith(b"PK\6\6") and content[locator:].startswith(b"PK\6\7")
+    for whole in (content, content[:start] + content[-END.size :]):
+        found = read_torch(written(tmp_path, whole))
+        assert isinstance(found, dict) and torch.equal(found["good"], GOOD["good"])
+    moved = content[: locator + 8] + struct.pack("<Q", start - 8) + content[locator + 16 :]
+    with pytest.raises(UserError, match="in two places"):
+        check_torch_file(written(tmp_path, moved))
 
 
 def test_containers_in_themselves_have_an_end():

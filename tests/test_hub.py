@@ -5,6 +5,8 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -212,6 +214,15 @@ def test_a_pickle_in_place_of_weights_is_not_run(folder: Path, tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def other_disk() -> Iterator[Path]:
+    """A folder on another file system than that of temporary files, where there is one."""
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("no other file system")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        yield Path(name)
+
+
 def test_a_tokenizer_alone_has_no_model(tmp_path: Path) -> None:
     save_tiny_tokenizer(tmp_path / "vq")
     with pytest.raises(UserError, match="tokenizer only"):
@@ -235,6 +246,36 @@ def test_an_interrupted_save_leaves_the_old_model(folder: Path, monkeypatch: pyt
         hub.save_pretrained(folder, tiny_index(), tiny_tokenizer(), tiny_model())
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     torch.testing.assert_close(hub.load_model(folder).state_dict(), before)
+
+
+def test_a_save_stopped_between_two_renames_leaves_the_old_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, before = os.replace, hub.load_model(folder).state_dict()
+
+    def interrupted(source: Path, target: Path) -> None:
+        if Path(target) == folder / "model":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        hub.save_pretrained(folder, tiny_index(), tiny_tokenizer(), tiny_model())
+    torch.testing.assert_close(hub.load_model(folder).state_dict(), before)
+    assert sorted(path.name for path in folder.iterdir()) == ["model", "model_index.json", "tokenizer"]
+
+
+@pytest.mark.parametrize("name", [".", "link", "link to nothing"])
+def test_a_model_is_saved_where_links_and_points_lead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_disk: Path, name: str
+) -> None:
+    """As after a night of training in `--out .`, or in a link to a larger disk."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("link").symlink_to(other_disk)
+    Path("link to nothing").symlink_to(other_disk / "new")
+    save_tiny_model(Path(name))
+    found = sorted(path.name for path in Path(name).iterdir() if not path.is_symlink())
+    assert found == ["model", "model_index.json", "tokenizer"] and Path("link").is_symlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:

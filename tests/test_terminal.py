@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -85,3 +86,17 @@ def test_no_loss_changes_the_status_of_a_verb(closed):
     code = "import sys; from mutoscope.cli import main; sys.exit(main(['--help']) or open('/dev/null').fileno() < 3)"
     done = subprocess.run(["bash", "-c", f'"{sys.executable}" -c "{code}" {closed}'], capture_output=True, check=False)
     assert done.returncode == 0 and b"Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("patience", [None, 1.0])
+def test_a_letter_that_a_stream_cannot_write_is_spelled_out_and_loses_nothing(tmp_path, patience):
+    with (tmp_path / "out").open("w", encoding="ascii") as file:
+        stream = LastingStream(file, patience)
+        print("größe", file=stream)
+        print("after", file=stream)
+        assert stream.lost is None
+    assert (tmp_path / "out").read_text() == "gr\\xf6\\xdfe\nafter\n"
+    alone = io.TextIOWrapper(io.BytesIO(), encoding="ascii")  # without a descriptor
+    print("größe", file=LastingStream(alone, patience))
+    alone.flush()
+    assert cast(io.BytesIO, alone.buffer).getvalue() == b"gr\\xf6\\xdfe\n"

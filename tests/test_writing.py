@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,49 @@ WRITES: dict[str, Callable[[Path], object]] = {
 def everything(folder: Path) -> dict[str, bytes]:
     """Every file below, hidden ones too, with its content."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("what", ["a file", "a checkpoint"])
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch, what: str):
+    """A power cut between the two must not leave an empty file under the final name."""
+    order: list[str] = []
+    replace, rename = os.replace, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: order.append("disk"))
+    monkeypatch.setattr(os, "replace", lambda *paths: (order.append("name"), replace(*paths))[1])
+    monkeypatch.setattr(Path, "replace", lambda *paths: (order.append("name"), rename(*paths))[1])
+    WRITES[what](tmp_path)
+    assert order[:2] == ["disk", "name"]
+
+
+def test_a_file_system_that_cannot_be_flushed_is_written_to_all_the_same(tmp_path: Path, monkeypatch):
+    def refused(descriptor: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    for what in WRITES:
+        (tmp_path / what).mkdir()
+        WRITES[what](tmp_path / what)
+    assert (tmp_path / "a file" / "new.txt").read_text() == "x" * 100
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_below_one_that_is_read_only_is_written_if_it_exists(tmp_path: Path, monkeypatch, exists: bool):
+    """As a volume in a container whose own disk is read-only."""
+    if exists:
+        (tmp_path / "out").mkdir()
+    before = tempfile.TemporaryFile
+
+    def refusing(dir: Path):
+        if Path(dir) == tmp_path:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return before(dir=dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refusing)
+    if exists:
+        save_pretrained(tmp_path / "out", tiny_index(), tiny_tokenizer(), tiny_model())
+    else:
+        with pytest.raises(UserError, match="read-only"):
+            save_pretrained(tmp_path / "out", tiny_index(), tiny_tokenizer(), tiny_model())
 
 
 @pytest.mark.parametrize("number", REFUSALS, ids=errno.errorcode.get)

@@ -22,6 +22,8 @@ ALWAYS_FINE = 64 * 2**20  # bytes that any archive may declare
 MAX_HEADER = 16 * 2**20  # bytes of a safetensors header: more than 100,000 tensors
 LENGTH = struct.Struct("<Q")
 END_OF_DIRECTORY = struct.Struct("<4s4H2LH")
+END_OF_DIRECTORY_64, LOCATOR_64 = struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
+TAIL_64 = END_OF_DIRECTORY_64.size + LOCATOR_64.size
 MAX_COMMENT = 2**16
 
 
@@ -31,14 +33,18 @@ MAX_COMMENT = 2**16
 def zip_members(path: Path, stored: bool = False) -> list[zipfile.ZipInfo]:
     """The members of a ZIP archive, whose declared sizes are plausible. Nothing is unpacked.
 
-    stored: the members must not be compressed, as in PyTorch's files. Raises UserError for an archive that declares
-    far more than it can hold, or more members than a network has tensors, and OSError or BadZipFile for another file.
+    stored: the members must not be compressed, as in PyTorch's files, and every reader must find the same list of
+    them: Python's takes the one before the record at the end, torch's the one at the offset in that record.
+    Raises UserError for an archive that declares far more than it can hold, or more members than a network has tensors,
+    and OSError or BadZipFile for another file.
     """
     size = path.stat().st_size
     if (count := _declared_members(path, size)) > MAX_MEMBERS:
         raise UserError(f"{path} declares {count:,} members, at most {MAX_MEMBERS:,} are read.")
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+    if stored:
+        _check_directory(path, size)
     if len(members) > MAX_MEMBERS:
         raise UserError(f"{path} holds {len(members):,} members, at most {MAX_MEMBERS:,} are read.")
     declared = sum(member.file_size for member in members)
@@ -48,6 +54,23 @@ def zip_members(path: Path, stored: bool = False) -> list[zipfile.ZipInfo]:
             "it is not unpacked."
         )
     return members
+
+
+def _check_directory(path: Path, size: int) -> None:
+    """Raises UserError unless an archive ends with its list of members and the record of where that list is."""
+    with path.open("rb") as file:
+        file.seek(max(size - TAIL_64 - END_OF_DIRECTORY.size, 0))
+        tail = file.read()
+    at = size - END_OF_DIRECTORY.size
+    signature, _, _, _, _, count, offset, comment = END_OF_DIRECTORY.unpack(tail[-END_OF_DIRECTORY.size :])
+    before = tail[: -END_OF_DIRECTORY.size]
+    is_plain = signature == b"PK\5\6" and comment == 0
+    if before[-LOCATOR_64.size :].startswith(b"PK\6\7"):  # of an archive of more than 4 GB
+        at -= TAIL_64
+        *_, count, offset = END_OF_DIRECTORY_64.unpack(before[: END_OF_DIRECTORY_64.size])
+        is_plain = is_plain and before.startswith(b"PK\6\6") and LOCATOR_64.unpack(before[-LOCATOR_64.size :])[2] == at
+    if not is_plain or offset + count != at:
+        raise UserError(f"{path} has a list of members that two readers would find in two places; it is not read.")
 
 
 def _declared_members(path: Path, size: int) -> int:

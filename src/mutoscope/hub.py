@@ -37,11 +37,11 @@ from mutoscope.json_config import dataclass_from_dict, nearest, read_json
 from mutoscope.meta_device import on_meta_device
 from mutoscope.model_index import ModelIndex as ModelIndex
 from mutoscope.models.base import AnyModel, ModelConfig, VideoModel
-from mutoscope.ownership import is_temporary, owned, temporary_beside
+from mutoscope.ownership import is_temporary, owned, real_folder, temporary_folder
 from mutoscope.state_dicts import open_containers, read_stored, without_wrappers
 from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.tokenizers.pretrained import load_vae
-from mutoscope.writing import new_folder, write_whole, writing
+from mutoscope.writing import move_entries, new_folder, write_whole, writing
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -352,13 +352,13 @@ def save_pretrained(
     Weights are rounded to half precision unless `half` is False. first_frames: uint8 (h, w, 3) by file name, as the
     index lists them.
 
-    Everything goes to a temporary folder beside the target first. An existing folder keeps its other files
+    Everything goes to a temporary folder beside or in the target first. An existing folder keeps its other files
     (checkpoints, logs); the parts written here replace their older versions, the index last.
     """
     target = Path(folder)
-    check_writable_folder(target.parent)
+    check_writable_folder(target)
     with owned(target, "convert"):
-        _save(target, index, (tokenizer, model, discriminator), recipe, card, half, first_frames or {})
+        _save(real_folder(target), index, (tokenizer, model, discriminator), recipe, card, half, first_frames or {})
     return target
 
 
@@ -372,7 +372,7 @@ def _save(
     first_frames: Mapping[str, np.ndarray],
 ) -> None:
     """`save_pretrained` for the one process that writes into `target`."""
-    temporary = temporary_beside(target)
+    temporary = temporary_folder(target)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
@@ -389,22 +389,8 @@ def _save(
             write_whole(temporary / "MODEL_CARD.md", card)
         write_json(temporary / INDEX, asdict(index))
         target.mkdir(exist_ok=True)
-        for entry in sorted(temporary.iterdir(), key=lambda entry: entry.name == INDEX):
-            _replace(entry, target / entry.name, temporary)
+        move_entries(temporary, target, last=INDEX)
     shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(source: Path, target: Path, temporary: Path) -> None:
-    if not target.is_dir():
-        os.replace(source, target)
-        return
-    # A folder cannot be renamed over another one: the old one is moved out of the way.
-    old = target.rename(temporary / f"{target.name}.old")
-    try:
-        os.replace(source, target)
-    except OSError:
-        old.rename(target)
-        raise
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
@@ -418,7 +404,10 @@ def is_unfinished(folder: Path) -> bool:
 
 
 def check_writable_folder(folder: Path) -> None:
-    """Check that a folder, or its nearest existing parent, can be written to, before any work starts."""
-    nearest_parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    with writing(folder), tempfile.TemporaryFile(dir=nearest_parent):
+    """Check that a folder, or its nearest existing parent, can be written to, before any work starts.
+
+    The parent of a folder that exists does not matter: of a mount point it may be read-only.
+    """
+    nearest_folder = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    with writing(folder), tempfile.TemporaryFile(dir=nearest_folder):
         pass

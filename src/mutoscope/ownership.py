@@ -13,12 +13,15 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from mutoscope.errors import UserError
@@ -26,9 +29,13 @@ from mutoscope.errors import UserError
 HEARTBEAT, SILENT = 15.0, 120.0  # seconds between two signs of life of a lock, and after which there is no life
 FOREIGN_TEMPORARY = 24 * 3600.0  # seconds after which the temporary of another host is one of a dead process
 GUARD_SECONDS = 5.0  # reading and writing a lock takes milliseconds
+HIDDEN = "hidden"  # in place of the start of a process that is alive, where the system shows no more to this user
 STEM = 40  # characters of a target's name in the name of its temporaries: file names end at 255 bytes
+# No link is followed: in a folder of everyone's, a link by this name would have its target overwritten.
+OPEN_LOCK = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+READ_LOCK = OPEN_LOCK & ~(os.O_RDWR | os.O_CREAT) | getattr(os, "O_NONBLOCK", 0)  # a named pipe must not block
 TEMPORARY = re.compile(
-    r"\.(?P<name>.+)\.(?P<pid>\d+)-(?P<host>[0-9a-f]{6})-(?P<start>[0-9a-f]{6})\.[0-9a-f]{8}\.tmp(?:\.\w+)?"
+    r"(?s)\.(?P<name>.+)\.(?P<pid>\d+)-(?P<host>[0-9a-f]{6})-(?P<start>[0-9a-f]{6})\.[0-9a-f]{8}\.tmp(?:\.\w+)?"
 )
 
 
@@ -45,10 +52,14 @@ class Writer:
     start: str
 
     def is_alive(self) -> bool | None:
-        """Whether the process is running; None for one of another host."""
-        if self.host != host_name() or os.name != "posix":
+        """Whether the process is running; None where this host cannot tell.
+
+        A lock of another boot is one from before a restart, or of another host by the same name.
+        """
+        if self.host != host_name() or os.name != "posix" or not self.start.startswith(boot_id()):
             return None
-        return start_of(self.pid) == self.start
+        found = start_of(self.pid)
+        return None if found == HIDDEN else found == self.start
 
     @property
     def token(self) -> str:
@@ -75,8 +86,12 @@ def this_writer() -> Writer:
     return Writer(host_name(), os.getpid(), start_of(os.getpid()) or "unknown")
 
 
+@cache
 def host_name() -> str:
-    """The name of this host, with the pid namespace of this process where there is one."""
+    """The name of this host, with the pid namespace of this process where there is one.
+
+    As it was first read: a laptop that changes networks may get another name, but its process stays the same writer.
+    """
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -84,31 +99,57 @@ def host_name() -> str:
 
 
 def start_of(pid: int) -> str | None:
-    """When a process of this host began; None for one that has ended."""
+    """When a process of this host began; None for one that has ended, `HIDDEN` for one of which nothing is shown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
+        return None if fields[0] in "ZX" else f"{boot_id()} {fields[19]}".strip()
     except (OSError, IndexError):
         if Path("/proc/self/stat").exists():
-            return None
+            return HIDDEN if _is_hidden(pid) else None
     found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return " ".join(found.stdout.split()) or None
+
+
+def boot_id() -> str:
+    """Identity of this host's last start; empty on systems without one."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether a process exists although /proc lacks it (hidepid): another user's."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The lock
 
 
+def quit_now(sentence: str) -> None:
+    """Ends the process although its main thread is at work, or waits where no exception reaches it."""
+    if sentence:
+        print(f"mutoscope: {sentence}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
 @contextmanager
-def owned(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
+def owned(folder: str | os.PathLike[str], work: str, give_up: Callable[[str], object] = quit_now) -> Iterator[None]:
     """While entered, this process is the one that writes into `folder`, which need not exist.
 
     Removes what killed processes left there. A folder that this process owns already stays its own. `work`: the verb,
-    for the message to others. Raises UserError naming the owner where another process holds the folder; a lock whose
-    process is gone is taken over with a warning.
+    for the message to others. give_up: called with one sentence, from another thread, where another host took the
+    folder over while this process stood still; two writers would destroy each other's files.
+    Raises UserError naming the owner where another process holds the folder; a lock whose process is gone is taken over
+    with a warning.
     """
-    folder = Path(os.path.realpath(Path(folder).expanduser()))
+    named, folder = Path(folder).expanduser(), real_folder(folder)
     created = _missing_parents(folder)
     path = lock_path(folder)
     try:
@@ -116,8 +157,12 @@ def owned(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
             yield
             return
         ended = threading.Event()
-        threading.Thread(target=_show_life, args=(path, ended), daemon=True).start()
+        threading.Thread(target=_show_life, args=(path, folder, ended, give_up), daemon=True).start()
         try:
+            if named.is_symlink() and not folder.exists():
+                created.insert(0, folder)
+                with suppress(OSError):  # said by whoever writes there
+                    folder.mkdir()
             remove_leftovers(folder)
             yield
         finally:
@@ -129,9 +174,14 @@ def owned(folder: str | os.PathLike[str], work: str) -> Iterator[None]:
                 parent.rmdir()
 
 
+def real_folder(folder: str | os.PathLike[str]) -> Path:
+    """The path of a folder, which need not exist, without links, `.` and `..`: one folder has one lock."""
+    return Path(os.path.realpath(Path(folder).expanduser()))
+
+
 def tidy(folder: str | os.PathLike[str]) -> None:
     """Removes the lock and the temporaries of dead processes, for a folder that is only read."""
-    folder = Path(os.path.realpath(Path(folder).expanduser()))
+    folder = real_folder(folder)
     path = lock_path(folder)
     if path.exists():
         with suppress(OSError), _guarded(path) as descriptor:
@@ -142,9 +192,18 @@ def tidy(folder: str | os.PathLike[str]) -> None:
 
 
 def lock_path(folder: Path) -> Path:
-    """Beside the folder, which may have to be empty or absent; inside it where only the folder can be written to."""
-    inside = folder.is_dir() and not os.access(folder.parent, os.W_OK)
-    return folder / ".folder.lock" if inside or not folder.name else folder.with_name(f".{folder.name}.lock")
+    """Beside the folder, which may have to be empty or absent; inside it where only the folder can be written to.
+
+    The folder above a mount point belongs to one container or host, the mounted folder to all of them.
+    """
+    beside, inside = _lock_paths(folder)
+    return inside if folder.is_dir() and (os.path.ismount(folder) or not os.access(folder.parent, os.W_OK)) else beside
+
+
+def _lock_paths(folder: Path) -> tuple[Path, Path]:
+    """Where the lock of a folder may be: beside it and inside it."""
+    inside = folder / ".folder.lock"
+    return (folder.with_name(f".{folder.name}.lock") if folder.name else inside), inside
 
 
 def _missing_parents(folder: Path) -> list[Path]:
@@ -158,6 +217,10 @@ def _missing_parents(folder: Path) -> list[Path]:
 def _take(path: Path, folder: Path, work: str) -> bool:
     """Writes this process into the lock; False where it is in it already. Raises UserError for another owner."""
     own = Lock(this_writer(), work, time.strftime("%Y-%m-%d %H:%M:%S"))
+    for other in set(_lock_paths(folder)) - {path}:  # of a process to which the folder above is another one
+        found = _read_file(other)
+        if found is not None and found.writer != own.writer and (wait := _seconds_held(found, other)) is not None:
+            raise UserError(_refusal(folder, other, found, wait))
     try:
         with _guarded(path) as descriptor:
             found = _read(descriptor)
@@ -179,7 +242,7 @@ def _seconds_held(found: Lock, path: Path) -> float | None:
     """None for a lock without a living process; otherwise the seconds after which a silent one could be taken over."""
     alive = found.writer.is_alive()
     if alive is None:
-        silent = time.time() - path.stat().st_mtime
+        silent = _now_at(path) - path.stat().st_mtime
         return max(0.0, SILENT - silent) if silent < SILENT else None
     return 0.0 if alive else None
 
@@ -200,11 +263,23 @@ def _release(path: Path) -> None:
             path.unlink()
 
 
-def _show_life(path: Path, ended: threading.Event) -> None:
+def _show_life(path: Path, folder: Path, ended: threading.Event, give_up: Callable[[str], object]) -> None:
     """A host that cannot see this process sees the lock's time of change."""
     while not ended.wait(HEARTBEAT):
+        found = _read_file(path)
+        if found is not None and found.writer != this_writer():
+            if not ended.is_set():
+                give_up(f"{folder} was taken over by {found.described()} while this process stood still; it ends here.")
+            return
         with suppress(OSError):
             os.utime(path)
+
+
+def _now_at(path: Path) -> float:
+    """Now by the clock that dates the files beside `path`: a file server's, or another host's, may differ from ours."""
+    with suppress(OSError), tempfile.TemporaryFile(dir=path.parent) as file:
+        return os.fstat(file.fileno()).st_mtime
+    return time.time()
 
 
 @contextmanager
@@ -212,7 +287,7 @@ def _guarded(path: Path) -> Iterator[int]:
     """The open lock file, which no other process reads or changes meanwhile."""
     deadline = time.monotonic() + GUARD_SECONDS
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        descriptor = os.open(path, OPEN_LOCK, 0o666)
         try:
             if _lock(descriptor, deadline) and _is_file_of(descriptor, path):
                 yield descriptor
@@ -250,9 +325,26 @@ def _read(descriptor: int) -> Lock | None:
     """The owner in a lock; None for an empty one, whose process died while it wrote."""
     try:
         values = json.loads(os.pread(descriptor, 1 << 16, 0))
-        return Lock(Writer(**values.pop("writer")), **values)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        lock = Lock(Writer(**values.pop("writer")), **values)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+    texts = (lock.writer.host, lock.writer.start, lock.work, lock.since)
+    is_whole = type(lock.writer.pid) is int and all(isinstance(text, str) and text.strip() for text in texts)
+    return lock if is_whole else None
+
+
+def _read_file(path: Path) -> Lock | None:
+    """The owner in the lock at a path, which may be absent; it is not changed."""
+    try:
+        descriptor = os.open(path, READ_LOCK)
+    except OSError:
+        return None
+    try:
+        return _read(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _write(descriptor: int, lock: Lock) -> None:
@@ -270,15 +362,34 @@ def temporary_beside(target: str | os.PathLike[str], suffix: str = "") -> Path:
     return target.with_name(f".{target.name[:STEM]}.{this_writer().token}.{secrets.token_hex(4)}.tmp{suffix}")
 
 
+def temporary_folder(target: Path) -> Path:
+    """A free hidden name on the file system of the folder `target`: in it if it exists, otherwise beside it.
+
+    A folder that exists may be a mount point, or one that a link leads to; nothing is renamed from one file system to
+    another.
+    """
+    return temporary_beside(target / (target.name or "folder") if target.is_dir() else target)
+
+
 def is_temporary(path: Path) -> bool:
     """Whether a file or folder is a temporary or a lock of ours, and no result."""
     return TEMPORARY.fullmatch(path.name) is not None or (path.name.startswith(".") and path.name.endswith(".lock"))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporaries of dead processes in `folder` and beside it, with a warning that states their size."""
+    """Removes the temporaries of dead processes in `folder` and beside it, with a warning that states their size.
+
+    Folders that links in `folder` lead to, such as checkpoints on another disk, are searched without those below.
+    """
     inside = [Path(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files)]
-    _remove([path for path in (*_temporaries_of(folder), *inside) if _is_left(path)])
+    linked = [entry for path in inside if path.parent == folder and path.is_symlink() for entry in _entries(path)]
+    _remove([path for path in (*_temporaries_of(folder), *inside, *linked) if _is_left(path)])
+
+
+def _entries(folder: Path) -> list[Path]:
+    with suppress(OSError):
+        return list(folder.iterdir())
+    return []
 
 
 def remove_leftovers_of(file: Path) -> None:
@@ -309,7 +420,7 @@ def _is_left(path: Path) -> bool:
             return time.time() - path.stat().st_mtime > FOREIGN_TEMPORARY
         return False
     start = start_of(int(found["pid"]))
-    return start is None or found["start"] != _digest(start)
+    return start != HIDDEN and (start is None or found["start"] != _digest(start))
 
 
 def _remove(paths: list[Path]) -> None:

@@ -9,6 +9,7 @@ import io
 import math
 import pickletools
 import re
+import tarfile
 import zipfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from mutoscope.errors import UserError, shown
 MAX_PICKLE = 64 * 2**20  # bytes: a file of 25,000 tensors has a pickle of 5 MB
 MAX_STEPS = 1_000_000  # of a pickle, each about two microseconds; a tensor takes 35
 MAX_VIEWS = 8  # how many times the bytes of its storages the tensors of a file may have together
+ARCHIVE = b"PK\3\4"  # begins every file of PyTorch since 1.6
 LEGACY_PICKLES = 5  # magic number, protocol, sizes of C types, content, keys of storages
 
 # Functions that only put plain values together.
@@ -93,9 +95,14 @@ def check_torch_file(path: Path, allowed: Collection[str] = ()) -> None:
     """Raises UserError for a PyTorch file that holds more than tensors and plain containers, or declares too much.
 
     allowed: further classes, each as module and name with a space between them. Reads the pickles alone.
+    Which kind of file it is follows from what torch goes by: a file may be several at once.
     """
-    if zipfile.is_zipfile(path):
+    with path.open("rb") as file:
+        is_archive = file.read(len(ARCHIVE)) == ARCHIVE
+    if is_archive:
         _check_archive(path, allowed)
+    elif tarfile.is_tarfile(path):
+        raise UserError(f"{path} is a TAR archive, as PyTorch wrote them before 2017; they are not read.")
     else:
         _check_legacy(path, allowed)
 

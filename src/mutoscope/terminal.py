@@ -92,10 +92,10 @@ class LastingStream(io.TextIOBase):
 
     def _write(self, text: str) -> None:
         if self._writes_to is None:
-            self.stream.write(text)
+            self.stream.write(text if self.stream.encoding is None else self._encoded(text).decode(self.encoding))
             return
         self.stream.flush()  # what was written past this object comes first
-        rest = memoryview(text.encode(self.encoding, self.errors or "strict"))
+        rest = memoryview(self._encoded(text))
         # A reader that was behind is given no second wait.
         deadline = time.monotonic() + (0.0 if self.dropped else self.patience or 0.0)
         while rest:
@@ -106,6 +106,13 @@ class LastingStream(io.TextIOBase):
                     self.dropped += len(rest)
                     return
                 time.sleep(PAUSE)
+
+    def _encoded(self, text: str) -> bytes:
+        """A letter that the stream cannot write is no reader that is gone: it is spelled out."""
+        try:
+            return text.encode(self.encoding, self.errors or "strict")
+        except UnicodeEncodeError:
+            return text.encode(self.encoding, "backslashreplace")
 
     def _write_some(self, data: memoryview) -> int:
         """Writes the beginning of `data`; the number of bytes, 0 where writing would block."""

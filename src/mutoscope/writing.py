@@ -10,6 +10,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO
 
 from mutoscope.errors import UserError, reason
 from mutoscope.ownership import temporary_beside
@@ -137,8 +139,51 @@ def write_whole(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     temporary = temporary_beside(path)
     with writing(path, len(data), temporary):
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            file.write(data)
+            flush(file)
         os.replace(temporary, path)
+
+
+def flush(file: IO[bytes]) -> None:
+    """Brings what was written to the disk, where the file system can: some rename at once and write later.
+
+    A power cut would otherwise leave an empty file under the final name.
+    """
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
+
+
+def move_entries(source: Path, target: Path, last: str) -> None:
+    """Moves everything in one folder into another one of the same file system, where it replaces entries of that name.
+
+    last: the entry without which the target is unfinished. The replaced folders are left in `source`.
+    """
+    for entry in sorted(source.iterdir(), key=lambda entry: (entry.name == last, entry.name)):
+        _replace(entry, target / entry.name, temporary_beside(entry))
+
+
+def _replace(source: Path, target: Path, former: Path) -> None:
+    if not target.is_dir():
+        os.replace(source, target)
+        return
+    # A folder cannot be renamed over another one: the old one is moved out of the way.
+    target.rename(former)
+    try:
+        os.replace(source, target)
+    except BaseException:
+        former.rename(target)
+        raise
+
+
+def workspace(prefix: str) -> "TemporaryDirectory[str]":
+    """A new folder for temporary files, which goes when it is left. Raises UserError where there is no room for one."""
+    with writing(os.environ.get("TMPDIR") or "/tmp", name="temporary files"):
+        return TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
 
 
 def new_folder(path: Path) -> Path:

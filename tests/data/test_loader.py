@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from mutoscope.data.base import ClipSource
 from mutoscope.data.loader import StepSampler, make_loader, stream_index
+from mutoscope.errors import UserError
 
 
 class Indices(ClipSource):
@@ -63,3 +64,20 @@ def test_workers_do_not_change_the_order(workers):
     sampler = StepSampler(10, 4, 9, seed=3)
     batches = [batch["index"].tolist() for batch in make_loader(Indices(10), sampler, num_workers=workers)]
     assert batches == list(sampler)
+
+
+class Unreadable(Indices):
+    def __getitem__(self, indices):
+        if 3 in indices:
+            raise UserError("clip 3 is damaged")
+        if 5 in indices:
+            raise FileNotFoundError(2, "No such file", "clip 5")
+        return super().__getitem__(indices)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("clip, error, message", [(3, UserError, "clip 3 is damaged"), (5, OSError, "clip 5")])
+def test_what_a_source_refuses_arrives_as_it_was_said(workers, clip, error, message):
+    with pytest.raises(error) as found:
+        list(make_loader(Unreadable(10), [[0], [clip]], num_workers=workers))
+    assert message in str(found.value) and "Traceback" not in str(found.value)

@@ -14,6 +14,7 @@ from mutoscope.evaluation.engine import PROTOCOLS, Report, evaluate
 from mutoscope.evaluation.networks.shapes_classifier import ShapesClassifier
 from mutoscope.evaluation.protocols.published import VIDEO_PROTOCOLS
 from mutoscope.evaluation.sources.shapes_clips import shapes_listing
+from mutoscope.ownership import owned
 from small_shapes_model import save_small_model
 
 
@@ -53,6 +54,17 @@ def run(command: list[str]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def refused(command: list[str], state: Path) -> str:
+    """What an evaluation says whose state belongs to another process; torchrun's own report follows."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    with owned(state, "evaluate"):
+        command = [sys.executable, *command, "--state", str(state)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1, done.stderr[-3000:]
+    return done.stderr
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_clips_of_a_shapes_protocol(tmp_path: Path):
     model = save_small_model(tmp_path / "small")
@@ -60,5 +72,7 @@ def test_two_processes_share_the_clips_of_a_shapes_protocol(tmp_path: Path):
     processes = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     run(["-m", "mutoscope", *options, str(tmp_path / "one.json")])
     run([*processes, "-m", "mutoscope", *options, str(tmp_path / "two.json"), "--state", str(tmp_path / "state")])
+    said = refused([*processes, "-m", "mutoscope", *options, str(tmp_path / "no.json")], tmp_path / "state")
+    assert said.count("mutoscope: ") == 1 and "is being written by `mutoscope evaluate`" in said, said
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     assert one["metrics"] == two["metrics"] and {"shapes_fvd", "prediction_psnr_db"} <= set(one["metrics"])

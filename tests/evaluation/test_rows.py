@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import torch
 
 from evaluation.distributed_run import main
 from mutoscope.errors import UserError
-from mutoscope.evaluation.rows import Collected, Rows, State, chunk_ranges, gather_rows, read_rows, write_rows
+from mutoscope.evaluation import rows
+from mutoscope.evaluation.rows import Collected, Rows, State, agreed, chunk_ranges, gather_rows, read_rows, write_rows
 
 
 class Measure:
@@ -92,6 +95,30 @@ def torchrun(ranks: int, *arguments: Path) -> None:
     command += ["-m", "evaluation.distributed_run", *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def ranks_of(numbers: Sequence[bool], own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes, of which some have refused something."""
+
+    def gathered(found: list[bool], mine: bool) -> None:
+        found[:] = [*numbers, mine]
+
+    monkeypatch.setattr(rows, "rank_and_world_size", lambda: (0 if own else 1, len(numbers) + 1))
+    monkeypatch.setattr(rows.dist, "all_gather_object", gathered)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_the_first_process_refuses_ends_all_with_one_message(monkeypatch: pytest.MonkeyPatch, own: bool):
+    """Without a word from it the others would wait for hours."""
+    ranks_of([not own], own, monkeypatch)
+    waited = []
+    with pytest.raises(UserError, match="taken" if own else "^$"), agreed(lambda: nullcontext(waited.append(True))):
+        if own:
+            raise UserError("taken")
+    assert waited == [True]
+    ranks_of([False], own, monkeypatch)
+    with agreed(nullcontext):
+        pass
 
 
 @pytest.mark.slow

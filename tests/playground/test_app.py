@@ -1,6 +1,8 @@
 """The server as a whole: its page, its status, its refusals, and many clients at once."""
 
 import asyncio
+import errno
+import os
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import mutoscope.playground
+from mutoscope.playground import uploads
 from mutoscope.playground.app import Server, create_app
 from mutoscope.playground.guard import Guard
 from mutoscope.playground.limits import Limits
@@ -72,6 +75,22 @@ def test_the_page_learns_what_each_model_takes(served: Running):
     assert options["context"]["kind"] == "upload" and options["keep_given"]["kind"] == "flag"
     assert all(option["help"] for option in clips["options"])
     assert "num_samples" not in options and "sampling" not in options
+
+
+@pytest.mark.parametrize("function", ["workspace", "at_most"])
+def test_an_upload_to_a_full_disk_is_a_sentence_and_the_server_goes_on(
+    served: Running, monkeypatch: pytest.MonkeyPatch, function: str
+):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = getattr(uploads, function)
+    monkeypatch.setattr(uploads, function, full)
+    answer = httpx.post(f"{served.http}/api/uploads", content=b"x", timeout=60)
+    assert answer.status_code == 507
+    assert answer.json()["detail"].startswith("Cannot write the upload: No space left on the disk")
+    monkeypatch.setattr(uploads, function, before)
+    assert httpx.post(f"{served.http}/api/uploads", content=b"x", timeout=60).status_code == 400
 
 
 def test_a_token_is_needed_where_the_server_is_not_for_this_machine_alone(folders):

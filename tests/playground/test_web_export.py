@@ -6,6 +6,8 @@ import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,11 +17,12 @@ pytest.importorskip("onnx", reason="the export for browsers needs the extra [web
 pytest.importorskip("onnxscript", reason="the export for browsers needs the extra [web]")
 
 from mutoscope.errors import UserError
+from mutoscope.families.base import WebWorld
 from mutoscope.hub import save_pretrained
 from mutoscope.layers.gaussian_diffusion import LearnedVariance
 from mutoscope.models.magi import MAGI
 from mutoscope.pipeline import VideoPipeline
-from mutoscope.playground.web_export import RUNTIME, RUNTIME_VERSION, export_web
+from mutoscope.playground.web_export import RUNTIME, RUNTIME_FILES, RUNTIME_VERSION, export_web
 from mutoscope.sampling.frame_stream import FrameStreamSamplerConfig, set_sizes
 from npm import installed
 from tiny_magi import tiny_index, tiny_magi, tiny_vae
@@ -125,3 +128,36 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path):
     with pytest.raises(UserError, match="not empty"):
         export_web(world(tmp_path / "world", "sliding"), "world", tmp_path / "page", tmp_path)
     assert (tmp_path / "page/mine.txt").read_text() == "mine"
+
+
+def tiny_page(tmp_path: Path, out: Path) -> None:
+    """A page whose graphs are empty."""
+    for name in RUNTIME_FILES:
+        (tmp_path / Path(name).name).write_text("nothing")
+    empty = WebWorld({"pass": b"graph"}, {"name": "world"})
+    pipeline = SimpleNamespace(family=SimpleNamespace(web_world=lambda name: empty))
+    export_web(cast(VideoPipeline, pipeline), "world", out, tmp_path)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_page_is_written_into_an_empty_folder_that_stays_the_same_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool
+):
+    """A mount point cannot be replaced, and a shell may be in it."""
+    (tmp_path / "page").mkdir()
+    monkeypatch.chdir(tmp_path / "page")
+    before = Path().stat().st_ino
+    tiny_page(tmp_path, Path() if exists else Path("new"))
+    assert Path().stat().st_ino == before and not list(tmp_path.rglob(".*"))
+    assert (Path() / ("." if exists else "new") / "index.html").is_file()
+
+
+def test_a_page_that_was_killed_while_its_files_moved_is_written_again(tmp_path: Path):
+    page = tmp_path / "page"
+    (page / "static").mkdir(parents=True)
+    (page / "static" / "old.js").write_text("from before")
+    (page / "pass.onnx").write_text("from before")
+    tiny_page(tmp_path, page)
+    assert (page / "pass.onnx").read_text() == "graph" and not (page / "static" / "old.js").exists()
+    with pytest.raises(UserError, match="not empty"):
+        tiny_page(tmp_path, page)

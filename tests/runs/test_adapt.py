@@ -1,6 +1,7 @@
 """Recipes on recordings of one's own: everything follows from the data, and a user's flags stay."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mutoscope.models.magi import MAGIConfig
 from mutoscope.models.magvit import MagvitConfig
 from mutoscope.models.nova import NOVAConfig
 from mutoscope.models.par import PARConfig
+from mutoscope.ownership import Lock, boot_id, lock_path, this_writer
 from mutoscope.recipes.own_data import RECIPES
 from mutoscope.recipes.shapes import magi_shapes, magvit_shapes
 from mutoscope.runs.adapt import adapted
@@ -160,7 +162,10 @@ def test_one_call_trains_a_tokenizer_and_then_the_model(tmp_path: Path):
     assert VideoPipeline.from_pretrained(out)(class_label="run", num_frames=3).frames.shape == (3, 32, 48, 3)
     with pytest.raises(UserError, match="resume"):
         train(plan.recipe, out)
+    left = lock_path(out / TRAINED_FIRST)  # of a run that was killed right after the tokenizer's last step
+    left.write_text(json.dumps(asdict(Lock(replace(this_writer(), start=f"{boot_id()} 1"), "train", "2026-01-01"))))
     assert train(plan.recipe, out, resume=True).finished
+    assert not left.exists()
 
 
 def test_a_tokenizer_that_is_no_name_of_anything_is_refused(tmp_path: Path):

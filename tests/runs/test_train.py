@@ -125,6 +125,14 @@ def test_the_cache_is_filled_once_and_used_again_on_resume(tokenizer_folder, mod
     assert [line["loss"] for line in read_log(model_folder / "log.jsonl")] == losses
 
 
+def test_a_run_that_is_refused_leaves_the_recipe_of_the_earlier_one(tokenizer_folder, model_folder):
+    before = (model_folder / "recipe.json").read_text()
+    for other in (tiny_model(tokenizer_folder), tiny_tokenizer()):
+        with pytest.raises(UserError, match="already holds checkpoints"):
+            train(replace(other, name="other"), model_folder)
+    assert (model_folder / "recipe.json").read_text() == before
+
+
 def test_a_finished_cache_can_be_the_data_of_another_run(tokenizer_folder, model_folder, tmp_path):
     recipe = tiny_model(tokenizer_folder)
     data = of_kind(DATA, "tokens", str(model_folder / "tokens"))

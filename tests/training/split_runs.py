@@ -28,7 +28,7 @@ from mutoscope.models.par import PAR, PARConfig
 from mutoscope.recipes.shapes import magi_shapes
 from mutoscope.runs.rollouts import own_context
 from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
-from mutoscope.tokenizers.discriminator import DiscriminatorConfig, PatchDiscriminatorConfig
+from mutoscope.tokenizers.discriminator import DiscriminatorConfig, PatchDiscriminator, PatchDiscriminatorConfig
 from mutoscope.tokenizers.vq2d import VQ2D, VQ2DConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 from mutoscope.training.checkpoint import checkpoint_paths
@@ -130,14 +130,19 @@ def run_model(name: str, network: Callable[[], nn.Module], clips: Clips, options
 
 
 def run_tokenizer(
-    name: str, network: Any, size: tuple[int, ...], options: Options, adversarial: AdversarialConfig | None = None
+    name: str,
+    network: Any,
+    size: tuple[int, ...],
+    options: Options,
+    adversarial: AdversarialConfig | None = None,
+    discriminator: nn.Module | None = None,
 ) -> None:
     out, loop = options["out"] / name, options["loop"]
     resume = bool(checkpoint_paths(out / "checkpoints"))
     tokenizer = fresh(network)
     recipe = TokenizerRecipe("tiny", ShapesData(), tokenizer.config, TOKENIZER_OPTIM, loop, adversarial)
     clips = Clips(options["stop_after"], video=pixels(*size))
-    train_tokenizer(tokenizer, recipe, clips, out, resume=resume, device="cpu")
+    train_tokenizer(tokenizer, recipe, clips, out, discriminator=discriminator, resume=resume, device="cpu")
 
 
 def magvit(options: Options) -> None:
@@ -199,10 +204,22 @@ def tokenizer_3d(options: Options) -> None:
     run_tokenizer("vq3d-adversarial", lambda: VQ3D(config), (2, 4, 4), options, adversarial)
 
 
+VQ2D_CONFIG = VQ2DConfig(4, (1, 2), 1, 4, 4, 8, num_groups=2, entropy_cost=0.1)
+PATCHES = PatchDiscriminatorConfig(4, 1)
+HINGE = AdversarialConfig(PATCHES, gan_loss="hinge", r1_weight=0.0)
+
+
 def tokenizer_2d(options: Options) -> None:
-    config = VQ2DConfig(4, (1, 2), 1, 4, 4, 8, num_groups=2, entropy_cost=0.1)
-    adversarial = AdversarialConfig(PatchDiscriminatorConfig(4, 1), gan_loss="hinge", r1_weight=0.0)
-    run_tokenizer("vq2d-patches", lambda: VQ2D(config), (2, 8, 8), options, adversarial)
+    run_tokenizer("vq2d-patches", lambda: VQ2D(VQ2D_CONFIG), (2, 8, 8), options, HINGE)
+
+
+def tokenizer_2d_without_norms(options: Options) -> None:
+    """The same with nothing in the discriminator that depends on the clips beside a clip."""
+    discriminator = fresh(lambda: PatchDiscriminator(PATCHES))
+    for i, layer in enumerate(discriminator):
+        if isinstance(layer, nn.BatchNorm2d):
+            discriminator[i] = nn.Identity()
+    run_tokenizer("vq2d-without-norms", lambda: VQ2D(VQ2D_CONFIG), (2, 8, 8), options, HINGE, discriminator)
 
 
 def tokenizer_causal(options: Options) -> None:
@@ -213,7 +230,7 @@ def tokenizer_causal(options: Options) -> None:
     run_tokenizer("causal-kl", lambda: Causal3D(gaussian), (3, 4, 4), options)
 
 
-RUNS: Mapping[str, Callable[[Options], None]] = {
+RUNS: dict[str, Callable[[Options], None]] = {
     "magvit": magvit,
     "magvit-baselines": magvit_baselines,
     "par": par,
@@ -226,13 +243,14 @@ RUNS: Mapping[str, Callable[[Options], None]] = {
     "vq2d": tokenizer_2d,
     "causal": tokenizer_causal,
 }
+BY_NAME: dict[str, Callable[[Options], None]] = {"vq2d-without-norms": tokenizer_2d_without_norms}
 ONE_MICRO_BATCH = ("vq2d-patches",)  # a PatchGAN's batch norms see one micro-batch
 
 
 def main(out: Path, accumulation: int, stop_after: int = 0, names: Sequence[str] = (), num_steps: int = STEPS) -> None:
     loop = replace(LOOP, accumulation=accumulation, num_steps=num_steps)
     for name in names or RUNS:
-        RUNS[name]({"out": out, "loop": loop, "stop_after": stop_after})
+        (RUNS | BY_NAME)[name]({"out": out, "loop": loop, "stop_after": stop_after})
 
 
 if __name__ == "__main__":

@@ -103,6 +103,37 @@ def test_length_and_logging_may_change_on_resume(tmp_path):
     assert start_or_resume(tmp_path, other, {"model": nn.Linear(3, 3)}, torch.Generator(), resume=True) == 1
 
 
+def test_copies_beside_the_checkpoints_are_no_checkpoints(tmp_path):
+    for name in ("step-00000001-mine.pt", "step-best.pt", "step-1.pt"):
+        (tmp_path / name).write_text("mine")
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step-00000001-mine.pt", "step-00000003.pt", "step-00000004.pt", "step-1.pt", "step-best.pt"]
+    assert latest_step(tmp_path) == 4
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch, error):
+    save(tmp_path, 1)
+
+    def full(*_, **__):
+        raise error("CUDA out of memory")
+
+    monkeypatch.setattr("mutoscope.training.checkpoint.read_torch", full)
+    with pytest.raises(error):
+        load_latest_checkpoint(tmp_path)
+
+
+def test_a_run_continues_on_another_kind_of_device(tmp_path):
+    """The generator of a GPU has a state of 16 bytes, that of the CPU one of thousands."""
+    save(tmp_path, 5)
+    path = checkpoint_paths(tmp_path)[0]
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"generator": torch.zeros(16, dtype=torch.uint8)}, path)
+    assert start_or_resume(tmp_path, RECIPE, {"model": nn.Linear(3, 3)}, torch.Generator(), resume=True) == 5
+
+
 def test_a_new_run_refuses_a_folder_that_holds_checkpoints(tmp_path):
     save(tmp_path, 1)
     with pytest.raises(UserError, match="already holds checkpoints"):

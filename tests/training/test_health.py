@@ -49,3 +49,11 @@ def test_the_updates_of_an_earlier_process_come_from_its_log():
     for step in range(WINDOW, WINDOW + PROBATION):
         health.observe(step, torch.tensor(1000.0), torch.tensor(1.0))
     assert health.verdict(WINDOW) is False
+
+
+def test_an_earlier_process_need_not_have_logged_every_update():
+    lines = [{"step": step, "loss": 1.0, "grad_norm": 1.0} for step in range(0, 60, 10)]
+    health = Health(lines)
+    for step in range(60, 70):
+        health.observe(step, torch.tensor(1.0), torch.tensor(1.0))
+    assert health.verdict(50) is True and health.verdict(55) is None

@@ -89,6 +89,42 @@ def test_after_a_divergence_the_confirmed_checkpoint_is_named_and_the_others_are
     assert keeper.steps() == [30] and (tmp_path / "suspect-00000050.pt").exists()
 
 
+def test_checkpoints_just_before_a_run_was_continued_wait_for_their_updates(tmp_path):
+    for step in (10, 95, 100):
+        (tmp_path / f"step-{step:08d}.pt").touch()
+    keeper = keeper_of(tmp_path, start=100)
+    follow(keeper, 100, 3)
+    follow(keeper, 103, 1, loss=float("nan"))
+    assert "step-00000010.pt (not confirmed, and set aside: step-00000095.pt, step-00000100.pt)" in (
+        keeper.after_divergence()
+    )
+    assert keeper.steps() == [10]
+
+
+def test_a_checkpoint_that_is_not_good_is_judged_once(tmp_path, monkeypatch):
+    """Every judgement waits for the device."""
+    keeper, read = keeper_of(tmp_path), []
+    follow(keeper, 0, 60)
+    keeper.save(60)
+    follow(keeper, 60, PROBATION, loss=100.0)  # exploded
+    monkeypatch.setattr(keeper.health, "_read", lambda: read.append(True))
+    follow(keeper, 60 + PROBATION, 50, loss=100.0)
+    assert not read
+    keeper.save(130)
+    assert keeper.steps() == [60, 130]  # no good one is there to be kept
+
+
+def test_where_no_checkpoint_is_confirmed_the_oldest_is_named(tmp_path):
+    """The newest may hold the weights that led to the loss."""
+    keeper = keeper_of(tmp_path)
+    keeper.save(4)
+    keeper.save(8)
+    follow(keeper, 8, 3, loss=float("nan"))
+    message = keeper.after_divergence()
+    assert "step-00000004.pt, which the updates after it do not confirm" in message
+    assert "set aside: step-00000008.pt" in message and keeper.steps() == [4]
+
+
 def test_without_another_checkpoint_the_only_one_stays(tmp_path):
     keeper = keeper_of(tmp_path)
     assert keeper.after_divergence() == "there is no earlier checkpoint"

@@ -173,3 +173,13 @@ def test_decay_of_tensors_excludes_vectors_and_a_models_head():
     decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     assert decayed == {id(model["body"].weight), id(model["table"].weight)}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 5
+
+
+def test_a_network_clipped_beside_the_first_one_cannot_hide_a_gradient_that_is_not_finite():
+    first, second = nn.Linear(2, 1), nn.Linear(2, 1)
+    for network, gradient in ((first, 1.0), (second, float("inf"))):
+        for parameter in network.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+    both = nn.ModuleList([first, second])
+    assert torch.isnan(clip_gradients(both, 1.0, [first, second]))
+    assert torch.isfinite(clip_gradients(both, 1.0, [first]))

@@ -83,6 +83,7 @@ def test_the_time_of_a_run_is_divided():
     assert sentence == (
         "20.0 s so far, of which data 30.00%, sheets 10.00%, checkpoints 0.00%, validation 0.00%; the rest updates."
     )
-    assert shares.exceeded("sheets", share=0.02, free_seconds=1.0)
-    assert not shares.exceeded("sheets", share=0.02, free_seconds=5.0)
-    assert not shares.exceeded("sheets", share=0.2, free_seconds=0.0)
+    assert shares.would_exceed("sheets", share=0.02, free_seconds=3.9)
+    assert not shares.would_exceed("sheets", share=0.02, free_seconds=4.0)  # those two seconds, and two more
+    assert shares.would_exceed("sheets", share=0.18, free_seconds=0.0)
+    assert not shares.would_exceed("sheets", share=0.2, free_seconds=0.0)

@@ -33,14 +33,17 @@ def test_only_a_second_interrupt_interrupts_at_once():
             signal.raise_signal(signal.SIGINT)
 
 
-def test_a_run_that_was_started_to_outlive_its_terminal_does():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
+def test_a_run_that_was_started_to_ignore_a_signal_ignores_it(name):
+    """nohup ignores SIGHUP, `&` in a script SIGINT: Ctrl-C is meant for the script."""
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_IGN)
     try:
-        with StopSignals() as stop:
-            signal.raise_signal(signal.SIGHUP)
+        with early_signals(ALONE), StopSignals() as stop:
+            signal.raise_signal(number)
             assert stop.take() == NOTHING
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
 
 
 def test_before_the_first_update_a_signal_interrupts_and_one_that_saves_does_nothing():

@@ -1,10 +1,11 @@
+import os
 import sys
 
 import numpy as np
 import pytest
 
 from mutoscope.errors import UserError
-from mutoscope.training.tracking import TRACKERS, JsonlTracker, open_trackers, read_log
+from mutoscope.training.tracking import TRACKERS, Journal, JsonlTracker, open_trackers, read_log
 
 
 def test_each_step_is_one_line_that_is_on_disk_at_once(tmp_path):
@@ -69,3 +70,17 @@ def test_tensorboard_gets_numbers_and_images_and_drops_steps_that_a_resumed_run_
     found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in found.Scalars("loss")] == [(0, 3.0), (1, 2.0), (2, 1.5)]
     assert found.Images("sheet")[-1].width == 5
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\x00\x00\n", b"3\n", b'{"loss": 1.0}\n', b"\x00\x00\x00"])
+def test_a_log_damaged_by_a_power_cut_is_read_up_to_the_damage(tmp_path, damage):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 0, "loss": 2.0}\n' + damage)
+    assert read_log(path) == [{"step": 0, "loss": 2.0}]
+    JsonlTracker(path, 1).close()
+    assert path.read_text() == '{"step": 0, "loss": 2.0}\n'
+
+
+def test_a_name_that_is_no_text_does_not_end_a_run(tmp_path):
+    Journal(tmp_path / "run.log").write(os.fsdecode(b"r\xffun\x1b[2J"))
+    assert "r\\udcffun\\x1b[2J" in (tmp_path / "run.log").read_text()

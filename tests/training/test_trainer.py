@@ -1,3 +1,4 @@
+import math
 import os
 import signal
 import subprocess
@@ -12,13 +13,16 @@ from torch import Tensor
 
 from mutoscope.errors import UserError
 from mutoscope.training.batches import split_batch
+from mutoscope.training.callbacks import Recorder
 from mutoscope.training.checkpoint import checkpoint_paths
+from mutoscope.training.distributed import Process
 from mutoscope.training.pace import TimeShares
 from mutoscope.training.signals import NOTHING, STOP, StopSignals
 from mutoscope.training.tracking import read_log
-from mutoscope.training.trainer import train_model
-from training.fakes import FakeModel, FakeSource, features_recipe
+from mutoscope.training.trainer import check_same_start, train_model
+from training.fakes import LOOP, FakeModel, FakeSource, features_recipe
 
+ALONE = Process(0, 1, torch.device("cpu"))
 RUN = """
 import os, signal, sys
 from training.fakes import FakeModel, FakeSource, features_recipe
@@ -177,6 +181,39 @@ def test_a_diverging_loss_stops_the_run_before_it_overwrites_a_good_checkpoint(t
     assert checkpoint_paths(tmp_path / "checkpoints")[-1].name == "step-00000004.pt"
 
 
+def test_only_the_main_rank_sets_checkpoints_aside_and_speaks(tmp_path, monkeypatch):
+    """Another rank has judged no checkpoint, and would set aside the one that the main rank names."""
+    asked = []
+
+    def after_divergence():
+        asked.append(True)
+        return "the last good checkpoint is here"
+
+    monkeypatch.setattr("mutoscope.training.callbacks.mean_over_ranks", lambda values, process: {"loss": math.nan})
+    for rank, sentence in ((1, r"^$"), (0, "loss is nan at step 3; the last good checkpoint is here")):
+        process = Process(rank, 2, torch.device("cpu"))
+        with pytest.raises(UserError, match=sentence), Recorder(tmp_path, LOOP, 0, process, (), after_divergence) as r:
+            r.record(3, {}, 0.1, torch.tensor(1.0))
+    assert asked == [True]
+
+
+def test_ranks_that_see_different_checkpoints_do_not_start(monkeypatch):
+    process = Process(0, 2, torch.device("cpu"))
+    others = {10: 20, -10: -10}  # another rank starts after 20 updates
+    monkeypatch.setattr("mutoscope.training.trainer.largest_over_ranks", lambda number, process: others[number])
+    with pytest.raises(UserError, match="after 10 and 20 updates"):
+        check_same_start(10, process)
+    monkeypatch.undo()
+    check_same_start(10, ALONE)
+
+
+def test_the_log_of_a_run_says_why_it_ended(tmp_path):
+    """Whoever read its messages may be gone by then."""
+    with pytest.raises(UserError):
+        train_model(Explodes(2), features_recipe(), FakeSource(), tmp_path, prepare_batch=lambda b, s: {**b, "step": s})
+    assert "The run ends: Training diverged: loss is nan at step 2" in (tmp_path / "run.log").read_text()
+
+
 class Explodes(FakeModel):
     """The loss of one update is no number."""
 
@@ -225,8 +262,9 @@ def test_contact_sheets_that_took_their_share_of_the_time_wait_except_for_the_la
 
     recipe = features_recipe(num_steps=60, sample_every=10, checkpoint_every=100, sheet_share=0.1)
     train_model(FakeModel(), recipe, FakeSource(), tmp_path, prepare_batch=prepare, callbacks=[slow])
-    # 30 s each and 20 s an update: a tenth of the time is one in 14 updates, taken where one is scheduled
-    assert drawn == [1, 20, 30, 50, 60]
+    # 30 s each and 20 s an update: a tenth of the time is one in 14 updates, taken where one is scheduled and the
+    # share is not exceeded even with it; the last one always
+    assert drawn == [1, 30, 50, 60]
 
 
 def test_the_log_says_that_nobody_reads_the_progress(tmp_path, monkeypatch):

@@ -70,6 +70,15 @@ def test_a_rank_that_stops_is_named_within_two_minutes_once_while_the_others_wai
     assert ranks.ended[0].startswith("Rank 2 (process ") and "has died or was stopped" in ranks.ended[0]
 
 
+def test_a_store_that_is_gone_ends_a_meeting_in_one_sentence(ranks: Ranks, monkeypatch: pytest.MonkeyPatch):
+    def gone(key: str, amount: int) -> int:
+        raise RuntimeError("Broken pipe")  # of torch, without a class of its own
+
+    monkeypatch.setattr(ranks.store, "add", gone)
+    with pytest.raises(UserError, match="The process that started the ranks answers no more"):
+        ranks.watches[0].meet()
+
+
 def test_a_rank_that_does_not_wait_ends_with_its_next_exchange(ranks: Ranks):
     ranks.stopped.add(1)
     ranks.wait(SILENCE + 2 * BEAT)

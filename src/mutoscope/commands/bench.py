@@ -209,7 +209,7 @@ def claims(
     from mutoscope.studies.claims import run_claims
 
     folder = Path(out).expanduser()
-    check_writable_folder(folder.parent)
+    check_writable_folder(folder)
     variants = lab.variants()
     asked = {"seeds": seeds, "num_steps": num_steps, "num_clips": num_clips}
     config = lab.settings(**{name: value for name, value in asked.items() if value})

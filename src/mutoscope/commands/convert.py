@@ -36,7 +36,7 @@ def convert(kind: str, source: str, out: str, /, *, options: ConvertOptions) -> 
     if target.exists() and not hub.is_unfinished(target):
         tidy(target)  # a conversion may have been killed right after its last step
         raise UserError(f"{out!r} exists already; name a new folder.")
-    hub.check_writable_folder(target.parent)
+    hub.check_writable_folder(target)
     if options.text_encoder is not None and not converter.takes_text_encoder:
         readers = " and ".join(name for name, other in CONVERTERS.items() if other.takes_text_encoder)
         raise UserError(f"--text-encoder belongs to {readers}, found {kind}: omit it.")

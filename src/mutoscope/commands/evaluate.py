@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -104,11 +104,10 @@ def evaluate(
     from mutoscope.evaluation.engine import evaluate as measure
     from mutoscope.evaluation.networks.extractors import WeightFiles
     from mutoscope.evaluation.plan import StreamSettings
-    from mutoscope.training.distributed import join
+    from mutoscope.training.distributed import join, together
 
     sampling = sampler_options(source, overrides)
-    # Under torchrun all processes share the clips. Rows are exchanged on the CPU at the end, which may be far for some.
-    join("cpu", patience=timedelta(hours=12))
+    process = join("cpu")  # under torchrun all processes share the clips; rows are exchanged on the CPU
     report = measure(
         source,
         protocol,
@@ -132,6 +131,7 @@ def evaluate(
         ),
         state=state,
         progress=common.is_terminal(),
+        together=partial(together, process),
     )
     return _written(dict(report), target)
 

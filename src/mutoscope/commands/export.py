@@ -77,7 +77,7 @@ def _web(model: str, out: Path, runtime: Path | None, load: common.LoadOptions) 
     from mutoscope import hub
     from mutoscope.playground.web_export import export_web
 
-    hub.check_writable_folder(out.parent)
+    hub.check_writable_folder(out)
     folder = hub.open_folder(model)
     pipeline = common.load_pipeline(folder, load)
     start = time.perf_counter()

@@ -15,6 +15,11 @@ READERS = frozenset(
 )
 READER_BUILTINS = (EOFError, UnicodeError)
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "storage size calculation overflowed")
+HELPER_ENDED = "A process that does part of the work was ended"
+HELPER_ADVICE = (
+    "The system does so where memory, or the shared memory of a container, is used up: choose fewer processes "
+    "(num-workers) or smaller batches; an interrupted run continues."
+)
 REPORT = "This is a fault of Mutoscope: please report it with what the same command prints with --debug."
 
 
@@ -27,6 +32,8 @@ def explained(error: Exception) -> tuple[str, int]:
         return f"Not enough memory: {what}. Choose fewer or smaller clips, a smaller batch or model.", BAD_INPUT
     if isinstance(error, OSError):
         return of_the_system(error), BAD_INPUT
+    if is_of_a_helper(error):
+        return f"{HELPER_ENDED} ({reason(error)}). {HELPER_ADVICE}", BAD_INPUT
     if isinstance(error, ImportError):
         return (
             f"A library is missing or broken: {reason(error)}. Install mutoscope again, with the extra it needs.",
@@ -35,6 +42,13 @@ def explained(error: Exception) -> tuple[str, int]:
     if isinstance(error, READER_BUILTINS) or library_of(error) in READERS:
         return f"The input cannot be read: {type(error).__name__}: {reason(error)}. Is the file complete?", BAD_INPUT
     return f"{type(error).__name__}: {reason(error)}. {REPORT}", OUR_FAULT
+
+
+def is_of_a_helper(error: Exception) -> bool:
+    """Whether a process that read clips or recorded episodes was ended from outside, mostly for want of memory."""
+    return type(error).__name__ == "BrokenProcessPool" or (
+        isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+    )
 
 
 def ran_out_of_memory(error: Exception) -> bool:

@@ -82,7 +82,7 @@ def record(
         policy = "mixed" if all(spec.name.startswith("doom-") for spec in specs) else "random"
     config = RecordConfig(specs, policy, episodes, max_frames, seed, endless, rows)
     target = Path(out).expanduser()
-    hub.check_writable_folder(target.parent)
+    hub.check_writable_folder(target)
     start = time.perf_counter()
     report = write_recording(
         config, target, num_workers, lambda items, total: common.progress(items, total, "record", "episode")

@@ -4,13 +4,14 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import Generic, cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mutoscope.data.base import BatchT, ClipSource
+from mutoscope.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,18 @@ def make_loader(
     num_workers: int = 0,
     seed: int = 0,
 ) -> Iterable[BatchT]:
-    """Batches of `source` in the order of `batches`, each a list of clip indices; read by `num_workers` processes."""
+    """Batches of `source` in the order of `batches`, each a list of clip indices; read by `num_workers` processes.
+
+    What a source says about a file arrives as it was said, whichever process reads it.
+    """
+    if num_workers:
+        return _opened(_loader(cast(ClipSource[BatchT], _Tried(source)), batches, num_workers, seed))
+    return _loader(source, batches, num_workers, seed)
+
+
+def _loader(
+    source: ClipSource[BatchT], batches: Sampler[list[int]] | Sequence[list[int]], num_workers: int, seed: int
+) -> DataLoader[BatchT]:
     return DataLoader(
         cast(Dataset[BatchT], source),  # DataLoader only indexes it, with the lists of `batches`
         sampler=batches,
@@ -73,6 +85,34 @@ def make_loader(
         generator=torch.Generator().manual_seed(seed),
         prefetch_factor=2 if num_workers else None,
     )
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """A batch that could not be read."""
+
+    error: UserError | OSError
+
+
+class _Tried(Generic[BatchT]):
+    """A source whose refusals are passed on as values: torch would put a traceback of the worker into their message."""
+
+    def __init__(self, source: ClipSource[BatchT]):
+        self.source = source
+
+    def __getitem__(self, indices: Sequence[int]) -> BatchT | _Failed:
+        try:
+            return self.source[indices]
+        except (UserError, OSError) as error:
+            return _Failed(error)
+
+
+def _opened(batches: Iterable[BatchT]) -> Iterator[BatchT]:
+    """The batches. Raises what a worker could not read."""
+    for batch in batches:
+        if isinstance(batch, _Failed):
+            raise batch.error
+        yield batch
 
 
 def _leave_signals_to_parent(worker: int) -> None:

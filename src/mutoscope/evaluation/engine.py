@@ -7,7 +7,7 @@ A protocol opens a plan: sides of clips, and how their rows become figures. The 
 import os
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
@@ -24,7 +24,7 @@ from mutoscope.evaluation.protocols.published import VIDEO_PROTOCOLS, VideoProto
 from mutoscope.evaluation.protocols.published_plan import open_published
 from mutoscope.evaluation.protocols.shapes import ALL_THAT_FITS, SHAPES_PROTOCOLS, open_shapes
 from mutoscope.evaluation.protocols.world import WORLD, open_world
-from mutoscope.evaluation.rows import Rows, State, gather_rows, rank_and_world_size
+from mutoscope.evaluation.rows import Rows, State, Together, agreed, gather_rows, rank_and_world_size
 from mutoscope.evaluation.sources.footage import open_footage
 from mutoscope.evaluation.sources.opened import SourceLike, name_of
 from mutoscope.evaluation.sources.pairing import Pairs
@@ -77,6 +77,7 @@ def evaluate(
     streams: StreamSettings = StreamSettings(),  # noqa: B008
     state: str | os.PathLike[str] | None = None,
     progress: bool = False,
+    together: Together = nullcontext,
 ) -> Report:
     """Figures of `source` under a protocol, each {"value", "ci95"}, in a report that states what they depend on.
 
@@ -108,7 +109,7 @@ def evaluate(
     Figures of different counts do not compare. At most `batch_size` clips are generated or read together; `options` go
     to the model's sampler; `classifier` replaces the bundled one. With `state`, a folder, finished chunks are stored
     there, and a killed evaluation continues to the same figures. Processes that joined a group (torchrun) share the
-    clips; the report has figures on the first one only.
+    clips; the report has figures on the first one only. `together` surrounds their exchanges.
     Raises UserError for sources, files, counts or settings that do not fit the protocol.
     """
     began = time.perf_counter()
@@ -135,8 +136,12 @@ def evaluate(
     )
     plan = open_plan(source, protocol, settings)
     is_first = rank_and_world_size()[0] == 0
-    with nullcontext() if settings.state is None or not is_first else owned(settings.state, "evaluate"):
-        rows = measure(plan, State() if state is None else State.open(state, plan.settings()), progress)
+    with ExitStack() as stack:
+        if settings.state is not None:
+            with agreed(together):
+                if is_first:
+                    stack.enter_context(owned(settings.state, "evaluate"))
+        rows = measure(plan, State.open(state, {} if state is None else plan.settings(), together), progress)
     outcome = plan.outcome(rows) if is_first else Outcome({}, 0, {"protocol_details": {}})
     report = {
         "source": name_of(source),

@@ -9,7 +9,8 @@ Processes are those of a `torch.distributed` group that was joined before (torch
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,25 +44,48 @@ class Rows:
         return self.tensors[name]
 
 
+Together = Callable[[], AbstractContextManager[object]]
+"""Around an exchange that processes reach far apart in time. It raises UserError for one that has died meanwhile."""
+
+
+@contextmanager
+def agreed(together: Together) -> Iterator[None]:
+    """Around work of some processes: whatever it raises on one of them ends all, the others without a message."""
+    failure: BaseException | None = None
+    try:
+        yield
+    except UserError as error:
+        failure = error
+    if rank_and_world_size()[1] > 1:
+        refused: list[bool | None] = [None] * rank_and_world_size()[1]
+        with together():
+            dist.all_gather_object(refused, failure is not None)
+        if failure is None and any(refused):
+            raise UserError
+    if failure is not None:
+        raise failure
+
+
 @dataclass(frozen=True)
 class State:
     """A folder of finished chunks, from which a killed evaluation continues; without a folder, none are stored."""
 
     folder: Path | None = None
+    together: Together = nullcontext
+    """How processes wait for each other before they exchange rows."""
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str] | None, settings: dict[str, object]) -> "State":
+    def open(
+        cls, folder: str | os.PathLike[str] | None, settings: dict[str, object], together: Together = nullcontext
+    ) -> "State":
         """Create the folder, or check that it holds chunks of the same evaluation. Raises UserError otherwise."""
         if folder is None:
-            return cls()
+            return cls(together=together)
         path, text = Path(folder).expanduser(), json.dumps(settings, indent=2, sort_keys=True)
-        rank, world_size = rank_and_world_size()
-        if rank > 0:
-            dist.barrier()  # until the first process has created the folder
-        cls._check(path, text)
-        if rank == 0 and world_size > 1:
-            dist.barrier()
-        return cls(path)
+        with agreed(together):
+            if rank_and_world_size()[0] == 0:
+                cls._check(path, text)
+        return cls(path, together)
 
     @staticmethod
     def _check(path: Path, text: str) -> None:
@@ -110,7 +134,8 @@ def gather_rows(
         own.add(number, rows)
     if world_size == 1:
         return own.rows()
-    parts = _gathered(own.parts())
+    with state.together():
+        parts = _gathered(own.parts())
     return None if parts is None else joined([parts[number] for number in sorted(parts)])
 
 

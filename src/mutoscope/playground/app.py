@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 from mutoscope import __version__
@@ -28,6 +29,7 @@ from mutoscope.playground.shelf import Shelf
 from mutoscope.playground.uploads import TooLarge, read_upload
 from mutoscope.playground.videos import Jobs, router
 from mutoscope.playground.watching import WatchSession
+from mutoscope.writing import REFUSED_WRITES, WriteError, write_problem
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, WebSocket
@@ -149,7 +151,7 @@ def create_app(server: Server) -> "FastAPI":
         lifespan=server.lifespan,
         docs_url=None,
         redoc_url=None,
-        responses={status: {"model": Problem} for status in (400, 403, 404, 413)},
+        responses={status: {"model": Problem} for status in (400, 403, 404, 413, 507)},
     )
     _add_guard(app, server)
     _add_page(app)
@@ -162,8 +164,15 @@ def create_app(server: Server) -> "FastAPI":
     @app.exception_handler(UserError)
     async def refused(request: Request, error: UserError) -> JSONResponse:
         server.metrics.refused += 1
-        status = {TooLarge: 413, NotHere: 404}.get(type(error), 400)
+        status = {TooLarge: 413, NotHere: 404, WriteError: 507}.get(type(error), 400)
         return JSONResponse({"detail": str(error), "error": {"message": str(error), "code": status}}, status)
+
+    @app.exception_handler(OSError)
+    async def full(request: Request, error: OSError) -> JSONResponse:
+        """A disk that is full, also in the middle of a form, whose files the web framework stores."""
+        if error.errno not in REFUSED_WRITES:
+            raise error
+        return await refused(request, write_problem(error.filename or gettempdir(), error, name="the upload"))
 
     return app
 

@@ -3,7 +3,6 @@
 import io
 import zipfile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,6 +12,7 @@ from mutoscope.data.sources.parquet import require_pyarrow
 from mutoscope.data.video.write import VideoWriter
 from mutoscope.playground.world import Card
 from mutoscope.worlds.lerobot_writer import DatasetForm, EpisodePart, encode_episode, pixel_statistics, write_dataset
+from mutoscope.writing import workspace
 
 FILM_TYPES = {"mp4": "video/mp4", "gif": "image/gif", "png": "image/png"}
 SHORTEST_SIDE = 256  # of a film: small frames are enlarged, since most programs blur them
@@ -20,7 +20,7 @@ SHORTEST_SIDE = 256  # of a film: small frames are enlarged, since most programs
 
 def written(frames: UInt8[np.ndarray, "t h w 3"], fps: float, suffix: str) -> bytes:
     """Frames as a video file (.mp4 or .gif) or a contact sheet (.png)."""
-    with TemporaryDirectory(prefix="mutoscope-film-") as folder:
+    with workspace("mutoscope-film-") as folder:
         path = Path(folder) / f"film{suffix}"
         scale = 1 if suffix == ".png" else max(1, SHORTEST_SIDE // min(frames.shape[1:3]))
         with VideoWriter(path, fps, scale) as writer:
@@ -42,7 +42,7 @@ def episode(cards: list[Card], actions: ActionSpec, fps: float, task: str) -> by
     require_pyarrow(Path("the episode"))
     frames = [card.pixels() for card in cards]
     rows = np.array([card.action for card in cards[1:]] + [(0.0,) * actions.size], np.float32)
-    with TemporaryDirectory(prefix="mutoscope-episode-") as temporary:
+    with workspace("mutoscope-episode-") as temporary:
         video, out = Path(temporary) / "episode.mp4", Path(temporary) / "dataset"
         out.mkdir()
         encode_episode(frames, fps, video)

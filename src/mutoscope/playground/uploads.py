@@ -6,14 +6,13 @@ import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import UInt8
 
 from mutoscope.errors import UserError
 from mutoscope.playground.limits import Limits
-from mutoscope.writing import writing
+from mutoscope.writing import workspace, writing
 
 MAX_FRAMES = 64  # of an upload: no model here reads more
 SIDE = 512  # pixels of the shorter side that are kept
@@ -29,7 +28,7 @@ async def read_upload(
     parts: AsyncIterator[bytes], limits: Limits, one_at_a_time: asyncio.Semaphore
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """The first frames of a file that arrives in parts. Raises UserError for whatever is no picture or video."""
-    with TemporaryDirectory(prefix="mutoscope-upload-") as folder:
+    with workspace("mutoscope-upload-") as folder:
         path = Path(folder) / "upload"
         await _store(parts, path, limits.upload_bytes)
         async with one_at_a_time:

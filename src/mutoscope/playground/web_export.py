@@ -10,16 +10,16 @@ import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from mutoscope.errors import UserError
 from mutoscope.families.base import WebWorld
-from mutoscope.ownership import is_temporary, owned, temporary_beside, tidy
+from mutoscope.ownership import is_temporary, owned, real_folder, temporary_folder, tidy
 from mutoscope.pipeline import VideoPipeline
-from mutoscope.writing import writing
+from mutoscope.writing import move_entries, workspace, writing
 
 STATIC, WEB = (Path(__file__).parent / name for name in ("static", "static_web"))
-PAGE_FILES = ("index.html", "style.css", "icon.svg", "app.js", "play.js", "region.js", "watch.js")
+INDEX = "index.html"
+PAGE_FILES = (INDEX, "style.css", "icon.svg", "app.js", "play.js", "region.js", "watch.js")
 RUNTIME = "onnxruntime-web"
 RUNTIME_VERSION = "1.30.0"
 RUNTIME_FILES = (
@@ -58,18 +58,24 @@ def export_web(pipeline: VideoPipeline, name: str, out: Path, runtime: Path | No
 
     Raises UserError for a model that cannot be played so, a folder that is not empty, and a missing exporter.
     """
-    if out.exists() and (not out.is_dir() or any(not is_temporary(entry) for entry in out.iterdir())):
+    if out.exists() and not _is_unfinished(out):
         tidy(out)  # an export may have been killed right after its last step
         raise UserError(f"{out} is not empty: name a new folder.")
     with owned(out, "export"):
-        world = _write_page(pipeline, name, out, runtime)
+        world = _write_page(pipeline, name, real_folder(out), runtime)
     sizes = {file.relative_to(out).as_posix(): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
     return {"output": str(out), "model_bytes": sum(map(len, world.graphs.values())), "files": sizes}
 
 
+def _is_unfinished(out: Path) -> bool:
+    """Whether a folder is empty, or was left by an export that was killed before it moved its last file there."""
+    names = {entry.name for entry in out.iterdir() if not is_temporary(entry)} if out.is_dir() else {INDEX}
+    return all(name in ("static", "runtime", "world.json") or name.endswith(".onnx") for name in names)
+
+
 def _write_page(pipeline: VideoPipeline, name: str, out: Path, runtime: Path | None) -> WebWorld:
-    """The folder under a temporary name, which becomes `out` when it is complete."""
-    folder = temporary_beside(out)
+    """The folder under a temporary name, which becomes `out`, or whose entries move there, when it is complete."""
+    folder = temporary_folder(out)
     page = sum(file.stat().st_size for file in (*STATIC.iterdir(), *WEB.iterdir()) if file.is_file())
     with writing(out, page, folder):
         (folder / "runtime").mkdir(parents=True)
@@ -80,9 +86,11 @@ def _write_page(pipeline: VideoPipeline, name: str, out: Path, runtime: Path | N
             for graph, content in world.graphs.items():
                 (folder / f"{graph}.onnx").write_bytes(content)
             (folder / "world.json").write_text(json.dumps(world.manifest), encoding="utf-8")
-            if out.exists():
-                out.rmdir()
-            folder.rename(out)
+            if out.exists():  # a mount point, or where a shell is: it stays the same folder
+                move_entries(folder, out, last=INDEX)
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                folder.rename(out)
     return world
 
 
@@ -90,7 +98,7 @@ def _copy_page(folder: Path) -> None:
     """The page of `mutoscope play`, whose wire leads to a worker in place of a server."""
     (folder / "static").mkdir()
     for name in PAGE_FILES:
-        target = folder if name == "index.html" else folder / "static"
+        target = folder if name == INDEX else folder / "static"
         text = (STATIC / name).read_text(encoding="utf-8")
         (target / name).write_text(text.replace('"/static/', '"static/'), encoding="utf-8")
     for file in WEB.iterdir():
@@ -102,7 +110,7 @@ def _copy_runtime(folder: Path, source: Path | None) -> None:
     if source is not None:
         _take(source, folder)
         return
-    with TemporaryDirectory(prefix="mutoscope-npm-") as temporary:
+    with workspace("mutoscope-npm-") as temporary:
         _take(_from_npm(Path(temporary)), folder)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -15,6 +14,7 @@ from mutoscope.runs.tokenize import CaptionReader
 from mutoscope.sampling.tasks import TASKS
 from mutoscope.text import load_text_encoder
 from mutoscope.text.words import word_config
+from mutoscope.writing import workspace
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def contents_for(
 
 def _reader(words: Mapping[str, object], data: DataConfig) -> CaptionReader:
     """An encoder of these words, as long as the longest caption."""
-    with TemporaryDirectory() as folder:
+    with workspace("mutoscope-words-") as folder:
         hub.write_json(Path(folder) / hub.CONFIG, words)
         encoder = load_text_encoder(Path(folder), torch.device("cpu"), torch.float32)
     return CaptionReader(encoder, min(caption_length(data.captions()), MAX_WORDS))

@@ -28,7 +28,7 @@ from mutoscope.data.sources.tokens import (
 from mutoscope.data.video.motion import motion_score
 from mutoscope.errors import UserError
 from mutoscope.hub import CONFIG, weights_hash, write_json
-from mutoscope.ownership import owned, remove_leftovers, tidy
+from mutoscope.ownership import owned, real_folder, remove_leftovers, tidy
 from mutoscope.sampling.tasks import condition_key, condition_video, needs_video
 from mutoscope.text import TextEncoder
 from mutoscope.tokenizers.base import VideoTokenizer
@@ -97,7 +97,7 @@ def tokenize(
             for name, field in kept.items()
         },
     )
-    out = Path(out)
+    out = real_folder(out)  # a link to nothing becomes a folder where it leads to
     with nullcontext(tidy(out)) if out.exists() else owned(out, "tokenize"):
         remove_leftovers(partial_folder(out))
         started, former = started_info(out), without_episodes(info)

@@ -22,7 +22,7 @@ from mutoscope.families.base import PrepareBatch
 from mutoscope.json_config import dataclass_from_dict, read_json
 from mutoscope.layers.lora import merge_lora
 from mutoscope.models.base import ModelConfig
-from mutoscope.ownership import owned
+from mutoscope.ownership import owned, tidy
 from mutoscope.runs.actions import actions_of, with_scaled_actions
 from mutoscope.runs.checks import (
     check_actions,
@@ -50,7 +50,7 @@ from mutoscope.tokenizers.inflation import inflate
 from mutoscope.tokenizers.perceptual import load_perceptual
 from mutoscope.tokenizers.vq3d import VQ3D
 from mutoscope.training.callbacks import Callback, ReconstructionSheet
-from mutoscope.training.checkpoint import write_recipe
+from mutoscope.training.checkpoint import CHECKPOINTS, check_new, write_recipe
 from mutoscope.training.config import (
     AdversarialConfig,
     FeaturesRecipe,
@@ -202,12 +202,23 @@ def _train_tokenizer(
     return result
 
 
+def check_no_run(out: Path) -> None:
+    """Raises UserError where `out` holds an earlier run, before its recipe is replaced by another one."""
+    check_new(out / CHECKPOINTS)
+    if not (out / TRAINED_FIRST / hub.INDEX).is_file():
+        check_new(out / TRAINED_FIRST / CHECKPOINTS)
+
+
 def _train_tokenizer_first(
     recipe: ModelRecipe, out: Path, process: Process, options: dict[str, Any]
 ) -> TrainResult | None:
     """Trains the tokenizer that a model's recipe names by a recipe; the result where a signal ended it early."""
     first, folder = tokenizer_stage(recipe), out / TRAINED_FIRST
-    if first is None or (folder / hub.INDEX).is_file():
+    if first is None:
+        return None
+    if (folder / hub.INDEX).is_file():
+        if process.is_main:
+            tidy(folder)  # a run may have been killed right after the tokenizer's last step
         return None
     resume = options["resume"] and folder.is_dir()
     with folder_of(folder, "train", process):
@@ -250,8 +261,10 @@ def _train_model(
     family = family_of(recipe.model)
     model = family.network(recipe.model)
     start(recipe, model)  # before anything is computed or written: weights that do not fit are refused here
-    if process.is_main and not options["resume"]:
-        write_recipe(out, to_json(recipe))
+    if not options["resume"]:
+        check_no_run(out)
+        if process.is_main:
+            write_recipe(out, to_json(recipe))
     if (unfinished := _train_tokenizer_first(recipe, out, process, options)) is not None:
         return unfinished
     name = tokenizer_of(recipe, out)

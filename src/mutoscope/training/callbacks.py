@@ -21,7 +21,7 @@ from mutoscope.tokenizers.base import VideoTokenizer
 from mutoscope.training.batches import Batch
 from mutoscope.training.config import LoopConfig
 from mutoscope.training.curve import write_curve
-from mutoscope.training.distributed import Process, mean_over_ranks
+from mutoscope.training.distributed import Process, barrier, mean_over_ranks
 from mutoscope.training.pace import Pace, Share, TimeShares
 from mutoscope.training.tracking import JOURNAL, LOG, Journal, Tracker, announce
 from mutoscope.training.utilisation import Utilisation
@@ -122,8 +122,11 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         self._bar.close()
+        if kind is not None:  # the reader of the last message may be gone
+            said = " ".join(str(error).split())
+            self._journal.write(f"The run ends: {said or kind.__name__}")
         self._journal.write(f"{self.shares.sentence()} {self.use.sentence()}".rstrip())
         for tracker in self.trackers:
             tracker.close()
@@ -150,7 +153,7 @@ class Recorder:
         if not log_now and not saving:
             return
         values = mean_over_ranks(losses | {"grad_norm": grad_norm}, self.process)
-        check_finite(step, values, self.after_divergence)
+        self._check_finite(step, values)
         if not log_now:
             return
         now, waited = time.perf_counter(), self.shares.seconds["data"]
@@ -166,6 +169,17 @@ class Recorder:
             self._note_lost_output()
             for tracker in self.trackers:
                 tracker.log(step, values)
+
+    def _check_finite(self, step: int, values: dict[str, float]) -> None:
+        """Ends the run on all ranks, which have the same values; only the main one renames checkpoints and speaks."""
+        if all(map(np.isfinite, values.values())):
+            return
+        try:
+            if self.process.is_main:
+                check_finite(step, values, self.after_divergence)
+        finally:
+            barrier(self.process)  # a rank that ends sooner would have the others ended before they have spoken
+        raise UserError
 
     def _validate(self, step: int, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
         with self._paused("validation"):
@@ -219,14 +233,14 @@ class Recorder:
     def sheets_due(self, step: int, scheduled: bool) -> bool:
         """Whether contact sheets are drawn after update `step`: those scheduled now, or earlier and postponed.
 
-        Those of the last update are always drawn, and all others only while sheets have not taken more than their share
-        of the time.
+        Those of the last update are always drawn, all others only where sheets then have taken at most their share of
+        the time.
         """
         self._sheets_due |= scheduled
         if not self._sheets_due or not self.process.is_main:
             return False
         is_last = step + 1 == self.loop.num_steps
-        if not is_last and self.shares.exceeded("sheets", self.loop.sheet_share, FREE_SHEET_SECONDS):
+        if not is_last and self.shares.would_exceed("sheets", self.loop.sheet_share, FREE_SHEET_SECONDS):
             return False
         self._sheets_due = False
         return True

@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, checked when read, only continued under the recipe that wrote them."""
 
 import json
-import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,7 +14,7 @@ from mutoscope.errors import UserError, reason
 from mutoscope.ownership import temporary_beside
 from mutoscope.pickles import check_torch_file
 from mutoscope.state_dicts import read_torch
-from mutoscope.writing import new_folder, write_whole, writing
+from mutoscope.writing import flush, new_folder, write_whole, writing
 
 # Fields that may differ on resume: they change logs, speed (up to rounding), the split of a batch or which of two
 # finished networks is exported, or (num_steps) the end of the cosine.
@@ -35,6 +35,10 @@ FREE_FIELDS = (
     "loop.validation_clips",
     "loop.recognisable_after",
 )
+
+
+CHECKPOINTS = "checkpoints"  # folder in that of a run
+NAME = re.compile(r"step-[0-9]{8,}\.pt")
 
 
 class Stateful(Protocol):
@@ -61,8 +65,8 @@ class Checkpoint(TypedDict):
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    return sorted(folder.glob("step-*.pt"))
+    """Finished checkpoints, oldest first. Files of other names, such as copies, are none: nothing removes them."""
+    return sorted(path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name))
 
 
 def step_of(path: Path) -> int:
@@ -98,8 +102,7 @@ def save_checkpoint(
         with writing(path, tensor_bytes(state), temporary):
             with temporary.open("wb") as file:
                 torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
+                flush(file)
             temporary.replace(path)
     except UserError as error:
         kept = checkpoint_paths(folder)
@@ -129,6 +132,8 @@ def load_latest_checkpoint(folder: Path, device: torch.device | str = "cpu") -> 
     for path in reversed(paths):
         try:
             return _load(path, device)
+        except (MemoryError, torch.OutOfMemoryError):  # the file may be whole
+            raise
         except Exception as error:  # every kind of damage raises its own kind of exception
             warnings.warn(f"Checkpoint {path} is damaged ({reason(error)}); trying the one before it.", stacklevel=2)
     if paths:
@@ -152,7 +157,8 @@ def restore(state: Checkpoint, parts: Mapping[str, Stateful], generator: torch.G
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
     torch.set_rng_state(state["torch_rng"].cpu())
-    generator.set_state(state["generator"].cpu())
+    if state["generator"].shape == generator.get_state().shape:  # of a GPU's it is another; updates seed their own
+        generator.set_state(state["generator"].cpu())
     return state["step"]
 
 
@@ -172,8 +178,7 @@ def start_or_resume(
     complete: adds to a saved recipe the fields that did not exist when it was saved.
     """
     if not resume:
-        if checkpoint_paths(folder):
-            raise UserError(f"{folder} already holds checkpoints; resume that run or choose another output folder.")
+        check_new(folder)
         return 0
     state = load_latest_checkpoint(folder, device)
     if state is None:
@@ -185,6 +190,12 @@ def start_or_resume(
             "Resume with the recipe.json beside it or choose another output folder."
         )
     return restore(state, parts, generator)
+
+
+def check_new(folder: Path) -> None:
+    """Raises UserError where a folder holds the checkpoints of an earlier run, before anything of that run changes."""
+    if checkpoint_paths(folder):
+        raise UserError(f"{folder} already holds checkpoints; resume that run or choose another output folder.")
 
 
 def write_recipe(out: Path, recipe: RecipeValues) -> None:

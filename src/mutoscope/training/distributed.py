@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import gc
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,25 +38,24 @@ class Process:
         return self.rank == 0
 
 
-def join(device: str | torch.device | None = None, patience: timedelta = LONGEST_EXCHANGE) -> Process:
+def join(device: str | torch.device | None = None) -> Process:
     """Joins the group that torchrun describes in the environment: gloo on CPU, nccl on CUDA.
 
     Without torchrun this is a single process on `device`, by default CUDA where there is one. Calling it again returns
     the same process. The group is left when the process exits, because torchrun's store lets nobody join it twice.
-    patience: longest wait in an exchange.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device is None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
-    watch = _joined("nccl" if device.type == "cuda" else "gloo", patience) if world_size > 1 else None
+    watch = _joined("nccl" if device.type == "cuda" else "gloo") if world_size > 1 else None
     return Process(rank, world_size, device, watch)
 
 
 @cache
-def _joined(backend: str, patience: timedelta) -> Watch:
+def _joined(backend: str) -> Watch:
     """The group of this process, which is one for as long as the process lives, and its heartbeats."""
-    dist.init_process_group(backend, timeout=patience)
+    dist.init_process_group(backend, timeout=LONGEST_EXCHANGE)
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     # A connection of its own: a heartbeat must not wait for what the group's connection waits for.
     store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30))
@@ -178,3 +178,11 @@ def barrier(process: Process) -> None:
     """Waits until every rank has arrived, however long one of them works alone; UserError names one that died."""
     if process.watch is not None:
         process.watch.meet()
+
+
+@contextlib.contextmanager
+def together(process: Process) -> Iterator[None]:
+    """Around a short exchange that ranks may reach hours apart: they wait for as long as the others' hearts beat."""
+    barrier(process)
+    with exchange(process):
+        yield

@@ -53,12 +53,16 @@ class Health:
             self._read()
 
     def verdict(self, steps_done: int) -> bool | None:
-        """Whether the checkpoint after `steps_done` updates is good; None as long as too few updates have followed."""
+        """Whether the checkpoint after `steps_done` updates is good; None as long as too few updates have followed.
+
+        Of those before a run was continued, only the ones in its log are known.
+        """
         self._read()
         after = [update for update in self._updates if steps_done <= update.step < steps_done + PROBATION]
         if not all(update.is_finite for update in after):
             return False
-        if len(after) < PROBATION:
+        latest = self._updates[-1].step if self._updates else -1
+        if latest + 1 < steps_done + PROBATION or not after:
             return None
         before = [update for update in self._updates if update.step < steps_done][-WINDOW:]
         if len(before) < PROBATION:  # the beginning of a run has nothing to compare with

@@ -41,9 +41,10 @@ class CheckpointKeeper:
     ):
         self.folder, self.loop, self.health, self.write, self.clock = folder, loop, health, write, clock
         self._saved_at = clock()
-        self._waiting = [start] if start else []
-        # Checkpoints of an earlier process that were continued: the updates after them are in its log.
-        self._confirmed = {step for step in self.steps() if step < start}
+        # Checkpoints of an earlier process: the updates after most of them are in its past, and it went on.
+        earlier = [step for step in self.steps() if 0 < step <= start]
+        self._confirmed = {step for step in earlier if step + PROBATION <= start}
+        self._waiting = [step for step in earlier if step not in self._confirmed]
         self._best = self._read_best(start)
 
     def steps(self) -> list[int]:
@@ -62,6 +63,7 @@ class CheckpointKeeper:
 
     def save(self, steps_done: int) -> None:
         """Writes a checkpoint and removes those that are not kept."""
+        self._confirmed.discard(steps_done)
         if steps_done not in self._waiting:
             self._waiting.append(steps_done)
         self.write(steps_done, self._spared(steps_done))
@@ -81,29 +83,29 @@ class CheckpointKeeper:
     def after_divergence(self) -> str:
         """Sets aside the checkpoints that led to a loss which is not finite; names the one to continue from.
 
-        The only checkpoint of a run stays, since there is nothing to fall back on.
+        Where none is confirmed, the oldest stays: it was written longest before the loss went wrong.
         """
         self._decide()
-        doubtful = [step for step in self.steps() if step in self._waiting]
-        good = [step for step in self.steps() if step not in doubtful]
+        good = [step for step in self.steps() if step in self._confirmed]
+        doubtful = [step for step in self.steps() if step not in self._confirmed]
         if not doubtful and not good:
             return "there is no earlier checkpoint"
-        if not good:
-            return (
-                f"the last good checkpoint is {checkpoint_paths(self.folder)[-1]}, the only one, which the updates "
-                "after it do not confirm"
-            )
-        for step in doubtful:
+        aside = doubtful if good else doubtful[1:]
+        for step in aside:
             with suppress(OSError):
                 (self.folder / f"step-{step:08d}.pt").rename(self.folder / SUSPECT.format(step))
         named = f"the last good checkpoint is {checkpoint_paths(self.folder)[-1]}"
-        return f"{named} (not confirmed, and set aside: {_listed(doubtful)})" if doubtful else named
+        if not good:
+            named += ", which the updates after it do not confirm"
+        return f"{named} (not confirmed, and set aside: {_listed(aside)})" if aside else named
 
     def _decide(self) -> None:
-        """Moves checkpoints that are good from those that wait to those that are confirmed."""
+        """Moves checkpoints that are good from those that wait to those that are confirmed; others wait no longer."""
         for step in list(self._waiting):
-            if self.health.verdict(step):
+            is_good = self.health.verdict(step)
+            if is_good is not None:
                 self._waiting.remove(step)
+            if is_good:
                 self._confirmed.add(step)
 
     def _spared(self, newest: int) -> set[int]:

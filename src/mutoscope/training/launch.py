@@ -13,11 +13,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mutoscope.errors import printable, reason
 from mutoscope.waiting import share_processors
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+BAD_INPUT = 2
 INTERRUPTED = 130  # status of a run that a signal ended, as of the command line
 
 
@@ -37,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except ChildFailedError as error:
         return status_of(error)
+    except (RuntimeError, ValueError, OSError) as error:  # a port in use, a host that does not answer
+        print(f"mutoscope: The ranks cannot be started: {printable(reason(error))}.", file=sys.stderr)
+        return BAD_INPUT
     return 0
 
 

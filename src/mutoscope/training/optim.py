@@ -161,9 +161,10 @@ def clip_gradients(
 ) -> torch.Tensor:
     """Scales all gradients to a global norm of at most `clip_norm`; returns the norm before clipping.
 
-    groups: networks clipped separately, such as a tokenizer and its discriminator; the norm is that of the first.
+    groups: networks clipped separately, such as a tokenizer and its discriminator; the norm is that of the first, and
+    NaN where that of another one is not finite.
     """
     if clip_norm is not None:
-        norms = [nn.utils.clip_grad_norm_(part.parameters(), clip_norm) for part in groups or [model]]
-        return norms[0]
+        norms = torch.stack([nn.utils.clip_grad_norm_(part.parameters(), clip_norm) for part in groups or [model]])
+        return torch.where(norms.isfinite().all(), norms[0], torch.nan)
     return nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

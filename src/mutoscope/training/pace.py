@@ -87,6 +87,7 @@ class TimeShares:
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self.clock, self.started = clock, clock()
         self.seconds: dict[Share, float] = dict.fromkeys(SHARES, 0.0)
+        self.latest: dict[Share, float] = dict.fromkeys(SHARES, 0.0)
 
     @contextmanager
     def spent(self, name: Share) -> Iterator[None]:
@@ -95,7 +96,8 @@ class TimeShares:
         try:
             yield
         finally:
-            self.seconds[name] += self.clock() - began
+            self.latest[name] = self.clock() - began
+            self.seconds[name] += self.latest[name]
 
     def reading(self, batches: Iterable[BatchT]) -> Iterator[BatchT]:
         """Passes batches on; the time spent waiting for them counts as data."""
@@ -107,10 +109,13 @@ class TimeShares:
                 return
             yield batch
 
-    def exceeded(self, name: Share, share: float, free_seconds: float) -> bool:
-        """Whether `name` took more than this share of the time so far, and more than the seconds that are free."""
-        elapsed = self.clock() - self.started
-        return self.seconds[name] > max(free_seconds, share * elapsed)
+    def would_exceed(self, name: Share, share: float, free_seconds: float) -> bool:
+        """Whether `name`, once more and as long as last time, takes more than this share and the seconds that are free.
+
+        The share is one of the time so far, that of the next turn included.
+        """
+        total = self.seconds[name] + self.latest[name]
+        return total > max(free_seconds, share * (self.clock() - self.started + self.latest[name]))
 
     def sentence(self) -> str:
         """The shares so far, for the run's log."""

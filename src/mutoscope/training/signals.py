@@ -1,7 +1,8 @@
 """Signals during training: the ones that save a checkpoint and stop, and the one that saves and goes on.
 
 SIGINT is Ctrl-C, SIGTERM and SIGUSR1 are what cluster schedulers send before they end a job (SLURM: --signal=USR1@120),
-SIGHUP says that the terminal was closed. A run that was started with nohup ignores SIGHUP and goes on.
+SIGHUP says that the terminal was closed. A run goes on at a signal that it was started to ignore, as nohup does with
+SIGHUP.
 """
 
 import os
@@ -21,10 +22,12 @@ Handler = Callable[[int, FrameType | None], object] | int | None  # what `signal
 
 
 def numbers(names: tuple[str, ...]) -> list[int]:
-    """The signals of these names that this system has, without a SIGHUP that the run was started to ignore."""
+    """The signals of these names that this system has, without those that the run was started to ignore.
+
+    `nohup` ignores SIGHUP; a script that starts a run in the background with `&` lets it ignore SIGINT.
+    """
     found = [int(getattr(signal, name)) for name in names if hasattr(signal, name)]
-    hang_up = getattr(signal, "SIGHUP", None)
-    return [number for number in found if number != hang_up or signal.getsignal(number) != signal.SIG_IGN]
+    return [number for number in found if signal.getsignal(number) != signal.SIG_IGN]
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class Journal:
         """Appends a line. A disk that is full does not end a run: whatever it cannot do without will say so."""
         if self.path is not None:
             with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(line)}\n")
 
 
 class JsonlTracker:
@@ -85,13 +85,16 @@ class JsonlTracker:
 
 
 def read_log(path: str | Path) -> list[dict[str, float]]:
-    """The lines of a JSONL log; a last line cut off by a crash is ignored, a missing file is empty."""
+    """The lines of a JSONL log; everything after a line that a crash damaged is ignored, a missing file is empty."""
     lines = []
-    for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
+    for line in Path(path).read_text(errors="replace").splitlines() if Path(path).exists() else []:
         try:
-            lines.append(cast(dict[str, float], parse_json(line)))
+            values = parse_json(line)
         except ValueError:
             break
+        if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+            break
+        lines.append(cast(dict[str, float], values))
     return lines
 
 

@@ -20,7 +20,7 @@ from mutoscope.layers.draws import Draws
 from mutoscope.terminal import lasting_output
 from mutoscope.training.batches import Batch, autocast, to_device
 from mutoscope.training.callbacks import Callback, Recorder, due, due_early
-from mutoscope.training.checkpoint import Stateful, save_checkpoint, start_or_resume, write_recipe
+from mutoscope.training.checkpoint import CHECKPOINTS, Stateful, save_checkpoint, start_or_resume, write_recipe
 from mutoscope.training.compiled import CompiledBlocks, active
 from mutoscope.training.config import FeaturesRecipe, LoopConfig, ModelRecipe, Recipe, completed, to_json
 from mutoscope.training.distributed import Process, barrier, exchange, join, largest_over_ranks, wrap
@@ -154,8 +154,9 @@ def run_loop(
         parts: dict[str, Stateful] = {"model": loss_module, "optimizer": optimizer, "scheduler": scheduler}
         parts |= {"ema": ema} if ema else {}
         start = start_or_resume(
-            out / "checkpoints", settings, parts, generator, resume, process.device, partial(completed, like=recipe)
+            out / CHECKPOINTS, settings, parts, generator, resume, process.device, partial(completed, like=recipe)
         )
+        check_same_start(start, process)
         set_learning_rate(optimizer, scheduler, start)
         objective = wrap(loss_module, process)
         split = split_clips(source, loop.validation_share, loop.seed)
@@ -174,12 +175,12 @@ def run_loop(
             requested = open_trackers(loop.report_to, out, recipe.name, settings, start)
             trackers = [JsonlTracker(out / LOG, start), *requested, *trackers]
         keeper = CheckpointKeeper(
-            out / "checkpoints",
+            out / CHECKPOINTS,
             loop,
             start,
             Health(read_log(out / LOG)),
             lambda steps_done, spare: save_checkpoint(
-                out / "checkpoints", steps_done, parts, generator, settings, loop.checkpoints_total_limit, spare
+                out / CHECKPOINTS, steps_done, parts, generator, settings, loop.checkpoints_total_limit, spare
             ),
         )
         use = Utilisation(loop, process.device, tokens_per_clip(recipe))
@@ -234,6 +235,21 @@ def run_loop(
                 candidates.validate()
             announce(candidates.report())
     return TrainResult(candidates.network, loop.num_steps, True, candidates.kind, candidates.figures)
+
+
+def check_same_start(start: int, process: Process) -> None:
+    """Raises UserError where ranks would continue from different checkpoints, whose optimisers would differ for good.
+
+    A network file system may show a new file on one host later than on another one.
+    """
+    latest, earliest = largest_over_ranks(start, process), -largest_over_ranks(-start, process)
+    if latest != earliest:
+        raise UserError(
+            f"The processes find different newest checkpoints, after {earliest:,} and {latest:,} updates: start again "
+            "once all of them see the same files."
+            if process.is_main
+            else ""
+        )
 
 
 def check_batch(loop: LoopConfig, process: Process) -> None:

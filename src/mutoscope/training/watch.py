@@ -19,12 +19,14 @@ from typing import Protocol
 from torch.distributed import DistError
 
 from mutoscope.errors import UserError
+from mutoscope.ownership import quit_now
 
 BEAT = 5.0  # seconds between heartbeats
 SILENCE = 60.0  # seconds without a heartbeat after which a rank counts as dead
 LATE = 120.0  # seconds that a living rank may keep the others waiting before its name is printed
 POLL = 0.05, 1.0  # shortest and longest pause between two looks at who has arrived
 KEY = "mutoscope"
+STORE_GONE = "The process that started the ranks answers no more; --resume continues from the last checkpoint."
 LEFT = "left"  # in place of the heartbeat of a process that has ended
 
 
@@ -54,13 +56,6 @@ class Peer:
     def exchanges(self) -> int:
         """Exchanges begun so far."""
         return int(self.value.split()[1]) if " " in self.value else 0
-
-
-def quit_now(sentence: str) -> None:
-    """Ends the process although its main thread waits in an exchange, which no exception interrupts."""
-    if sentence:
-        print(f"mutoscope: {sentence}", file=sys.stderr, flush=True)
-    os._exit(2)
 
 
 class Watch:
@@ -118,12 +113,18 @@ class Watch:
         """Waits until every rank has arrived, however long one of them works alone. Raises UserError for a dead one."""
         self._met += 1
         key, pause = f"{KEY}/meeting/{self._met}", POLL[0]
-        arrived, self._waiting = self.store.add(key, 1), True
-        while arrived < self.world_size:
-            self.check()
-            time.sleep(pause)
-            pause, arrived = min(2 * pause, POLL[1]), self.store.add(key, 0)
-        self._waiting = False
+        self._waiting = True
+        try:
+            arrived = self.store.add(key, 1)
+            while arrived < self.world_size:
+                self.check()
+                time.sleep(pause)
+                pause, arrived = min(2 * pause, POLL[1]), self.store.add(key, 0)
+        except RuntimeError:  # a UserError is none
+            self._fail(STORE_GONE)
+            raise UserError(self.failure if self._speaks() else "") from None
+        finally:
+            self._waiting = False
 
     def check(self) -> None:
         """Raises UserError if a rank is known to be gone."""
@@ -135,7 +136,10 @@ class Watch:
         until = self.clock() + SILENCE
         while self.clock() < until and not self.failure:
             time.sleep(POLL[1])
-            self.look(silence=3 * BEAT)
+            try:
+                self.look(silence=3 * BEAT)
+            except RuntimeError:
+                self._fail(STORE_GONE)
             for other, peer in self.peers.items():
                 if peer.value == LEFT:
                     self._fail(self._ended(other))
@@ -155,7 +159,7 @@ class Watch:
             except RuntimeError:  # the store is gone: its process ends last, so this one has ended or its machine has
                 lost = self.clock() if lost is None else lost
                 if self.clock() - lost > SILENCE:
-                    return self._fail("The process that started the ranks has not answered for a minute; use --resume.")
+                    return self._fail(STORE_GONE)
 
     def _beat(self) -> None:
         self._beats += 1

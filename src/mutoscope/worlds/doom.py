@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from mutoscope.actions import Kind
 from mutoscope.errors import UserError, reason
 from mutoscope.worlds.base import Action, Observation, Seen, Transition
 from mutoscope.worlds.frames import shrunk
+from mutoscope.writing import workspace
 
 if TYPE_CHECKING:
     from vizdoom import DoomGame, GameState
@@ -101,7 +101,7 @@ class DoomEnvironment:
         self.task = scenario
         self.action_names = tuple(self.scenario.keys)
         self.fps = TICS_PER_SECOND / frame_skip
-        self._folder = TemporaryDirectory(prefix="mutoscope-doom-", ignore_cleanup_errors=True)
+        self._folder = workspace("mutoscope-doom-")
         self.game = _opened(self.scenario, Path(self._folder.name))
         self._count = 0
         self._last: UInt8[np.ndarray, "h w 3"] = np.zeros((*size, 3), np.uint8)

@@ -33,7 +33,7 @@ from mutoscope.data.sources.survey import DataSurvey
 from mutoscope.declared import check_npy
 from mutoscope.errors import UserError, reason
 from mutoscope.json_config import dataclass_from_dict, read_json
-from mutoscope.writing import allocated_bytes, free_bytes, new_folder, reserve, write_whole, writing
+from mutoscope.writing import allocated_bytes, flush, free_bytes, new_folder, reserve, write_whole, writing
 
 METADATA = "metadata.json"
 PROGRESS = "progress.json"
@@ -163,8 +163,7 @@ class StoredRows:
         with writing(self.path, rows.nbytes), self.path.open("r+b") as file:
             file.seek(offset)
             file.write(np.ascontiguousarray(rows).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+            flush(file)
 
 
 class TokenCacheWriter:
