@@ -21,7 +21,8 @@ _RUNS = _EVALUATION | _TRAINING | {"recipes", "runs"}
 
 # They import at most each other.
 LEAVES = set(
-    "errors checks json_config meta_device actions ownership state_dicts terminal declared pickles writing waiting arithmetic".split()
+    "errors checks json_config meta_device actions ownership state_dicts terminal declared pickles writing waiting "
+    "arithmetic".split()
 )
 
 # part -> the parts it may import besides the leaves (docs/architecture.md draws these arrows)
