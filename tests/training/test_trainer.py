@@ -20,6 +20,7 @@ from mutoscope.training.pace import TimeShares
 from mutoscope.training.signals import NOTHING, STOP, StopSignals
 from mutoscope.training.tracking import read_log
 from mutoscope.training.trainer import check_same_start, train_model
+from mutoscope.training.utilisation import Utilisation
 from training.fakes import LOOP, FakeModel, FakeSource, features_recipe
 
 ALONE = Process(0, 1, torch.device("cpu"))
@@ -192,7 +193,9 @@ def test_only_the_main_rank_sets_checkpoints_aside_and_speaks(tmp_path, monkeypa
     monkeypatch.setattr("mutoscope.training.callbacks.mean_over_ranks", lambda values, process: {"loss": math.nan})
     for rank, sentence in ((1, r"^$"), (0, "loss is nan at step 3; the last good checkpoint is here")):
         process = Process(rank, 2, torch.device("cpu"))
-        with pytest.raises(UserError, match=sentence), Recorder(tmp_path, LOOP, 0, process, (), after_divergence) as r:
+        use = Utilisation(LOOP, process.device, None)
+        recorder = Recorder(tmp_path, LOOP, 0, process, (), after_divergence, use)
+        with pytest.raises(UserError, match=sentence), recorder as r:
             r.record(3, {}, 0.1, torch.tensor(1.0))
     assert asked == [True]
 
