@@ -123,8 +123,9 @@ class LoopConfig:
     autocast: Literal["none", "bf16"] = "none"
     """bf16: matrix products and convolutions in bfloat16"""
     compile: bool = False
-    """compile the network's blocks with torch.compile: faster updates after a minute of compiling, and losses that
-    differ by rounding; where no compiler works, training goes on without"""
+    """compile the network's blocks with torch.compile: a minute or more of compiling, and losses that differ by
+    rounding; pays on GPUs and for networks of many small operations (docs/speed.md); where no compiler works, training
+    goes on without"""
     num_workers: int = 1
     """processes that read clips"""
     threads: int | None = None
