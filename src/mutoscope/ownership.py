@@ -230,6 +230,10 @@ def _take(path: Path, folder: Path, work: str) -> bool:
                 raise UserError(_refusal(folder, path, found, wait))
             _write(descriptor, own)
     except OSError as error:
+        from mutoscope.writing import REFUSED_WRITES, write_problem  # which writes under the names given here
+
+        if error.errno in REFUSED_WRITES:
+            raise write_problem(folder, error, len(_content(own))) from None
         raise UserError(
             f"Cannot write into {str(folder.parent)!r}: {error.strerror or error}. Choose another folder."
         ) from None
@@ -349,7 +353,11 @@ def _read_file(path: Path) -> Lock | None:
 
 def _write(descriptor: int, lock: Lock) -> None:
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(asdict(lock)).encode(), 0)
+    os.pwrite(descriptor, _content(lock), 0)
+
+
+def _content(lock: Lock) -> bytes:
+    return json.dumps(asdict(lock)).encode()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
