@@ -1,5 +1,6 @@
 """One owner per folder; locks and temporaries of dead processes are recognised, those of living ones respected."""
 
+import errno
 import json
 import os
 import subprocess
@@ -244,6 +245,16 @@ def test_a_mount_point_is_locked_inside_and_its_other_lock_counts_too(tmp_path, 
     monkeypatch.setattr(ownership.os.path, "ismount", lambda path: str(path) == str(tmp_path / "out"))
     with owned(tmp_path / "out", "train"):
         assert hidden(tmp_path) == [".folder.lock"]
+
+
+@pytest.mark.parametrize("number, sentence", [(errno.EROFS, "is read-only"), (errno.ENOSPC, r"\d+ bytes needed")])
+def test_a_lock_that_the_disk_refuses_is_the_sentence_of_every_write(tmp_path, monkeypatch, number, sentence):
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(ownership, "_write", refused)
+    with pytest.raises(UserError, match=sentence), owned(tmp_path / "run", "train"):
+        pass
 
 
 def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path):

@@ -5,6 +5,7 @@ The lock is advisory: every verb that writes takes it, and other programs are fr
 three in its own name, so that the next run can tell the rest of a killed process from the work of a living one.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,12 @@ from pathlib import Path
 
 from mutoscope.errors import UserError
 
+SPACE = {
+    errno.ENOSPC: "No space left on the disk",
+    errno.EDQUOT: "The disk quota is used up",
+    errno.EFBIG: "Files may not be that large here",
+}
+READ_ONLY = "The file system is read-only"
 HEARTBEAT, SILENT = 15.0, 120.0  # seconds between two signs of life of a lock, and after which there is no life
 FOREIGN_TEMPORARY = 24 * 3600.0  # seconds after which the temporary of another host is one of a dead process
 GUARD_SECONDS = 5.0  # reading and writing a lock takes milliseconds
@@ -230,6 +237,15 @@ def _take(path: Path, folder: Path, work: str) -> bool:
                 raise UserError(_refusal(folder, path, found, wait))
             _write(descriptor, own)
     except OSError as error:
+        if error.errno == errno.EROFS:
+            raise UserError(
+                f"Cannot write {folder}: {READ_ONLY}. Mount it for writing, or choose another folder."
+            ) from None
+        if error.errno in SPACE:
+            sizes = f"{len(_content(own)):,} bytes needed, {shutil.disk_usage(path.parent).free:,} bytes free"
+            raise UserError(
+                f"Cannot write {folder}: {SPACE[error.errno]} ({sizes}). Free space, or choose another folder."
+            ) from None
         raise UserError(
             f"Cannot write into {str(folder.parent)!r}: {error.strerror or error}. Choose another folder."
         ) from None
@@ -349,7 +365,11 @@ def _read_file(path: Path) -> Lock | None:
 
 def _write(descriptor: int, lock: Lock) -> None:
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(asdict(lock)).encode(), 0)
+    os.pwrite(descriptor, _content(lock), 0)
+
+
+def _content(lock: Lock) -> bytes:
+    return json.dumps(asdict(lock)).encode()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

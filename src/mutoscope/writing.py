@@ -14,17 +14,11 @@ from tempfile import TemporaryDirectory
 from typing import IO
 
 from mutoscope.errors import UserError, reason
-from mutoscope.ownership import temporary_beside
+from mutoscope.ownership import READ_ONLY, SPACE, temporary_beside
 
 CHUNK = 2**20  # bytes that are allocated together where the system cannot reserve space
 NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
-SPACE = {
-    errno.ENOSPC: "No space left on the disk",
-    errno.EDQUOT: "The disk quota is used up",
-    errno.EFBIG: "Files may not be that large here",
-}
 REFUSED_WRITES = (*SPACE, errno.EROFS)
-READ_ONLY = "The file system is read-only"
 
 
 class WriteError(UserError):

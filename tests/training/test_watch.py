@@ -110,7 +110,7 @@ def test_a_rank_that_has_ended_is_missed_only_where_another_one_waits_for_it(ran
     ranks.watches[0].check()
     with ranks.watches[0].exchange():
         ranks.wait(SILENCE + 2 * BEAT)
-    assert "Rank 1" in ranks.ended[0] and "has ended while the others train" in ranks.ended[0]
+    assert "Rank 1" in ranks.ended[0] and "has ended while the others work" in ranks.ended[0]
 
 
 def test_a_living_rank_that_is_late_is_named_and_not_ended(ranks: Ranks, capsys: pytest.CaptureFixture[str]):

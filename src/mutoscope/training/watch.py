@@ -26,7 +26,8 @@ SILENCE = 60.0  # seconds without a heartbeat after which a rank counts as dead
 LATE = 120.0  # seconds that a living rank may keep the others waiting before its name is printed
 POLL = 0.05, 1.0  # shortest and longest pause between two looks at who has arrived
 KEY = "mutoscope"
-STORE_GONE = "The process that started the ranks answers no more; --resume continues from the last checkpoint."
+AGAIN = "the same command continues, a training with --resume"
+STORE_GONE = f"The process that started the ranks answers no more; {AGAIN}."
 LEFT = "left"  # in place of the heartbeat of a process that has ended
 
 
@@ -189,8 +190,7 @@ class Watch:
             return
         if quiet > silence:
             self._fail(
-                f"{self._name(other)} has died or was stopped: it has not answered for {quiet:.0f} seconds; the same "
-                "command with --resume continues from the last checkpoint."
+                f"{self._name(other)} has died or was stopped: it has not answered for {quiet:.0f} seconds; {AGAIN}."
             )
         latest = max([self._exchanges, *(p.exchanges for p in self.peers.values())])
         if peer.exchanges >= latest:
@@ -202,7 +202,7 @@ class Watch:
             self._say(f"{self._name(other)} has kept the others waiting for {LATE:.0f} seconds; it is alive.")
 
     def _ended(self, other: int) -> str:
-        return f"{self._name(other)} has ended while the others train; --resume continues from the last checkpoint."
+        return f"{self._name(other)} has ended while the others work; {AGAIN}."
 
     def _name(self, other: int) -> str:
         return f"Rank {other} ({self.store.get(f'{KEY}/name/{other}').decode()})"
