@@ -23,9 +23,12 @@ from mutoscope.errors import UserError
 from mutoscope.families import Call, Request, Steering, family_named
 from mutoscope.families.base import BoundFamily, OnStep, Parts, is_listed
 from mutoscope.families.first_frames import FirstFrames
+from mutoscope.layers.compiled import CapturedCompiler, Compiler, OnCompiled
+from mutoscope.layers.cuda_graph import CUDAGraphs
 from mutoscope.layers.finite import require_finite
 from mutoscope.layers.int8 import quantize_linears
 from mutoscope.layers.packed import pack_linears
+from mutoscope.layers.recorded import Steps
 from mutoscope.models.base import AnyModel
 from mutoscope.sampling.base import SampleEvent, last_of
 from mutoscope.text import TextEncoder, load_text_encoder
@@ -190,18 +193,24 @@ class VideoPipeline:
         weights: Weights = "float",
         capture: bool = False,
         folder: Path | None = None,
+        compile: bool = False,
+        on_compiled: OnCompiled = lambda seconds: None,
     ) -> None:
         """`model`: None for a tokenizer alone. `text_encoder` loads the text encoder; called at the first prompt.
 
         `folder`: of the first frames that `index` names.
 
         `weights` "int8" rounds the linear layers to 8 bits on the CPU (see `layers.int8`), and `capture` records the
-        decoding steps as CUDA graphs (see `families.captured`), both for families that declare it.
+        decoding steps as CUDA graphs (see `families.recorded`), both for families that declare it. `compile` compiles
+        the steps of sampling and the tokenizer's decoder (see `layers.compiled`), each at its first call;
+        `on_compiled` receives the seconds that took.
         """
         self.device = torch.device(device)
         self.index, self.weights, self.folder = index, weights, folder
         # The search for the nearest code loses accuracy in half precision, so `dtype` leaves the tokenizer as it is.
         self.tokenizer = tokenizer.to(self.device).eval()
+        compiler = Compiler(on_compiled) if compile else None
+        self._decoding = Steps(compiler)
         self.model = None if model is None else model.to(self.device, dtype).eval()
         self._family: BoundFamily | None = None
         if self.model is None:
@@ -217,19 +226,21 @@ class VideoPipeline:
             pack_linears(self.model)
         self._family = family.bind(Parts(self.tokenizer, self.model, index, self.device, text_encoder, folder))
         if capture:
-            self._capture(self._family)
+            self._check_capture(self._family)
+            self._family.record_steps(Steps(CUDAGraphs() if compiler is None else CapturedCompiler(compiler)))
+        elif compiler is not None:
+            self._family.record_steps(Steps(compiler))
 
     def __repr__(self) -> str:
         index, kind = self.index, "a tokenizer" if self._family is None else self._family.title
         clips = f"{index.num_frames} frames of {index.height}×{index.width}, {index.fps:g} fps"
         return f"VideoPipeline({kind}, {clips}, {self.device})"
 
-    def _capture(self, family: BoundFamily) -> None:
+    def _check_capture(self, family: BoundFamily) -> None:
         if not family.capabilities.captures:
             raise UserError(f"Steps of {family.title} models cannot be captured. Omit capture.")
         if self.device.type != "cuda":
             raise UserError(f"Steps are captured on a CUDA GPU, this is {self.device}. Omit capture.")
-        family.capture()
 
     @classmethod
     def from_pretrained(
@@ -244,6 +255,8 @@ class VideoPipeline:
         tokenizer_dtype: torch.dtype = torch.float32,
         tokenizer_window: int | None = None,
         capture: bool = False,
+        compile: bool = False,
+        on_compiled: OnCompiled = lambda seconds: None,
     ) -> "VideoPipeline":
         """A bundled model by name, a model folder, or an opened `ModelFolder`. A tokenizer can only `reconstruct`.
 
@@ -253,6 +266,9 @@ class VideoPipeline:
         tokenizer_dtype, tokenizer_window: of a published autoencoder, to save memory: dtype of its weights, and pixels
             along the side of the windows in which frames are encoded and decoded; see `TileOptions`
         capture: on a CUDA GPU, record the decoding steps at their first call and replay them
+        compile: compile the steps of sampling and the tokenizer's decoder at their first call, which takes minutes once
+            and is kept on disk for the next process; results are equal up to rounding
+        on_compiled: called after each compiled step with the seconds that it took
         """
         folder = name_or_folder if isinstance(name_or_folder, hub.ModelFolder) else hub.open_folder(name_or_folder)
         index, encoder, load = folder.index, folder.text_encoder_path, None
@@ -264,7 +280,7 @@ class VideoPipeline:
         elif text_encoder_offload or text_encoder_dtype is not None:
             raise UserError("This model has no text encoder. Omit the options of the text encoder.")
         tokenizer = _in_less_memory(folder.load_tokenizer(), tokenizer_dtype, tokenizer_window)
-        return cls(tokenizer, model, index, device, dtype, load, weights, capture, folder.path)
+        return cls(tokenizer, model, index, device, dtype, load, weights, capture, folder.path, compile, on_compiled)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write a folder that needs no other one; only a text encoder stays where it is."""
@@ -331,7 +347,7 @@ class VideoPipeline:
         self, events: Iterator[SampleEvent], state: StreamState
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
         finished = (event.finished for event in events if event.frames is not None)
-        for part in self.tokenizer.stream_decode(finished, state):
+        for part in self._stream_decoded(finished, state):
             yield self.to_frames(part)[0]
 
     def _decoded_whole(
@@ -359,7 +375,7 @@ class VideoPipeline:
     ) -> Iterator[UInt8[np.ndarray, "b t2 h2 w2 3"]]:
         """Pixels of one batch, one part after another, `num_frames` in all."""
         left = math.inf if num_frames is None else num_frames
-        parts = self.tokenizer.stream_decode(event.finished for event in events if event.frames is not None)
+        parts = self._stream_decoded(event.finished for event in events if event.frames is not None)
         while left > 0:
             with torch.inference_mode():  # around each part, because a generator must not change the caller's mode
                 frames = self.to_frames(next(parts))  # (b, t, h, w, 3)
@@ -407,7 +423,17 @@ class VideoPipeline:
         """Frames of complete clips. Raises UserError for latents that are not finite."""
         require_finite(tokens, "The model's latents", tokens.dtype)
         tokens = tokens.float() if tokens.is_floating_point() else tokens
-        return self.to_frames(self.tokenizer.decode(tokens))[:, : request.num_frames]
+        return self.to_frames(self._pixels(tokens))[:, : request.num_frames]
+
+    def _pixels(self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
+        """The tokenizer's decoder, recorded if steps are compiled."""
+        return self._decoding.replay((tokens.shape, tokens.dtype), self.tokenizer.decode, tokens)
+
+    def _stream_decoded(self, latents: Iterator[Tensor], state: StreamState | None = None) -> Iterator[Tensor]:
+        """Pixels of a stream. Decoders that remember earlier frames are not recorded."""
+        if self.tokenizer.spec.per_frame:
+            return map(self._pixels, latents)
+        return self.tokenizer.stream_decode(latents, state)
 
     def to_frames(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[np.ndarray, "b t2 h2 w2 3"]:
         """Pixels without the padding that filled the last tokens."""

@@ -1,6 +1,6 @@
 """Recorded steps give what the plain networks give. Without a GPU, a recording is replayed on its own inputs."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,9 @@ from torch import Tensor
 
 import tiny_magi
 from mutoscope.errors import UserError
-from mutoscope.families.captured import CapturedMagvit, CapturedMagvitAR, CapturedPAR
-from mutoscope.layers.cuda_graph import CUDAGraphCall
+from mutoscope.families.recorded import RecordedMagvit, RecordedMagvitAR, RecordedPAR
+from mutoscope.layers.cuda_graph import CUDAGraphs
+from mutoscope.layers.recorded import RecordedStep, Step, Steps
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.magvit.baselines import MagvitAR, MagvitARConfig
 from mutoscope.models.par import PAR, PARConfig
@@ -29,18 +30,27 @@ ON_GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_availab
 class Replayed:
     """As a CUDA graph: only the contents of the first call's inputs change, and the result is overwritten."""
 
-    def __init__(self, function: Callable[..., Any], *examples: Tensor) -> None:
+    def __init__(self, function: Step, *examples: Tensor) -> None:
         self.function, self.arguments = function, [example.clone() for example in examples]
         self.result = function(*self.arguments).clone()
 
-    def __call__(self, *values: Tensor) -> Tensor:
+    def __call__(self, *values: Tensor, memory: Sequence[Tensor] = ()) -> Tensor:
         for argument, value in zip(self.arguments, values, strict=True):
             assert argument.shape == value.shape
             argument.copy_(value)
         return self.result.copy_(self.function(*self.arguments))
 
 
-RECORD = {"cpu": Replayed, "cuda": CUDAGraphCall}
+class Replays:
+    """Records steps as `Replayed`."""
+
+    holds_memory = True
+
+    def __call__(self, function: Step, *examples: Tensor, memory: Sequence[Tensor]) -> RecordedStep:
+        return Replayed(function, *examples)
+
+
+RECORD = {"cpu": Replays, "cuda": CUDAGraphs}
 
 
 @pytest.mark.parametrize("device", ["cpu", ON_GPU])
@@ -52,7 +62,7 @@ def test_a_captured_magvit_decodes_the_same_tokens(device: str, guidance: float)
         Magvit(MagvitConfig(2, 32, 2, 64, 24, 5, latent_shape=SHAPE, tasks=("class-conditional",))).to(device).eval()
     )
     sampler = MaskedSampler(MaskedSamplerConfig(num_decoding_steps=4, guidance_scale=guidance))
-    captured = CapturedMagvit(model, RECORD[device])
+    captured = RecordedMagvit(model, Steps(RECORD[device]()))
     for seed in range(2):  # the second clip replays what the first one recorded
         tokens = [
             last_of(
@@ -73,7 +83,7 @@ def test_a_captured_magvit_decodes_the_same_tokens(device: str, guidance: float)
 def test_a_captured_autoregressive_transformer_draws_the_same_tokens(device: str):
     torch.manual_seed(0)
     model = MagvitAR(MagvitARConfig(2, 32, 2, 64, 24, 5, latent_shape=SHAPE)).to(device).eval()
-    captured = CapturedMagvitAR(model, RECORD[device])
+    captured = RecordedMagvitAR(model, Steps(RECORD[device]()))
     for seed in range(2):
         tokens = [
             list(AutoregressiveSampler().sample(network, TokenCondition(2, labels(seed, device)), seeded(seed)))[
@@ -95,7 +105,7 @@ def test_a_captured_par_draws_the_same_tokens(device: str, num_parallel: int, in
     torch.nn.init.normal_(model.output.weight, std=0.5)
     model = model.to(device).eval()
     sampler = ParallelARSampler(ParallelARSamplerConfig(guidance_scale=2.0, guidance_interval=interval))
-    captured, memo = CapturedPAR(model, RECORD[device]), PrefillMemo()
+    captured, memo = RecordedPAR(model, Steps(RECORD[device]())), PrefillMemo()
     for seed in range(3):
         given = condition(model, labels(seed, device))
         plain = list(sampler.sample(model, given, seeded(seed)))[-1].proposal
@@ -110,7 +120,7 @@ def test_a_captured_par_draws_the_same_tokens(device: str, num_parallel: int, in
 def test_a_captured_pipeline_makes_the_same_clips(family: str, options: dict[str, Any]):
     pipeline = pipelines()[family]
     expected = [pipeline.generate(seed=seed, **options).clips[0].frames for seed in range(2)]
-    pipeline.family.capture(Replayed)
+    pipeline.family.record_steps(Steps(Replays()))
     for seed in range(2):
         assert (pipeline.generate(seed=seed, **options).clips[0].frames == expected[seed]).all()
 
@@ -118,7 +128,7 @@ def test_a_captured_pipeline_makes_the_same_clips(family: str, options: dict[str
 def test_a_stream_may_follow_a_call_and_a_call_a_stream():
     pipeline = pipelines()["par"]
     expected = pipeline.generate(class_label=1, seed=3).clips[0].frames
-    pipeline.family.capture(Replayed)
+    pipeline.family.record_steps(Steps(Replays()))
     for _ in range(2):
         assert (pipeline.generate(class_label=1, seed=3).clips[0].frames == expected).all()
         assert (np.stack(list(pipeline.stream(class_label=1, seed=3))) == expected).all()
@@ -130,7 +140,7 @@ def test_a_recording_belongs_to_its_memory():
     torch.manual_seed(0)
     model = PAR(PARConfig(2, 32, 2, codebook_size=24, latent_shape=SHAPE, num_parallel=4, num_classes=5)).eval()
     torch.nn.init.normal_(model.output.weight, std=0.5)
-    captured = CapturedPAR(model, Replayed)
+    captured = RecordedPAR(model, Steps(Replays()))
     for scale, interval in ((2.0, 2), (1.0, None), (2.0, 2)):
         sampler = ParallelARSampler(ParallelARSamplerConfig(guidance_scale=scale, guidance_interval=interval))
         given = condition(model, labels(1, "cpu"))
@@ -141,9 +151,9 @@ def test_a_recording_belongs_to_its_memory():
 def test_other_families_and_processors_are_refused():
     with pytest.raises(UserError, match="on a CUDA GPU, this is cpu"):
         VideoPipeline(tiny_image_tokenizer(), tiny_par(), tiny_par_index(), capture=True)
-    magi = VideoPipeline(tiny_magi.tiny_vae(), model := tiny_magi.tiny_magi(), tiny_magi.tiny_index(model))
-    with pytest.raises(UserError, match="'magi' cannot be captured"):
-        magi.family.capture(Replayed)
+    model = tiny_magi.tiny_magi()
+    with pytest.raises(UserError, match="of MAGI models cannot be captured"):
+        VideoPipeline(tiny_magi.tiny_vae(), model, tiny_magi.tiny_index(model), capture=True)
 
 
 def pipelines() -> dict[str, VideoPipeline]:
