@@ -1,5 +1,6 @@
 """Recorded steps give what the plain networks give. Without a GPU, a recording is replayed on its own inputs."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,9 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import tiny_far
 import tiny_magi
+import tiny_nova
 from mutoscope.errors import UserError
 from mutoscope.families.recorded import RecordedMagvit, RecordedMagvitAR, RecordedPAR
+from mutoscope.layers import compiled
+from mutoscope.layers.compiled import Compiler
 from mutoscope.layers.cuda_graph import CUDAGraphs
 from mutoscope.layers.recorded import RecordedStep, Step, Steps
 from mutoscope.models.magvit import Magvit, MagvitConfig
@@ -75,7 +80,7 @@ def test_a_captured_magvit_decodes_the_same_tokens(device: str, guidance: float)
             for network in (model, captured)
         ]
         assert torch.equal(*tokens)
-    assert len(captured.steps.recorded) == (1 if guidance == 1 else 2)
+    assert len(captured.steps.recorded) == 1  # both passes of guidance, all tasks and all classes
 
 
 @pytest.mark.parametrize("device", ["cpu", ON_GPU])
@@ -148,6 +153,70 @@ def test_a_recording_belongs_to_its_memory():
         assert torch.equal(plain, list(sampler.sample(captured, given, seeded(0), static=True))[-1].proposal)
 
 
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled steps without a compiler: the traced operations themselves."""
+    monkeypatch.setattr(compiled, "_loaded", lambda graph, inputs: graph)
+
+
+CALLS: dict[str, dict[str, Any]] = {
+    "magvit": {"class_label": 1, "guidance_scale": 2.0},
+    "par": {"class_label": 1, "guidance_scale": 2.0},
+    "magi": {"class_label": 1, "num_frames": 8, "guidance_scale": 2.0},
+    "magi-history": {"class_label": 1, "num_frames": 8, "guidance_scale": 2.0, "guidance_by": "history"},
+    "magi-sliding": {"class_label": 1, "num_frames": 9, "window_mode": "sliding", "eta": 0.5},
+    "magi-growing": {"class_label": 1, "num_frames": 7, "window_mode": "growing"},
+    "magi-rolling": {"class_label": 1, "num_frames": 9, "window_mode": "rolling"},
+    "far": {"class_label": 1, "num_frames": 7, "guidance_scale": 2.0, "window": 5},
+    "far-long": {"class_label": 1, "num_frames": 7},
+    "nova": {"class_label": 1, "num_frames": 4},
+    "nova-renorm": {"class_label": 1, "num_frames": 2, "guidance_renorm": 0.5},
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+@torch.inference_mode()
+def test_a_compiled_pipeline_generates_the_same_clips_and_compiles_nothing_again(case: str, interpreted: None):
+    pipeline, again, counted = pipelines()[case], pipelines()[case], [0.0]
+    request = pipeline.prepare(seed=1, **CALLS[case])
+    (latents,) = pipeline._sample(request, lambda event: None)
+    recorded = Steps(Compiler(counted.append))
+    again.family.record_steps(recorded)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            (found,) = again._sample(again.prepare(seed=1, **CALLS[case]), lambda event: None)
+            torch.testing.assert_close(found, latents, atol=2e-4, rtol=1e-3)
+            number = len(counted)
+            counted.append(0.0)  # a second call adds this one alone
+    assert len(counted) == number + 1 and len(recorded.recorded) + 3 == len(counted)
+
+
+@torch.inference_mode()
+def test_compiled_streams_of_one_model_do_not_disturb_each_other(interpreted: None):
+    """Each stream has memory of its own, unlike with CUDA graphs."""
+    for case in ("magi", "magi-rolling", "far", "par"):
+        plain, pipeline = pipelines()[case], pipelines()[case]
+        pipeline.family.record_steps(Steps(Compiler()))
+        calls = [{**CALLS[case], "seed": seed} for seed in (1, 2)]
+        expected = [plain.generate(**call).clips[0].frames for call in calls]
+        streams = [pipeline.stream(**call) for call in calls]
+        found = [np.stack(frames) for frames in zip(*zip(*streams, strict=True), strict=True)]
+        for one, other in zip(found, expected, strict=True):
+            assert np.abs(one.astype(int) - other).max() <= 1
+
+
+@torch.inference_mode()
+def test_the_decoder_is_compiled_too(interpreted: None):
+    plain = pipelines()["magi"]
+    pipeline = VideoPipeline(plain.tokenizer, plain.model, plain.index, compile=True)
+    expected = plain.generate(seed=1, **CALLS["magi"]).clips[0].frames
+    assert np.abs(pipeline.generate(seed=1, **CALLS["magi"]).clips[0].frames.astype(int) - expected).max() <= 1
+    streamed = np.stack(list(pipeline.stream(seed=1, **CALLS["magi"])))
+    assert np.abs(streamed.astype(int) - expected).max() <= 1
+    assert len(pipeline._decoding.recorded) == 2  # a whole clip, and one frame
+
+
 def test_other_families_and_processors_are_refused():
     with pytest.raises(UserError, match="on a CUDA GPU, this is cpu"):
         VideoPipeline(tiny_image_tokenizer(), tiny_par(), tiny_par_index(), capture=True)
@@ -157,9 +226,20 @@ def test_other_families_and_processors_are_refused():
 
 
 def pipelines() -> dict[str, VideoPipeline]:
+    magi = tiny_magi.tiny_magi()
+    relative = tiny_magi.tiny_magi(time_positions="relative", keeps_first=True, window=3)
+    far, long = tiny_far.tiny_far(), tiny_far.tiny_far(**tiny_far.LONG)
+    nova, named = tiny_nova.tiny_nova(text_size=None, num_classes=2), {"tasks": ("class-conditional",)}
+    of_magi = VideoPipeline(tiny_magi.tiny_vae(), magi, tiny_magi.tiny_index(magi))
+    of_nova = VideoPipeline(tiny_nova.tiny_autoencoder(), nova, tiny_nova.tiny_nova_index(**named))
     return {
         "magvit": VideoPipeline(tiny_tokenizer(), tiny_model(), tiny_index()),
         "par": VideoPipeline(tiny_image_tokenizer(), tiny_par(), tiny_par_index()),
+        **dict.fromkeys(("magi", "magi-history", "magi-sliding", "magi-growing"), of_magi),
+        "magi-rolling": VideoPipeline(tiny_magi.tiny_vae(), relative, tiny_magi.tiny_index(relative)),
+        "far": VideoPipeline(tiny_magi.tiny_vae(), far, tiny_far.tiny_index(far)),
+        "far-long": VideoPipeline(tiny_magi.tiny_vae(), long, tiny_far.tiny_index(long)),
+        **dict.fromkeys(("nova", "nova-renorm"), of_nova),
     }
 
 

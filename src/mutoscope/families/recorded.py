@@ -42,12 +42,8 @@ class RecordedMagvit:
     def logits(
         self, tokens: Int[Tensor, "b t h w"], task: str, label: Tensor | None = None, unconditional: bool = False
     ) -> Float[Tensor, "b t h w k"]:
-        arguments = (tokens,) if label is None else (tokens, label.to(self.device))
-
-        def step(tokens: Tensor, label: Tensor | None = None) -> Tensor:
-            return self.model.logits(tokens, task, label, unconditional)
-
-        return self.steps.replay((len(tokens), task, unconditional, label is None), step, *arguments)
+        prefix = self.model.prefix(task, label, len(tokens), unconditional)  # (b, p)
+        return self.steps.replay((prefix.shape, tokens.shape), self.model.logits_after, prefix, tokens)
 
     def class_logits(self, condition_tokens: Int[Tensor, "b t h w"]) -> Float[Tensor, "b classes"]:
         return self.model.class_logits(condition_tokens)  # once per clip: not worth a recording

@@ -44,6 +44,7 @@ class Compiler:
 
     holds_memory = False
 
+    @torch.no_grad()
     def __call__(self, function: Step, *examples: Tensor, memory: Sequence[Tensor]) -> RecordedStep | None:
         if not self.works:
             return None
@@ -69,6 +70,7 @@ class CompiledStep:
         self._memory = [(i, places[id(tensor)]) for i, tensor in enumerate(captured) if id(tensor) in places]
         self._captured = [tensor.detach() for tensor in captured]
 
+    @torch.no_grad()
     def __call__(self, *arguments: Tensor, memory: Sequence[Tensor]) -> Tensor:
         captured = self._captured.copy()
         for i, place in self._memory:

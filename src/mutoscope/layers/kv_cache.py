@@ -219,4 +219,4 @@ def _layers(
 ) -> list[tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]]:
     """The memory of every layer. A compiled step writes to these tensors in place; to a part of one large tensor it
     would write by copying all of it."""
-    return list(zip(keys.unbind(), values.unbind(), strict=True))
+    return [(k.detach(), v.detach()) for k, v in zip(keys.unbind(), values.unbind(), strict=True)]
