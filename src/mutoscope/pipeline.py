@@ -40,6 +40,7 @@ from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
 Weights = Literal["float", "int8"]
 
 
+MARGIN = 2  # latent frames after a window is full: the first that it leaves out, and one like all later ones
 SHORTEST = 1e-9  # seconds: a clock too coarse for a tiny model must not divide by zero
 
 
@@ -382,6 +383,15 @@ class VideoPipeline:
             frames = frames[:, : int(min(left, frames.shape[1]))]
             left -= frames.shape[1]
             yield frames
+
+    def warm_up(self) -> None:
+        """Let a model that streams without an end fill its window once, so that all steps of a stream are recorded and
+        none of its later frames waits for a compiler. Does nothing for other models."""
+        if not (self.family.capabilities.endless and self.tokenizer.spec.decodes_in_order and self.model is not None):
+            return
+        stream = self.stream(num_frames=None)
+        for _ in range(self.tokenizer.spec.num_frames(self.model.config.latent_shape[0] + MARGIN)):
+            next(stream)
 
     def prepare(self, call: Call | None = None, /, **options: object) -> Request:
         """Check a call and bring its parts into the model's form. Raises UserError for whatever does not fit."""
