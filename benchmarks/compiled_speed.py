@@ -1,6 +1,6 @@
 """Compiled steps against the same pipeline without them, for the bundled models.
 
-    OMP_NUM_THREADS=1 python benchmarks/compiled_speed.py OUT.json [--models par-shapes-4x magi-shapes ...] [--repeats 5]
+    OMP_NUM_THREADS=1 python benchmarks/compiled_speed.py OUT.json [--models par-shapes-4x ...] [--repeats 5]
 
 Calls of the two pipelines alternate in one process, so the ratio is that of one machine at one time. Seconds are those
 of the processor, because other programs on the machine change how long a call takes by the clock. Compiling is timed

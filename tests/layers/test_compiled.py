@@ -96,7 +96,7 @@ def test_without_a_compiler_steps_run_as_they_are_after_one_warning(
         assert torch.equal(steps.replay(key, torch.sin, x), x.sin())
     assert torch.equal(steps.replay(0, torch.cos, x), x.cos())  # the step of the call, not of the first one
     sentences = [str(w.message) for w in recwarn if "compile" in str(w.message)]
-    assert len(sentences) == 1 and sentences[0].startswith("Nothing is compiled") and "\n" not in sentences[0]
+    assert len(sentences) == 1 and sentences[0].startswith("Steps are not compiled") and "\n" not in sentences[0]
 
 
 @torch.no_grad()

@@ -25,7 +25,9 @@ from mutoscope.layers.recorded import RecordedStep, Step
 from mutoscope.writing import new_folder, write_whole
 
 FOLDER = "mutoscope-steps"  # in inductor's cache
-FALLBACK = "Nothing is compiled, which is slower and changes no result: {reason}. Omit compile, or install a compiler."
+FALLBACK = (
+    "Steps are not compiled, which is slower and changes no result: {reason}. Install a C++ compiler, or omit compile."
+)
 
 OnCompiled = Callable[[float], object]
 """Receives the seconds that one step took to compile or to load."""
@@ -97,8 +99,11 @@ def traced(function: Step, *examples: Tensor) -> tuple[fx.GraphModule, list[Tens
 
     Raises an error for a step that depends on the numbers in a tensor.
     """
-    # Torch ships no types for these functions.
-    module = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+
+    def step(*arguments: Tensor) -> Tensor:  # optional parameters of the function itself would count as missing
+        return function(*arguments)
+
+    module = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
     graph, captured, known = module.graph, list[Tensor](), dict[int, fx.Node]()
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
@@ -123,7 +128,7 @@ def _loaded(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Tensor
     file = Path(cache_dir()) / FOLDER / f"{_key(graph, inputs)}.bin"
     if file.is_file():
         try:
-            return AOTCompiledArtifact.load(path=str(file), format="binary")
+            return AOTCompiledArtifact.deserialize(file.read_bytes())
         except Exception:  # a damaged file, or one of another torch: it is written again
             file.unlink(missing_ok=True)
     with inductor_config.patch(compile_threads=1):  # a pool of processes takes longer to start than these steps
