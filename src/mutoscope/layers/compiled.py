@@ -132,7 +132,7 @@ def _loaded(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Tensor
         except Exception:  # a damaged file, or one of another torch: it is written again
             file.unlink(missing_ok=True)
     with inductor_config.patch(compile_threads=1):  # a pool of processes takes longer to start than these steps
-        artifact = standalone_compile(graph, inputs, dynamic_shapes="from_example_inputs", aot=True)
+        artifact = standalone_compile(graph, [*inputs], dynamic_shapes="from_example_inputs", aot=True)
     with suppress(UserError):  # a full disk costs the next process its time, and nothing else
         write_whole(new_folder(file.parent) / file.name, cast(AOTCompiledArtifact, artifact).serialize())
     return artifact

@@ -46,7 +46,7 @@ class Steps:
 
     @property
     def are_recorded(self) -> bool:
-        """Whether steps have to keep their shapes."""
+        """Whether the arguments of a step need the same shapes in every call."""
         return self.record is not None
 
     @property
