@@ -40,7 +40,7 @@ from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
 Weights = Literal["float", "int8"]
 
 
-MARGIN = 2  # latent frames after a window is full: the first that it leaves out, and one like all later ones
+MARGIN = 2  # latent frames after a window is full: one that moves it, and one like all later ones
 SHORTEST = 1e-9  # seconds: a clock too coarse for a tiny model must not divide by zero
 
 

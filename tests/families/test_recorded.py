@@ -217,6 +217,20 @@ def test_the_decoder_is_compiled_too(interpreted: None):
     assert len(pipeline._decoding.recorded) == 2  # a whole clip, and one frame
 
 
+@pytest.mark.parametrize("case", ["magi", "magi-rolling", "far"])
+@torch.inference_mode()
+def test_after_a_warm_up_a_stream_compiles_nothing(case: str, interpreted: None):
+    plain, counted = pipelines()[case], list[float]()
+    pipeline = VideoPipeline(plain.tokenizer, plain.model, plain.index, compile=True, on_compiled=counted.append)
+    pipeline.warm_up()
+    before, stream = len(counted), pipeline.stream(num_frames=None)
+    for frame in range(12):
+        next(stream)
+        if frame == 6:
+            stream.change(class_label=1)
+    assert len(counted) == before > 0
+
+
 def test_other_families_and_processors_are_refused():
     with pytest.raises(UserError, match="on a CUDA GPU, this is cpu"):
         VideoPipeline(tiny_image_tokenizer(), tiny_par(), tiny_par_index(), capture=True)
@@ -228,6 +242,7 @@ def test_other_families_and_processors_are_refused():
 def pipelines() -> dict[str, VideoPipeline]:
     magi = tiny_magi.tiny_magi()
     relative = tiny_magi.tiny_magi(time_positions="relative", keeps_first=True, window=3)
+    rolling = {**tiny_magi.SAMPLING, "window_mode": "rolling"}
     far, long = tiny_far.tiny_far(), tiny_far.tiny_far(**tiny_far.LONG)
     nova, named = tiny_nova.tiny_nova(text_size=None, num_classes=2), {"tasks": ("class-conditional",)}
     of_magi = VideoPipeline(tiny_magi.tiny_vae(), magi, tiny_magi.tiny_index(magi))
@@ -236,7 +251,7 @@ def pipelines() -> dict[str, VideoPipeline]:
         "magvit": VideoPipeline(tiny_tokenizer(), tiny_model(), tiny_index()),
         "par": VideoPipeline(tiny_image_tokenizer(), tiny_par(), tiny_par_index()),
         **dict.fromkeys(("magi", "magi-history", "magi-sliding", "magi-growing"), of_magi),
-        "magi-rolling": VideoPipeline(tiny_magi.tiny_vae(), relative, tiny_magi.tiny_index(relative)),
+        "magi-rolling": VideoPipeline(tiny_magi.tiny_vae(), relative, tiny_magi.tiny_index(relative, sampling=rolling)),
         "far": VideoPipeline(tiny_magi.tiny_vae(), far, tiny_far.tiny_index(far)),
         "far-long": VideoPipeline(tiny_magi.tiny_vae(), long, tiny_far.tiny_index(long)),
         **dict.fromkeys(("nova", "nova-renorm"), of_nova),
