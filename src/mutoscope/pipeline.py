@@ -203,15 +203,14 @@ class VideoPipeline:
 
         `weights` "int8" rounds the linear layers to 8 bits on the CPU (see `layers.int8`), and `capture` records the
         decoding steps as CUDA graphs (see `families.recorded`), both for families that declare it. `compile` compiles
-        the steps of sampling and the tokenizer's decoder (see `layers.compiled`), each at its first call;
-        `on_compiled` receives the seconds that took.
+        the steps of sampling (see `layers.compiled`), each at its first call; `on_compiled` receives the seconds that
+        took. The tokenizer's decoder stays as it is: its convolutions are no faster compiled (measured).
         """
         self.device = torch.device(device)
         self.index, self.weights, self.folder = index, weights, folder
         # The search for the nearest code loses accuracy in half precision, so `dtype` leaves the tokenizer as it is.
         self.tokenizer = tokenizer.to(self.device).eval()
         compiler = Compiler(on_compiled) if compile else None
-        self._decoding = Steps(compiler)
         self.model = None if model is None else model.to(self.device, dtype).eval()
         self._family: BoundFamily | None = None
         if self.model is None:
@@ -267,8 +266,8 @@ class VideoPipeline:
         tokenizer_dtype, tokenizer_window: of a published autoencoder, to save memory: dtype of its weights, and pixels
             along the side of the windows in which frames are encoded and decoded; see `TileOptions`
         capture: on a CUDA GPU, record the decoding steps at their first call and replay them
-        compile: compile the steps of sampling and the tokenizer's decoder at their first call, which takes minutes once
-            and is kept on disk for the next process; results are equal up to rounding
+        compile: compile the steps of sampling at their first call, which takes minutes once and is kept on disk for the
+            next process; results are equal up to rounding
         on_compiled: called after each compiled step with the seconds that it took
         """
         folder = name_or_folder if isinstance(name_or_folder, hub.ModelFolder) else hub.open_folder(name_or_folder)
@@ -348,7 +347,7 @@ class VideoPipeline:
         self, events: Iterator[SampleEvent], state: StreamState
     ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
         finished = (event.finished for event in events if event.frames is not None)
-        for part in self._stream_decoded(finished, state):
+        for part in self.tokenizer.stream_decode(finished, state):
             yield self.to_frames(part)[0]
 
     def _decoded_whole(
@@ -376,7 +375,7 @@ class VideoPipeline:
     ) -> Iterator[UInt8[np.ndarray, "b t2 h2 w2 3"]]:
         """Pixels of one batch, one part after another, `num_frames` in all."""
         left = math.inf if num_frames is None else num_frames
-        parts = self._stream_decoded(event.finished for event in events if event.frames is not None)
+        parts = self.tokenizer.stream_decode(event.finished for event in events if event.frames is not None)
         while left > 0:
             with torch.inference_mode():  # around each part, because a generator must not change the caller's mode
                 frames = self.to_frames(next(parts))  # (b, t, h, w, 3)
@@ -433,17 +432,7 @@ class VideoPipeline:
         """Frames of complete clips. Raises UserError for latents that are not finite."""
         require_finite(tokens, "The model's latents", tokens.dtype)
         tokens = tokens.float() if tokens.is_floating_point() else tokens
-        return self.to_frames(self._pixels(tokens))[:, : request.num_frames]
-
-    def _pixels(self, tokens: Int[Tensor, "b lt lh lw"] | Float[Tensor, "b d lt lh lw"]) -> Float[Tensor, "b 3 t h w"]:
-        """The tokenizer's decoder, recorded if steps are compiled."""
-        return self._decoding.replay((tokens.shape, tokens.dtype), self.tokenizer.decode, tokens)
-
-    def _stream_decoded(self, latents: Iterator[Tensor], state: StreamState | None = None) -> Iterator[Tensor]:
-        """Pixels of a stream. Decoders that remember earlier frames are not recorded."""
-        if self.tokenizer.spec.per_frame:
-            return map(self._pixels, latents)
-        return self.tokenizer.stream_decode(latents, state)
+        return self.to_frames(self.tokenizer.decode(tokens))[:, : request.num_frames]
 
     def to_frames(self, video: Float[Tensor, "b 3 t h w"]) -> UInt8[np.ndarray, "b t2 h2 w2 3"]:
         """Pixels without the padding that filled the last tokens."""

@@ -206,17 +206,6 @@ def test_compiled_streams_of_one_model_do_not_disturb_each_other(interpreted: No
             assert np.abs(one.astype(int) - other).max() <= 1
 
 
-@torch.inference_mode()
-def test_the_decoder_is_compiled_too(interpreted: None):
-    plain = pipelines()["magi"]
-    pipeline = VideoPipeline(plain.tokenizer, plain.model, plain.index, compile=True)
-    expected = plain.generate(seed=1, **CALLS["magi"]).clips[0].frames
-    assert np.abs(pipeline.generate(seed=1, **CALLS["magi"]).clips[0].frames.astype(int) - expected).max() <= 1
-    streamed = np.stack(list(pipeline.stream(seed=1, **CALLS["magi"])))
-    assert np.abs(streamed.astype(int) - expected).max() <= 1
-    assert len(pipeline._decoding.recorded) == 2  # a whole clip, and one frame
-
-
 @pytest.mark.parametrize("case", ["magi", "magi-rolling", "far"])
 @torch.inference_mode()
 def test_after_a_warm_up_a_stream_compiles_nothing(case: str, interpreted: None):
