@@ -103,7 +103,12 @@ def traced(function: Step, *examples: Tensor) -> tuple[fx.GraphModule, list[Tens
     def step(*arguments: Tensor) -> Tensor:  # optional parameters of the function itself would count as missing
         return function(*arguments)
 
-    module = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+    before = torch.compiler._is_compiling_flag
+    torch.compiler._is_compiling_flag = True  # as torch's own exporter does: complex rotations give way to real ones
+    try:
+        module = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+    finally:
+        torch.compiler._is_compiling_flag = before
     graph, captured, known = module.graph, list[Tensor](), dict[int, fx.Node]()
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
