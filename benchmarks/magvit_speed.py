@@ -17,7 +17,9 @@ from typing import Literal, TypedDict
 
 import torch
 
-from mutoscope.families.captured import CapturedMagvit, CapturedMagvitAR
+from mutoscope.families.recorded import RecordedMagvit, RecordedMagvitAR
+from mutoscope.layers.cuda_graph import CUDAGraphs
+from mutoscope.layers.recorded import Steps
 from mutoscope.models.magvit import Magvit, MagvitConfig
 from mutoscope.models.magvit.baselines import MagvitAR, MagvitARConfig
 from mutoscope.sampling.autoregressive import AutoregressiveSampler, TokenCondition
@@ -62,7 +64,7 @@ def parallel_row(size: Size, device: torch.device, options: argparse.Namespace) 
     model = Magvit(config)
     weights = sum(p.numel() for p in model.blocks.parameters())
     prepare(model, options)
-    network = CapturedMagvit(model) if options.capture else model
+    network = RecordedMagvit(model, Steps(CUDAGraphs())) if options.capture else model
     sampler, label = MaskedSampler(MaskedSamplerConfig()), torch.zeros(1, dtype=torch.int64, device=device)
 
     def call() -> None:
@@ -81,7 +83,7 @@ def autoregressive_row(size: Size, device: torch.device, options: argparse.Names
     config = MagvitARConfig.paper(size, num_classes=101)
     model, total = MagvitAR(config), config.num_tokens
     prepare(model, options)
-    network = CapturedMagvitAR(model) if options.capture else model
+    network = RecordedMagvitAR(model, Steps(CUDAGraphs())) if options.capture else model
     if options.ar_tokens >= total:
         label, sampler = torch.zeros(1, dtype=torch.int64, device=device), AutoregressiveSampler()
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
-from mutoscope.families.captured import CapturedPAR
+from mutoscope.families.recorded import RecordedPAR
+from mutoscope.layers.cuda_graph import CUDAGraphs
+from mutoscope.layers.recorded import Steps
 from mutoscope.models.par import PAR, Block, PARConfig
 from mutoscope.sampling.base import last_of
 from mutoscope.sampling.parallel_ar import ParallelARSampler, ParallelARSamplerConfig, PrefixCondition
@@ -39,7 +41,7 @@ def row(config: PARConfig, mode: str, rate: float, options: argparse.Namespace) 
         model = PAR(config).eval()
     torch.set_default_dtype(torch.float32)
     Block.forward = torch.compile(PLAIN_FORWARD) if mode == "compiled" else PLAIN_FORWARD  # type: ignore[method-assign]
-    network = CapturedPAR(model) if mode in ("captured", "compiled") else model
+    network = RecordedPAR(model, Steps(CUDAGraphs())) if mode in ("captured", "compiled") else model
     label = torch.zeros(1, dtype=torch.int64, device=device)
     condition = PrefixCondition(model.class_prefix(label, 1), model.class_prefix(None, 1))
     sampler, steps = ParallelARSampler(SAMPLING), 0

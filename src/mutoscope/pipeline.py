@@ -23,9 +23,12 @@ from mutoscope.errors import UserError
 from mutoscope.families import Call, Request, Steering, family_named
 from mutoscope.families.base import BoundFamily, OnStep, Parts, is_listed
 from mutoscope.families.first_frames import FirstFrames
+from mutoscope.layers.compiled import CapturedCompiler, Compiler, OnCompiled
+from mutoscope.layers.cuda_graph import CUDAGraphs
 from mutoscope.layers.finite import require_finite
 from mutoscope.layers.int8 import quantize_linears
 from mutoscope.layers.packed import pack_linears
+from mutoscope.layers.recorded import Steps
 from mutoscope.models.base import AnyModel
 from mutoscope.sampling.base import SampleEvent, last_of
 from mutoscope.text import TextEncoder, load_text_encoder
@@ -37,6 +40,7 @@ from mutoscope.tokenizers.tiling import TilingConfig, encode_decode
 Weights = Literal["float", "int8"]
 
 
+MARGIN = 2  # latent frames after a window is full: one that moves it, and one like all later ones
 SHORTEST = 1e-9  # seconds: a clock too coarse for a tiny model must not divide by zero
 
 
@@ -190,18 +194,23 @@ class VideoPipeline:
         weights: Weights = "float",
         capture: bool = False,
         folder: Path | None = None,
+        compile: bool = False,
+        on_compiled: OnCompiled = lambda seconds: None,
     ) -> None:
         """`model`: None for a tokenizer alone. `text_encoder` loads the text encoder; called at the first prompt.
 
         `folder`: of the first frames that `index` names.
 
         `weights` "int8" rounds the linear layers to 8 bits on the CPU (see `layers.int8`), and `capture` records the
-        decoding steps as CUDA graphs (see `families.captured`), both for families that declare it.
+        decoding steps as CUDA graphs (see `families.recorded`), both for families that declare it. `compile` compiles
+        the steps of sampling (see `layers.compiled`), each at its first call; `on_compiled` receives the seconds that
+        took. The tokenizer's decoder stays as it is: its convolutions are no faster compiled (measured).
         """
         self.device = torch.device(device)
         self.index, self.weights, self.folder = index, weights, folder
         # The search for the nearest code loses accuracy in half precision, so `dtype` leaves the tokenizer as it is.
         self.tokenizer = tokenizer.to(self.device).eval()
+        compiler = Compiler(on_compiled) if compile else None
         self.model = None if model is None else model.to(self.device, dtype).eval()
         self._family: BoundFamily | None = None
         if self.model is None:
@@ -217,19 +226,21 @@ class VideoPipeline:
             pack_linears(self.model)
         self._family = family.bind(Parts(self.tokenizer, self.model, index, self.device, text_encoder, folder))
         if capture:
-            self._capture(self._family)
+            self._check_capture(self._family)
+            self._family.record_steps(Steps(CUDAGraphs() if compiler is None else CapturedCompiler(compiler)))
+        elif compiler is not None:
+            self._family.record_steps(Steps(compiler))
 
     def __repr__(self) -> str:
         index, kind = self.index, "a tokenizer" if self._family is None else self._family.title
         clips = f"{index.num_frames} frames of {index.height}×{index.width}, {index.fps:g} fps"
         return f"VideoPipeline({kind}, {clips}, {self.device})"
 
-    def _capture(self, family: BoundFamily) -> None:
+    def _check_capture(self, family: BoundFamily) -> None:
         if not family.capabilities.captures:
             raise UserError(f"Steps of {family.title} models cannot be captured. Omit capture.")
         if self.device.type != "cuda":
             raise UserError(f"Steps are captured on a CUDA GPU, this is {self.device}. Omit capture.")
-        family.capture()
 
     @classmethod
     def from_pretrained(
@@ -244,6 +255,8 @@ class VideoPipeline:
         tokenizer_dtype: torch.dtype = torch.float32,
         tokenizer_window: int | None = None,
         capture: bool = False,
+        compile: bool = False,
+        on_compiled: OnCompiled = lambda seconds: None,
     ) -> "VideoPipeline":
         """A bundled model by name, a model folder, or an opened `ModelFolder`. A tokenizer can only `reconstruct`.
 
@@ -253,6 +266,9 @@ class VideoPipeline:
         tokenizer_dtype, tokenizer_window: of a published autoencoder, to save memory: dtype of its weights, and pixels
             along the side of the windows in which frames are encoded and decoded; see `TileOptions`
         capture: on a CUDA GPU, record the decoding steps at their first call and replay them
+        compile: compile the steps of sampling at their first call, which takes minutes once and is kept on disk for the
+            next process; results are equal up to rounding
+        on_compiled: called after each compiled step with the seconds that it took
         """
         folder = name_or_folder if isinstance(name_or_folder, hub.ModelFolder) else hub.open_folder(name_or_folder)
         index, encoder, load = folder.index, folder.text_encoder_path, None
@@ -264,7 +280,7 @@ class VideoPipeline:
         elif text_encoder_offload or text_encoder_dtype is not None:
             raise UserError("This model has no text encoder. Omit the options of the text encoder.")
         tokenizer = _in_less_memory(folder.load_tokenizer(), tokenizer_dtype, tokenizer_window)
-        return cls(tokenizer, model, index, device, dtype, load, weights, capture, folder.path)
+        return cls(tokenizer, model, index, device, dtype, load, weights, capture, folder.path, compile, on_compiled)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write a folder that needs no other one; only a text encoder stays where it is."""
@@ -366,6 +382,15 @@ class VideoPipeline:
             frames = frames[:, : int(min(left, frames.shape[1]))]
             left -= frames.shape[1]
             yield frames
+
+    def warm_up(self) -> None:
+        """Let a model that streams without an end fill its window once, so that all steps of a stream are recorded and
+        none of its later frames waits for a compiler. Does nothing for other models."""
+        if not (self.family.capabilities.endless and self.tokenizer.spec.decodes_in_order and self.model is not None):
+            return
+        stream = self.stream(num_frames=None)
+        for _ in range(self.tokenizer.spec.num_frames(self.model.config.latent_shape[0] + MARGIN)):
+            next(stream)
 
     def prepare(self, call: Call | None = None, /, **options: object) -> Request:
         """Check a call and bring its parts into the model's form. Raises UserError for whatever does not fit."""

@@ -230,6 +230,8 @@ GENERATE = (
     ("generate model --out {out}/x.gif --weights int8", "8-bit"),
     ("generate model --out {out}/x.gif --text-encoder-offload", "text encoder"),
     ("generate model --out {out}/x.gif --capture", "CUDA"),
+    ("generate model --out {out}/x.gif --compile --capture", "CUDA"),
+    ("evaluate clips --compile", "--compile"),
     ("generate nova --out {out}/x.gif", "prompt"),
     ("generate tokenizer --out {out}/x.gif", "tokenizer only"),
     ("generate vq-shapes --out {out}/x.gif", "tokenizer only"),

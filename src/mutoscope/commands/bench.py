@@ -36,6 +36,7 @@ def bench(
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     capture: bool = False,
+    compile: bool = False,
     against: Literal["plain"] | None = None,
 ) -> common.Report:
     """Measure how fast a model generates, or train and compare the variants that a paper compares.
@@ -68,6 +69,7 @@ def bench(
         device: cpu, cuda, cuda:1, mps ...
         dtype: precision of the network
         capture: speed: on a CUDA GPU, record the steps of a MAGVIT, PAR or LlamaGen model and replay them
+        compile: speed: compile the steps first, which takes minutes once and is kept for the next time
         against: speed: plain, to compare float32, int8 and bfloat16 with the published way of decoding
     """
     if kind == "claims":
@@ -81,8 +83,10 @@ def bench(
     for steps in num_decoding_steps:
         common.check_range("--num-decoding-steps", steps, low=1)
 
-    if against is not None and (capture or dtype != "float32" or num_decoding_steps):
-        raise UserError("--against compares all dtypes at the model's own steps: omit --dtype, --capture and steps.")
+    if against is not None and (capture or compile or dtype != "float32" or num_decoding_steps):
+        raise UserError(
+            "--against compares all dtypes at the model's own steps: omit --dtype, --capture, --compile and steps."
+        )
 
     import torch
 
@@ -93,7 +97,7 @@ def bench(
     try:
         if against is not None:
             return compare_with_plain(model, SpeedConfig((), batch, repeats, seed), device)
-        pipeline = common.load_pipeline(model, common.LoadOptions(device, dtype, capture=capture))
+        pipeline = common.load_pipeline(model, common.LoadOptions(device, dtype, capture=capture, compile=compile))
         config = SpeedConfig(num_decoding_steps, batch, repeats, seed)
         total = len(speed_requests(pipeline, config)) * (repeats + 1)
         with common.progress_steps(f"bench {kind}", total, "run") as advance:

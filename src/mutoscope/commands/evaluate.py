@@ -4,12 +4,15 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import mutoscope.commands.common as common
 from mutoscope.commands.options import family_of_folder, help_text, parse_changed_options, sampler_flags
 from mutoscope.errors import UserError
 from mutoscope.writing import write_whole
+
+if TYPE_CHECKING:
+    from mutoscope.pipeline import VideoPipeline
 
 MOST_MINUTES = 1440  # a day
 
@@ -23,6 +26,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 16,
     device: str = "cpu",
+    compile: bool = False,
     reference: str | None = None,
     split: str | None = None,
     task: str | None = None,
@@ -62,6 +66,7 @@ def evaluate(
         seed: of generation, of random clips and of the resampling behind the intervals
         batch_size: clips at a time
         device: cpu, cuda, cuda:1, mps ...
+        compile: of a model, compile its steps first, which takes minutes once and is kept for the next time
         reference: the real videos: a folder, or for a published protocol also a dataset in its own layout
         split: which part of that dataset, where not the protocol's: train, validation or test; of recordings (world),
             which part is evaluated
@@ -109,7 +114,7 @@ def evaluate(
     sampling = sampler_options(source, overrides)
     process = join("cpu")  # under torchrun all processes share the clips; rows are exchanged on the CPU
     report = measure(
-        source,
+        _compiled(source, device) if compile else source,
         protocol,
         num_clips=num_clips,
         seed=seed,
@@ -133,7 +138,13 @@ def evaluate(
         progress=common.is_terminal(),
         together=partial(together, process),
     )
-    return _written(dict(report), target)
+    return _written({**report, "source": source}, target)
+
+
+def _compiled(source: str, device: str) -> "VideoPipeline":
+    """A model whose steps are compiled. Raises UserError for a source that is no model."""
+    _require_model(source, "--compile")
+    return common.load_pipeline(source, common.LoadOptions(device, compile=True))
 
 
 def sampler_options(source: str, arguments: Sequence[str]) -> dict[str, object]:
@@ -142,10 +153,16 @@ def sampler_options(source: str, arguments: Sequence[str]) -> dict[str, object]:
 
     if not arguments:
         return {}
+    _require_model(source, arguments[0])
+    return parse_changed_options(hub.open_folder(source), f"mutoscope evaluate {source}", arguments)
+
+
+def _require_model(source: str, option: str) -> None:
+    from mutoscope import hub
+
     folder = Path(source).expanduser()
     if folder.is_file() or (folder.is_dir() and not (folder / hub.INDEX).is_file()):
-        raise UserError(f"{source!r} holds videos; {arguments[0]} is for models that generate them.")
-    return parse_changed_options(hub.open_folder(source), f"mutoscope evaluate {source}", arguments)
+        raise UserError(f"{source!r} holds videos; {option} is for models that generate them.")
 
 
 def print_override_help(source: str | None, overrides: Sequence[str] = ()) -> None:

@@ -22,6 +22,7 @@ def play(
     threads: int | None = None,
     active_sessions: int = 8,
     loaded_models: int = 4,
+    compile: bool = False,
 ) -> common.Report:
     """Serve a page on which worlds are played and generation is watched, until Ctrl-C.
 
@@ -37,6 +38,7 @@ def play(
         threads: processor threads of a model (default: 1; a second one gives small models a tenth)
         active_sessions: people who generate in turns; further ones wait
         loaded_models: models kept in memory
+        compile: compile a model's steps when it is first used, which takes minutes once and is kept for the next time
     """
     common.check_range("--port", port, low=0, high=65535)
     common.check_range("--threads", threads, low=1, high=4096)
@@ -60,7 +62,8 @@ def play(
 
     common.parse_device(device)
     limits = Limits(active_sessions=active_sessions, loaded_models=loaded_models)
-    shelf = Shelf(served_folders([] if model is None else [model]), loaded_models, limits.unused_seconds, device)
+    folders = served_folders([] if model is None else [model])
+    shelf = Shelf(folders, loaded_models, limits.unused_seconds, device, compile=compile)
     guard = Guard.of(host, token)
     torch.set_num_threads(threads or 1)
     with closing(listening(host, port)) as listener:

@@ -26,9 +26,9 @@ from mutoscope.data.video.write import VideoClip
 from mutoscope.errors import UserError
 from mutoscope.families.transfer import Described, TransferReport, TransferRule, transferred
 from mutoscope.json_config import dataclass_from_dict, nearest
-from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
 from mutoscope.layers.draws import Draws
 from mutoscope.layers.finite import require_finite
+from mutoscope.layers.recorded import Steps
 from mutoscope.model_index import ModelIndex
 from mutoscope.models.base import AnyModel, ModelConfig
 from mutoscope.sampling.base import SampleEvent
@@ -196,18 +196,16 @@ class Generator(ABC, Generic[CallType, ModelType]):
     def __init__(self, parts: Parts[ModelType]) -> None:
         self.parts = parts
         self.tokenizer, self.model, self.index, self.device = parts.tokenizer, parts.model, parts.index, parts.device
+        self.steps = Steps()
         self.check_parts_fit()
 
     @abstractmethod
     def prepare(self, call: CallType) -> Request:
         """Check a call and bring its parts into the model's form. Raises UserError for whatever does not fit."""
 
-    def capture(self, record: Record = CUDAGraphCall) -> None:
-        """Record the network's steps at their first call and replay them from then on.
-
-        Raises UserError if the family's steps cannot be captured.
-        """
-        raise UserError(f"Steps of the family {self.index.family!r} cannot be captured. Omit capture.")
+    def record_steps(self, steps: Steps) -> None:
+        """From now on, record the network's steps at their first call and replay them."""
+        self.steps = steps
 
     def web_world(self, name: str) -> WebWorld:
         """The model as a world for browsers. Raises UserError for a model that cannot be played so."""
@@ -546,15 +544,15 @@ class BoundFamily:
     """See `Generator.prepare`. Raises UserError for the call of another family."""
     build_call: Callable[[Mapping[str, object]], Call]
     """See `Family.build_call`."""
-    capture: Callable[..., None]
-    """See `Generator.capture`."""
+    record_steps: Callable[[Steps], None]
+    """See `Generator.record_steps`."""
     web_world: Callable[[str], WebWorld]
     """See `Generator.web_world`."""
 
     def __init__(self, family: Family[CallType, ConfigType, ModelType, SamplerType], parts: Parts[ModelType]) -> None:
         generator = family.generator(parts)
         self.title, self.capabilities = family.title, family.capabilities
-        self.capture, self.web_world = generator.capture, generator.web_world
+        self.record_steps, self.web_world = generator.record_steps, generator.web_world
 
         def prepare(call: Call) -> Request:
             if not isinstance(call, family.call):

@@ -32,11 +32,13 @@ from mutoscope.families.frames import (
     latent_frames,
     unused_actions,
 )
+from mutoscope.families.recorded import RecordedFAR
 from mutoscope.families.transfer import Change, TransferRule, class_rows, columns_by_name
 from mutoscope.json_config import dataclass_from_dict
+from mutoscope.layers.recorded import Steps
 from mutoscope.models.far import FAR, PAPER_SIZES, FARBatch, FARCache, FARConfig, FrameConditions
 from mutoscope.sampling.base import SampleEvent
-from mutoscope.sampling.frame_flow import FlowCondition, FrameFlowSampler, FrameFlowSamplerConfig
+from mutoscope.sampling.frame_flow import FlowCondition, FlowModel, FrameFlowSampler, FrameFlowSamplerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,17 @@ class FARRequest(FrameRequest):
 
 class FARGenerator(FrameGenerator[FARCall, FAR]):
     """Conditions and first frames in, latents out."""
+
+    network: FlowModel[FrameConditions, FARCache]
+    """The model as the sampler sees it: with its steps recorded, if they are."""
+
+    def check_parts_fit(self) -> None:
+        super().check_parts_fit()
+        self.network = self.model
+
+    def record_steps(self, steps: Steps) -> None:
+        super().record_steps(steps)
+        self.network = RecordedFAR(self.model, steps)
 
     def prepare(self, call: FARCall) -> FARRequest:
         self.check_call(call)
@@ -143,7 +156,7 @@ class FARGenerator(FrameGenerator[FARCall, FAR]):
         if context is not None:
             context = context.expand(count, *context.shape[1:]) if len(context) == 1 else context[samples]
         condition = FlowCondition(steering.at, count, request.num_latent_frames, context)
-        return FrameFlowSampler[FrameConditions, FARCache](request.sampler).sample(self.model, condition, random)
+        return FrameFlowSampler[FrameConditions, FARCache](request.sampler).sample(self.network, condition, random)
 
 
 class FARSteering(Steering):

@@ -38,6 +38,7 @@ from mutoscope.families.frames import (
     latent_frames,
     unused_actions,
 )
+from mutoscope.families.recorded import RecordedMAGI
 from mutoscope.families.transfer import (
     TransferRule,
     action_bias,
@@ -49,10 +50,11 @@ from mutoscope.families.transfer import (
     word_columns,
 )
 from mutoscope.json_config import dataclass_from_dict
+from mutoscope.layers.recorded import Steps
 from mutoscope.models.base import ModelConfig
 from mutoscope.models.magi import MAGI, MAX_INTERVAL, PAPER_SIZES, FrameConditions, MAGIBatch, MAGIConfig
 from mutoscope.sampling.base import SampleEvent
-from mutoscope.sampling.frame_history import StreamCondition
+from mutoscope.sampling.frame_history import HistoryModel, StreamCondition
 from mutoscope.sampling.frame_stream import FrameStreamSampler, FrameStreamSamplerConfig, check_window_mode, set_sizes
 from mutoscope.text.base import TextFeatures
 
@@ -100,6 +102,17 @@ class MAGIRequest(FrameRequest):
 
 class MAGIGenerator(FrameGenerator[MAGICall, MAGI]):
     """Conditions and first frames in, latents or codes out."""
+
+    network: HistoryModel[FrameConditions]
+    """The model as the sampler sees it: with its steps recorded, if they are."""
+
+    def check_parts_fit(self) -> None:
+        super().check_parts_fit()
+        self.network = self.model
+
+    def record_steps(self, steps: Steps) -> None:
+        super().record_steps(steps)
+        self.network = RecordedMAGI(self.model, steps)
 
     def draws_first_frame(self, call: MAGICall) -> bool:
         """A frame that is drawn has nothing to do with a prompt."""
@@ -185,7 +198,8 @@ class MAGIGenerator(FrameGenerator[MAGICall, MAGI]):
             context = context.expand(count, *context.shape[1:]) if len(context) == 1 else context[samples]
             context = context.to(self.model.mask_token.dtype) if context.is_floating_point() else context
         condition = StreamCondition(steering.at, count, request.num_latent_frames, context)
-        return FrameStreamSampler[FrameConditions](request.sampler).sample(self.model, condition, random)
+        sampler = FrameStreamSampler[FrameConditions](request.sampler, self.steps)
+        return sampler.sample(self.network, condition, random)
 
 
 class MAGISteering(Steering):

@@ -27,10 +27,10 @@ from mutoscope.families.base import (
     common_length,
 )
 from mutoscope.families.blending import blended_and_coded
-from mutoscope.families.captured import CapturedMagvit
+from mutoscope.families.recorded import RecordedMagvit
 from mutoscope.families.transfer import TransferRule, class_rows, position_table
 from mutoscope.layers.condition_regions import Rectangle, check_rectangular
-from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
+from mutoscope.layers.recorded import Steps
 from mutoscope.model_index import ModelIndex
 from mutoscope.models.base import ModelConfig
 from mutoscope.models.magvit import Magvit, MagvitConfig
@@ -108,14 +108,15 @@ class MagvitGenerator(Generator[MagvitCall, Magvit]):
     """Conditions of the ten tasks in, tokens out."""
 
     network: MaskedTokenModel
-    """The model as the sampler sees it: with its steps captured, if they are."""
+    """The model as the sampler sees it: with its steps recorded, if they are."""
 
     def check_parts_fit(self) -> None:
         super().check_parts_fit()
         self.network = self.model
 
-    def capture(self, record: Record = CUDAGraphCall) -> None:
-        self.network = CapturedMagvit(self.model, record)
+    def record_steps(self, steps: Steps) -> None:
+        super().record_steps(steps)
+        self.network = RecordedMagvit(self.model, steps)
 
     def prepare(self, call: MagvitCall) -> MagvitRequest:
         self.check_call(call)

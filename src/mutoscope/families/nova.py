@@ -187,7 +187,7 @@ class NOVAGenerator(Generator[NOVACall, NOVA]):
             request.num_latent_frames,
             context,
         )
-        return FrameARSampler[NOVAState, Canvas](request.sampler).sample(self.model, full, random)
+        return FrameARSampler[NOVAState, Canvas](request.sampler, self.steps).sample(self.model, full, random)
 
     @torch.no_grad()
     def _condition(self, request: NOVARequest, samples: slice) -> FrameCondition:

@@ -27,9 +27,9 @@ from mutoscope.families.base import (
     as_prompts,
     common_length,
 )
-from mutoscope.families.captured import CapturedPAR
+from mutoscope.families.recorded import RecordedPAR
 from mutoscope.families.transfer import TransferRule, class_rows, word_columns
-from mutoscope.layers.cuda_graph import CUDAGraphCall, Record
+from mutoscope.layers.recorded import Steps
 from mutoscope.models.par import PAR, PARConfig, PARState
 from mutoscope.sampling.base import SampleEvent
 from mutoscope.sampling.parallel_ar import (
@@ -88,8 +88,9 @@ class PARGenerator(Generator[PARCall, PAR]):
         self.memo = PrefillMemo()
         self.network: ParallelTokenModel[PARState] = self.model
 
-    def capture(self, record: Record = CUDAGraphCall) -> None:
-        self.network = CapturedPAR(self.model, record)
+    def record_steps(self, steps: Steps) -> None:
+        super().record_steps(steps)
+        self.network = RecordedPAR(self.model, steps)
 
     def prepare(self, call: PARCall) -> PARRequest:
         self.check_call(call)

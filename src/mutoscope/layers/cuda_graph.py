@@ -1,23 +1,13 @@
 """Small decoding steps on a GPU, recorded as CUDA graphs, so that replaying them costs no Python between kernels."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from mutoscope.layers.recorded import Step
+
 WARM_UPS = 3  # runs before the recording; PyTorch's notes on CUDA graphs advise a few
-
-Step = Callable[..., Tensor]
-"""A decoding step: tensors in, one tensor out."""
-
-
-class Record(Protocol):
-    """A way to record a step; tests supply one that needs no GPU."""
-
-    def __call__(self, function: Step, *examples: Tensor) -> Step:
-        """Returns `function` for arguments of the shapes of `examples`."""
-        ...
 
 
 class CUDAGraphCall:
@@ -39,8 +29,17 @@ class CUDAGraphCall:
         with torch.cuda.graph(self.graph):
             self.result = function(*self.arguments)
 
-    def __call__(self, *values: Tensor) -> Tensor:
+    def __call__(self, *values: Tensor, memory: Sequence[Tensor] = ()) -> Tensor:
         for argument, value in zip(self.arguments, values, strict=True):
             argument.copy_(value)
         self.graph.replay()
         return self.result
+
+
+class CUDAGraphs:
+    """Records steps as CUDA graphs; see `layers.recorded.Record`."""
+
+    holds_memory = True
+
+    def __call__(self, function: Step, *examples: Tensor, memory: Sequence[Tensor]) -> CUDAGraphCall:
+        return CUDAGraphCall(function, *examples)

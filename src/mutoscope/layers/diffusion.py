@@ -60,6 +60,11 @@ class Plan(ABC):
     def __len__(self) -> int:
         return len(self.times)
 
+    @cached_property
+    def numbers(self) -> list[float]:
+        """The times as numbers, by which steps differ from each other."""
+        return self.times.tolist()
+
     @abstractmethod
     def needs_noise(self, k: int) -> bool:
         """Whether step k adds fresh noise."""
@@ -87,7 +92,11 @@ class EulerPlan(Plan):
     def step(
         self, k: int, x: Float[Tensor, "*s"], output: Float[Tensor, "*s"], noise: Float[Tensor, "*s"] | None = None
     ) -> Float[Tensor, "*s"]:
-        return x + (self.sigmas[k + 1] - self.sigmas[k]).item() * output
+        return x + self.differences[k] * output
+
+    @cached_property
+    def differences(self) -> list[float]:
+        return self.sigmas.diff().tolist()
 
 
 @dataclass(frozen=True)
@@ -175,12 +184,12 @@ class AncestralPlan(Plan):
     stride: int
 
     def needs_noise(self, k: int) -> bool:
-        return int(self.times[k]) > 0
+        return int(self.numbers[k]) > 0
 
     def step(
         self, k: int, x: Float[Tensor, "*s"], output: Float[Tensor, "*s"], noise: Float[Tensor, "*s"] | None = None
     ) -> Float[Tensor, "*s"]:
-        t = int(self.times[k])
+        t = int(self.numbers[k])
         now, before = self.scheme.alpha_bar(t), self.scheme.alpha_bar(t - self.stride)
         alpha = now / before
         sample = self.scheme.predicted_sample(x, output, now)

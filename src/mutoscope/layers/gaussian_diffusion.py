@@ -260,7 +260,9 @@ class LearnedVariancePlan(Plan):
         if self.sample_range is not None:
             sample = bounded(sample, self.sample_range)
         if self.eta is not None:
-            return self._ddim(x, sample, torch.full(x.shape[:-1], step, device=x.device), noise)
+            return self._ddim(
+                x, sample, torch.full(x.shape[:-1], step, device=x.device), noise if self.needs_noise(k) else None
+            )
         mean = numbers.of_sample * sample + numbers.of_noisy * x
         if noise is None or not self.needs_noise(k):
             return mean
@@ -277,7 +279,7 @@ class LearnedVariancePlan(Plan):
         sigma = self.eta * ((1 - before) / (1 - now)).sqrt() * (1 - now / before).sqrt()
         # Never negative but for rounding, which would turn steps with eta 1 into NaN.
         mean = before.sqrt() * sample + (1 - before - sigma**2).clamp(min=0).sqrt() * implied
-        return mean if noise is None or bool(steps.flatten()[0] == 0) else mean + sigma * noise
+        return mean if noise is None else mean + sigma * noise
 
 
 def predicted_sample(

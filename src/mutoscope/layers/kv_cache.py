@@ -35,6 +35,10 @@ class KVCache:
         """The position in the sequence of everything that `append` returns in a pass over `num_positions` new ones."""
         return torch.arange(self.length + num_positions, device=self.keys.device)
 
+    def now(self, num_positions: int) -> Int[Tensor, " n"]:
+        """The positions in the sequence of the next `num_positions`, for which the cache has been aimed."""
+        return torch.arange(self.length, self.length + num_positions, device=self.keys.device)
+
     def append(
         self, layer: int, k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"]
     ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
@@ -84,6 +88,9 @@ class StaticKVCache(KVCache):
 
     positions: dict[int, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.layers = _layers(self.keys, self.values)
+
     @classmethod
     def reserve(
         cls, shape: tuple[int, int, int, int, int], device: torch.device, dtype: torch.dtype = torch.float32
@@ -98,14 +105,22 @@ class StaticKVCache(KVCache):
             self.positions[num_positions] = torch.empty(num_positions, dtype=torch.int64, device=device)
         torch.arange(self.length, self.length + num_positions, device=device, out=self.positions[num_positions])
 
+    def indices(self, num_positions: int) -> list[Tensor]:
+        """Tensors that say where a step of `num_positions` writes."""
+        return [self.positions[num_positions]]
+
+    def held(self, num_positions: int) -> Int[Tensor, " max_length"]:
+        return torch.arange(self.keys.shape[3], device=self.keys.device)
+
+    def now(self, num_positions: int) -> Int[Tensor, " n"]:
+        return self.positions[num_positions]
+
     def append(
         self, layer: int, k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"]
     ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
         """Writes the positions that the cache is aimed at; returns all `max_length` positions."""
-        rows = self.positions[k.shape[2]]  # (n,)
-        self.keys[layer].index_copy_(2, rows, k.to(self.keys.dtype))
-        self.values[layer].index_copy_(2, rows, v.to(self.values.dtype))
-        return self.keys[layer], self.values[layer]
+        rows, (keys, values) = self.positions[k.shape[2]], self.layers[layer]  # (n,)
+        return keys.index_copy_(2, rows, k.to(keys.dtype)), values.index_copy_(2, rows, v.to(values.dtype))
 
     def first(self, batch_size: int) -> "StaticKVCache":
         return StaticKVCache(self.keys[:, :batch_size], self.values[:, :batch_size], self.length, self.positions)
@@ -125,6 +140,11 @@ class RollingKVCache(KVCache):
     """Position that each slot holds; -1: none."""
     slot: Int[Tensor, " 1"] = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
     """Where the next position is written: always the same tensor, so that a recorded step can read it."""
+    position: Int[Tensor, " 1"] = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
+    """The next position, in a tensor that stays the same too."""
+
+    def __post_init__(self) -> None:
+        self.layers = _layers(self.keys, self.values)
 
     @classmethod
     def rolling(
@@ -140,14 +160,15 @@ class RollingKVCache(KVCache):
         sizes = layers, batch, heads, window + keeps_first, size
         keys, values = (torch.zeros(sizes, device=device, dtype=dtype) for _ in range(2))
         slots = torch.full((sizes[3],), -1, device=device)
-        slot = torch.zeros(1, dtype=torch.int64, device=device)
-        return cls(keys, values, 0, window, keeps_first, slots, slot)
+        slot, position = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+        return cls(keys, values, 0, window, keeps_first, slots, slot, position)
 
     def aim(self, num_positions: int) -> None:
         """Points `slot` at the position after the filled ones. Raises ValueError for more than one position."""
         if num_positions != 1:
             raise ValueError(f"a rolling cache takes one position at a time, found {num_positions}")
         self.slot.fill_(self.slot_of(self.length))
+        self.position.fill_(self.length)
         self.slots[self.slot_of(self.length)] = self.length
 
     def slot_of(self, position: int) -> int:
@@ -156,20 +177,27 @@ class RollingKVCache(KVCache):
             return position % self.window
         return 0 if position == 0 else 1 + (position - 1) % self.window
 
+    def indices(self, num_positions: int) -> list[Tensor]:
+        """Tensors that say where a step writes, and what it sees."""
+        return [self.slots, self.slot, self.position]
+
     def held(self, num_positions: int) -> Int[Tensor, " max_length"]:
         return self.slots
+
+    def now(self, num_positions: int) -> Int[Tensor, " 1"]:
+        return self.position
 
     def append(
         self, layer: int, k: Float[Tensor, "b heads 1 d"], v: Float[Tensor, "b heads 1 d"]
     ) -> tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]:
         """Writes the position that the cache is aimed at; returns all slots."""
-        self.keys[layer].index_copy_(2, self.slot, k.to(self.keys.dtype))
-        self.values[layer].index_copy_(2, self.slot, v.to(self.values.dtype))
-        return self.keys[layer], self.values[layer]
+        keys, values = self.layers[layer]
+        return keys.index_copy_(2, self.slot, k.to(keys.dtype)), values.index_copy_(2, self.slot, v.to(values.dtype))
 
     def first(self, batch_size: int) -> "RollingKVCache":
         keys, values = self.keys[:, :batch_size], self.values[:, :batch_size]
-        return RollingKVCache(keys, values, self.length, self.window, self.keeps_first, self.slots, self.slot)
+        shared = self.window, self.keeps_first, self.slots, self.slot, self.position
+        return RollingKVCache(keys, values, self.length, *shared)
 
     def copy_of(self, position: int) -> tuple[Float[Tensor, "layers b heads d"], Float[Tensor, "layers b heads d"]]:
         """Keys and values of a position that the cache holds, in memory of their own."""
@@ -184,3 +212,11 @@ class RollingKVCache(KVCache):
         self.keys[..., slot, :], self.values[..., slot, :] = keys, values
         self.slots[slot] = position
         self.length = position + 1
+
+
+def _layers(
+    keys: Float[Tensor, "layers b heads m d"], values: Float[Tensor, "layers b heads m d"]
+) -> list[tuple[Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]]]:
+    """The memory of every layer. A compiled step writes to these tensors in place; to a part of one large tensor it
+    would write by copying all of it."""
+    return [(k.detach(), v.detach()) for k, v in zip(keys.unbind(), values.unbind(), strict=True)]

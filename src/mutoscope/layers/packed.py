@@ -30,7 +30,9 @@ class PackedLinear(nn.Linear):
 
     def forward(self, input: Float[Tensor, "*b c"]) -> Float[Tensor, "*b o"]:
         weight, rows = self.weight, input.numel() // self.in_features
-        plain = rows < SMALLEST_ROWS or torch.is_grad_enabled() or not _is_plain(input, weight)
+        # Inductor takes packed weights only as constants of the code, which then fits no other weights.
+        compiling = torch.compiler.is_compiling()
+        plain = rows < SMALLEST_ROWS or torch.is_grad_enabled() or compiling or not _is_plain(input, weight)
         if plain:
             return F.linear(input, weight, self.bias)
         x = input.reshape(rows, self.in_features)

@@ -26,7 +26,7 @@ def rotate(x: Float[Tensor, "b heads n d"], table: Float[Tensor, "*#b n pairs 2"
 
     A row of zeros in the table, which is no rotation, sets its position to zero.
     """
-    if x.is_cpu:
+    if x.is_cpu and not torch.compiler.is_compiling():
         # A product of complex numbers has the same bits and is several times faster, but compilers do not support it.
         pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())  # (b, heads, n, pairs)
         rotated = pairs * torch.view_as_complex(table.contiguous())

@@ -24,12 +24,15 @@ class Shelf:
         unused_seconds: float,
         device: str = "cpu",
         clock: Callable[[], float] = time.monotonic,
+        compile: bool = False,
     ) -> None:
+        """`compile`: models are compiled when they are loaded, which takes minutes once."""
         self.folders = {name: hub.open_folder(path) for name, path in folders.items()}
         self.actions = {
             name: spec_of(folder.index.actions, folder.load_config().action_size)
             for name, folder in self.folders.items()
         }
+        self.compile = compile
         self.capacity, self.unused_seconds, self.device, self.clock = capacity, unused_seconds, device, clock
         self._loaded: dict[str, VideoPipeline] = {}  # the one used last comes last
         self._used: dict[str, float] = {}
@@ -54,10 +57,16 @@ class Shelf:
     def get(self, name: str) -> VideoPipeline:
         """The model, loaded if need be; called in the thread of the turns, which alone uses models."""
         folder = self.folder(name)
-        pipeline = self._loaded.pop(name, None) or VideoPipeline.from_pretrained(folder, self.device)
+        pipeline = self._loaded.pop(name, None) or self._load(folder)
         self._loaded[name], self._used[name] = pipeline, self.clock()
         for other in list(self._loaded)[: -self.capacity]:
             del self._loaded[other]
+        return pipeline
+
+    def _load(self, folder: ModelFolder) -> VideoPipeline:
+        pipeline = VideoPipeline.from_pretrained(folder, self.device, compile=self.compile)
+        if self.compile:
+            pipeline.warm_up()
         return pipeline
 
     def drop_unused(self) -> list[str]:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Generic, Protocol, Self, TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import Diffusion, Plan
 from mutoscope.layers.finite import require_finite
 from mutoscope.layers.patchify import patchify, unpatchify
+from mutoscope.layers.recorded import Steps
 from mutoscope.layers.shortcut import Shortcut
 from mutoscope.layers.token_masking import gather_rows
 from mutoscope.sampling.base import Latents, SampleEvent, Sampler
@@ -202,8 +204,9 @@ class FrameARSampler(Sampler[FrameModel[State, Canvas], FrameCondition, SampleEv
     CPU generator draws the same, so equal seeds give equal clips.
     """
 
-    def __init__(self, config: FrameARSamplerConfig) -> None:
-        self.config = config
+    def __init__(self, config: FrameARSamplerConfig, steps: Steps | None = None) -> None:
+        """`steps`: records the denoising of a set; None: nothing is recorded."""
+        self.config, self.steps = config, steps or Steps()
 
     @torch.no_grad()
     def sample(
@@ -219,7 +222,7 @@ class FrameARSampler(Sampler[FrameModel[State, Canvas], FrameCondition, SampleEv
             raise UserError(
                 f"The context has {num_context} latent frames and the clip {num_frames}: nothing is left to generate."
             )
-        clip = _Clip(self.config, model, condition, generator)
+        clip = _Clip(self.config, self.steps, model, condition, generator)
         for frame in range(num_context):
             assert condition.context is not None
             clip.accept(condition.context[:, :, frame : frame + 1])
@@ -249,10 +252,12 @@ class _Clip(Generic[State, Canvas]):
     def __init__(
         self,
         config: FrameARSamplerConfig,
+        steps: Steps,
         model: FrameModel[State, Canvas],
         condition: FrameCondition,
         generator: torch.Generator,
     ) -> None:
+        self.steps = steps
         self.config, self.model, self.condition, self.generator = config, model, condition, generator
         self.num_frames, self.batch_size, sizes = condition.num_frames, condition.num_samples, model.config
         self.num_tokens = sizes.grid[0] * sizes.grid[1]
@@ -315,19 +320,22 @@ class _Clip(Generic[State, Canvas]):
         With renorm the norms are those of the whole frame, where tokens outside the set count as their own prediction:
         these tokens follow the set's in `x`.
         """
-        whole = self.config.guidance_renorm < 1 and self.condition.num_passes > 1
-        rows = self._with_others(ids) if whole else ids
-        n, b = ids.shape[1], self.batch_size
-        x, condition = self._noise(rows), self.model.head.condition(z)
-        for k in range(len(self.plan)):
-            guided = self.condition.num_passes > 1 and float(self.plan.times[k]) >= self.config.guidance_trunc
-            outputs = self.model.head(x[:, :n], condition if guided else condition[:b], self.times[k])
-            if guided:
-                output = combine(outputs.chunk(self.condition.num_passes), x[:, n:], scale, self.config)
-            else:
-                output = torch.cat([outputs, x[:, n:]], dim=1)
-            noise = self._noise(rows) if self.plan.needs_noise(k) else None
-            x = self.plan.step(k, x, output, noise)
+        passes = self.condition.num_passes
+        whole = self.config.guidance_renorm < 1 and passes > 1
+        rows, n = self._with_others(ids) if whole else ids, ids.shape[1]
+        noise = [self._noise(rows)]
+        noise += [self._noise(rows) for k in range(len(self.plan)) if self.plan.needs_noise(k)]
+        draws = torch.stack(noise)  # (draws, b, rows, p)
+        step = partial(denoised, self.model.head, self.plan, self.times, passes, self.config)
+        guidance = torch.full((), scale, device=z.device)
+        if whole:
+            return step(z, draws, guidance)[:, :n]
+        # A recorded step takes the tokens of the largest set, and serves all sets.
+        count = max(self.sizes) if self.steps.are_recorded else n
+        key = self.config, tuple(z.shape[::2]), count, z.dtype
+        x = self.steps.replay(
+            key, step, padded_rows(z, count), padded_rows(draws, count), guidance, memory=[self.times]
+        )
         return x[:, :n]
 
     def _with_others(self, ids: Int[Tensor, "b n"]) -> Int[Tensor, "b all"]:
@@ -358,10 +366,42 @@ class _Clip(Generic[State, Canvas]):
         return torch.cat([*frames, missing], dim=2)
 
 
+def denoised(
+    head: DiffusionHead,
+    plan: Plan,
+    times: Float[Tensor, "steps e"],
+    passes: int,
+    config: FrameARSamplerConfig,
+    z: Float[Tensor, "passes_b n d"],
+    noise: Float[Tensor, "draws b all p"],
+    scale: Float[Tensor, ""],
+) -> Float[Tensor, "b all p"]:
+    """All diffusion steps of the tokens of a set, and of others after them that count as their own prediction.
+
+    `noise`: where they start, then the fresh noise of each step that needs some.
+    """
+    (rows, n), draws, condition = z.shape[:2], iter(noise.unbind()), head.condition(z)
+    x = next(draws)
+    for k in range(len(plan)):
+        guided = passes > 1 and plan.numbers[k] >= config.guidance_trunc
+        outputs = head(x[:, :n], condition if guided else condition[: rows // passes], times[k])
+        if guided:
+            output = combine(outputs.chunk(passes), x[:, n:], scale, config)
+        else:
+            output = torch.cat([outputs, x[:, n:]], dim=1)
+        x = plan.step(k, x, output, next(draws) if plan.needs_noise(k) else None)
+    return x
+
+
+def padded_rows(x: Float[Tensor, "*b n k"], count: int) -> Float[Tensor, "*b count k"]:
+    """Rows of zeros after the tokens of a set, which the head treats one by one."""
+    return x if x.shape[-2] == count else F.pad(x, (0, 0, 0, count - x.shape[-2]))
+
+
 def combine(
     outputs: tuple[Float[Tensor, "b n p"], ...],
     others: Float[Tensor, "b r p"],
-    scale: float,
+    scale: float | Float[Tensor, ""],
     config: FrameARSamplerConfig,
 ) -> Float[Tensor, "b all p"]:
     """One prediction from those of all passes; `others` are tokens that every pass predicts equally.

@@ -23,9 +23,11 @@ from mutoscope.errors import UserError
 from mutoscope.layers.diffusion import Plan
 from mutoscope.layers.draws import Draws, copied, rand, randn
 from mutoscope.layers.finite import require_finite
+from mutoscope.layers.recorded import Steps
 from mutoscope.layers.token_masking import gather_rows
 from mutoscope.sampling.base import Latents, SampleEvent, Sampler
 from mutoscope.sampling.categorical import drawable, gumbel, log_probability, sample_categorical
+from mutoscope.sampling.frame_ar import DiffusionHead, padded_rows
 from mutoscope.sampling.frame_history import Conditions, HistoryModel, StreamCondition
 from mutoscope.sampling.frame_windows import Frame, History, RollingHistory
 from mutoscope.sampling.guidance import guide
@@ -127,8 +129,9 @@ class FrameStreamSampler(
     noise it starts from and the noise of each diffusion step (or the noise of its categorical draws).
     """
 
-    def __init__(self, config: FrameStreamSamplerConfig) -> None:
-        self.config = config
+    def __init__(self, config: FrameStreamSamplerConfig, steps: Steps | None = None) -> None:
+        """`steps`: records the denoising of a set; None: nothing is recorded."""
+        self.config, self.steps = config, steps or Steps()
 
     @torch.no_grad()
     def sample(
@@ -138,7 +141,7 @@ class FrameStreamSampler(
         generator: Draws,
     ) -> Iterator[SampleEvent]:
         """`condition.num_frames` latent frames, those of the context among them; None: until the caller stops."""
-        stream = _Stream(self.config, model, condition, generator)
+        stream = _Stream(self.config, self.steps, model, condition, generator)
         stream.read_context()
         yield from self._continued(stream, condition.num_context)
 
@@ -146,7 +149,7 @@ class FrameStreamSampler(
     def _resumed(
         self, model: HistoryModel[Conditions], condition: StreamCondition[Conditions], memory: "_Memory[Conditions]"
     ) -> Iterator[SampleEvent]:
-        stream = _Stream(self.config, model, condition, copied(memory.random))
+        stream = _Stream(self.config, self.steps, model, condition, copied(memory.random))
         stream.recall(memory)
         yield from self._continued(stream, memory.frame)
 
@@ -207,11 +210,13 @@ class _Stream(Generic[Conditions]):
     def __init__(
         self,
         config: FrameStreamSamplerConfig,
+        steps: Steps,
         model: HistoryModel[Conditions],
         condition: StreamCondition[Conditions],
         generator: Draws,
     ) -> None:
         self.config, self.model, self.condition, self.generator = config, model, condition, generator
+        self.steps = steps
         self.batch_size, self.num_frames = condition.num_samples, condition.num_frames
         self.num_tokens = model.config.num_tokens
         self.sizes = [size for size in set_sizes(config.num_decoding_steps, self.num_tokens) if size]
@@ -368,23 +373,26 @@ class _Stream(Generic[Conditions]):
 
         `previous`: what the head's prediction is added to.
         """
-        head, passes = self.model.denoiser, self.config.num_passes
-        condition = head.condition(z)
-        x = self._noise(z.shape[1])
-        for k in range(len(plan)):
-            output = head(x.repeat(passes, 1, 1).to(z), condition, self.times[k])  # (passes · b, n, 2k)
-            if previous is not None:
-                output = output + F.pad(previous, (0, previous.shape[-1]))
-            if passes == 2:
-                conditional, unconditional = output.chunk(2)
-                count = plan.num_guided(output.shape[-1])
-                guided = guide(conditional[..., :count], unconditional[..., :count], scale)
-                output = torch.cat([guided, conditional[..., count:]], dim=-1)
-            fresh = self._noise(z.shape[1]) * self.config.temperature if plan.needs_noise(k) else None
-            x = plan.step(k, x, output, fresh)
-        x = x.to(z)
+        count, rows = z.shape[1], self._num_rows(z.shape[1])
+        noise = [self._noise(count)]
+        noise += [self._noise(count) * self.config.temperature for k in range(len(plan)) if plan.needs_noise(k)]
+        optional = [] if previous is None else [padded_rows(previous, rows)]
+        step = partial(denoised, self.model.denoiser, plan, self.times, self.config.num_passes)
+        x = self.steps.replay(
+            (self.config, z.shape[0], rows, z.dtype, previous is None),
+            step,
+            padded_rows(z, rows),
+            padded_rows(torch.stack(noise), rows),
+            torch.full((), scale, device=z.device),
+            *optional,
+            memory=[self.times],
+        )[:, :count]
         require_finite(x, f"The latents of frame {self.frame}", z.dtype)
         return x
+
+    def _num_rows(self, count: int) -> int:
+        """Tokens that are denoised together: a recorded step takes those of the largest set, and serves all sets."""
+        return max(self.sizes) if self.steps.are_recorded else count
 
     def _noise(self, count: int) -> Float[Tensor, "b n k"]:
         shape = self.batch_size, count, self.model.config.token_size
@@ -436,3 +444,29 @@ def _layout(
     clip = model.to_frames(torch.stack(frames, dim=1))
     missing = torch.zeros_like(clip[..., :1, :, :]).repeat_interleave(num_frames - len(frames), dim=-3)
     return torch.cat([clip, missing], dim=-3)
+
+
+def denoised(
+    head: DiffusionHead,
+    plan: Plan,
+    times: Float[Tensor, "steps w"],
+    passes: int,
+    z: Float[Tensor, "passes_b n d"],
+    noise: Float[Tensor, "draws b n k"],
+    scale: Float[Tensor, ""],
+    previous: Float[Tensor, "passes_b n k"] | None = None,
+) -> Float[Tensor, "b n k"]:
+    """All diffusion steps of a set. `noise`: where it starts, then the fresh noise of each step that needs some."""
+    condition, draws = head.condition(z), iter(noise.unbind())
+    x = next(draws)
+    for k in range(len(plan)):
+        output = head(x.repeat(passes, 1, 1).to(z), condition, times[k])  # (passes · b, n, 2k)
+        if previous is not None:
+            output = output + F.pad(previous, (0, previous.shape[-1]))
+        if passes == 2:
+            conditional, unconditional = output.chunk(2)
+            count = plan.num_guided(output.shape[-1])
+            guided = guide(conditional[..., :count], unconditional[..., :count], scale)
+            output = torch.cat([guided, conditional[..., count:]], dim=-1)
+        x = plan.step(k, x, output, next(draws) if plan.needs_noise(k) else None)
+    return x.to(z)

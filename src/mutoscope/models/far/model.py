@@ -27,7 +27,17 @@ from mutoscope.layers.embeddings import INITIAL_STD
 from mutoscope.layers.precision import project_exactly
 from mutoscope.models.base import VideoModel
 from mutoscope.models.far.config import FARConfig
-from mutoscope.models.far.network import Block, FARCache, Frames, Heads, causal_frames, modulated, rotation_table
+from mutoscope.models.far.network import (
+    Block,
+    FARCache,
+    Frames,
+    Heads,
+    InProgress,
+    StaticFARCache,
+    causal_frames,
+    modulated,
+    rotation_table,
+)
 
 CLEAN = -1.0  # time of a frame without noise; coarse frames have twice the time of fine ones
 COARSE_FACTOR = 2.0
@@ -276,14 +286,14 @@ class FAR(VideoModel[FARConfig, FARBatch]):
 
     # -------------------------------------------------------------------------------------------------- sampling
 
-    def reserve(self, batch_size: int, num_frames: int) -> FARCache:
-        """Cache for `num_frames` frames, the one in progress included."""
+    def reserve(self, batch_size: int, num_frames: int, static: bool = False) -> FARCache:
+        """Cache for `num_frames` frames, the one in progress included; `static`: see `StaticKVCache`."""
         config, fine = self.config, math.prod(self.config.token_grid)
         num_fine = min(num_frames, config.num_fine_frames or num_frames)
         coarse = fine * (config.patch_size / (config.coarse_patch_size or 1)) ** 2
         length = num_fine * fine + round((num_frames - num_fine) * coarse)
         shape = config.num_layers, batch_size, config.num_heads, length, config.head_size
-        return FARCache.reserve(shape, self.device, self.dtype)
+        return (StaticFARCache if static else FARCache).reserve(shape, self.device, self.dtype)
 
     def read(
         self,
@@ -294,17 +304,50 @@ class FAR(VideoModel[FARConfig, FARBatch]):
         is_coarse: bool = False,
     ) -> None:
         """Reads clean frames into the cache; `first` is the number of the first one."""
-        part, time = self.frames(latents, first, is_coarse), CLEAN * (COARSE_FACTOR if is_coarse else 1.0)
+        numbers, rotation, mask = self.place(cache, latents, first, is_coarse)
+        self.read_step(cache, latents, conditions, rotation, mask, is_coarse)
+        cache.frames = cache.frames + numbers
+        cache.advance(len(numbers))
+
+    def place(
+        self, cache: FARCache, latents: Float[Tensor, "b c f h w"], first: int, is_coarse: bool = False
+    ) -> tuple[list[int], Float[Tensor, "tokens pairs 2"], Bool[Tensor, "n m"] | Float[Tensor, "n m"] | None]:
+        """Aims the cache at frames: the frame number of each of their tokens, the tokens' rotation, and their mask."""
+        patch_size = self.config.coarse_patch_size if is_coarse else self.config.patch_size
+        assert patch_size is not None
+        (count, height, width), frames = latents.shape[2:], torch.arange(first, first + latents.shape[2])
+        num_tokens = (height // patch_size) * (width // patch_size)
+        numbers = frames.repeat_interleave(num_tokens).tolist()
+        cache.aim(len(numbers))
+        cache.in_progress = None
+        seen, is_static = cache.frames + numbers, isinstance(cache, StaticFARCache)
+        if is_static:  # attention reads the free positions too, which count as later frames
+            seen = seen + [first + count] * (cache.keys.shape[3] - len(seen))
+        needs_mask = is_static or count > 1 or self.config.slope != 0
+        mask = self._mask(numbers, seen) if needs_mask else None
+        return numbers, self.rotation(frames, (height, width), patch_size), mask
+
+    def read_step(
+        self,
+        cache: FARCache,
+        latents: Float[Tensor, "b c f h w"],
+        conditions: FrameConditions,
+        rotation: Float[Tensor, "tokens pairs 2"],
+        mask: Bool[Tensor, "n m"] | Float[Tensor, "n m"] | None,
+        is_coarse: bool = False,
+    ) -> Float[Tensor, "b f d"]:
+        """`read` at the positions that the cache is aimed at; with a static cache it depends on tensors alone.
+
+        Returns the vectors of the conditions, for steps that must return something.
+        """
+        time = CLEAN * (COARSE_FACTOR if is_coarse else 1.0)
         vector = self.vectors(torch.full(latents.shape[:3:2], time, device=self.device), conditions)  # (b, f, d)
-        numbers = torch.arange(first, first + latents.shape[2]).repeat_interleave(part.x.shape[2]).tolist()
-        mask = None if latents.shape[2] == 1 and self.config.slope == 0 else self._mask(numbers, cache.frames + numbers)
-        parts = [part]
+        parts = [Frames(self.embed(latents, is_coarse), rotation, is_coarse)]
         for layer, block in enumerate(self.blocks):
             # Of the last block only keys and values are needed.
             num_outputs = 0 if layer == len(self.blocks) - 1 else None
             parts = block(parts, [block.modulation(vector)], mask, cache, layer, num_outputs)
-        cache.frames = cache.frames + numbers
-        cache.advance(len(numbers))
+        return vector
 
     def velocity(
         self,
@@ -314,13 +357,26 @@ class FAR(VideoModel[FARConfig, FARBatch]):
         number: int,
     ) -> Float[Tensor, "b c 1 h w"]:
         """Velocity of the frame in progress. The length of the cache does not change."""
-        if cache.in_progress is None or cache.in_progress[0] != number:
-            cache.in_progress = number, self.frames(latents, number).rotation
-        part = Frames(self.embed(latents), cache.in_progress[1])
-        numbers = [number] * part.x.shape[2]
-        mask = None if self.config.slope == 0 else self._mask(numbers, cache.frames + numbers)
+        return self.velocity_step(cache, latents, modulations, self.in_progress(cache, latents, number))
+
+    def in_progress(self, cache: FARCache, latents: Float[Tensor, "b c 1 h w"], number: int) -> InProgress:
+        """Aims the cache at the frame in progress: its rotation and mask, which are computed once."""
+        found = cache.in_progress
+        if found is None or found.number != number:
+            found = cache.in_progress = InProgress(number, *self.place(cache, latents, number)[1:])
+        return found
+
+    def velocity_step(
+        self,
+        cache: FARCache,
+        latents: Float[Tensor, "b c 1 h w"],
+        modulations: list[Float[Tensor, "b 1 _size"]],
+        frame: InProgress,
+    ) -> Float[Tensor, "b c 1 h w"]:
+        """`velocity` at the positions that the cache is aimed at; with a static cache it depends on tensors alone."""
+        part = Frames(self.embed(latents), frame.rotation)
         for layer, block in enumerate(self.blocks):
-            [part] = block([part], modulations[layer : layer + 1], mask, cache, layer)
+            [part] = block([part], modulations[layer : layer + 1], frame.mask, cache, layer)
         return self.velocities(part, modulations[-1], latents.shape[-2])
 
     def _mask(self, queries: list[int], keys: list[int]) -> Bool[Tensor, "n m"] | Float[Tensor, "n m"]:

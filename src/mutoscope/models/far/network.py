@@ -16,12 +16,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mutoscope.layers.attention import attention
-from mutoscope.layers.kv_cache import KVCache
+from mutoscope.layers.kv_cache import KVCache, StaticKVCache
 from mutoscope.layers.positions import rotate
 from mutoscope.models.far.config import FARConfig
 
 EPS = 1e-6  # of all norms
 ROTARY_BASE = 10_000.0
+
+
+@dataclass(frozen=True)
+class InProgress:
+    """What is the same in all steps of the frame in progress."""
+
+    number: int
+    rotation: Float[Tensor, "tokens pairs 2"]
+    mask: Bool[Tensor, "n m"] | Float[Tensor, "n m"] | None
 
 
 @dataclass
@@ -34,15 +43,23 @@ class FARCache(KVCache):
 
     frames: list[int] = field(default_factory=list)
     """Frame number of every filled position."""
-    in_progress: tuple[int, Float[Tensor, "tokens pairs 2"]] | None = None
-    """Number and rotation of the frame in progress, which are the same in all of its steps."""
+    in_progress: InProgress | None = None
 
     def truncate(self, length: int) -> None:
         """Forgets all positions from `length` on."""
-        self.length, self.frames = length, self.frames[:length]
+        self.length, self.frames, self.in_progress = length, self.frames[:length], None
 
     def first(self, batch_size: int) -> "FARCache":
         return FARCache(self.keys[:, :batch_size], self.values[:, :batch_size], self.length, self.frames)
+
+
+@dataclass
+class StaticFARCache(StaticKVCache, FARCache):
+    """A cache whose shapes never change; see `StaticKVCache`."""
+
+    def first(self, batch_size: int) -> "StaticFARCache":
+        part = self.keys[:, :batch_size], self.values[:, :batch_size], self.length
+        return StaticFARCache(*part, frames=self.frames, positions=self.positions)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mutoscope.layers.draws import Draws, rand, randint, randn
 from mutoscope.layers.embeddings import INITIAL_STD, grid_sin_cos, init_normal, sin_cos
-from mutoscope.layers.kv_cache import KVCache, RollingKVCache
+from mutoscope.layers.kv_cache import KVCache, RollingKVCache, StaticKVCache
 from mutoscope.layers.masks import frame_history_mask, frame_slots, hide_padded_frames, visible_frames
 from mutoscope.layers.precision import project_exactly
 from mutoscope.layers.token_masking import truncated_normal
@@ -255,10 +255,11 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
 
     # -------------------------------------------------------------------------------------------------- sampling
 
-    def reserve(self, batch_size: int, num_frames: int) -> KVCache:
-        """Cache for `num_frames` frames, the one in progress included."""
+    def reserve(self, batch_size: int, num_frames: int, static: bool = False) -> KVCache:
+        """Cache for `num_frames` frames, the one in progress included; `static`: see `StaticKVCache`."""
         layers, batch, heads, size = self._cache_shape(batch_size)
-        return KVCache.reserve((layers, batch, heads, num_frames, size), self.device, self.mask_token.dtype)
+        shape, kind = (layers, batch, heads, num_frames, size), StaticKVCache if static else KVCache
+        return kind.reserve(shape, self.device, self.mask_token.dtype)
 
     def reserve_rolling(self, batch_size: int) -> RollingKVCache:
         """Cache of the frames that a stream without an end sees. Raises ValueError with absolute positions."""
@@ -277,19 +278,28 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
         self, cache: KVCache, tokens: Num[Tensor, "b f n k"], conditions: FrameConditions, first: int, level: int = 0
     ) -> None:
         """Reads complete frames into the cache. `first`: 0-based time of the first one; `level`: their noise level."""
-        b, f = tokens.shape[:2]
-        times = torch.arange(first, first + f, device=self.device)
+        num_frames = tokens.shape[1]
+        cache.aim(num_frames)
+        self.observe_step(cache, tokens, conditions, torch.arange(first, first + num_frames, device=self.device), level)
+        cache.advance(num_frames)
+
+    def observe_step(
+        self,
+        cache: KVCache,
+        tokens: Num[Tensor, "b f n k"],
+        conditions: FrameConditions,
+        times: Int[Tensor, " f"],
+        level: int,
+    ) -> Float[Tensor, "b f n d"]:
+        """`observe` at the positions that the cache is aimed at; with a static cache it depends on tensors alone."""
         masked = torch.full_like(times, self.config.teacher_forcing == "masked", dtype=torch.bool)
-        levels = self.frame_levels(torch.full((b,), level, device=self.device), times)
+        levels = self.frame_levels(torch.full((len(tokens),), level, device=self.device), times)
         h = self.embed_slots(self.embed_tokens(tokens), conditions, times, masked, levels)
-        self.run_blocks(h, self._cached_reach(cache, f), self.words(conditions), cache)
-        cache.advance(f)
+        return self.run_blocks(h, self._cached_reach(cache, len(times)), self.words(conditions), cache)
 
     def _cached_reach(self, cache: KVCache, num_frames: int) -> Reach:
         """What the next `num_frames` frames see of what the cache holds with them."""
-        cache.aim(num_frames)
-        held = cache.held(num_frames)  # (g,)
-        now = torch.arange(cache.length, cache.length + num_frames, device=self.device)  # (f,)
+        held, now = cache.held(num_frames), cache.now(num_frames)  # (g,), (f,)
         return self.reach(visible_frames(now, held, self.config.window, self.config.keeps_first), now, held)
 
     def restore(
@@ -308,16 +318,30 @@ class MAGI(VideoModel[MAGIConfig, MAGIBatch]):
 
         The length of the cache does not change, so that the next step overwrites this frame's keys and values.
         """
+        cache.aim(1)
+        times = torch.tensor([time], device=self.device)
+        return self.restore_step(cache, tokens, hidden, conditions, times, blind, previous)
+
+    def restore_step(
+        self,
+        cache: KVCache,
+        tokens: Num[Tensor, "b n k"],
+        hidden: Bool[Tensor, "b n"],
+        conditions: FrameConditions,
+        times: Int[Tensor, " 1"],
+        blind: Bool[Tensor, " b"] | None,
+        previous: Float[Tensor, "b n k"] | None,
+    ) -> Float[Tensor, "b n d"]:
+        """`restore` at the position that the cache is aimed at; with a static cache it depends on tensors alone."""
         embedded = torch.where(hidden[..., None], self.mask_token, self.embed_tokens(tokens))  # (b, n, d)
         if self.previous_embedding is not None and previous is not None:
             embedded = embedded + self.previous_embedding(previous)
         embedded = embedded[:, None]  # (b, 1, n, d)
-        times = torch.tensor([time], device=self.device)
         levels = torch.zeros(len(tokens), 1, dtype=torch.int64, device=self.device)
         h = self.embed_slots(embedded, conditions, times, torch.ones_like(times, dtype=torch.bool), levels)
         reach = self._cached_reach(cache, 1)
         if blind is not None:
-            itself = cache.held(1) == cache.length  # (g,)
+            itself = cache.held(1) == cache.now(1)  # (g,)
             reach = replace(reach, mask=reach.mask & (itself | ~blind[:, None, None]))  # (b, 1, g)
         return self.run_blocks(h, reach, self.words(conditions), cache)[:, 0]
 

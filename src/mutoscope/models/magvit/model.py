@@ -211,7 +211,13 @@ class Magvit(VideoModel[MagvitConfig, MagvitBatch]):
         b, t, h, w = tokens.shape
         if (t, h, w) != self.config.latent_shape:
             raise UserError(f"The model expects tokens of shape {self.config.latent_shape}, found {(t, h, w)}.")
-        prefix = self.prefix(task, label, b, unconditional)  # (b, p)
+        return self.logits_after(self.prefix(task, label, b, unconditional), tokens, draws)
+
+    def logits_after(
+        self, prefix: Int[Tensor, "b p"], tokens: Int[Tensor, "b t h w"], draws: Draws | None = None
+    ) -> Float[Tensor, "b t h w k"]:
+        """`logits` with a prefix that is at hand; depends on tensors alone."""
+        b, t, h, w = tokens.shape
         x = self.hidden(torch.cat([prefix, tokens.flatten(1)], dim=1), draws)  # (b, p + n, d)
         # Softmax and loss see the codes only, so the other vocabulary rows are never multiplied.
         rows = slice(self.config.codebook_size)
