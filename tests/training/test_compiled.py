@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mutoscope.layers.draws import Draws, dropout
 from mutoscope.models.magi import MAGI
 from mutoscope.models.magvit import Magvit
 from mutoscope.models.nova import NOVA
@@ -20,7 +21,7 @@ from mutoscope.tokenizers.causal3d import Causal3D, Causal3DConfig
 from mutoscope.tokenizers.vq3d import VQ3D, VQ3DConfig
 from mutoscope.training import compiled
 from mutoscope.training.callbacks import TrainEvent
-from mutoscope.training.compiled import repeated_blocks
+from mutoscope.training.compiled import CompiledBlocks, repeated_blocks
 from mutoscope.training.tracking import read_log
 from mutoscope.training.trainer import train_model
 from tiny_magi import tiny_config as magi_config
@@ -57,9 +58,9 @@ class Compiler:
 
     def __call__(self, function: Callable) -> Callable:
         @wraps(function)
-        def counted(*args: object) -> object:
+        def counted(*args: object, **kwargs: object) -> object:
             self.calls += 1
-            return function(*args)
+            return function(*args, **kwargs)
 
         return counted
 
@@ -97,6 +98,28 @@ def test_compiled_updates_are_the_same_and_leave_the_network_as_it_is(tmp_path: 
     assert list(fast.network.state_dict()) == list(plain.network.state_dict())
     assert not [name for module in fast.network.modules() for name in vars(module) if name == "forward"]
     assert compiler.calls == 1 + 12 * 2 * 2  # the trial; updates, micro-batches and blocks
+
+
+class Drawing(nn.Module):
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.layers, self.share = nn.Sequential(nn.Linear(4, 4)), share
+
+    def forward(self, x: Tensor, draws: Draws | None = None) -> Tensor:
+        return dropout(self.layers(x), self.share, draws)
+
+
+def test_blocks_that_draw_stay_as_they_are(compiler: Compiler):
+    network, said, draws = nn.ModuleList([Drawing(0.5), Drawing(0.0)]), [], torch.Generator().manual_seed(0)
+    blocks = CompiledBlocks(nn.ModuleList([network]), said.append)
+    compiler.calls, x = 0, torch.ones(2, 4)
+    expected = [[block(x, draws=draws) for block in network] for _ in range(3)]
+    draws.manual_seed(0)
+    with blocks.active():
+        found = [[block(x, draws=draws) for block in network] for _ in range(3)]
+    assert all(torch.equal(a, b) for both in zip(expected, found, strict=True) for a, b in zip(*both, strict=True))
+    assert compiler.calls == 2  # of the block without dropout, after its first call
+    assert len(said) == 1 and "blocks with dropout" in said[0]
 
 
 def test_contact_sheets_run_uncompiled(tmp_path: Path, compiler: Compiler):
@@ -170,4 +193,5 @@ def test_losses_of_a_compiled_family_differ_by_rounding(tmp_path: Path, name: st
     for log in (tmp_path / "plain").glob("*/log.jsonl"):
         fast = tmp_path / "fast" / log.parent.name
         assert losses(fast) == pytest.approx(losses(log.parent), rel=1e-4)
-        assert "loop.compile" not in (fast / "run.log").read_text()
+        said = [line for line in (fast / "run.log").read_text().splitlines() if "loop.compile" in line]
+        assert all("blocks with dropout" in line for line in said)

@@ -130,13 +130,13 @@ def compare_with_plain(model: str, config: "SpeedConfig", device: str) -> common
 
         def load(variant: Variant) -> VideoPipeline:
             parts = untrained.tokenizer(), untrained.model()
-            return VideoPipeline(*parts, index, place, variant.dtype, weights=variant.weights)
+            return VideoPipeline(*parts, index, place, variant.dtype, weights=variant.weights, compile=variant.compile)
     else:
         folder = hub.open_folder(model)
         index = folder.index
 
         def load(variant: Variant) -> VideoPipeline:
-            return VideoPipeline.from_pretrained(folder, place, variant.dtype, variant.weights)
+            return VideoPipeline.from_pretrained(folder, place, variant.dtype, variant.weights, compile=variant.compile)
 
     with common.progress_steps("bench speed", num_runs(index.family, config.repeats), "run") as advance:
         found = compare(load, config, advance)

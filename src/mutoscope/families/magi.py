@@ -295,6 +295,7 @@ def check_sampler(config: MAGIConfig, sampler: FrameStreamSamplerConfig) -> None
     check_window_mode(sampler, config.is_relative)
     Range(0, config.noise_levels).check("context_noise_level", sampler.context_noise_level)
     if not config.is_discrete:
+        Range(1, config.diffusion.num_train_steps).check("num_diffusion_steps", sampler.num_diffusion_steps)
         config.diffusion.plan(sampler.num_diffusion_steps, sampler.sample_range, sampler.eta)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 
@@ -36,6 +36,12 @@ Draws = torch.Generator | ClipGenerators
 def of_batch(draws: Draws) -> torch.Generator:
     """The generator of draws that hold for the whole batch."""
     return draws.batch if isinstance(draws, ClipGenerators) else draws
+
+
+def state_of(draws: Draws) -> UInt8[Tensor, " n"]:
+    """The state of all generators, which changes with every draw."""
+    generators = (draws.batch, *draws.clips) if isinstance(draws, ClipGenerators) else (draws,)
+    return torch.cat([generator.get_state() for generator in generators])
 
 
 def _filled(out: Tensor, draws: Draws, fill: Callable[[Tensor, torch.Generator], object]) -> Tensor:

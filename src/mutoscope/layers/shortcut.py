@@ -43,6 +43,11 @@ class Shortcut:
         return "velocity"
 
     @property
+    def num_train_steps(self) -> int:
+        """Most steps of a chain, as for diffusion by noise."""
+        return NUM_TRAIN_STEPS
+
+    @property
     def reads_lengths(self) -> bool:
         """Whether the network reads the lengths of steps."""
         return True

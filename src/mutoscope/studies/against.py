@@ -34,6 +34,7 @@ class Variant:
     name: str
     dtype: torch.dtype = torch.float32
     weights: Weights = "float"
+    compile: bool = False
 
     def exists_for(self, family: str) -> bool:
         """Whether models of a family can run this way; "tokenizer" for one alone, whose weights stay as they are."""
@@ -44,7 +45,12 @@ class Variant:
 
 EAGER = Variant("eager")
 # Every way that is compared; another one is one more line.
-VARIANTS = (EAGER, Variant("int8", weights="int8"), Variant("bfloat16", torch.bfloat16))
+VARIANTS = (
+    EAGER,
+    Variant("compiled", compile=True),
+    Variant("int8", weights="int8"),
+    Variant("bfloat16", torch.bfloat16),
+)
 
 
 class Row(TypedDict):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mutoscope.errors import reason
+from mutoscope.layers.draws import Draws, state_of
 
 Forward = Callable[..., object]
 PROBE = 8  # numbers of the tensor that tries the compiler out
@@ -20,7 +21,8 @@ class CompiledBlocks:
     """The repeated blocks of a network, each with a compiled forward pass that shares its parameters.
 
     Blocks of one class and one shape share their code too, so a network of many layers compiles one or two. If a block
-    cannot be compiled, all of them go on without.
+    cannot be compiled, all of them go on without. A block that draws random numbers stays as it is, because compiled
+    code draws others than those of the clips' generators.
     """
 
     def __init__(self, model: nn.Module, say: Callable[[str], None]) -> None:
@@ -32,6 +34,7 @@ class CompiledBlocks:
             return
         for block in repeated_blocks(model):
             self._forwards[block] = self._guarded(block.forward, torch.compile(block.forward))
+        self._draws: dict[Forward, bool] = {}
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -47,7 +50,14 @@ class CompiledBlocks:
 
     def _guarded(self, plain: Forward, compiled: Forward) -> Forward:
         def forward(*args: object, **kwargs: object) -> object:
-            if self._forwards:
+            draws = next((value for value in (*args, *kwargs.values()) if isinstance(value, Draws)), None)
+            if self._forwards and draws is not None and plain not in self._draws:
+                before, out = state_of(draws), plain(*args, **kwargs)
+                self._draws[plain] = not torch.equal(before, state_of(draws))
+                if sum(self._draws.values()) == 1 and self._draws[plain]:
+                    self._say("loop.compile: blocks with dropout run as they are, with the numbers of their clips.")
+                return out
+            if self._forwards and not self._draws.get(plain, False):
                 try:
                     return compiled(*args, **kwargs)
                 except compiler_errors() as error:
