@@ -12,6 +12,7 @@ import argparse
 import platform
 import statistics
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,9 +31,10 @@ FREE = {"guidance_scale": 1.0}
 RESAMPLES = 200
 
 
-def predicted(pipeline: VideoPipeline, clips: torch.Tensor, options: dict[str, float]) -> torch.Tensor:
+def predicted(pipeline: VideoPipeline, clips: torch.Tensor, options: dict[str, int]) -> torch.Tensor:
     """Clips continued from their first frames."""
-    found = pipeline.generate(context=list(clips[:, :1].numpy()), seed=0, batch_size=48, **FREE, **options).clips
+    settings: dict[str, Any] = {**FREE, **options}
+    found = pipeline.generate(context=list(clips[:, :1].numpy()), seed=0, batch_size=48, **settings).clips
     return torch.stack([torch.from_numpy(clip.frames) for clip in found])
 
 
@@ -91,7 +93,7 @@ def main() -> None:
         "torch": torch.__version__,
         "num_clips": arguments.num_clips,
         "num_decoding_steps": arguments.sets,
-        "weights": {name: weights_hash(pipeline.model) for name, pipeline in pipelines.items()},
+        "weights": {name: weights_hash(pipeline.model or pipeline.tokenizer) for name, pipeline in pipelines.items()},
         "real_against_real": frechet_distance_between(classifier.read(other).features, features),
         "rows": rows,
     }

@@ -82,7 +82,7 @@ def test_the_blocks_of_a_network_are_the_outermost_ones_that_repeat():
     assert repeated_blocks(par := PAR(PAR_CONFIG)) == [*cast(nn.ModuleList, par.blocks)]
     expected = [*nova.temporal_encoder.blocks, *nova.spatial_encoder.blocks, *nova.head.blocks]
     assert repeated_blocks(nova) == expected
-    assert repeated_blocks(magi) == [*magi.blocks, *magi.head.blocks]
+    assert repeated_blocks(magi) == [*magi.blocks, *magi.denoiser.blocks]
     vq = VQ3D(VQ3DConfig(4, (1, 2), 1, (True,), embedding_dim=4, codebook_size=8, num_groups=2))
     causal = Causal3D(Causal3DConfig(4, (1, 2), 1, (True,), num_groups=2))
     for tokenizer in (vq, causal):

@@ -33,7 +33,7 @@ class CompiledBlocks:
             self._give_up(failure)
             return
         for block in repeated_blocks(model):
-            self._forwards[block] = self._guarded(block.forward, torch.compile(block.forward))
+            self._forwards[block] = self._guarded(block.forward, torch.compile(block.forward, dynamic=False))
         self._draws: dict[Forward, bool] = {}
 
     @contextmanager
