@@ -16,6 +16,7 @@ from mutoscope.errors import UserError
 from mutoscope.families import FAMILIES
 from mutoscope.families.base import Parts, Rollout
 from mutoscope.families.magi import MAGI_FAMILY, MAGIGenerator, MAGIRequest, MAGISteering, roll_out
+from mutoscope.layers.recorded import Steps
 from mutoscope.models.magi import MAGI, MAGIBatch
 from mutoscope.recipes.shapes import magi_shapes, magvit_shapes, nova_shapes
 from mutoscope.runs.preflight import check_recipe
@@ -177,7 +178,7 @@ def test_a_rollout_is_what_the_model_generates_from_the_same_conditions(changes:
     if not changes:
         generator = MAGIGenerator(Parts(tiny_vae(), model, tiny_index(model), torch.device("cpu")))
     else:
-        generator.model, generator.device = model, torch.device("cpu")
+        generator.model, generator.device, generator.steps = model, torch.device("cpu"), Steps()
     request = MAGIRequest(
         generator=generator,
         task="action-conditional",
