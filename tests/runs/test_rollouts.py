@@ -178,7 +178,8 @@ def test_a_rollout_is_what_the_model_generates_from_the_same_conditions(changes:
     if not changes:
         generator = MAGIGenerator(Parts(tiny_vae(), model, tiny_index(model), torch.device("cpu")))
     else:
-        generator.model, generator.device, generator.steps = model, torch.device("cpu"), Steps()
+        generator.model = generator.network = model
+        generator.device, generator.steps = torch.device("cpu"), Steps()
     request = MAGIRequest(
         generator=generator,
         task="action-conditional",
