@@ -30,8 +30,8 @@ import torch
 SECONDS = 900  # after which a run counts as stuck
 CREATING = {"os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.truncate", "os.link", "os.symlink"}
 TIMED = {  # values that depend on the clock
-    "clips_per_second", "updates_per_second", "seconds_to_end", "seconds_to_recognisable", "seconds",
-    "seconds_first_frame", "frames_per_second",
+    "clips_per_second", "tokens_per_second", "data_share", "model_flops_use", "updates_per_second",
+    "seconds_to_end", "seconds_to_recognisable", "seconds", "seconds_first_frame", "frames_per_second",
 }  # fmt: skip
 FINISHED = ("holds a finished recording", "exists already", "is not empty")  # a second run's answer to a whole result
 TINY_LOOP = {

@@ -36,7 +36,12 @@ def compared(repeats: int = 1) -> Comparison:
 
 def test_every_way_that_exists_has_a_row_beside_the_plain_one():
     found = compared()
-    assert [row["row"] for row in found["rows"]] == ["plain", "eager", "bfloat16"]  # MAGVIT has no 8-bit weights
+    assert [row["row"] for row in found["rows"]] == [
+        "plain",
+        "eager",
+        "compiled",
+        "bfloat16",
+    ]  # MAGVIT has no 8-bit weights
     assert found["mode"] == "class-conditional" and found["num_decoding_steps"] == 3
 
 
@@ -63,7 +68,7 @@ def test_narrow_weights_are_read_faster():
 def test_runs_are_announced_one_by_one():
     runs: list[int] = []
     compare(load, SpeedConfig(repeats=2), lambda: runs.append(1))
-    assert len(runs) == num_runs("magvit", 2) == 3 * 3
+    assert len(runs) == num_runs("magvit", 2) == 4 * 3
 
 
 def test_a_tokenizer_alone_is_timed_by_reconstruction():

@@ -56,7 +56,7 @@ class Compiler:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, function: Callable) -> Callable:
+    def __call__(self, function: Callable, dynamic: bool | None = None) -> Callable:
         @wraps(function)
         def counted(*args: object, **kwargs: object) -> object:
             self.calls += 1
@@ -145,7 +145,7 @@ def test_a_run_may_be_resumed_with_and_without(tmp_path: Path, compiler: Compile
 def test_without_a_compiler_training_goes_on_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    def refuse(function: object) -> object:
+    def refuse(function: object, dynamic: bool | None = None) -> object:
         raise RuntimeError("Invalid C++ compiler. Install g++.")
 
     train_model(Blocky(), features_recipe(), FakeSource(), tmp_path / "plain")
@@ -159,7 +159,7 @@ def test_without_a_compiler_training_goes_on_with_one_line(
 def test_a_block_that_cannot_be_compiled_ends_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from torch._dynamo.exc import TorchDynamoException
 
-    def late(function: Callable) -> Callable:
+    def late(function: Callable, dynamic: bool | None = None) -> Callable:
         def fails(*args: object) -> object:
             raise TorchDynamoException("no such operation")
 
