@@ -327,7 +327,7 @@ class _Clip(Generic[State, Canvas]):
         noise += [self._noise(rows) for k in range(len(self.plan)) if self.plan.needs_noise(k)]
         draws = torch.stack(noise)  # (draws, b, rows, p)
         step = partial(denoised, self.model.head, self.plan, self.times, passes, self.config)
-        guidance = torch.full((), scale, device=z.device)
+        guidance = torch.full((), float(scale), device=z.device)
         if whole:
             return step(z, draws, guidance)[:, :n]
         # A recorded step takes the tokens of the largest set, and serves all sets.
