@@ -383,7 +383,7 @@ class _Stream(Generic[Conditions]):
             step,
             padded_rows(z, rows),
             padded_rows(torch.stack(noise), rows),
-            torch.full((), scale, device=z.device),
+            torch.full((), float(scale), device=z.device),
             *optional,
             memory=[self.times],
         )[:, :count]
