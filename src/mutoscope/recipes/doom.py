@@ -85,16 +85,14 @@ def magi_doom() -> ModelRecipe:
     """MAGI on the latents of `vae-doom`: 12 tokens per frame, four keys, scenarios as classes where there are several.
 
     5.0M parameters. The head predicts the clean token. What keeps a stream alive: noise on the history (dynamic noise
-    injection, §3.3), frames that are 1 or 2 steps apart (dynamic intervals, §3.3), a first frame that stays visible
-    beside the latest eight and is free of noise, and, in a fifth of the later updates, a history that the model has
-    generated itself. Positions in time are relative, so that a stream reads every frame once.
+    injection, §3.3), frames that are 1 or 2 steps apart (dynamic intervals, §3.3), a first frame that stays in the
+    window beside the latest ones and is free of noise, and, in a fifth of the later updates, a history that the model
+    has generated itself.
 
     Cost: 2.8 seconds per update on two CPU cores at 2.0 GHz without matrix units, as two processes of one thread under
-    torchrun: 87 minutes. Result on `doom-basic` with absolute positions: validation loss 0.39 after 300 updates, 0.32
-    after 1,000 and 0.30 at the end. After 200 updates there are walls, weapon and flashes, from 500 on walls move as
-    the keys say, from 900 on the monster appears. The bundled `magi-doom` went on from there with relative positions:
-    1,600 updates in bfloat16 at half the learning rates (`--start-from magi-doom`), 68 minutes of one busy core;
-    validation loss 0.302 after 300, 0.284 after 1,000 and 0.279 at the end, far from converged.
+    torchrun: 87 minutes. Result on `doom-basic`: validation loss 0.39 after 300 updates, 0.32 after 1,000 and 0.30 at
+    the end. After 200 updates there are walls, weapon and flashes, from 500 on walls move as the keys say, from 900 on
+    the monster appears. The bundled `magi-doom`, far from converged.
     """
     return ModelRecipe(
         name="magi-doom",
@@ -121,9 +119,6 @@ def magi_doom() -> ModelRecipe:
             patch_size=3,
             num_classes=NUM_CLASSES,
             action_size=NUM_KEYS,
-            window=8,
-            time_positions="relative",
-            keeps_first=True,
             clean_first_frame=True,
             drop_actions=False,
             noise_levels=3,
@@ -142,7 +137,7 @@ def magi_doom() -> ModelRecipe:
             "num_diffusion_steps": 4,
             "temperature": 0.3,  # the next frame is almost certain: less noise in what a young network is unsure of
             "sample_range": 8.0,
-            "window_mode": "rolling",
+            "window_mode": "anchored",
             "context_noise_level": 1,
         },
         rollouts=RolloutConfig(share=0.2, start_step=800),
@@ -213,7 +208,7 @@ def magi_doom_vq() -> ModelRecipe:
         tokenizer="vq-doom",
         data=replace(continuous.data, height=height, width=width),
         model=model,
-        sampling={"num_decoding_steps": 6, "window_mode": "rolling", "context_noise_level": 1, "temperature": 0.9},
+        sampling={"num_decoding_steps": 6, "window_mode": "anchored", "context_noise_level": 1, "temperature": 0.9},
     )
 
 
