@@ -408,6 +408,6 @@ def check_writable_folder(folder: Path) -> None:
 
     The parent of a folder that exists does not matter: of a mount point it may be read-only.
     """
-    nearest_folder = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    with writing(folder), tempfile.TemporaryFile(dir=nearest_folder):
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with writing(folder), tempfile.TemporaryFile(dir=nearest):
         pass

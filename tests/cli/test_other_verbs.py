@@ -242,7 +242,7 @@ def test_bench_against_the_plain_loop(run, model, monkeypatch):
     options = ("--against", "plain", "--repeats", 1, "--threads", 1)
     report = run("bench", "speed", model, *options, "--json").report
     assert report.keys() >= {"model", "processor", "torch", "threads", "clock", "matrix_rates", "memory_rate", "rows"}
-    assert [row["row"] for row in report["rows"]] == ["plain", "eager", "bfloat16"]
+    assert [row["row"] for row in report["rows"]] == ["plain", "eager", "compiled", "bfloat16"]
     assert report["clock"] == "processor" and report["random_weights"] is False
     assert set(report["matrix_rates"]) == {"float32", "bfloat16"}
     text = run("bench", "speed", model, *options).out
