@@ -70,7 +70,7 @@ def bench(
         dtype: precision of the network
         capture: speed: on a CUDA GPU, record the steps of a MAGVIT, PAR or LlamaGen model and replay them
         compile: speed: compile the steps first, which takes minutes once and is kept for the next time
-        against: speed: plain, to compare float32, int8 and bfloat16 with the published way of decoding
+        against: speed: plain, to compare float32, compiled steps, int8 and bfloat16 with the published decoding
     """
     if kind == "claims":
         return claims(model, out or f"runs/claims-{model}", seeds, num_steps, num_clips, dry_run, device)

@@ -76,6 +76,38 @@ class Plan(ABC):
         """The sample after step k. `output`: the network's output for `x`; `noise`: fresh noise, if step k adds any."""
 
 
+class Regression(ABC):
+    """A diffusion whose network learns one target by its squared error, without reading the lengths of steps."""
+
+    @property
+    def reads_lengths(self) -> bool:
+        """Whether the network reads the lengths of steps (see `layers.shortcut`)."""
+        return False
+
+    @abstractmethod
+    def add_noise(
+        self, x: Float[Tensor, "*s d"], noise: Float[Tensor, "*s d"], steps: Int[Tensor, "*s"]
+    ) -> Float[Tensor, "*s d"]:
+        """What the network reads at training steps."""
+
+    @abstractmethod
+    def times(self, steps: Int[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """Diffusion times that the network reads at training steps."""
+
+    @abstractmethod
+    def target(
+        self, x: Float[Tensor, "*s d"], noise: Float[Tensor, "*s d"], steps: Int[Tensor, "*s"]
+    ) -> Float[Tensor, "*s d"]:
+        """What the network predicts."""
+
+    def terms(
+        self, predict: Predict, x: Float[Tensor, "r c"], noise: Float[Tensor, "r c"], steps: Int[Tensor, " r"]
+    ) -> dict[str, Float[Tensor, " r"]]:
+        """The loss of every token by name: the squared error of what the network predicts."""
+        output = predict(None, self.add_noise(x, noise, steps), self.times(steps))
+        return {"diffusion_loss": (output.float() - self.target(x, noise, steps)).square().mean(-1)}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Flow matching
 
@@ -100,7 +132,7 @@ class EulerPlan(Plan):
 
 
 @dataclass(frozen=True)
-class FlowMatching:
+class FlowMatching(Regression):
     """x_σ = σ ε + (1 − σ) x; the network reads 1000 σ and predicts ε − x.
 
     σ at training step i is s·q / (1 + (s − 1)·q) with q = (1000 − i) / 1000 and s the `shift`: step 0 is pure noise.
@@ -135,22 +167,6 @@ class FlowMatching:
         self, x: Float[Tensor, "*s d"], noise: Float[Tensor, "*s d"], steps: Int[Tensor, "*s"]
     ) -> Float[Tensor, "*s d"]:
         return noise - x
-
-    @property
-    def reads_lengths(self) -> bool:
-        """Whether the network reads the lengths of steps (see `layers.shortcut`)."""
-        return False
-
-    def output_size(self, token_size: int) -> int:
-        """Numbers that the network predicts for a token."""
-        return token_size
-
-    def terms(
-        self, predict: Predict, x: Float[Tensor, "r c"], noise: Float[Tensor, "r c"], steps: Int[Tensor, " r"]
-    ) -> dict[str, Float[Tensor, " r"]]:
-        """The loss of every token by name: the squared error of the velocity."""
-        output = predict(None, self.add_noise(x, noise, steps), self.times(steps))
-        return {"diffusion_loss": (output.float() - self.target(x, noise, steps)).square().mean(-1)}
 
     def plan(self, num_steps: int, shift: float | None = None) -> EulerPlan:
         """σ falls from 1 in even steps, is shifted, and ends at 0.
@@ -200,7 +216,7 @@ class AncestralPlan(Plan):
 
 
 @dataclass(frozen=True)
-class DDPM:
+class DDPM(Regression):
     """x_t = √ᾱ x + √(1 − ᾱ) ε; the network reads t and predicts ε (or x, or v). Field names are diffusers'.
 
     `clip_sample` bounds the predicted x_0 to ±`clip_sample_range`; NOVA's own sampler never does.
@@ -261,22 +277,6 @@ class DDPM:
             return x
         alpha_bar = self.alphas_cumprod.to(x.device)[steps][..., None]
         return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x
-
-    @property
-    def reads_lengths(self) -> bool:
-        """Whether the network reads the lengths of steps (see `layers.shortcut`)."""
-        return False
-
-    def output_size(self, token_size: int) -> int:
-        """Numbers that the network predicts for a token."""
-        return token_size
-
-    def terms(
-        self, predict: Predict, x: Float[Tensor, "r c"], noise: Float[Tensor, "r c"], steps: Int[Tensor, " r"]
-    ) -> dict[str, Float[Tensor, " r"]]:
-        """The loss of every token by name: the squared error of what the network predicts."""
-        output = predict(None, self.add_noise(x, noise, steps), self.times(steps))
-        return {"diffusion_loss": (output.float() - self.target(x, noise, steps)).square().mean(-1)}
 
     def plan(self, num_steps: int, shift: float | None = None) -> AncestralPlan:
         """`num_steps` of the training steps, from high to low noise."""
